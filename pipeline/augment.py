@@ -1,0 +1,34 @@
+"""Replace words of the training rows: the masked language model and GloVe propose, a seeded draw chooses."""
+
+from pathlib import Path
+
+from tqdm import tqdm
+from transformers import AutoModelForMaskedLM
+
+from pipeline.tinybert import models, rows, settings, stage, tasks, vectors
+from pipeline.tinybert.augmentation import Augmenter
+
+ENCODER = Path("models/pretrained/encoder")
+
+
+def main(name: str) -> None:
+    recipe = settings.load().of("augment", name)
+    prepared = Path("data", name, "prepared")
+    task = tasks.load(prepared / "task.json")
+    train = list(rows.read(prepared / "train.jsonl"))
+
+    augmenter = Augmenter(
+        task,
+        models.load(AutoModelForMaskedLM, ENCODER),
+        models.tokenizer(ENCODER),
+        vectors.load("data/word_vectors"),
+        recipe,
+    )
+    with stage.output(Path("data", name, "augmented")) as out:
+        with tqdm(total=len(train), unit="row") as progress:
+            count = rows.write(out / "rows.jsonl", augmenter(train, progress.update))
+    stage.say(f"{len(train)} rows became {count}")
+
+
+if __name__ == "__main__":
+    stage.run(main, "task")

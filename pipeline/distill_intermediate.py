@@ -1,0 +1,43 @@
+"""The student learns the teacher's embeddings, hidden states and attention scores; the teacher's logits fall out.
+
+Every row of the transfer set (augmented rows, then unlabelled ones) gets its logits in `data/<task>/teacher_logits`.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.tinybert import distillation, models, settings, stage, tasks, transfer
+from pipeline.tinybert.rows import write_csv
+
+
+def main(name: str) -> None:
+    configuration = settings.load()
+    recipe = configuration.of("distill_intermediate", name)
+    task = tasks.load(Path("data", name, "prepared", "task.json"))
+    tokenizer = models.tokenizer(Path("models", name, "teacher"))
+    models.check_vocabulary(models.tokenizer(Path("models", name, "general_student")), tokenizer, "general_student")
+    teacher = task.load_model(Path("models", name, "teacher"))
+    student = transfer.student_with_head(task, name, configuration.seed)
+    data = transfer.encode(task, transfer.rows(name), tokenizer)
+
+    logits = np.full((len(data), len(task.labels)), np.nan, dtype=np.float32)
+    columns, curve = ["step", "epoch", "loss"], []
+    if recipe.epochs:
+        part = transfer.sample(data, recipe.max_rows, configuration.seed)
+        result = distillation.imitate(
+            student.base_model, teacher, part, tokenizer, recipe, configuration.seed, "distill_intermediate", logits
+        )
+        columns, curve = result.columns, result.curve
+    distillation.fill_logits(teacher, data, tokenizer, logits)
+
+    with stage.output(Path("models", name, "intermediate")) as out:
+        models.save(out, student, tokenizer)
+    with stage.output(Path("data", name, "teacher_logits")) as out:
+        np.save(out / "logits.npy", logits)
+    with stage.output(Path("metrics", name, "distill_intermediate", "loss.csv")) as out:
+        write_csv(out, columns, curve)
+
+
+if __name__ == "__main__":
+    stage.run(main, "task")

@@ -1,0 +1,32 @@
+"""The student learns the teacher's logits, which `distill_intermediate` left: the teacher does not run again."""
+
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.tinybert import distillation, models, rows, settings, stage, tasks, training, transfer
+
+
+def main(name: str) -> None:
+    configuration = settings.load()
+    recipe = configuration.of("distill_prediction", name)
+    prepared = Path("data", name, "prepared")
+    task = tasks.load(prepared / "task.json")
+    validation = list(rows.read(prepared / "validation.jsonl"))
+    intermediate = Path("models", name, "intermediate")
+    tokenizer = models.tokenizer(intermediate)
+    student = task.load_model(intermediate)
+    data = transfer.encode(task, transfer.rows(name), tokenizer)
+    logits = np.load(Path("data", name, "teacher_logits", "logits.npy"))
+
+    result = distillation.learn_logits(student, tokenizer, task, data, logits, validation, recipe, configuration.seed)
+    stage.say(f"student: {task.metric} {result.score:.4f} on validation, epoch {result.epoch}")
+
+    with stage.output(Path("models", name, "student")) as out:
+        models.save(out, student, tokenizer)
+    with stage.output(Path("metrics", name, "distill_prediction")) as out:
+        training.write_result(out, task, result)
+
+
+if __name__ == "__main__":
+    stage.run(main, "task")

@@ -1,0 +1,37 @@
+"""Fine-tune the encoder on the task's labels: the teacher, at its best epoch on validation."""
+
+from pathlib import Path
+
+from pipeline.tinybert import models, rows, settings, stage, tasks, training
+
+ENCODER = Path("models/pretrained/encoder")
+
+
+def main(name: str) -> None:
+    configuration = settings.load()
+    recipe = configuration.of("finetune_teacher", name)
+    prepared = Path("data", name, "prepared")
+    task = tasks.load(prepared / "task.json")
+    train, validation = (list(rows.read(prepared / f"{split}.jsonl")) for split in ("train", "validation"))
+    tokenizer = models.tokenizer(ENCODER)
+
+    teacher, result = training.fine_tune(
+        ENCODER, tokenizer, task, train, validation, recipe, configuration.seed, recipe.learning_rate
+    )
+    trivial = task.score(validation, task.trivial_predictions(train, validation))[task.metric]
+    stage.say(f"teacher: {task.metric} {result.score:.4f} on validation, a trivial predictor {trivial:.4f}")
+    if result.score <= trivial:
+        raise stage.UserError(
+            f"the teacher's {task.metric} on validation, {result.score:.4f}, is no better than a trivial predictor's,"
+            f" {trivial:.4f}: there is nothing to distil. Look at the labels of tasks.{name}.source, or change"
+            " finetune_teacher.learning_rate or epochs"
+        )
+
+    with stage.output(Path("models", name, "teacher")) as out:
+        models.save(out, teacher, tokenizer)
+    with stage.output(Path("metrics", name, "finetune_teacher")) as out:
+        training.write_result(out, task, result)
+
+
+if __name__ == "__main__":
+    stage.run(main, "task")

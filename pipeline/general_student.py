@@ -1,0 +1,29 @@
+"""Make the general TinyBERT in the task's student shape: from a checkpoint, layers of the encoder, or distillation."""
+
+from pathlib import Path
+
+from pipeline.tinybert import general, models, settings, stage
+from pipeline.tinybert.rows import write_csv
+
+
+def main(task: str) -> None:
+    configuration = settings.load()
+    wanted = configuration.of("general_student", task)
+
+    columns, curve = ["step", "epoch", "loss"], []
+    if wanted.start == "checkpoint":
+        student = general.from_checkpoint(wanted)
+    elif wanted.start == "layers":
+        student = general.from_layers(wanted)
+    else:
+        student, result = general.from_distillation(wanted, configuration.seed)
+        columns, curve = result.columns, result.curve
+
+    with stage.output(Path("models", task, "general_student")) as out:
+        models.save(out, student, models.tokenizer(general.ENCODER))
+    with stage.output(Path("metrics", task, "general_student", "loss.csv")) as out:
+        write_csv(out, columns, curve)
+
+
+if __name__ == "__main__":
+    stage.run(main, "task")

@@ -1,0 +1,242 @@
+"""TinyBERT's word replacement (Jiao et al. 2020, algorithm 1): candidates from the masked language model and GloVe,
+a seeded draw for each row, and splicing into the original text.
+"""
+
+import hashlib
+import random
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+
+import numpy as np
+import torch
+from gensim.models import KeyedVectors
+from gensim.parsing.preprocessing import STOPWORDS
+from nltk.tokenize import NLTKWordTokenizer
+from torch import nn
+
+from pipeline.tinybert.masked_language_model import word_logits
+from pipeline.tinybert.rows import Row
+from pipeline.tinybert.settings import Augment
+from pipeline.tinybert.tasks import Task
+
+ROWS_AT_ONCE = 512
+PADDED_TO = 8
+
+
+@dataclass
+class Word:
+    """A word that may be replaced: its span in the text, its word-piece (None: several) and what may stand for it."""
+
+    start: int
+    end: int
+    text: str
+    piece: int | None
+    candidates: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Sentence:
+    """A text of a row, as word-pieces, with its replaceable words."""
+
+    text: str
+    pieces: list[int]
+    words: list[Word]
+
+
+@dataclass
+class Masked:
+    """One forward of the masked language model: the word-pieces, and the words masked at its positions."""
+
+    pieces: list[int]
+    words: dict[int, Word]
+
+
+class Augmenter:
+    """Variants of rows: ``for row in augmenter(rows)``, each row before its own.
+
+    What a row gives depends on the row, its id, the seed and the models alone: batches may have any size.
+    """
+
+    def __init__(self, task: Task, model: nn.Module, tokenizer, vectors: KeyedVectors, settings: Augment):
+        self.task, self.model, self.tokenizer, self.vectors, self.settings = task, model, tokenizer, vectors, settings
+        self.model.eval()
+        self.neighbours: dict[str, list[str]] = {}
+        self.word_pieces, self.is_word = _whole_words(tokenizer)
+        self.longest = min(tokenizer.model_max_length, model.config.max_position_embeddings) - 2
+
+    def __call__(self, rows: Iterable[Row], progress: Callable[[int], None] = lambda done: None) -> Iterator[Row]:
+        """Rows and their variants; ``progress`` is told how many more rows are through the masked language model."""
+        rows = iter(rows)
+        while block := list(islice(rows, ROWS_AT_ONCE)):
+            sentences = [
+                {name: self.sentence(row[name], spans) for name, spans in self.task.replaceable(row).items()}
+                for row in block
+            ]
+            self.find_candidates([sentence for fields in sentences for sentence in fields.values()])
+            progress(len(block))
+            for row, fields in zip(block, sentences, strict=True):
+                yield from self.variants(row, fields)
+
+    def sentence(self, text: str, spans: list[tuple[int, int]]) -> Sentence:
+        """Word-pieces and replaceable words of a text: letters only, no stop word, inside one of the spans."""
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        piece_at = {tuple(span): index for index, span in enumerate(encoded["offset_mapping"])}
+        words = [
+            Word(start, end, text[start:end], piece_at.get((start, end)))
+            for start, end in word_spans(text)
+            if is_replaceable(text[start:end]) and any(low <= start and end <= high for low, high in spans)
+        ]
+        return Sentence(text, encoded["input_ids"], words)
+
+    def find_candidates(self, sentences: list[Sentence]) -> None:
+        """Fill the candidates of every word: by the masked language model for those of one word-piece, else by GloVe."""
+        words = [word for sentence in sentences for word in sentence.words]
+        self.ask_vectors([word for word in words if word.piece is None])
+        masked = [forward for sentence in sentences for forward in self.masked_forwards(sentence)]
+        for batch in _batches_of_one_length(masked, self.settings.batch_size):
+            self.ask_model(batch)
+
+    def masked_forwards(self, sentence: Sentence) -> Iterator[Masked]:
+        """A sentence with some of its words masked, ``masked_at_once`` at most, as far apart as they can be.
+
+        A text longer than the model takes is cut to a window around one masked word.
+        """
+        words = [word for word in sentence.words if word.piece is not None]
+        long = len(sentence.pieces) > self.longest
+        forwards = -(-len(words) // (1 if long else self.settings.masked_at_once))
+        for number in range(forwards):
+            chosen = words[number::forwards]
+            first = _window_start(chosen[0].piece, len(sentence.pieces), self.longest)
+            pieces = sentence.pieces[first : first + self.longest]
+            for word in chosen:
+                pieces[word.piece - first] = self.tokenizer.mask_token_id
+            yield Masked(
+                [self.tokenizer.cls_token_id, *pieces, self.tokenizer.sep_token_id],
+                {word.piece - first + 1: word for word in chosen},
+            )
+
+    @torch.no_grad()
+    def ask_model(self, batch: list[Masked]) -> None:
+        """The masked language model's K best whole words at each masked position, the word itself left out."""
+        length = max(len(masked.pieces) for masked in batch)
+        length = min(-(-length // PADDED_TO) * PADDED_TO, self.longest + 2)
+        ids = torch.full((len(batch), length), self.tokenizer.pad_token_id)
+        positions = torch.zeros(len(batch), length, dtype=torch.bool)
+        for row, masked in enumerate(batch):
+            ids[row, : len(masked.pieces)] = torch.tensor(masked.pieces)
+            positions[row, list(masked.words)] = True
+        attention = torch.zeros_like(ids)
+        for row, masked in enumerate(batch):
+            attention[row, : len(masked.pieces)] = 1
+        device = self.model.device
+        inputs = {"input_ids": ids.to(device), "attention_mask": attention.to(device)}
+        logits = word_logits(self.model, inputs, positions.to(device)).float().cpu()
+        logits.masked_fill_(~self.is_word, -torch.inf)
+        count = min(self.settings.candidates + 1, int(self.is_word.sum()))
+        best = logits.topk(count, dim=-1).indices.tolist()
+        words = [masked.words[position] for masked in batch for position in sorted(masked.words)]
+        for word, pieces in zip(words, best, strict=True):
+            proposed = [self.word_pieces[piece] for piece in pieces]
+            word.candidates = [text for text in proposed if text.lower() != word.text.lower()]
+            word.candidates = sorted(word.candidates[: self.settings.candidates])
+
+    def ask_vectors(self, words: list[Word]) -> None:
+        """The K nearest words by cosine, once for each distinct word; a word without a vector has none."""
+        new = {word.text.lower() for word in words} - self.neighbours.keys()
+        self.neighbours |= nearest_words(self.vectors, sorted(new), self.settings.candidates)
+        for word in words:
+            word.candidates = self.neighbours[word.text.lower()]
+
+    def variants(self, row: Row, sentences: dict[str, Sentence]) -> Iterator[Row]:
+        """The row itself and its new variants, ``variants`` at most. A variant changes one text of one copy."""
+        draw = random.Random(_seed(self.settings.seed, row["id"]))
+        seen = {tuple(sentence.text for sentence in sentences.values())}
+        yield {**row, "variant": 0}
+        names = [name for name, sentence in sentences.items() if any(word.candidates for word in sentence.words)]
+        for number in range(self.settings.variants if names else 0):
+            name = names[number % len(names)]
+            text = splice(sentences[name].text, draw_replacements(sentences[name], self.settings.probability, draw))
+            made = tuple(text if other == name else sentence.text for other, sentence in sentences.items())
+            if made not in seen:
+                seen.add(made)
+                yield {**self.task.replaced(row, name, text), "variant": number + 1}
+
+
+def word_spans(text: str) -> list[tuple[int, int]]:
+    try:
+        return list(NLTKWordTokenizer().span_tokenize(text))
+    except ValueError:  # NLTK cannot align some mixtures of quotes: those go as spaces, which are as long
+        return list(NLTKWordTokenizer().span_tokenize(text.replace('"', " ").replace("''", "  ").replace("``", "  ")))
+
+
+def is_replaceable(word: str) -> bool:
+    return word.isalpha() and word.lower() not in STOPWORDS
+
+
+def draw_replacements(sentence: Sentence, probability: float, draw: random.Random) -> list[tuple[int, int, str]]:
+    """Each word with candidates goes with ``probability``, for a candidate drawn uniformly."""
+    chosen = []
+    for word in sentence.words:
+        if word.candidates and draw.random() < probability:
+            chosen.append((word.start, word.end, in_the_case_of(word.text, draw.choice(word.candidates))))
+    return chosen
+
+
+def splice(text: str, replacements: list[tuple[int, int, str]]) -> str:
+    """``text`` with (start, end, new) spans replaced; everything between them stays to the character."""
+    parts, last = [], 0
+    for start, end, new in replacements:
+        parts += [text[last:start], new]
+        last = end
+    return "".join([*parts, text[last:]])
+
+
+def in_the_case_of(original: str, word: str) -> str:
+    if len(original) > 1 and original.isupper():
+        return word.upper()
+    if original[0].isupper():
+        return word[0].upper() + word[1:]
+    return word
+
+
+def nearest_words(vectors: KeyedVectors, words: list[str], count: int, at_once: int = 512) -> dict[str, list[str]]:
+    """The ``count`` nearest words by cosine of each word, itself excluded; none where it is unknown."""
+    found: dict[str, list[str]] = {word: [] for word in words}
+    known = [word for word in words if word in vectors.key_to_index]
+    unit = vectors.get_normed_vectors()
+    for start in range(0, len(known), at_once):
+        part = known[start : start + at_once]
+        own = np.array([vectors.key_to_index[word] for word in part])
+        cosines = torch.from_numpy(unit[own] @ unit.T)
+        cosines[torch.arange(len(part)), torch.from_numpy(own)] = -torch.inf
+        best = cosines.topk(min(count, len(unit) - 1), dim=-1).indices.tolist()
+        for word, indices in zip(part, best, strict=True):
+            found[word] = sorted(vectors.index_to_key[index] for index in indices)
+    return found
+
+
+def _whole_words(tokenizer) -> tuple[list[str], torch.Tensor]:
+    """Word-pieces in order, and which of them are whole words: letters only, neither ``##`` nor special."""
+    pieces = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    special = set(tokenizer.all_special_tokens)
+    return pieces, torch.tensor([piece.isalpha() and piece not in special for piece in pieces])
+
+
+def _window_start(piece: int, length: int, longest: int) -> int:
+    return max(0, min(piece - longest // 2, length - longest))
+
+
+def _batches_of_one_length(masked: list[Masked], size: int) -> Iterator[list[Masked]]:
+    """Batches whose rows are padded to the same length, whatever the batch size: the same sums, the same words."""
+    by_length: dict[int, list[Masked]] = {}
+    for forward in masked:
+        by_length.setdefault(-(-len(forward.pieces) // PADDED_TO), []).append(forward)
+    for length in sorted(by_length):
+        group = by_length[length]
+        for start in range(0, len(group), size):
+            yield group[start : start + size]
+
+
+def _seed(seed: int, row_id: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}:{row_id}".encode()).digest()[:8], "big")

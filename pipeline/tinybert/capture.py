@@ -1,0 +1,69 @@
+"""Attention scores before softmax, from any model of the library, without touching its code.
+
+An attention function is registered by name. It hands a layer to the library's SDPA kernel, unless the scores of that
+layer are asked for: then it computes them once, keeps them and attends with them.
+"""
+
+import contextlib
+import contextvars
+from collections.abc import Collection, Iterator
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+NAME = "tinybert"
+
+
+class _Capture:
+    def __init__(self, layers: Collection[int]):
+        self.layers, self.scores, self.calls = frozenset(layers), {}, 0
+
+
+_active: contextvars.ContextVar[_Capture | None] = contextvars.ContextVar("capture", default=None)
+
+
+@contextlib.contextmanager
+def attention_scores(layers: Collection[int]) -> Iterator[dict[int, Tensor]]:
+    """Within the block, one forward of a model prepared by ``capturing`` fills the yielded dict.
+
+    Layers count from 1. The scores, layer → (B, H, S, S), are QKᵀ/√d before softmax and before the mask, with gradient
+    where the model has one.
+    """
+    capture = _Capture(layers)
+    token = _active.set(capture)
+    try:
+        yield capture.scores
+    finally:
+        _active.reset(token)
+
+
+def capturing(model: nn.Module) -> nn.Module:
+    """Let ``model`` attend through this module's function. Same outputs as with SDPA."""
+    model.set_attn_implementation(NAME)
+    return model
+
+
+def _attention(module, query, key, value, attention_mask, dropout=0.0, scaling=None, **rest):
+    capture = _active.get()
+    if capture is not None:
+        capture.calls += 1
+    if capture is None or capture.calls not in capture.layers:
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **rest
+        )
+    scale = query.size(-1) ** -0.5 if scaling is None else scaling
+    scores = (query * scale) @ key.transpose(-1, -2)
+    capture.scores[capture.calls] = scores
+    if attention_mask is not None:  # true where attention is allowed
+        masked = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
+    else:
+        masked = scores
+    weights = nn.functional.dropout(masked.softmax(dim=-1), p=dropout, training=module.training)
+    return (weights @ value).transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(NAME, _attention)
+AttentionMaskInterface.register(NAME, sdpa_mask)

@@ -1,0 +1,230 @@
+"""The two stages of TinyBERT's distillation (Jiao et al. 2020, section 3), on the library's Trainer."""
+
+import datasets
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers import Trainer
+
+from pipeline.tinybert import losses
+from pipeline.tinybert.capture import attention_scores, capturing
+from pipeline.tinybert.models import map_layers
+from pipeline.tinybert.settings import DistillIntermediate, GeneralDistillation, Losses
+from pipeline.tinybert.stage import UserError, say
+from pipeline.tinybert.tasks import Task
+from pipeline.tinybert.trainer import EVALUATION_BATCH, Collator, arguments, curve_of, scratch_folder, steps_of
+from pipeline.tinybert.training import Result, train_to_best_epoch
+
+PARTS = ("embeddings", "hidden", "attention")
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+
+class Imitation(nn.Module):
+    """A student encoder and the learned projections of its states to the teacher's width.
+
+    The projections serve the training alone. Where the widths agree they begin as the identity.
+    """
+
+    def __init__(self, student: nn.Module, teacher_width: int, projections: str):
+        super().__init__()
+        self.student = student
+        width, states = student.config.hidden_size, student.config.num_hidden_layers + 1
+        self.projections = nn.ModuleList(
+            nn.Linear(width, teacher_width) for _ in range(1 if projections == "shared" else states)
+        )
+        if width == teacher_width:
+            for projection in self.projections:
+                nn.init.eye_(projection.weight)
+                nn.init.zeros_(projection.bias)
+
+    def forward(self, inputs: dict[str, Tensor], scores_of: list[int]) -> tuple[list[Tensor], list[Tensor]]:
+        """States 0..M (0: the embedding output), each (B, S, teacher width), and the scores of the layers asked for."""
+        states, scores = states_and_scores(self.student, inputs, scores_of)
+        if len(self.projections) == 1:
+            return [self.projections[0](state) for state in states], scores
+        return [project(state) for project, state in zip(self.projections, states, strict=True)], scores
+
+
+def states_and_scores(
+    encoder: nn.Module, inputs: dict[str, Tensor], layers: list[int]
+) -> tuple[tuple[Tensor, ...], list[Tensor]]:
+    """All hidden states of ``encoder`` and the attention scores of its ``layers`` (counting from 1), in one forward."""
+    with attention_scores(layers) as scores:
+        states = encoder(**inputs, output_hidden_states=True).hidden_states
+    return states, [scores[layer] for layer in layers]
+
+
+def intermediate_losses(
+    imitation: Imitation, teacher_states, teacher_scores, inputs: dict[str, Tensor], layer_map: list[int], weights: Losses
+) -> dict[str, Tensor]:
+    """The weighted parts of the intermediate loss (equations 7 to 9), each summed over its layers.
+
+    Parts with weight 0 are left out. ``teacher_states`` are all of the teacher's, ``teacher_scores`` those of
+    ``layer_map``.
+    """
+    mask = inputs["attention_mask"]
+    student_layers = range(1, len(layer_map) + 1)
+    states, scores = imitation(inputs, list(student_layers) if weights.attention else [])
+    parts = {}
+    if weights.embeddings:
+        parts["embeddings"] = weights.embeddings * losses.hidden_loss(states[0], teacher_states[0], mask)
+    if weights.hidden:
+        pairs = zip(student_layers, layer_map, strict=True)
+        parts["hidden"] = weights.hidden * sum(
+            losses.hidden_loss(states[own], teacher_states[theirs], mask) for own, theirs in pairs
+        )
+    if weights.attention:
+        pairs = zip(scores, teacher_scores, strict=True)
+        parts["attention"] = weights.attention * sum(losses.attention_loss(own, theirs, mask) for own, theirs in pairs)
+    return parts
+
+
+class IntermediateTrainer(Trainer):
+    """Trains an ``Imitation`` on the intermediate losses. ``logits`` takes the teacher's logits that fall out."""
+
+    def __init__(self, *, teacher: nn.Module, layer_map: list[int], weights: Losses, logits: np.ndarray | None, **rest):
+        super().__init__(**rest)
+        self.teacher = capturing(teacher.eval().requires_grad_(False).to(self.args.device))
+        self.layer_map, self.weights, self.teacher_logits = layer_map, weights, logits
+        self.sums, self.summed = dict.fromkeys(PARTS, 0.0), 0
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        rows = inputs.pop("row", None)
+        inputs = {name: inputs[name] for name in INPUTS if name in inputs}
+        states, scores = self._ask_teacher(rows, inputs)
+        parts = intermediate_losses(model, states, scores, inputs, self.layer_map, self.weights)
+        for name, part in parts.items():
+            self.sums[name] += part.item()
+        self.summed += 1
+        return sum(parts.values())
+
+    @torch.no_grad()
+    def _ask_teacher(self, rows: Tensor | None, inputs: dict[str, Tensor]):
+        layers = self.layer_map if self.weights.attention else []
+        with attention_scores(layers) as scores:
+            outputs = self.teacher(**inputs, output_hidden_states=True)
+        if self.teacher_logits is not None:
+            self.teacher_logits[rows.cpu().numpy()] = outputs.logits.float().cpu().numpy()
+        return outputs.hidden_states, [scores[layer] for layer in layers]
+
+    def log(self, logs, *rest, **more):
+        if "loss" in logs and self.summed:
+            logs |= {name: value / self.summed for name, value in self.sums.items()}
+            self.sums, self.summed = dict.fromkeys(PARTS, 0.0), 0
+        super().log(logs, *rest, **more)
+
+
+def check_heads(student: nn.Module, teacher: nn.Module, weights: Losses, key: str) -> None:
+    ours, theirs = student.config.num_attention_heads, teacher.config.num_attention_heads
+    if weights.attention and ours != theirs:
+        raise UserError(
+            f"{key}.losses.attention: the student has {ours} heads, the teacher {theirs}: the attention loss compares"
+            " head with head; set general_student.shape.heads to the teacher's, or this weight to 0"
+        )
+
+
+def imitate(
+    student: nn.Module,
+    teacher: nn.Module,
+    data: datasets.Dataset,
+    tokenizer,
+    settings: DistillIntermediate | GeneralDistillation,
+    seed: int,
+    key: str,
+    logits: np.ndarray | None = None,
+) -> Result:
+    """Train ``student`` (an encoder) in place on the teacher's states and attention scores; keep the last epoch.
+
+    ``data`` has model inputs, ``length`` and, where ``logits`` (rows, classes) are to be filled, ``row``.
+    The learning rate is constant, as in the paper.
+    """
+    check_heads(student, teacher, settings.losses, key)
+    layer_map = map_layers(
+        settings.layer_map, student.config.num_hidden_layers, teacher.config.num_hidden_layers, f"{key}.layer_map"
+    )
+    if not any(settings.losses.model_dump().values()):
+        raise UserError(f"{key}.losses: all are 0: nothing would be learned; set epochs to 0 to leave the stage out")
+    imitation = Imitation(capturing(student), teacher.config.hidden_size, settings.projections)
+    with scratch_folder() as scratch:
+        trainer = IntermediateTrainer(
+            teacher=teacher,
+            layer_map=layer_map,
+            weights=settings.losses,
+            logits=logits,
+            model=imitation,
+            args=arguments(
+                scratch,
+                seed=seed,
+                steps=steps_of(len(data), settings.epochs, settings.batch_size),
+                batch_size=settings.batch_size,
+                learning_rate=settings.learning_rate,
+                num_train_epochs=settings.epochs,
+                lr_scheduler_type="constant",
+            ),
+            train_dataset=data,
+            data_collator=Collator(tokenizer),
+        )
+        trainer.train()
+    names = ("loss", *(name for name in PARTS if getattr(settings.losses, name)))
+    return Result(float("nan"), settings.epochs, ["step", "epoch", *names], curve_of(trainer, names))
+
+
+@torch.no_grad()
+def fill_logits(teacher: nn.Module, data: datasets.Dataset, tokenizer, logits: np.ndarray) -> None:
+    """Compute the teacher's logits of the rows that have none yet (NaN), longest first."""
+    missing = np.flatnonzero(np.isnan(logits).any(axis=-1))
+    if not len(missing):
+        return
+    say(f"teacher's logits of {len(missing)} rows")
+    teacher.eval()
+    collate = Collator(tokenizer)
+    lengths = np.asarray(data["length"])[missing]
+    order = missing[np.argsort(-lengths, kind="stable")]
+    columns = data.select_columns([name for name in INPUTS if name in data.column_names])
+    for start in tqdm(range(0, len(order), EVALUATION_BATCH), desc="teacher", unit="batch"):
+        rows = order[start : start + EVALUATION_BATCH]
+        batch = {name: values.to(teacher.device) for name, values in collate([columns[int(r)] for r in rows]).items()}
+        logits[rows] = teacher(**batch).logits.float().cpu().numpy()
+
+
+class LogitsCollator(Collator):
+    """Puts the teacher's logits of a batch's rows beside its inputs."""
+
+    def __init__(self, tokenizer, logits: np.ndarray):
+        super().__init__(tokenizer)
+        self.logits = logits
+
+    def __call__(self, features: list[dict]) -> dict[str, Tensor]:
+        batch = super().__call__(features)
+        if "row" in batch:
+            batch["teacher_logits"] = torch.from_numpy(self.logits[batch.pop("row").numpy()])
+        return batch
+
+
+class PredictionTrainer(Trainer):
+    """Trains a student on the teacher's logits: soft cross-entropy at a temperature."""
+
+    def __init__(self, *, task: Task, temperature: float, **rest):
+        super().__init__(**rest)
+        self.task, self.temperature = task, temperature
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        if "teacher_logits" not in inputs:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        target, mask = self.task.class_logits(inputs.pop("teacher_logits"))
+        outputs = model(**inputs)
+        student, _ = self.task.class_logits(outputs.logits)
+        loss = losses.soft_cross_entropy(student, target, mask, self.temperature)
+        return (loss, outputs) if return_outputs else loss
+
+
+def learn_logits(
+    student: nn.Module, tokenizer, task: Task, data: datasets.Dataset, logits: np.ndarray, validation_rows, settings,
+    seed: int,
+) -> Result:
+    """Train ``student`` in place on the teacher's ``logits`` of ``data``; keep the best epoch on validation."""
+    return train_to_best_epoch(
+        PredictionTrainer, student, tokenizer, task, data, validation_rows, settings, seed, settings.learning_rate,
+        LogitsCollator(tokenizer, logits), task=task, temperature=settings.temperature,
+    )

@@ -1,0 +1,82 @@
+"""The general TinyBERT that task distillation starts from: a checkpoint, layers of the encoder, or distilled from it."""
+
+from pathlib import Path
+
+import datasets
+from torch import nn
+from transformers import AutoConfig, AutoModel, set_seed
+
+from pipeline.tinybert import models, sources
+from pipeline.tinybert.distillation import imitate
+from pipeline.tinybert.settings import GeneralStudent
+from pipeline.tinybert.stage import UserError, say
+from pipeline.tinybert.training import Result
+
+KEY = "general_student"
+ENCODER = Path("models/pretrained/encoder")
+
+
+def from_checkpoint(wanted: GeneralStudent) -> nn.Module:
+    """A general TinyBERT that someone made: of the set shape, and with the encoder's vocabulary."""
+    folder = sources.checkpoint_folder(wanted.checkpoint, f"{KEY}.checkpoint")
+    student = models.load(AutoModel, folder, f"{KEY}.checkpoint")
+    models.check_family(student, f"{KEY}.checkpoint")
+    _check_shape(student, wanted, f"the checkpoint {wanted.checkpoint}")
+    models.check_vocabulary(models.tokenizer(folder), models.tokenizer(ENCODER), f"{KEY}.checkpoint")
+    return student
+
+
+def from_layers(wanted: GeneralStudent) -> nn.Module:
+    """The encoder's embeddings and those of its layers (counting from 1) that ``layers`` names, in that order."""
+    encoder = models.load(AutoModel, ENCODER)
+    blocks = models.layers(encoder)
+    if not all(1 <= layer <= len(blocks) for layer in wanted.layers):
+        raise UserError(f"{KEY}.layers: {wanted.layers}: expected numbers from 1 to {len(blocks)}, the encoder's layers")
+    if len(wanted.layers) != wanted.shape.layers:
+        raise UserError(
+            f"{KEY}.layers: {wanted.layers} are {len(wanted.layers)}, {KEY}.shape.layers is {wanted.shape.layers}:"
+            " make them agree"
+        )
+    config = encoder.config
+    config.num_hidden_layers = len(wanted.layers)
+    student = AutoModel.from_config(config)
+    _check_shape(student, wanted, "start: layers, which keeps the encoder's widths,")
+    copied = encoder.state_dict()
+    own = {name: weights for name, weights in copied.items() if not name.startswith(f"{models.LAYERS}.")}
+    student.load_state_dict(own, strict=False)
+    for block, layer in zip(models.layers(student), wanted.layers, strict=True):
+        block.load_state_dict(blocks[layer - 1].state_dict())
+    return student
+
+
+def from_distillation(wanted: GeneralStudent, seed: int) -> tuple[nn.Module, Result]:
+    """An untrained student of the set shape, taught by the encoder on unlabelled text: no labels, no logits.
+
+    General distillation (Jiao et al. 2020, section 3.2): embeddings, hidden states and attention scores.
+    """
+    recipe, shape = wanted.distillation, wanted.shape
+    texts = sources.texts(recipe.text, seed, f"{KEY}.distillation.text")
+    tokenizer = models.tokenizer(ENCODER)
+    config = AutoConfig.from_pretrained(ENCODER, local_files_only=True)
+    if shape.hidden % shape.heads:
+        raise UserError(f"{KEY}.shape.hidden: {shape.hidden} is not a multiple of {KEY}.shape.heads, {shape.heads}")
+    config.num_hidden_layers, config.hidden_size = shape.layers, shape.hidden
+    config.num_attention_heads, config.intermediate_size = shape.heads, shape.feed_forward
+    set_seed(seed)
+    student = AutoModel.from_config(config)
+    encoded = tokenizer(texts, truncation=True, max_length=recipe.max_length)
+    data = datasets.Dataset.from_dict({**encoded, "length": [len(ids) for ids in encoded["input_ids"]]})
+    say(f"general distillation from {len(texts)} texts")
+    encoder = models.load(AutoModel, ENCODER)
+    result = imitate(student, encoder, data, tokenizer, recipe, seed, f"{KEY}.distillation")
+    return student, result
+
+
+def _check_shape(student: nn.Module, wanted: GeneralStudent, which: str) -> None:
+    found = models.shape_of(student.config)
+    for name, value in found.model_dump().items():
+        if value != getattr(wanted.shape, name):
+            raise UserError(
+                f"{KEY}.shape.{name}: {getattr(wanted.shape, name)}, but {which} gives {value}: set it to {value}, or"
+                f" choose another {KEY}.start"
+            )

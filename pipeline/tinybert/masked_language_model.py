@@ -1,0 +1,59 @@
+"""The masked-language-model head: its training where a checkpoint has none, and its use at masked positions only."""
+
+import datasets
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from transformers import DataCollatorForLanguageModeling, Trainer
+
+from pipeline.tinybert.settings import MaskedLanguageModel
+from pipeline.tinybert.trainer import arguments, curve_of, scratch_folder
+
+HEADS = {"bert": "cls"}
+MASKED_SHARE = 0.15
+
+
+def word_logits(model: nn.Module, inputs: dict[str, Tensor], positions: Tensor) -> Tensor:
+    """Logits over the vocabulary at the positions that the mask (B, S) marks: (marked, V), in row order.
+
+    The head, as costly as the body where it runs everywhere, runs there alone.
+    """
+    hidden = model.base_model(**inputs).last_hidden_state
+    return getattr(model, HEADS[model.config.model_type])(hidden[positions])
+
+
+class HeadTrainer(Trainer):
+    """Masked-language-model training that runs the head at masked positions only, on a frozen body or not."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        labels = inputs.pop("labels")
+        inputs.pop("length", None)
+        masked = labels != -100
+        return cross_entropy(word_logits(model, inputs, masked), labels[masked])
+
+
+def train_head(model: nn.Module, tokenizer, texts: list[str], settings: MaskedLanguageModel, seed: int) -> list[tuple]:
+    """Train ``model``'s head in place, tied to the input embeddings; the body too, unless it is frozen.
+
+    Returns the loss curve as (step, epoch, loss).
+    """
+    model.base_model.requires_grad_(not settings.freeze_body)
+    encoded = tokenizer(texts, truncation=True, max_length=settings.max_length)
+    data = datasets.Dataset.from_dict({**encoded, "length": [len(ids) for ids in encoded["input_ids"]]})
+    with scratch_folder() as scratch:
+        trainer = HeadTrainer(
+            model=model,
+            args=arguments(
+                scratch,
+                seed=seed,
+                steps=settings.steps,
+                batch_size=settings.batch_size,
+                learning_rate=settings.learning_rate,
+                max_steps=settings.steps,
+                warmup_steps=0.1,
+            ),
+            train_dataset=data,
+            data_collator=DataCollatorForLanguageModeling(tokenizer, mlm_probability=MASKED_SHARE, seed=seed),
+        )
+        trainer.train()
+    model.requires_grad_(True)
+    return curve_of(trainer)

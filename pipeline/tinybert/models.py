@@ -1,0 +1,106 @@
+"""Checkpoints on disk: loading without a network, saving, checking that two models fit together."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import transformers
+from torch import nn
+
+from pipeline.tinybert.settings import LayerMap, Shape
+from pipeline.tinybert.stage import UserError
+
+FAMILIES = ("bert",)
+
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+
+
+def load(loader: Callable, folder: str | Path, key: str = "", **options):
+    """``loader.from_pretrained`` on a local folder. Pickled weights go through torch's weights-only reader.
+
+    Raises UserError where the folder cannot be loaded; ``key`` is the setting that names it.
+    """
+    start = f"{key}: " if key else ""
+    try:
+        loaded = loader.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
+    except (OSError, ValueError, KeyError, RuntimeError, torch.serialization.pickle.UnpicklingError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"{start}{folder} cannot be loaded: {reason}") from error
+    return loaded
+
+
+def check_family(model: nn.Module, key: str) -> None:
+    family = model.config.model_type
+    if family not in FAMILIES:
+        raise UserError(f"{key}: a model of the family '{family}': expected one of {', '.join(FAMILIES)}")
+
+
+def save(folder: Path, model: nn.Module, tokenizer=None, **options) -> None:
+    model.save_pretrained(folder, **options)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+
+
+def with_pooler_of(body: nn.Module, model: nn.Module) -> dict:
+    """``model``'s weights and, of ``body``'s, the pooler, which a masked language model drops and a classifier needs."""
+    prefix = model.base_model_prefix
+    pooler = {f"{prefix}.{name}": weight for name, weight in body.state_dict().items() if name.startswith("pooler.")}
+    return {**model.state_dict(), **pooler}
+
+
+def tokenizer(folder: str | Path, key: str = ""):
+    """The tokenizer of a folder; 512 word-pieces at most where its files do not say (TinyBERT's do not)."""
+    loaded = load(transformers.AutoTokenizer, folder, key)
+    if loaded.model_max_length > 1_000_000:
+        loaded.model_max_length = 512
+    return loaded
+
+
+def shape_of(config) -> Shape:
+    return Shape(
+        layers=config.num_hidden_layers,
+        hidden=config.hidden_size,
+        heads=config.num_attention_heads,
+        feed_forward=config.intermediate_size,
+    )
+
+
+def check_vocabulary(student, teacher, key: str) -> None:
+    """Teacher and student must read the same word-pieces: they get the same ids."""
+    if student.get_vocab() != teacher.get_vocab():
+        raise UserError(
+            f"{key}: the student's vocabulary ({len(student)} word-pieces) is not the teacher's ({len(teacher)}):"
+            " choose a student and an encoder with the same tokenizer"
+        )
+
+
+def map_layers(layer_map: LayerMap, student: int, teacher: int, key: str) -> list[int]:
+    """Teacher layer of each of the student's layers 1..M (of N), counting from 1.
+
+    uniform: m·N/M, where that is whole; first: m; last: m + N − M; or a list.
+    """
+    if isinstance(layer_map, list):
+        if len(layer_map) != student or not all(1 <= layer <= teacher for layer in layer_map):
+            raise UserError(
+                f"{key}: {layer_map}: expected {student} numbers, one for each layer of the student, from 1 to {teacher}"
+            )
+        return layer_map
+    if student > teacher:
+        raise UserError(f"{key}: {layer_map}: the student has {student} layers, the teacher only {teacher}")
+    if layer_map == "uniform":
+        if teacher % student:
+            raise UserError(
+                f"{key}: uniform: {teacher} teacher layers do not divide by {student} student layers: choose first,"
+                " last or a list, or another number of layers"
+            )
+        return [layer * teacher // student for layer in range(1, student + 1)]
+    shift = teacher - student if layer_map == "last" else 0
+    return [layer + shift for layer in range(1, student + 1)]
+
+
+LAYERS = "encoder.layer"
+
+
+def layers(encoder: nn.Module) -> nn.ModuleList:
+    return encoder.get_submodule(LAYERS)

@@ -1,0 +1,320 @@
+"""params.yaml as typed, checked objects: every setting has its one home, type and check here."""
+
+import copy
+import difflib
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+import ruamel.yaml
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from pipeline.tinybert.stage import UserError, say
+
+PARAMS = Path("params.yaml")
+RESERVED_TASK_NAMES = ("pretrained", "raw", "word_vectors")
+Share = Field(gt=0, lt=1)
+
+
+class Group(pydantic.BaseModel):
+    """A group of settings: unknown keys and values of another type are refused."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=True)
+
+
+class Source(Group):
+    """Where rows come from: see ``sources`` for the forms of ``location``."""
+
+    location: str
+    config: str | None = None
+    where: dict[str, str | int | float | bool] = {}
+    text: str = "text"
+    label: str | None = None
+    labels: dict[str, str | int | float | bool] | None = None
+    splits: dict[Literal["train", "validation", "test"], str] | None = None
+
+
+class Text(Group):
+    """Unlabelled text: a source, cut into sentences or not, with a limit of rows."""
+
+    location: str
+    config: str | None = None
+    where: dict[str, str | int | float | bool] = {}
+    text: str = "text"
+    split: str | None = None
+    sentences: bool = False
+    limit: PositiveInt
+
+
+class Optimisation(Group):
+    """One training run of the library's Trainer. Learning rates fall linearly after the warm-up, unless constant."""
+
+    epochs: PositiveInt
+    batch_size: PositiveInt
+    learning_rate: PositiveFloat
+    warmup: float = Field(ge=0, lt=1)
+    weight_decay: NonNegativeFloat
+
+
+class MaskedLanguageModel(Group):
+    train: Literal["if_missing", "always"]
+    freeze_body: bool
+    text: Text
+    steps: PositiveInt
+    batch_size: PositiveInt
+    max_length: int = Field(ge=8)
+    learning_rate: PositiveFloat
+
+
+class Encoder(Group):
+    checkpoint: str
+    seed: int
+    masked_language_model: MaskedLanguageModel
+
+
+class WordVectors(Group):
+    location: str
+    words: PositiveInt
+
+
+class Prepare(Group):
+    seed: int
+    test: float = Share
+    validation: float = Share
+
+
+class Shape(Group):
+    layers: PositiveInt
+    hidden: PositiveInt
+    heads: PositiveInt
+    feed_forward: PositiveInt
+
+
+class Losses(Group):
+    """Weights of the parts of the intermediate loss; 0 switches a part off."""
+
+    embeddings: NonNegativeFloat
+    hidden: NonNegativeFloat
+    attention: NonNegativeFloat
+
+
+LayerMap = Literal["uniform", "first", "last"] | list[PositiveInt]
+
+
+class GeneralDistillation(Group):
+    text: Text
+    epochs: PositiveInt
+    batch_size: PositiveInt
+    max_length: int = Field(ge=8)
+    learning_rate: PositiveFloat
+    layer_map: LayerMap
+    losses: Losses
+    projections: Literal["shared", "each"]
+
+
+class GeneralStudent(Group):
+    start: Literal["checkpoint", "layers", "distillation"]
+    shape: Shape
+    checkpoint: str
+    layers: list[PositiveInt]
+    distillation: GeneralDistillation
+
+
+class FinetuneTeacher(Optimisation):
+    pass
+
+
+class Augment(Group):
+    seed: int
+    variants: NonNegativeInt
+    candidates: PositiveInt
+    probability: float = Field(ge=0, le=1)
+    masked_at_once: PositiveInt
+    batch_size: PositiveInt
+
+
+class DistillIntermediate(Group):
+    epochs: NonNegativeInt
+    batch_size: PositiveInt
+    learning_rate: PositiveFloat
+    layer_map: LayerMap
+    losses: Losses
+    projections: Literal["shared", "each"]
+    max_rows: PositiveInt | None
+
+
+class DistillPrediction(Optimisation):
+    temperature: PositiveFloat
+
+
+class FinetuneStudent(Group):
+    epochs: PositiveInt
+    batch_size: PositiveInt
+    learning_rates: list[PositiveFloat] = Field(min_length=1)
+    warmup: float = Field(ge=0, lt=1)
+    weight_decay: NonNegativeFloat
+
+
+class Evaluate(Group):
+    seed: int
+    resamples: PositiveInt
+
+
+class Task(Group):
+    """What a task is, and what it changes in the groups of the stages (blank: nothing)."""
+
+    kind: Literal["text_classification"]
+    source: Source
+    unlabelled: Text | None
+    metric: str
+    max_length: int = Field(ge=8)
+    general_student: dict[str, Any] | None
+    finetune_teacher: dict[str, Any] | None
+    augment: dict[str, Any] | None
+    distill_intermediate: dict[str, Any] | None
+    distill_prediction: dict[str, Any] | None
+    finetune_student: dict[str, Any] | None
+    evaluate: dict[str, Any] | None
+
+
+class Settings(Group):
+    run: list[str] = Field(min_length=1)
+    seed: NonNegativeInt
+    encoder: Encoder
+    word_vectors: WordVectors
+    prepare: Prepare
+    general_student: GeneralStudent
+    finetune_teacher: FinetuneTeacher
+    augment: Augment
+    distill_intermediate: DistillIntermediate
+    distill_prediction: DistillPrediction
+    finetune_student: FinetuneStudent
+    evaluate: Evaluate
+    tasks: dict[str, Task]
+
+    def task(self, name: str) -> Task:
+        if name not in self.tasks:
+            raise UserError(_no_such_task(name, self.tasks))
+        return self.tasks[name]
+
+    def of(self, stage: str, task: str) -> Any:
+        """The settings of ``stage`` for ``task``: the stage's group, with what the task's entry changes in it.
+
+        Says each change, so that nobody's ``-S`` on the group is silently without effect.
+        """
+        group, own = getattr(self, stage), getattr(self.task(task), stage) or {}
+        for key, ours, theirs in _differences(group.model_dump(), own):
+            say(f"{stage} {task}: {key} = {ours} (tasks.{task}.{stage}), in place of {theirs} ({stage})")
+        return type(group).model_validate(_merge(group.model_dump(), own))
+
+
+STAGES_A_TASK_MAY_CHANGE = tuple(
+    name for name in Settings.model_fields if name in Task.model_fields and name != "tasks"
+)
+
+
+def load(path: Path = PARAMS) -> Settings:
+    """Read and check all of params.yaml.
+
+    Raises UserError with one line that names each wrong key, what was expected there and what is like it.
+    """
+    raw = _read(path)
+    try:
+        settings = Settings.model_validate(raw)
+    except pydantic.ValidationError as error:
+        raise UserError(f"{path}: {_explain(error)}") from None
+    for name in settings.tasks:
+        _check_task(path, settings, name)
+    for name in settings.run:
+        if name not in settings.tasks:
+            raise UserError(f"{path}: run: {_no_such_task(name, settings.tasks)}")
+    return settings
+
+
+def _read(path: Path) -> dict:
+    # ruamel, as DVC does: `-S a=1e-5` writes 1e-05, which PyYAML would read back as a string.
+    try:
+        raw = ruamel.yaml.YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is not here: run the stages from the top of the repository") from None
+    except (ruamel.yaml.error.MarkedYAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', error)}") from None
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: expected groups of settings, found {type(raw).__name__}")
+    return raw
+
+
+def _check_task(path: Path, settings: Settings, name: str) -> None:
+    if name in RESERVED_TASK_NAMES or not name.replace("_", "").replace("-", "").isalnum():
+        reserved = ", ".join(RESERVED_TASK_NAMES)
+        raise UserError(f"{path}: tasks.{name}: not a task name: letters, digits, _ and - are, {reserved} are not")
+    for stage in STAGES_A_TASK_MAY_CHANGE:
+        group = getattr(settings, stage)
+        try:
+            type(group).model_validate(_merge(group.model_dump(), getattr(settings.tasks[name], stage) or {}))
+        except pydantic.ValidationError as error:
+            raise UserError(f"{path}: {_explain(error, type(group), ('tasks', name, stage))}") from None
+
+
+def _merge(group: dict, own: dict) -> dict:
+    merged = copy.deepcopy(group)
+    for key, value in own.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _differences(group: dict, own: dict, prefix: str = "") -> list[tuple[str, Any, Any]]:
+    found = []
+    for key, value in own.items():
+        if isinstance(value, dict) and isinstance(group.get(key), dict):
+            found += _differences(group[key], value, f"{prefix}{key}.")
+        elif value != group.get(key):
+            found.append((f"{prefix}{key}", value, group.get(key)))
+    return found
+
+
+def _no_such_task(name: str, tasks: dict) -> str:
+    return f"no task '{name}' under tasks:{_like(name, tasks)} (defined: {', '.join(tasks)})"
+
+
+def _like(word: str, known: Any) -> str:
+    close = difflib.get_close_matches(str(word), [str(key) for key in known], n=1)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def _explain(error: pydantic.ValidationError, root: type[Group] = Settings, prefix: tuple[str, ...] = ()) -> str:
+    """All that is wrong in one line: key, what is wrong with it, what was expected."""
+    lines = {}
+    for item in error.errors():
+        keys = [key for key in item["loc"] if not (isinstance(key, str) and _is_union_branch(key))]
+        name = ".".join(str(key) for key in (*prefix, *keys))
+        if item["type"] == "extra_forbidden":
+            known = _known_keys(root, keys[:-1])
+            lines.setdefault(name, f"{name}: unknown setting{_like(keys[-1], known)} (known here: {', '.join(known)})")
+        elif item["type"] == "missing":
+            lines.setdefault(name, f"{name}: missing")
+        else:
+            found = f"found {item['input']!r} ({type(item['input']).__name__})"
+            said = item["msg"].removeprefix("Input should be ")
+            if name in lines:
+                lines[name] = lines[name].replace(", found", f" or {said}, found", 1)
+            else:
+                lines[name] = f"{name}: expected {said}, {found}"
+    return "; ".join(lines.values())
+
+
+def _is_union_branch(key: str) -> bool:
+    return key.startswith(("literal[", "list[", "constrained-")) or key in ("str", "int", "float", "bool")
+
+
+def _known_keys(model: Any, keys: list) -> list[str]:
+    for key in keys:
+        fields = getattr(model, "model_fields", {})
+        annotation = fields[key].annotation if key in fields else model
+        candidates = [annotation, *getattr(annotation, "__args__", ())]
+        groups = [kind for kind in candidates if isinstance(kind, type) and issubclass(kind, Group)]
+        model = groups[0] if groups else annotation
+    return list(getattr(model, "model_fields", {}))

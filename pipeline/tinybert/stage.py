@@ -1,0 +1,116 @@
+"""How a stage starts and how it ends: arguments, progress, errors in one line, whole outputs or none."""
+
+import contextlib
+import errno
+import os
+import resource
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+
+class UserError(Exception):
+    """Something that the user can mend. The message names the file, row or key and says what to do."""
+
+
+class Interrupted(BaseException):
+    """Ctrl-C or a request to end. Not an Exception, so that no library swallows it."""
+
+
+def end_in_one_line() -> None:
+    """From here on what the user can mend ends the process with one line and exit code 1, without a traceback."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    sys.excepthook = _report
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+
+
+def run(main: Callable[..., None], *names: str) -> None:
+    """Call a stage's ``main`` with the command line's arguments, one for each of ``names``.
+
+    Prints a line as the stage starts, and one with its time and its peak memory when it is done.
+    """
+    stage_name = Path(sys.argv[0]).stem
+    arguments = sys.argv[1:]
+    if len(arguments) != len(names):
+        usage = " ".join(["python -m", f"pipeline.{stage_name}", *(f"<{name}>" for name in names)])
+        raise UserError(f"{len(arguments)} arguments given, {len(names)} expected: {usage}")
+    title = " ".join([stage_name, *arguments])
+    say(f"{title}: starts")
+    start = time.perf_counter()
+    main(*arguments)
+    say(f"{title}: done in {time.perf_counter() - start:.0f} s, peak memory {peak_memory_gib():.2f} GiB")
+
+
+def say(message: str) -> None:
+    print(message, flush=True)
+
+
+def peak_memory_gib() -> float:
+    """The most memory this process has held so far, in GiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1 << 30 if sys.platform == "darwin" else 1 << 20)
+
+
+@contextlib.contextmanager
+def output(path: str | Path) -> Iterator[Path]:
+    """Yield an empty folder (or, for a path with a suffix, a file name) that takes ``path``'s place at the end.
+
+    When the block does not end well, ``path`` is as it was and what was written is gone.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.partial")
+    _remove(partial)
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    if not path.suffix:
+        partial.mkdir()
+    try:
+        yield partial
+        _remove(path)
+        partial.rename(path)
+    finally:
+        _remove(partial)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _interrupt(number: int, _frame: object) -> None:
+    raise Interrupted(f"interrupted ({signal.Signals(number).name}); nothing half-written is left, `dvc repro` goes on")
+
+
+def _report(kind: type[BaseException], error: BaseException, traceback: object) -> None:
+    message = _message(error)
+    if message is None:
+        sys.__excepthook__(kind, error, traceback)
+    else:
+        name = Path(sys.argv[0]).stem
+        print(f"\n{name}: {message}", file=sys.stderr, flush=True)
+
+
+def _message(error: BaseException) -> str | None:
+    """One line for what the user can mend, None for what is a defect of the program."""
+    chain, cause = [], error
+    while cause is not None and cause not in chain:
+        chain.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    for cause in chain:
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            where = f" while writing {cause.filename}" if cause.filename else ""
+            return f"the disk is full{where}: free some space, then `dvc repro` goes on"
+        if _is_full_disk_of_safetensors(cause):
+            return "the disk is full while writing a model: free some space, then `dvc repro` goes on"
+    if isinstance(error, UserError | Interrupted):
+        return " ".join(str(error).split())
+    return None
+
+
+def _is_full_disk_of_safetensors(error: BaseException) -> bool:
+    return "No space left on device" in str(error)

@@ -1,0 +1,83 @@
+"""Classification of one text into one of two or more classes."""
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+from transformers import AutoModelForSequenceClassification
+
+from pipeline.tinybert.rows import Row
+from pipeline.tinybert.settings import Source
+from pipeline.tinybert.stage import UserError
+
+METRICS = {
+    "accuracy": accuracy_score,
+    "macro_f1": lambda actual, predicted: f1_score(actual, predicted, average="macro", zero_division=0),
+    "mcc": matthews_corrcoef,
+}
+
+
+class TextClassification:
+    kind = "text_classification"
+
+    def __init__(self, labels: list[str], metric: str, max_length: int):
+        if metric not in METRICS:
+            raise UserError(f"metric: expected one of {', '.join(METRICS)} for {self.kind}, found '{metric}'")
+        self.labels, self.metric, self.max_length = labels, metric, max_length
+
+    @classmethod
+    def read(cls, records: Iterable[tuple[str, dict]], source: Source, key: str) -> list[Row]:
+        if source.label is None:
+            raise UserError(f"{key}.label: missing: name the column that holds the label")
+        names = {str(value): name for name, value in (source.labels or {}).items()}
+        rows, bad = [], []
+        for where, record in records:
+            text, label = record[source.text], record[source.label]
+            if not isinstance(text, str) or not text.strip():
+                bad.append(f"{where}: column '{source.text}': empty text")
+            elif label is None or label != label or not str(label).strip():
+                bad.append(f"{where}: column '{source.label}': no label")
+            elif names and str(label) not in names:
+                bad.append(f"{where}: label '{label}' is not in {key}.labels ({', '.join(names)})")
+            else:
+                rows.append({"text": text.strip(), "label": names.get(str(label), str(label)), "where": where})
+        if bad:
+            raise UserError("; ".join(bad[:10]) + (f"; and {len(bad) - 10} more" if len(bad) > 10 else ""))
+        return rows
+
+    def encode(self, rows: Iterable[Row], tokenizer) -> dict[str, list]:
+        rows = list(rows)
+        columns = dict(tokenizer([row["text"] for row in rows], truncation=True, max_length=self.max_length))
+        if rows and all("label" in row for row in rows):
+            number = {name: index for index, name in enumerate(self.labels)}
+            columns["labels"] = [number[row["label"]] for row in rows]
+        return columns
+
+    def replaceable(self, row: Row) -> dict[str, list[tuple[int, int]]]:
+        return {"text": [(0, len(row["text"]))]}
+
+    def replaced(self, row: Row, field: str, text: str) -> Row:
+        return {**row, field: text}
+
+    def load_model(self, folder: str | Path) -> torch.nn.Module:
+        names = dict(enumerate(self.labels))
+        return AutoModelForSequenceClassification.from_pretrained(
+            folder, id2label=names, label2id={name: index for index, name in names.items()}, local_files_only=True
+        )
+
+    def class_logits(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return logits, torch.ones(len(logits), dtype=torch.bool, device=logits.device)
+
+    def predictions(self, logits: np.ndarray) -> list[str]:
+        return [self.labels[index] for index in logits.argmax(axis=-1)]
+
+    def score(self, rows: list[Row], predictions: list[str]) -> dict[str, float]:
+        actual = [row["label"] for row in rows]
+        return {name: float(metric(actual, predictions)) for name, metric in METRICS.items()}
+
+    def trivial_predictions(self, train: list[Row], rows: list[Row]) -> list[str]:
+        majority = Counter(row["label"] for row in train).most_common(1)[0][0]
+        return [majority] * len(rows)

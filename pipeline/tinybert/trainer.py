@@ -1,0 +1,56 @@
+"""What every run of the library's Trainer shares in this project."""
+
+import math
+import tempfile
+from pathlib import Path
+
+from torch import Tensor
+from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
+
+POINTS_OF_A_CURVE = 100
+EVALUATION_BATCH = 64
+
+
+class Collator:
+    """Pads the rows of a batch to its longest; leaves out the bookkeeping columns that no model takes."""
+
+    def __init__(self, tokenizer):
+        self.pad = DataCollatorWithPadding(tokenizer)
+
+    def __call__(self, features: list[dict]) -> dict[str, Tensor]:
+        return dict(self.pad([{k: v for k, v in feature.items() if k != "length"} for feature in features]))
+
+
+def arguments(scratch: str, *, seed: int, steps: int, batch_size: int, learning_rate: float, **options):
+    """The Trainer's arguments that all runs of this project share.
+
+    Batches hold texts of like lengths; the last, smaller one is used too. AdamW and clipping are the library's.
+    """
+    return TrainingArguments(
+        output_dir=scratch,
+        seed=seed,
+        full_determinism=True,
+        per_device_train_batch_size=batch_size,
+        per_device_eval_batch_size=EVALUATION_BATCH,
+        learning_rate=learning_rate,
+        train_sampling_strategy="group_by_length",
+        logging_steps=max(1, steps // POINTS_OF_A_CURVE),
+        report_to="none",
+        remove_unused_columns=False,
+        **{"save_strategy": "no", **options},
+    )
+
+
+def steps_of(rows: int, epochs: int, batch_size: int) -> int:
+    return epochs * math.ceil(rows / batch_size)
+
+
+def scratch_folder() -> tempfile.TemporaryDirectory:
+    """A folder for the Trainer's checkpoints, on the disk of the models, gone at the end."""
+    Path("models").mkdir(exist_ok=True)
+    return tempfile.TemporaryDirectory(dir="models", prefix=".scratch-")
+
+
+def curve_of(trainer: Trainer, names: tuple[str, ...] = ("loss",)) -> list[tuple]:
+    history = [entry for entry in trainer.state.log_history if names[0] in entry]
+    return [(entry["step"], round(entry["epoch"], 3), *(float(entry[name]) for name in names)) for entry in history]

@@ -1,0 +1,109 @@
+"""Training for a task: encoding rows, fine-tuning on labels, the best epoch, predicting."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+import numpy as np
+import transformers
+from torch import nn
+from transformers import Trainer
+
+from pipeline.tinybert.rows import Row, write_csv, write_json
+from pipeline.tinybert.stage import say
+from pipeline.tinybert.tasks import Task
+from pipeline.tinybert.trainer import Collator, arguments, curve_of, scratch_folder, steps_of
+
+@dataclass(frozen=True)
+class Result:
+    """What a training run leaves besides the model: its best epoch, and its curve as (step, epoch, value…) records."""
+
+    score: float
+    epoch: int
+    columns: list[str]
+    curve: list[tuple]
+
+
+def encode(task: Task, rows: list[Row], tokenizer) -> datasets.Dataset:
+    """Rows as a data set of model inputs with their ``length``. Says how many texts are cut."""
+    columns = task.encode(rows, tokenizer)
+    columns["length"] = [len(ids) for ids in columns["input_ids"]]
+    full = sum(length == task.max_length for length in columns["length"])
+    if full:
+        say(f"{full} of {len(rows)} texts fill {task.max_length} word-pieces (max_length); what is longer is cut")
+    return datasets.Dataset.from_dict(columns)
+
+
+def train_to_best_epoch(
+    kind: type[Trainer], model: nn.Module, tokenizer, task: Task, train, validation_rows: list[Row], settings, seed: int,
+    learning_rate: float, collator: Collator | None = None, **options,
+) -> Result:
+    """Train ``model`` in place and leave it as it was after the epoch with the best ``task.metric`` on validation."""
+    validation = encode(task, validation_rows, tokenizer)
+
+    def score(prediction) -> dict[str, float]:
+        return task.score(validation_rows, task.predictions(prediction.predictions))
+
+    steps = steps_of(len(train), settings.epochs, settings.batch_size)
+    with scratch_folder() as scratch:
+        trainer = kind(
+            model=model,
+            args=arguments(
+                scratch,
+                seed=seed,
+                steps=steps,
+                batch_size=settings.batch_size,
+                learning_rate=learning_rate,
+                num_train_epochs=settings.epochs,
+                warmup_steps=settings.warmup,
+                weight_decay=settings.weight_decay,
+                eval_strategy="epoch",
+                save_strategy="epoch",
+                save_only_model=True,
+                save_total_limit=1,
+                load_best_model_at_end=True,
+                metric_for_best_model=f"eval_{task.metric}",
+                greater_is_better=True,
+            ),
+            train_dataset=train,
+            eval_dataset=validation,
+            data_collator=collator or Collator(tokenizer),
+            compute_metrics=score,
+            **options,
+        )
+        trainer.train()
+    best = max((e for e in trainer.state.log_history if f"eval_{task.metric}" in e), key=lambda e: e[f"eval_{task.metric}"])
+    return Result(
+        score=best[f"eval_{task.metric}"],
+        epoch=round(best["epoch"]),
+        columns=["step", "epoch", "loss"],
+        curve=curve_of(trainer),
+    )
+
+
+def fine_tune(
+    folder: str | Path, tokenizer, task: Task, train_rows: list[Row], validation_rows: list[Row], settings, seed: int,
+    learning_rate: float,
+) -> tuple[nn.Module, Result]:
+    """The encoder of ``folder`` with a new head, trained on labels, at its best epoch on validation."""
+    transformers.set_seed(seed)
+    model = task.load_model(folder)
+    train = encode(task, train_rows, tokenizer)
+    result = train_to_best_epoch(
+        Trainer, model, tokenizer, task, train, validation_rows, settings, seed, learning_rate
+    )
+    return model, result
+
+
+def predict(model: nn.Module, tokenizer, task: Task, rows: list[Row], seed: int = 0) -> np.ndarray:
+    """The logits of ``rows``, in their order, without gradient and in evaluation mode."""
+    with scratch_folder() as scratch:
+        options = arguments(scratch, seed=seed, steps=1, batch_size=1, learning_rate=1.0)
+        trainer = Trainer(model=model, args=options, data_collator=Collator(tokenizer))
+        return trainer.predict(encode(task, rows, tokenizer)).predictions
+
+
+def write_result(metrics: Path, task: Task, result: Result, **more) -> None:
+    """``loss.csv`` and ``validation.json`` of a training stage."""
+    write_csv(metrics / "loss.csv", result.columns, result.curve)
+    write_json(metrics / "validation.json", {task.metric: round(result.score, 4), "epoch": result.epoch, **more})

@@ -1,0 +1,40 @@
+"""The transfer set, the rows that both distillation stages learn from: augmented ones, then unlabelled ones."""
+
+from itertools import chain
+from pathlib import Path
+
+import datasets
+import numpy as np
+import transformers
+
+from pipeline.tinybert import rows as rows_on_disk
+from pipeline.tinybert import training
+from pipeline.tinybert.rows import Row
+from pipeline.tinybert.tasks import Task
+
+
+def rows(name: str) -> list[Row]:
+    """Without labels: the teacher's outputs are the only targets."""
+    paths = Path("data", name, "augmented", "rows.jsonl"), Path("data", name, "unlabelled", "rows.jsonl")
+    return [
+        {key: value for key, value in row.items() if key != "label"}
+        for row in chain.from_iterable(rows_on_disk.read(path) for path in paths)
+    ]
+
+
+def encode(task: Task, transfer_rows: list[Row], tokenizer) -> datasets.Dataset:
+    """Model inputs, ``length`` and ``row``, the number that leads to a row's teacher logits."""
+    data = training.encode(task, transfer_rows, tokenizer)
+    return data.add_column("row", np.arange(len(data)))
+
+
+def sample(data: datasets.Dataset, count: int | None, seed: int) -> datasets.Dataset:
+    """``count`` rows drawn without replacement; all, where it is None or more than there are."""
+    if count is None or count >= len(data):
+        return data
+    return data.select(np.sort(np.random.default_rng(seed).permutation(len(data))[:count]))
+
+
+def student_with_head(task: Task, name: str, seed: int):
+    transformers.set_seed(seed)
+    return task.load_model(Path("models", name, "general_student"))

