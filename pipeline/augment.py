@@ -24,9 +24,8 @@ def main(name: str) -> None:
         vectors.load("data/word_vectors"),
         recipe,
     )
-    with stage.output(Path("data", name, "augmented")) as out:
-        with tqdm(total=len(train), unit="row") as progress:
-            count = rows.write(out / "rows.jsonl", augmenter(train, progress.update))
+    with stage.output(Path("data", name, "augmented")) as out, tqdm(total=len(train), unit="row") as progress:
+        count = rows.write(out / "rows.jsonl", augmenter(train, progress.update))
     stage.say(f"{len(train)} rows became {count}")
 
 

@@ -90,7 +90,7 @@ class Augmenter:
         return Sentence(text, encoded["input_ids"], words)
 
     def find_candidates(self, sentences: list[Sentence]) -> None:
-        """Fill the candidates of every word: by the masked language model for those of one word-piece, else by GloVe."""
+        """Fill every word's candidates: from the masked language model for words of one word-piece, else from GloVe."""
         words = [word for sentence in sentences for word in sentence.words]
         self.ask_vectors([word for word in words if word.piece is None])
         masked = [forward for sentence in sentences for forward in self.masked_forwards(sentence)]

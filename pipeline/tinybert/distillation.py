@@ -1,19 +1,28 @@
 """The two stages of TinyBERT's distillation (Jiao et al. 2020, section 3), on the library's Trainer."""
 
+from functools import partial
+
 import datasets
 import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
-from transformers import Trainer
 
-from pipeline.tinybert import losses
+from pipeline.tinybert import losses, training
 from pipeline.tinybert.capture import attention_scores, capturing
 from pipeline.tinybert.models import map_layers
 from pipeline.tinybert.settings import DistillIntermediate, GeneralDistillation, Losses
 from pipeline.tinybert.stage import UserError, say
 from pipeline.tinybert.tasks import Task
-from pipeline.tinybert.trainer import EVALUATION_BATCH, Collator, arguments, curve_of, scratch_folder, steps_of
+from pipeline.tinybert.trainer import (
+    EVALUATION_BATCH,
+    Collator,
+    QuietTrainer,
+    arguments,
+    curve_of,
+    scratch_folder,
+    steps_of,
+)
 from pipeline.tinybert.training import Result, train_to_best_epoch
 
 PARTS = ("embeddings", "hidden", "attention")
@@ -56,7 +65,12 @@ def states_and_scores(
 
 
 def intermediate_losses(
-    imitation: Imitation, teacher_states, teacher_scores, inputs: dict[str, Tensor], layer_map: list[int], weights: Losses
+    imitation: Imitation,
+    teacher_states,
+    teacher_scores,
+    inputs: dict[str, Tensor],
+    layer_map: list[int],
+    weights: Losses,
 ) -> dict[str, Tensor]:
     """The weighted parts of the intermediate loss (equations 7 to 9), each summed over its layers.
 
@@ -80,7 +94,7 @@ def intermediate_losses(
     return parts
 
 
-class IntermediateTrainer(Trainer):
+class IntermediateTrainer(QuietTrainer):
     """Trains an ``Imitation`` on the intermediate losses. ``logits`` takes the teacher's logits that fall out."""
 
     def __init__(self, *, teacher: nn.Module, layer_map: list[int], weights: Losses, logits: np.ndarray | None, **rest):
@@ -202,7 +216,7 @@ class LogitsCollator(Collator):
         return batch
 
 
-class PredictionTrainer(Trainer):
+class PredictionTrainer(QuietTrainer):
     """Trains a student on the teacher's logits: soft cross-entropy at a temperature."""
 
     def __init__(self, *, task: Task, temperature: float, **rest):
@@ -220,11 +234,26 @@ class PredictionTrainer(Trainer):
 
 
 def learn_logits(
-    student: nn.Module, tokenizer, task: Task, data: datasets.Dataset, logits: np.ndarray, validation_rows, settings,
+    student: nn.Module,
+    tokenizer,
+    task: Task,
+    data: datasets.Dataset,
+    logits: np.ndarray,
+    validation_rows,
+    settings,
     seed: int,
 ) -> Result:
     """Train ``student`` in place on the teacher's ``logits`` of ``data``; keep the best epoch on validation."""
+    make_trainer = partial(PredictionTrainer, task=task, temperature=settings.temperature)
     return train_to_best_epoch(
-        PredictionTrainer, student, tokenizer, task, data, validation_rows, settings, seed, settings.learning_rate,
-        LogitsCollator(tokenizer, logits), task=task, temperature=settings.temperature,
+        make_trainer,
+        student,
+        LogitsCollator(tokenizer, logits),
+        task,
+        data,
+        training.encode(task, validation_rows, tokenizer),
+        validation_rows,
+        settings,
+        seed,
+        settings.learning_rate,
     )

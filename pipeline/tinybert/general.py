@@ -1,4 +1,4 @@
-"""The general TinyBERT that task distillation starts from: a checkpoint, layers of the encoder, or distilled from it."""
+"""The general TinyBERT, where task distillation starts: a checkpoint, layers of the encoder, or distilled from it."""
 
 from pathlib import Path
 
@@ -31,7 +31,9 @@ def from_layers(wanted: GeneralStudent) -> nn.Module:
     encoder = models.load(AutoModel, ENCODER)
     blocks = models.layers(encoder)
     if not all(1 <= layer <= len(blocks) for layer in wanted.layers):
-        raise UserError(f"{KEY}.layers: {wanted.layers}: expected numbers from 1 to {len(blocks)}, the encoder's layers")
+        raise UserError(
+            f"{KEY}.layers: {wanted.layers}: expected numbers from 1 to {len(blocks)}, the encoder's layers"
+        )
     if len(wanted.layers) != wanted.shape.layers:
         raise UserError(
             f"{KEY}.layers: {wanted.layers} are {len(wanted.layers)}, {KEY}.shape.layers is {wanted.shape.layers}:"

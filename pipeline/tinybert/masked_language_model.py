@@ -3,10 +3,10 @@
 import datasets
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from transformers import DataCollatorForLanguageModeling, Trainer
+from transformers import DataCollatorForLanguageModeling
 
 from pipeline.tinybert.settings import MaskedLanguageModel
-from pipeline.tinybert.trainer import arguments, curve_of, scratch_folder
+from pipeline.tinybert.trainer import QuietTrainer, arguments, curve_of, scratch_folder
 
 HEADS = {"bert": "cls"}
 MASKED_SHARE = 0.15
@@ -21,7 +21,7 @@ def word_logits(model: nn.Module, inputs: dict[str, Tensor], positions: Tensor) 
     return getattr(model, HEADS[model.config.model_type])(hidden[positions])
 
 
-class HeadTrainer(Trainer):
+class HeadTrainer(QuietTrainer):
     """Masked-language-model training that runs the head at masked positions only, on a frozen body or not."""
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):

@@ -43,7 +43,7 @@ def save(folder: Path, model: nn.Module, tokenizer=None, **options) -> None:
 
 
 def with_pooler_of(body: nn.Module, model: nn.Module) -> dict:
-    """``model``'s weights and, of ``body``'s, the pooler, which a masked language model drops and a classifier needs."""
+    """``model``'s weights and, of ``body``'s, the pooler, which a masked language model drops, a classifier not."""
     prefix = model.base_model_prefix
     pooler = {f"{prefix}.{name}": weight for name, weight in body.state_dict().items() if name.startswith("pooler.")}
     return {**model.state_dict(), **pooler}
@@ -83,7 +83,7 @@ def map_layers(layer_map: LayerMap, student: int, teacher: int, key: str) -> lis
     if isinstance(layer_map, list):
         if len(layer_map) != student or not all(1 <= layer <= teacher for layer in layer_map):
             raise UserError(
-                f"{key}: {layer_map}: expected {student} numbers, one for each layer of the student, from 1 to {teacher}"
+                f"{key}: {layer_map}: expected {student} numbers from 1 to {teacher}, one for each layer of the student"
             )
         return layer_map
     if student > teacher:

@@ -67,7 +67,9 @@ def checkpoint_folder(location: str, key: str) -> Path:
     except ValueError as error:
         raise UserError(f"{key}: {location}: config.json is not valid JSON: {error}") from None
     if "auto_map" in settings:
-        raise UserError(f"{key}: {location} wants code of its own to be run (auto_map in config.json), which is refused")
+        raise UserError(
+            f"{key}: {location} wants code of its own to be run (auto_map in config.json), which is refused"
+        )
     return folder
 
 

@@ -43,7 +43,10 @@ def without_duplicates(parts: Parts) -> Parts:
                 taken[row["text"]] = split
                 kept[split].append(row)
         for owner, count in dropped.items():
-            say(f"{split}: {count} rows dropped whose text " + ("comes before" if owner == split else f"stands in {owner}"))
+            say(
+                f"{split}: {count} rows dropped whose text "
+                + ("comes before" if owner == split else f"stands in {owner}")
+            )
     return {split: kept[split] for split in SPLITS if split in kept}
 
 
@@ -61,8 +64,8 @@ def complete(parts: Parts, test: float, validation: float, seed: int) -> Parts:
         smallest, count = min(label_counts(rows).items(), key=lambda item: item[1])
         if size < len(label_counts(rows)) or count * size < len(rows) or count < 2:
             raise UserError(
-                f"{len(rows)} rows, {count} of them '{smallest}': too few to split off a {name} part of {size} rows with"
-                f" every class in it; bring more rows or change prepare.{name}"
+                f"{len(rows)} rows, {count} of them '{smallest}': too few to split off {size} rows for {name} with"
+                f" every class among them; bring more rows or change prepare.{name}"
             )
         rows, made[name] = train_test_split(
             rows, test_size=size, random_state=seed, stratify=[row["label"] for row in rows]

@@ -4,11 +4,35 @@ import math
 import tempfile
 from pathlib import Path
 
+import torch
+import transformers
 from torch import Tensor
-from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
+from transformers import DataCollatorWithPadding, ProgressCallback, Trainer, TrainingArguments
 
 POINTS_OF_A_CURVE = 100
 EVALUATION_BATCH = 64
+
+
+class QuietTrainer(Trainer):
+    """The library's Trainer; its progress bar shows the latest numbers, which else would fill the screen."""
+
+    def __init__(self, **rest):
+        super().__init__(**rest)
+        self.remove_callback(ProgressCallback)
+        self.add_callback(_Progress)
+        transformers.logging.disable_progress_bar()
+
+
+class _Progress(ProgressCallback):
+    def on_train_begin(self, args, state, control, **rest):
+        super().on_train_begin(args, state, control, **rest)
+        self.shown = ("loss", args.metric_for_best_model)
+        self.numbers = {}
+
+    def on_log(self, args, state, control, logs=None, **rest):
+        if state.is_world_process_zero and self.training_bar is not None:
+            self.numbers |= {name: f"{logs[name]:.4g}" for name in self.shown if name in logs}
+            self.training_bar.set_postfix(self.numbers)
 
 
 class Collator:
@@ -36,7 +60,9 @@ def arguments(scratch: str, *, seed: int, steps: int, batch_size: int, learning_
         train_sampling_strategy="group_by_length",
         logging_steps=max(1, steps // POINTS_OF_A_CURVE),
         report_to="none",
+        disable_tqdm=False,
         remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
         **{"save_strategy": "no", **options},
     )
 

@@ -1,5 +1,6 @@
 """Training for a task: encoding rows, fine-tuning on labels, the best epoch, predicting."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,12 +8,12 @@ import datasets
 import numpy as np
 import transformers
 from torch import nn
-from transformers import Trainer
 
 from pipeline.tinybert.rows import Row, write_csv, write_json
 from pipeline.tinybert.stage import say
 from pipeline.tinybert.tasks import Task
-from pipeline.tinybert.trainer import Collator, arguments, curve_of, scratch_folder, steps_of
+from pipeline.tinybert.trainer import Collator, QuietTrainer, arguments, curve_of, scratch_folder, steps_of
+
 
 @dataclass(frozen=True)
 class Result:
@@ -35,18 +36,25 @@ def encode(task: Task, rows: list[Row], tokenizer) -> datasets.Dataset:
 
 
 def train_to_best_epoch(
-    kind: type[Trainer], model: nn.Module, tokenizer, task: Task, train, validation_rows: list[Row], settings, seed: int,
-    learning_rate: float, collator: Collator | None = None, **options,
+    make_trainer: Callable[..., QuietTrainer],
+    model: nn.Module,
+    collator: Collator,
+    task: Task,
+    train: datasets.Dataset,
+    validation: datasets.Dataset,
+    validation_rows: list[Row],
+    settings,
+    seed: int,
+    learning_rate: float,
 ) -> Result:
     """Train ``model`` in place and leave it as it was after the epoch with the best ``task.metric`` on validation."""
-    validation = encode(task, validation_rows, tokenizer)
 
     def score(prediction) -> dict[str, float]:
         return task.score(validation_rows, task.predictions(prediction.predictions))
 
     steps = steps_of(len(train), settings.epochs, settings.batch_size)
     with scratch_folder() as scratch:
-        trainer = kind(
+        trainer = make_trainer(
             model=model,
             args=arguments(
                 scratch,
@@ -67,12 +75,13 @@ def train_to_best_epoch(
             ),
             train_dataset=train,
             eval_dataset=validation,
-            data_collator=collator or Collator(tokenizer),
+            data_collator=collator,
             compute_metrics=score,
-            **options,
         )
         trainer.train()
-    best = max((e for e in trainer.state.log_history if f"eval_{task.metric}" in e), key=lambda e: e[f"eval_{task.metric}"])
+    best = max(
+        (e for e in trainer.state.log_history if f"eval_{task.metric}" in e), key=lambda e: e[f"eval_{task.metric}"]
+    )
     return Result(
         score=best[f"eval_{task.metric}"],
         epoch=round(best["epoch"]),
@@ -82,15 +91,30 @@ def train_to_best_epoch(
 
 
 def fine_tune(
-    folder: str | Path, tokenizer, task: Task, train_rows: list[Row], validation_rows: list[Row], settings, seed: int,
+    folder: str | Path,
+    tokenizer,
+    task: Task,
+    train_rows: list[Row],
+    validation_rows: list[Row],
+    settings,
+    seed: int,
     learning_rate: float,
 ) -> tuple[nn.Module, Result]:
     """The encoder of ``folder`` with a new head, trained on labels, at its best epoch on validation."""
     transformers.set_seed(seed)
     model = task.load_model(folder)
-    train = encode(task, train_rows, tokenizer)
+    train, validation = (encode(task, rows, tokenizer) for rows in (train_rows, validation_rows))
     result = train_to_best_epoch(
-        Trainer, model, tokenizer, task, train, validation_rows, settings, seed, learning_rate
+        QuietTrainer,
+        model,
+        Collator(tokenizer),
+        task,
+        train,
+        validation,
+        validation_rows,
+        settings,
+        seed,
+        learning_rate,
     )
     return model, result
 
@@ -99,7 +123,7 @@ def predict(model: nn.Module, tokenizer, task: Task, rows: list[Row], seed: int 
     """The logits of ``rows``, in their order, without gradient and in evaluation mode."""
     with scratch_folder() as scratch:
         options = arguments(scratch, seed=seed, steps=1, batch_size=1, learning_rate=1.0)
-        trainer = Trainer(model=model, args=options, data_collator=Collator(tokenizer))
+        trainer = QuietTrainer(model=model, args=options, data_collator=Collator(tokenizer))
         return trainer.predict(encode(task, rows, tokenizer)).predictions
 
 

@@ -1,0 +1,161 @@
+"""A tiny world to run the pipeline in: a random BERT, word vectors, and sentences that one word decides."""
+
+import csv
+import random
+from pathlib import Path
+
+import ruamel.yaml
+import torch
+from transformers import BertConfig, BertForMaskedLM, BertModel, BertTokenizerFast
+
+ADJECTIVES = {
+    "positive": "good great fine lovely superb charming brilliant warm funny touching".split(),
+    "negative": "bad awful poor dull boring weak clumsy stale tired empty".split(),
+}
+NOUNS = "film movie story plot cast scene script actor director ending".split()
+FILLERS = "the a this is was with and very quite really but seems".split()
+RARE = "unwatchable heartwarming"  # several word-pieces each
+PIECES = "un ##watch ##able heart ##warm ##ing".split()
+SPECIAL = "[PAD] [UNK] [CLS] [SEP] [MASK]".split()
+WORDS = [*ADJECTIVES["positive"], *ADJECTIVES["negative"], *NOUNS, *FILLERS]
+
+
+def sentences(count: int, seed: int) -> list[tuple[str, str]]:
+    """(text, label) with as many of each label, all different."""
+    draw, made = random.Random(seed), {}
+    while len(made) < count:
+        label = ("positive", "negative")[len(made) % 2]
+        adjective, noun, other = draw.choice(ADJECTIVES[label]), draw.choice(NOUNS), draw.choice(NOUNS)
+        ending = draw.choice(
+            [".", "!", " , really .", " , but the " + draw.choice(NOUNS) + " is " + draw.choice(FILLERS)]
+        )
+        text = (
+            f"The {noun} {draw.choice(['is', 'was', 'seems'])} {draw.choice(FILLERS)} {adjective} with {other}{ending}"
+        )
+        if draw.random() < 0.2:
+            text += f" unwatchable {draw.choice(NOUNS)}"
+        made.setdefault(text, label)
+    return list(made.items())
+
+
+def write_rows(path: Path, count: int = 160, seed: int = 0) -> None:
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label"])
+        writer.writerows(sentences(count, seed))
+
+
+def write_text(path: Path, count: int = 60) -> None:
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text"])
+        writer.writerows([text] for text, _ in sentences(count, seed=99))
+
+
+def write_vectors(path: Path) -> None:
+    draw = random.Random(1)
+    words = [*WORDS, *RARE.split()]
+    path.write_text("".join(f"{word} {' '.join(f'{draw.gauss(0, 1):.4f}' for _ in range(8))}\n" for word in words))
+
+
+def tokenizer() -> BertTokenizerFast:
+    vocabulary = [*SPECIAL, *WORDS, *PIECES, *".,!'"]
+    return BertTokenizerFast(vocab={piece: number for number, piece in enumerate(vocabulary)}, model_max_length=64)
+
+
+def config(layers: int = 4, hidden: int = 24, heads: int = 2, feed_forward: int = 48, **more) -> BertConfig:
+    return BertConfig(
+        vocab_size=len(tokenizer()),
+        num_hidden_layers=layers,
+        hidden_size=hidden,
+        num_attention_heads=heads,
+        intermediate_size=feed_forward,
+        max_position_embeddings=64,
+        initializer_range=0.1,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        **more,
+    )
+
+
+def write_checkpoint(folder: Path, kind: type = BertModel, seed: int = 0, **shape) -> None:
+    torch.manual_seed(seed)
+    kind(config(**shape)).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+
+
+def masked_language_model(seed: int = 0, **shape) -> BertForMaskedLM:
+    torch.manual_seed(seed)
+    return BertForMaskedLM(config(**shape)).eval()
+
+
+def write_params(path: Path, **changes) -> None:
+    """The repository's params.yaml with the tiny world in place of the real one; ``changes`` as ``{"a.b": value}``."""
+    yaml = ruamel.yaml.YAML()
+    params = yaml.load(path.read_text())
+    text = {"location": "data/raw/text.csv", "text": "text", "limit": 60}
+    shape = {"layers": 2, "hidden": 24, "heads": 2, "feed_forward": 48}
+    tiny = {
+        "run": ["tiny"],
+        "encoder.checkpoint": "data/raw/checkpoint",
+        "encoder.masked_language_model.text": text,
+        "encoder.masked_language_model.steps": 3,
+        "word_vectors.location": "data/raw/vectors.txt",
+        "general_student.shape": shape,
+        "general_student.layers": [1, 2],
+        "general_student.distillation.text": text,
+        "finetune_teacher.epochs": 6,
+        "finetune_teacher.learning_rate": 2.0e-3,
+        "finetune_teacher.batch_size": 8,
+        "augment.variants": 2,
+        "distill_intermediate.epochs": 1,
+        "distill_prediction.epochs": 2,
+        "distill_prediction.learning_rate": 2.0e-3,
+        "finetune_student.epochs": 1,
+        "finetune_student.learning_rates": [1.0e-3, 2.0e-3],
+        "evaluate.resamples": 20,
+        "tasks": {
+            "tiny": {
+                "kind": "text_classification",
+                "source": {"location": "data/raw/rows.csv", "text": "text", "label": "label"},
+                "unlabelled": text,
+                "metric": "accuracy",
+                "max_length": 32,
+                **dict.fromkeys(
+                    [
+                        "general_student",
+                        "finetune_teacher",
+                        "augment",
+                        "distill_intermediate",
+                        "distill_prediction",
+                        "finetune_student",
+                        "evaluate",
+                    ]
+                ),
+            }
+        },
+    }
+    for key, value in {**tiny, **changes}.items():
+        *groups, last = key.split(".")
+        target = params
+        for group in groups:
+            target = target[group]
+        if value is DELETE:
+            del target[last]
+        else:
+            target[last] = value
+    yaml.dump(params, path)
+
+
+DELETE = object()
+
+
+def write_world(folder: Path, **changes) -> None:
+    """Everything that the stages read, in a folder that has the repository's params.yaml."""
+    raw = folder / "data" / "raw"
+    raw.mkdir(parents=True, exist_ok=True)
+    write_rows(raw / "rows.csv")
+    write_text(raw / "text.csv")
+    write_vectors(raw / "vectors.txt")
+    write_checkpoint(raw / "checkpoint")
+    write_params(folder / "params.yaml", **changes)
