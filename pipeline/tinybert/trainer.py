@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 import transformers
 from torch import Tensor
+from torch.utils.data import SequentialSampler
 from transformers import DataCollatorWithPadding, ProgressCallback, Trainer, TrainingArguments
 
 POINTS_OF_A_CURVE = 100
@@ -21,6 +22,10 @@ class QuietTrainer(Trainer):
         self.remove_callback(ProgressCallback)
         self.add_callback(_Progress)
         transformers.logging.disable_progress_bar()
+
+    def _get_eval_sampler(self, eval_dataset):
+        # The library groups evaluation rows by length too, and gives their logits back in that order, not in theirs.
+        return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
 
 
 class _Progress(ProgressCallback):
