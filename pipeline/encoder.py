@@ -32,7 +32,7 @@ def main() -> None:
     with stage.output(OUT) as out:
         models.save(out, model, tokenizer, state_dict=models.with_pooler_of(body, model))
     with stage.output(CURVE) as out:
-        write_csv(out, ["step", "loss"], curve)
+        write_csv(out, ["step", "epoch", "loss"], curve)
 
 
 if __name__ == "__main__":
