@@ -1,16 +1,18 @@
 """Checkpoints on disk: loading without a network, saving, checking that two models fit together."""
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
 import transformers
+from safetensors import SafetensorError
 from torch import nn
 
 from pipeline.tinybert.settings import LayerMap, Shape
 from pipeline.tinybert.stage import UserError
 
 FAMILIES = ("bert",)
+UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, SafetensorError, pickle.UnpicklingError)
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
@@ -24,7 +26,7 @@ def load(loader: Callable, folder: str | Path, key: str = "", **options):
     start = f"{key}: " if key else ""
     try:
         loaded = loader.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
-    except (OSError, ValueError, KeyError, RuntimeError, torch.serialization.pickle.UnpicklingError) as error:
+    except UNREADABLE as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"{start}{folder} cannot be loaded: {reason}") from error
     return loaded

@@ -1,0 +1,99 @@
+import copy
+
+import pytest
+import tiny
+import torch
+from transformers import BertForSequenceClassification, BertModel
+
+from pipeline.tinybert.capture import attention_scores, capturing
+
+LENGTHS = [(5,), (1, 1), (12, 3, 7), (9, 9)]
+PADDING = [0, 4]
+
+
+def pair(kind=BertModel):
+    """The same random model twice: eager, and attending through the capturing function."""
+    torch.manual_seed(0)
+    eager = kind(tiny.config(layers=3, attn_implementation="eager")).eval()
+    return eager, capturing(copy.deepcopy(eager))
+
+
+@pytest.mark.parametrize("layers", [(), (2,), (1, 2, 3)])
+@pytest.mark.parametrize("padding", PADDING)
+@pytest.mark.parametrize("lengths", LENGTHS)
+def test_logits_equal_those_of_eager_attention(batch, lengths, padding, layers):
+    eager, captured = pair(BertForSequenceClassification)
+    inputs = batch(lengths, padding)
+    with attention_scores(layers):
+        logits = captured(**inputs).logits
+    torch.testing.assert_close(logits, eager(**inputs).logits, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("padding", PADDING)
+@pytest.mark.parametrize("lengths", LENGTHS)
+def test_scores_equal_queries_times_keys_before_softmax(batch, scores_by_hand, lengths, padding):
+    eager, captured = pair()
+    inputs = batch(lengths, padding)
+    with attention_scores([1, 2, 3]) as scores:
+        captured(**inputs)
+    expected = scores_by_hand(eager, eager(**inputs, output_hidden_states=True).hidden_states)
+    for layer, by_hand in enumerate(expected, start=1):
+        torch.testing.assert_close(scores[layer], by_hand, atol=1e-6, rtol=0)
+
+
+def test_only_the_layers_asked_for_are_kept(batch):
+    captured = pair()[1]
+    with attention_scores([3, 1]) as scores:
+        captured(**batch((4, 6)))
+    assert sorted(scores) == [1, 3]
+
+
+def test_nothing_is_kept_after_the_block(batch):
+    captured = pair()[1]
+    with attention_scores([1]) as scores:
+        captured(**batch((4,)))
+    kept = scores[1].clone()
+    captured(**batch((6,)))
+    torch.testing.assert_close(scores[1], kept, atol=0, rtol=0)
+
+
+def test_a_block_within_another_fills_its_own_scores(batch):
+    captured = pair()[1]
+    with attention_scores([1]) as outer:
+        with attention_scores([2]) as inner:
+            captured(**batch((6,)))
+        captured(**batch((4,)))
+    assert [scores.size(-1) for scores in (outer[1], inner[2])] == [4, 6]
+
+
+def test_scores_of_a_model_that_learns_carry_its_gradient(batch):
+    captured = pair()[1]
+    with attention_scores([2]) as scores:
+        captured(**batch((6, 4)))
+    scores[2].square().sum().backward()
+    assert captured.encoder.layer[1].attention.self.key.weight.grad.abs().sum() > 0
+    assert captured.embeddings.word_embeddings.weight.grad.abs().sum() > 0
+    assert captured.encoder.layer[1].attention.self.value.weight.grad is None
+
+
+@pytest.mark.parametrize("layers", [(), (1, 2, 3)])
+def test_attention_dropout_acts_in_training_only(batch, layers):
+    captured = pair()[1]
+    for block in captured.encoder.layer:
+        block.attention.self.dropout.p = 0.5
+    inputs = batch((8, 5))
+
+    def states():
+        with attention_scores(layers):
+            return captured(**inputs).last_hidden_state
+
+    torch.testing.assert_close(states(), states(), atol=0, rtol=0)
+    captured.train()
+    assert not torch.allclose(states(), states())
+
+
+def test_a_saved_model_does_not_ask_for_this_attention(tmp_path):
+    pair()[1].save_pretrained(tmp_path)
+    loaded = BertModel.from_pretrained(tmp_path)
+    assert "tinybert" not in (tmp_path / "config.json").read_text()
+    assert loaded.config._attn_implementation == "sdpa"

@@ -1,0 +1,125 @@
+import pytest
+import tiny
+import torch
+from transformers import AutoModel, BertForMaskedLM, BertModel, BertTokenizerFast
+
+from pipeline.tinybert import models
+from pipeline.tinybert.stage import UserError
+
+KEY = "distill_intermediate.layer_map"
+
+
+@pytest.mark.parametrize(
+    ("layer_map", "student", "teacher", "expected"),
+    [
+        ("uniform", 4, 12, [3, 6, 9, 12]),
+        ("uniform", 3, 3, [1, 2, 3]),
+        ("uniform", 1, 6, [6]),
+        ("first", 2, 6, [1, 2]),
+        ("last", 2, 6, [5, 6]),
+        ("last", 3, 3, [1, 2, 3]),
+        ([3, 1, 3], 3, 6, [3, 1, 3]),
+    ],
+)
+def test_layer_maps(layer_map, student, teacher, expected):
+    assert models.map_layers(layer_map, student, teacher, KEY) == expected
+
+
+@pytest.mark.parametrize(
+    ("layer_map", "student", "teacher", "why"),
+    [
+        ("uniform", 4, 6, "6 teacher layers do not divide by 4 student layers"),
+        ("uniform", 6, 3, "the student has 6 layers, the teacher only 3"),
+        ("first", 6, 3, "the student has 6 layers, the teacher only 3"),
+        ("last", 6, 3, "the student has 6 layers, the teacher only 3"),
+        ([3, 7], 2, 6, "expected 2 numbers from 1 to 6"),
+        ([0, 1], 2, 6, "expected 2 numbers from 1 to 6"),
+        ([1, 2, 3], 2, 6, "expected 2 numbers from 1 to 6"),
+    ],
+)
+def test_a_layer_map_that_does_not_fit_is_an_error_that_names_the_setting(layer_map, student, teacher, why):
+    with pytest.raises(UserError, match=rf"^{KEY}: .*{why}"):
+        models.map_layers(layer_map, student, teacher, KEY)
+
+
+def test_another_vocabulary_stops_with_the_setting_and_both_sizes():
+    ours, theirs = tiny.tokenizer(), tiny.tokenizer()
+    models.check_vocabulary(ours, theirs, "general_student.checkpoint")
+    ours.add_tokens(["newword"])
+    with pytest.raises(
+        UserError, match=rf"^general_student.checkpoint: .*\({len(ours)} word-pieces\).*\({len(theirs)}\)"
+    ):
+        models.check_vocabulary(ours, theirs, "general_student.checkpoint")
+
+
+def test_the_same_words_with_other_ids_are_another_vocabulary():
+    words = list(tiny.tokenizer().get_vocab())
+    swapped = BertTokenizerFast(vocab={word: number for number, word in enumerate(words[:5] + words[:4:-1])})
+    with pytest.raises(UserError, match="vocabulary"):
+        models.check_vocabulary(swapped, tiny.tokenizer(), "general_student.checkpoint")
+
+
+def test_a_tokenizer_that_names_no_length_takes_512(tmp_path):
+    open_ended = tiny.tokenizer()
+    open_ended.model_max_length = int(1e30)
+    open_ended.save_pretrained(tmp_path)
+    assert models.tokenizer(tmp_path).model_max_length == 512
+
+
+def test_a_tokenizer_keeps_the_length_that_it_names(tmp_path):
+    tiny.tokenizer().save_pretrained(tmp_path)
+    assert models.tokenizer(tmp_path).model_max_length == 64
+
+
+@pytest.mark.parametrize("content", [None, "{}", '{"model_type": "bert"}', "not json"])
+def test_a_folder_without_a_model_is_an_error_that_names_the_setting(tmp_path, content):
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError, match=r"^encoder\.checkpoint: .* cannot be loaded: ."):
+        models.load(AutoModel, tmp_path, "encoder.checkpoint")
+
+
+def test_weights_that_are_no_weights_are_an_error(tmp_path):
+    tiny.config().save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"no weights at all")
+    with pytest.raises(UserError, match=r"^encoder\.checkpoint: .* cannot be loaded: ."):
+        models.load(AutoModel, tmp_path, "encoder.checkpoint")
+
+
+class Malice:
+    def __reduce__(self):
+        return exec, ("raise SystemExit('executed')",)
+
+
+def test_pickled_weights_that_would_execute_something_are_refused(tmp_path):
+    tiny.config().save_pretrained(tmp_path)
+    torch.save({"weights": Malice()}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"^encoder\.checkpoint: .* cannot be loaded: ."):
+        models.load(AutoModel, tmp_path, "encoder.checkpoint")
+
+
+def test_a_checkpoint_that_wants_its_own_code_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text(
+        '{"model_type": "strange", "auto_map": {"AutoConfig": "code.Config", "AutoModel": "code.Model"}}'
+    )
+    (tmp_path / "code.py").write_text("raise SystemExit('executed')")
+    with pytest.raises(UserError, match=r"^encoder\.checkpoint: .* cannot be loaded: ."):
+        models.load(AutoModel, tmp_path, "encoder.checkpoint")
+
+
+def test_another_model_family_is_an_error_that_names_the_setting():
+    model = BertModel(tiny.config(layers=1))
+    models.check_family(model, "encoder.checkpoint")
+    model.config.model_type = "gpt2"
+    with pytest.raises(UserError, match=r"^encoder\.checkpoint: .*'gpt2': expected one of bert"):
+        models.check_family(model, "encoder.checkpoint")
+
+
+def test_a_masked_language_model_is_saved_with_the_pooler_of_its_body(tmp_path):
+    torch.manual_seed(0)
+    body = BertModel(tiny.config(layers=1))
+    with_head = BertForMaskedLM(tiny.config(layers=1))
+    models.save(tmp_path, with_head, state_dict=models.with_pooler_of(body, with_head))
+    loaded = BertModel.from_pretrained(tmp_path)
+    assert torch.equal(loaded.pooler.dense.weight, body.pooler.dense.weight)
+    assert torch.equal(loaded.embeddings.word_embeddings.weight, with_head.bert.embeddings.word_embeddings.weight)
