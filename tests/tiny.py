@@ -17,6 +17,7 @@ FILLERS = "the a this is was with and very quite really but seems".split()
 RARE = "unwatchable heartwarming"  # several word-pieces each
 PIECES = "un ##watch ##able heart ##warm ##ing".split()
 SPECIAL = "[PAD] [UNK] [CLS] [SEP] [MASK]".split()
+NEARNESS = 0.3
 WORDS = [*ADJECTIVES["positive"], *ADJECTIVES["negative"], *NOUNS, *FILLERS]
 
 
@@ -80,8 +81,19 @@ def config(layers: int = 4, hidden: int = 24, heads: int = 2, feed_forward: int 
 
 def write_checkpoint(folder: Path, kind: type = BertModel, seed: int = 0, **shape) -> None:
     torch.manual_seed(seed)
-    kind(config(**shape)).save_pretrained(folder)
+    model = kind(config(**shape))
+    teach_adjectives(model)
+    model.save_pretrained(folder)
     tokenizer().save_pretrained(folder)
+
+
+@torch.no_grad()
+def teach_adjectives(model: torch.nn.Module) -> None:
+    """What pre-training leaves: adjectives of a kind are near one another. So a few steps learn the task."""
+    embeddings, number = model.get_input_embeddings().weight, tokenizer().convert_tokens_to_ids
+    direction = torch.randn(embeddings.size(1)) * NEARNESS
+    embeddings[number(ADJECTIVES["positive"])] += direction
+    embeddings[number(ADJECTIVES["negative"])] -= direction
 
 
 def masked_language_model(seed: int = 0, **shape) -> BertForMaskedLM:
@@ -104,15 +116,18 @@ def write_params(path: Path, **changes) -> None:
         "general_student.shape": shape,
         "general_student.layers": [1, 2],
         "general_student.distillation.text": text,
-        "finetune_teacher.epochs": 6,
-        "finetune_teacher.learning_rate": 2.0e-3,
+        "finetune_teacher.epochs": 3,
+        "finetune_teacher.learning_rate": 4.0e-3,
         "finetune_teacher.batch_size": 8,
         "augment.variants": 2,
         "distill_intermediate.epochs": 1,
+        "distill_intermediate.learning_rate": 1.0e-3,
         "distill_prediction.epochs": 2,
-        "distill_prediction.learning_rate": 2.0e-3,
-        "finetune_student.epochs": 1,
-        "finetune_student.learning_rates": [1.0e-3, 2.0e-3],
+        "distill_prediction.learning_rate": 4.0e-3,
+        "distill_prediction.batch_size": 16,
+        "finetune_student.epochs": 2,
+        "finetune_student.learning_rates": [2.0e-3, 4.0e-3],
+        "finetune_student.batch_size": 8,
         "evaluate.resamples": 20,
         "tasks": {
             "tiny": {
