@@ -5,6 +5,7 @@ from functools import partial
 import datasets
 import numpy as np
 import torch
+from accelerate import PartialState
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -191,7 +192,7 @@ def fill_logits(teacher: nn.Module, data: datasets.Dataset, tokenizer, logits: n
     if not len(missing):
         return
     say(f"teacher's logits of {len(missing)} rows")
-    teacher.eval()
+    teacher.eval().to(PartialState().device)
     collate = Collator(tokenizer)
     lengths = np.asarray(data["length"])[missing]
     order = missing[np.argsort(-lengths, kind="stable")]

@@ -10,7 +10,7 @@ import transformers
 from torch import nn
 
 from pipeline.tinybert.rows import Row, write_csv, write_json
-from pipeline.tinybert.stage import say
+from pipeline.tinybert.stage import UserError, say
 from pipeline.tinybert.tasks import Task
 from pipeline.tinybert.trainer import Collator, QuietTrainer, arguments, curve_of, scratch_folder, steps_of
 
@@ -27,6 +27,11 @@ class Result:
 
 def encode(task: Task, rows: list[Row], tokenizer) -> datasets.Dataset:
     """Rows as a data set of model inputs with their ``length``. Says how many texts are cut."""
+    if task.max_length > tokenizer.model_max_length:
+        raise UserError(
+            f"max_length: {task.max_length}: the model takes {tokenizer.model_max_length} word-pieces: set the task's"
+            " max_length to that or less"
+        )
     columns = task.encode(rows, tokenizer)
     columns["length"] = [len(ids) for ids in columns["input_ids"]]
     full = sum(length == task.max_length for length in columns["length"])

@@ -53,5 +53,28 @@ def scores_by_hand():
 
 
 @pytest.fixture
-def weights():
-    return lambda embeddings, hidden, attention: Losses(embeddings=embeddings, hidden=hidden, attention=attention)
+def weights(request) -> Losses:
+    """The weights of the intermediate losses, all 1 or the indirect parameter."""
+    embeddings, hidden, attention = getattr(request, "param", (1, 1, 1))
+    return Losses(embeddings=embeddings, hidden=hidden, attention=attention)
+
+
+@pytest.fixture
+def optimiser_steps(monkeypatch):
+    """What the optimiser did: its kind, the learning rate of each step, and the norm that gradients were clipped to."""
+    seen = {"kinds": set(), "rates": [], "clipped": set()}
+    step, clip = torch.optim.AdamW.step, torch.nn.utils.clip_grad_norm_
+
+    def watched_step(self, *rest, **more):
+        seen["kinds"].add(type(self))
+        seen["rates"].append(self.param_groups[0]["lr"])
+        return step(self, *rest, **more)
+
+    def watched_clip(parameters, max_norm, *rest, **more):
+        parameters = list(parameters)
+        seen["clipped"].add((len(parameters), max_norm))
+        return clip(parameters, max_norm, *rest, **more)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", watched_step)
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", watched_clip)
+    return seen

@@ -1,0 +1,142 @@
+import copy
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from transformers import BertForSequenceClassification
+
+from pipeline.tinybert import trainer, training
+from pipeline.tinybert.settings import FinetuneTeacher
+from pipeline.tinybert.stage import UserError
+
+ROWS = [{"text": text, "label": label} for text, label in tiny.sentences(21, seed=3)]
+TRAIN, VALIDATION = ROWS[:13], ROWS[13:]
+
+
+@pytest.fixture
+def encoder(in_empty_folder):
+    tiny.write_checkpoint(in_empty_folder / "encoder", layers=2)
+    return in_empty_folder / "encoder"
+
+
+def recipe(**changes) -> FinetuneTeacher:
+    values = {"epochs": 2, "batch_size": 4, "learning_rate": 2e-3, "warmup": 0.25, "weight_decay": 0.01}
+    return FinetuneTeacher.model_validate({**values, **changes})
+
+
+def fine_tune(encoder, task, train=TRAIN, seed=1, **changes):
+    settings = recipe(**changes)
+    return training.fine_tune(
+        encoder, tiny.tokenizer(), task, train, VALIDATION, settings, seed, settings.learning_rate
+    )
+
+
+def classifier(layers: int = 2) -> BertForSequenceClassification:
+    torch.manual_seed(0)
+    return BertForSequenceClassification(tiny.config(layers=layers)).eval()
+
+
+def test_predictions_come_in_row_order_whatever_the_lengths(in_empty_folder, task):
+    model, tokenizer = classifier(), tiny.tokenizer()
+    rows = [{"text": " ".join(["great film"] * length)} for length in [3, 1, 9, 2, 7, 14, 1, 8] * 9]
+    with torch.no_grad():
+        expected = [model(**tokenizer(row["text"], return_tensors="pt")).logits[0].numpy() for row in rows]
+    assert len(rows) > trainer.EVALUATION_BATCH
+    np.testing.assert_allclose(training.predict(model, tokenizer, task, rows), expected, atol=1e-6)
+
+
+def test_predictions_are_made_without_dropout_and_without_labels(in_empty_folder, task):
+    model = classifier()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.5
+    without = [{"text": row["text"]} for row in ROWS]
+    first, second = (training.predict(model.train(), tiny.tokenizer(), task, rows) for rows in (ROWS, without))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_the_reported_score_is_that_of_the_model_that_is_kept(encoder, task):
+    model, result = fine_tune(encoder, task, epochs=3)
+    logits = training.predict(model, tiny.tokenizer(), task, VALIDATION)
+    assert result.score == task.score(VALIDATION, task.predictions(logits))["accuracy"]
+
+
+@pytest.mark.parametrize(("scores", "best"), [([0.25, 0.75, 0.5], 2), ([0.5, 0.5, 0.25], 1), ([0.1, 0.2, 0.3], 3)])
+def test_fine_tuning_keeps_the_best_epoch_on_validation(encoder, task, monkeypatch, scores, best):
+    left, weights, loaded = iter(scores), [], []
+    load = task.load_model
+    monkeypatch.setattr(task, "load_model", lambda folder: loaded.append(load(folder)) or loaded[0])
+
+    def score(rows, predictions):
+        weights.append(copy.deepcopy(loaded[0].state_dict()))
+        return {"accuracy": next(left)}
+
+    monkeypatch.setattr(task, "score", score)
+    model, result = fine_tune(encoder, task, epochs=3)
+    assert (result.score, result.epoch) == (max(scores), best)
+    for epoch, state in enumerate(weights, start=1):
+        same = all(torch.equal(kept, state[name]) for name, kept in model.state_dict().items())
+        assert same == (epoch == best)
+
+
+def test_the_same_seed_gives_bit_identical_weights(encoder, task):
+    def weights(seed):
+        return torch.cat([parameter.flatten() for parameter in fine_tune(encoder, task, seed=seed)[0].parameters()])
+
+    first = weights(1)
+    assert torch.equal(first, weights(1))
+    assert not torch.equal(first, weights(2))
+
+
+def test_fine_tuning_learns_the_labels(encoder, task):
+    train = [{"text": text, "label": label} for text, label in tiny.sentences(64, seed=5)]
+    _, result = fine_tune(encoder, task, train, epochs=6, batch_size=8)
+    assert result.score >= 0.75
+    assert result.curve[-1][2] < result.curve[0][2] / 2
+
+
+def test_every_row_is_used_the_last_smaller_batch_too(encoder, task, monkeypatch):
+    sizes = []
+    collate = training.Collator.__call__
+    monkeypatch.setattr(
+        training.Collator, "__call__", lambda self, features: sizes.append(len(features)) or collate(self, features)
+    )
+    _, result = fine_tune(encoder, task, epochs=1)
+    assert sorted(sizes) == [1, 4, 4, 4, 8]  # the last: all of validation
+    assert [record[:2] for record in result.curve] == [(1, 0.25), (2, 0.5), (3, 0.75), (4, 1.0)]
+
+
+def test_adamw_clips_all_gradients_together_and_its_rate_rises_then_falls(encoder, task, optimiser_steps):
+    model, _ = fine_tune(encoder, task)
+    assert optimiser_steps["kinds"] == {torch.optim.AdamW}
+    assert optimiser_steps["clipped"] == {(len(list(model.parameters())), 1.0)}
+    # Eight steps, two of them warm-up; the rate of a step is that set before it.
+    assert optimiser_steps["rates"] == pytest.approx(
+        [2e-3 * share for share in (0, 1 / 2, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6)]
+    )
+
+
+def test_a_batch_is_padded_to_its_longest_row_and_holds_model_inputs_only(task):
+    data = training.encode(task, [{"text": "good"}, {"text": "a good film"}], tiny.tokenizer())
+    batch = training.Collator(tiny.tokenizer())([data[0], data[1]])
+    assert batch.keys() == {"input_ids", "attention_mask", "token_type_ids"}
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 0, 0], [1] * 5]
+
+
+def test_texts_that_are_cut_are_counted(task, capsys):
+    task.max_length = 8
+    data = training.encode(task, [{"text": "good " * length} for length in (2, 20, 30)], tiny.tokenizer())
+    assert data["length"] == [4, 8, 8]
+    assert "2 of 3 texts" in capsys.readouterr().out
+
+
+def test_a_length_beyond_the_model_s_is_an_error_that_names_the_setting(task):
+    task.max_length = 65
+    with pytest.raises(UserError, match=r"max_length: 65: .* 64 word-pieces"):
+        training.encode(task, ROWS, tiny.tokenizer())
+
+
+def test_a_run_leaves_no_checkpoints_behind(encoder, task):
+    fine_tune(encoder, task)
+    assert list((encoder.parent / "models").iterdir()) == []
