@@ -4,6 +4,7 @@ a seeded draw for each row, and splicing into the original text.
 
 import hashlib
 import random
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -22,16 +23,24 @@ from pipeline.tinybert.tasks import Task
 
 ROWS_AT_ONCE = 512
 PADDED_TO = 8
+# Sums in float32 differ in their last digits with the shape of the batch; what is closer than this is looked at again.
+CLOSE_LOGITS = 1e-4
+SPARE_NEIGHBOURS = 10
+# NLTK rewrites double quotes before it looks for them in the text; blanks of the same length leave nothing to rewrite.
+QUOTES = re.compile("\"|''|``")
 
 
 @dataclass
 class Word:
-    """A word that may be replaced: its span in the text, its word-piece (None: several) and what may stand for it."""
+    """A word that may be replaced: its span in the text, its word-piece (None: several), the word-pieces that would be
+    the word itself, and what may stand for it.
+    """
 
     start: int
     end: int
     text: str
     piece: int | None
+    own: list[int]
     candidates: list[str] = field(default_factory=list)
 
 
@@ -62,7 +71,10 @@ class Augmenter:
         self.task, self.model, self.tokenizer, self.vectors, self.settings = task, model, tokenizer, vectors, settings
         self.model.eval()
         self.neighbours: dict[str, list[str]] = {}
-        self.word_pieces, self.is_word = _whole_words(tokenizer)
+        self.word_pieces, self.is_word = _whole_words(tokenizer, model.config.vocab_size)
+        self.pieces_of: dict[str, list[int]] = {}
+        for number in self.is_word.nonzero().flatten().tolist():
+            self.pieces_of.setdefault(self.word_pieces[number].lower(), []).append(number)
         self.longest = min(tokenizer.model_max_length, model.config.max_position_embeddings) - 2
 
     def __call__(self, rows: Iterable[Row], progress: Callable[[int], None] = lambda done: None) -> Iterator[Row]:
@@ -82,12 +94,15 @@ class Augmenter:
         """Word-pieces and replaceable words of a text: letters only, no stop word, inside one of the spans."""
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         piece_at = {tuple(span): index for index, span in enumerate(encoded["offset_mapping"])}
-        words = [
-            Word(start, end, text[start:end], piece_at.get((start, end)))
-            for start, end in word_spans(text)
-            if is_replaceable(text[start:end]) and any(low <= start and end <= high for low, high in spans)
-        ]
-        return Sentence(text, encoded["input_ids"], words)
+        pieces, words = encoded["input_ids"], []
+        for start, end in word_spans(text):
+            word = text[start:end]
+            inside = any(low <= start and end <= high for low, high in spans)
+            if inside and is_replaceable(word) and is_whole(text, start, end):
+                piece = piece_at.get((start, end))
+                own = [*self.pieces_of.get(word.lower(), []), *([] if piece is None else [pieces[piece]])]
+                words.append(Word(start, end, word, piece, own))
+        return Sentence(text, pieces, words)
 
     def find_candidates(self, sentences: list[Sentence]) -> None:
         """Fill every word's candidates: from the masked language model for words of one word-piece, else from GloVe."""
@@ -116,30 +131,43 @@ class Augmenter:
                 {word.piece - first + 1: word for word in chosen},
             )
 
-    @torch.no_grad()
     def ask_model(self, batch: list[Masked]) -> None:
-        """The masked language model's K best whole words at each masked position, the word itself left out."""
+        """The masked language model's K best whole words at each masked position, the word itself left out.
+
+        Where the K-th word and the next are too close to call, the forward is decided alone, as in any other batch.
+        """
+        words = [forward.words[position] for forward in batch for position in sorted(forward.words)]
+        logits = self.logits(batch)
+        logits.masked_fill_(~self.is_word, -torch.inf)
+        for row, word in zip(logits, words, strict=True):
+            row[word.own] = -torch.inf
+        count = self.settings.candidates
+        best = logits.topk(min(count + 1, logits.size(-1)), dim=-1)
+        for word, values, pieces in zip(words, best.values.tolist(), best.indices.tolist(), strict=True):
+            proposed = [self.word_pieces[piece] for piece, value in zip(pieces, values, strict=True) if value > -np.inf]
+            word.candidates = sorted(proposed[:count])
+        if len(batch) > 1 and best.values.size(-1) > count:
+            close = (best.values[:, count - 1] - best.values[:, count] < CLOSE_LOGITS).tolist()
+            undecided = {id(word) for word, is_close in zip(words, close, strict=True) if is_close}
+            for forward in batch:
+                if any(id(word) in undecided for word in forward.words.values()):
+                    self.ask_model([forward])
+
+    @torch.no_grad()
+    def logits(self, batch: list[Masked]) -> torch.Tensor:
+        """Logits over the vocabulary at the masked positions of a batch, (words, V), by row and position."""
         length = max(len(masked.pieces) for masked in batch)
         length = min(-(-length // PADDED_TO) * PADDED_TO, self.longest + 2)
         ids = torch.full((len(batch), length), self.tokenizer.pad_token_id)
-        positions = torch.zeros(len(batch), length, dtype=torch.bool)
+        attention = torch.zeros_like(ids)
+        positions = torch.zeros_like(ids, dtype=torch.bool)
         for row, masked in enumerate(batch):
             ids[row, : len(masked.pieces)] = torch.tensor(masked.pieces)
-            positions[row, list(masked.words)] = True
-        attention = torch.zeros_like(ids)
-        for row, masked in enumerate(batch):
             attention[row, : len(masked.pieces)] = 1
+            positions[row, list(masked.words)] = True
         device = self.model.device
         inputs = {"input_ids": ids.to(device), "attention_mask": attention.to(device)}
-        logits = word_logits(self.model, inputs, positions.to(device)).float().cpu()
-        logits.masked_fill_(~self.is_word, -torch.inf)
-        count = min(self.settings.candidates + 1, int(self.is_word.sum()))
-        best = logits.topk(count, dim=-1).indices.tolist()
-        words = [masked.words[position] for masked in batch for position in sorted(masked.words)]
-        for word, pieces in zip(words, best, strict=True):
-            proposed = [self.word_pieces[piece] for piece in pieces]
-            word.candidates = [text for text in proposed if text.lower() != word.text.lower()]
-            word.candidates = sorted(word.candidates[: self.settings.candidates])
+        return word_logits(self.model, inputs, positions.to(device)).float().cpu()
 
     def ask_vectors(self, words: list[Word]) -> None:
         """The K nearest words by cosine, once for each distinct word; a word without a vector has none."""
@@ -164,14 +192,19 @@ class Augmenter:
 
 
 def word_spans(text: str) -> list[tuple[int, int]]:
-    try:
-        return list(NLTKWordTokenizer().span_tokenize(text))
-    except ValueError:  # NLTK cannot align some mixtures of quotes: those go as spaces, which are as long
-        return list(NLTKWordTokenizer().span_tokenize(text.replace('"', " ").replace("''", "  ").replace("``", "  ")))
+    """NLTK's words; the full stop that it leaves at the last word of an inner sentence is none of the word."""
+    blanked = QUOTES.sub(lambda quote: " " * len(quote.group()), text)
+    spans = NLTKWordTokenizer().span_tokenize(blanked)
+    return [(start, end - 1 if end - start > 1 and text[end - 1] == "." else end) for start, end in spans]
 
 
 def is_replaceable(word: str) -> bool:
     return word.isalpha() and word.lower() not in STOPWORDS
+
+
+def is_whole(text: str, start: int, end: int) -> bool:
+    """Not a part that NLTK cuts off, as "wo" of "won't" and "gon" of "gonna"."""
+    return not (text[start - 1 : start].isalnum() or text[end : end + 1].isalnum())
 
 
 def draw_replacements(sentence: Sentence, probability: float, draw: random.Random) -> list[tuple[int, int, str]]:
@@ -210,15 +243,26 @@ def nearest_words(vectors: KeyedVectors, words: list[str], count: int, at_once: 
         own = np.array([vectors.key_to_index[word] for word in part])
         cosines = torch.from_numpy(unit[own] @ unit.T)
         cosines[torch.arange(len(part)), torch.from_numpy(own)] = -torch.inf
-        best = cosines.topk(min(count, len(unit) - 1), dim=-1).indices.tolist()
-        for word, indices in zip(part, best, strict=True):
-            found[word] = sorted(vectors.index_to_key[index] for index in indices)
+        best = cosines.topk(min(count + SPARE_NEIGHBOURS, len(unit) - 1), dim=-1).indices.numpy()
+        for word, number, near in zip(part, own, best, strict=True):
+            near = [vectors.index_to_key[index] for index in _nearest(unit, number, near)]
+            found[word] = sorted([other for other in near if other.lower() != word][:count])
     return found
 
 
-def _whole_words(tokenizer) -> tuple[list[str], torch.Tensor]:
-    """Word-pieces in order, and which of them are whole words: letters only, neither ``##`` nor special."""
+def _nearest(unit: np.ndarray, own: int, near: np.ndarray) -> np.ndarray:
+    """The indices ``near``, nearest first, by cosines that do not depend on what else is computed at the same time."""
+    cosines = (unit[near].astype(np.float64) * unit[own]).sum(axis=-1)
+    return near[np.lexsort((near, -cosines))]
+
+
+def _whole_words(tokenizer, size: int) -> tuple[list[str], torch.Tensor]:
+    """Word-pieces in order, and which of them are whole words: letters only, neither ``##`` nor special.
+
+    ``size`` is the model's vocabulary, which may be padded beyond the tokenizer's.
+    """
     pieces = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    pieces = [*(piece or "" for piece in pieces), *[""] * (size - len(pieces))]
     special = set(tokenizer.all_special_tokens)
     return pieces, torch.tensor([piece.isalpha() and piece not in special for piece in pieces])
 

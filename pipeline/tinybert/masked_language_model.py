@@ -28,7 +28,9 @@ class HeadTrainer(QuietTrainer):
         labels = inputs.pop("labels")
         inputs.pop("length", None)
         masked = labels != -100
-        return cross_entropy(word_logits(model, inputs, masked), labels[masked])
+        # A mean, and 0 with a gradient where no word of the batch is masked: the mean of none is not a number.
+        loss = cross_entropy(word_logits(model, inputs, masked), labels[masked], reduction="sum")
+        return loss / masked.sum().clamp(min=1)
 
 
 def train_head(model: nn.Module, tokenizer, texts: list[str], settings: MaskedLanguageModel, seed: int) -> list[tuple]:
@@ -37,7 +39,8 @@ def train_head(model: nn.Module, tokenizer, texts: list[str], settings: MaskedLa
     Returns the loss curve as (step, epoch, loss).
     """
     model.base_model.requires_grad_(not settings.freeze_body)
-    encoded = tokenizer(texts, truncation=True, max_length=settings.max_length)
+    longest = min(settings.max_length, tokenizer.model_max_length, model.config.max_position_embeddings)
+    encoded = tokenizer(texts, truncation=True, max_length=longest)
     data = datasets.Dataset.from_dict({**encoded, "length": [len(ids) for ids in encoded["input_ids"]]})
     with scratch_folder() as scratch:
         trainer = HeadTrainer(

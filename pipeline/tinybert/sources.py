@@ -8,6 +8,7 @@ anything else                 a path, from the top of the repository
 Nothing that is fetched is executed: no package is imported, no remote code is allowed.
 """
 
+import csv
 import importlib.util
 import json
 import random
@@ -20,7 +21,6 @@ import pandas as pd
 from pipeline.tinybert.settings import Source, Text
 from pipeline.tinybert.stage import UserError, say
 
-TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 PUNKT_CHARACTERS = 1_000_000
 SHORTEST_SENTENCE = 3  # words
 
@@ -103,11 +103,11 @@ def records(source: Source | Text, split: str | None, key: str) -> Iterator[tupl
     """
     wanted = {column: str(value) for column, value in source.where.items()}
     if source.location.startswith("hub:"):
-        table, name, first = _hub_table(source, split, key), source.location, 1
+        table, name = _hub_table(source, split, key), source.location
     else:
         path = local_path(source.location, f"{key}.location")
         path = path / split if split else path
-        table, name, first = _file_table(path, key), path.name, 1
+        table, name = _file_table(path, key), path.name
     columns = list(table.columns)
     for column in [source.text, *([source.label] if getattr(source, "label", None) else []), *wanted]:
         if column not in columns:
@@ -119,25 +119,78 @@ def records(source: Source | Text, split: str | None, key: str) -> Iterator[tupl
     if table.empty:
         raise UserError(f"{key}: {name} has no row" + (f" where {source.where}" if wanted else ""))
     for index, *values in table.itertuples(name=None):
-        yield f"{name}, row {index + first}", dict(zip(columns, values, strict=True))
+        yield f"{name}, row {index + 1}", dict(zip(columns, values, strict=True))
 
 
 def _file_table(path: Path, key: str) -> pd.DataFrame:
-    if path.suffix not in TABLES:
-        raise UserError(f"{key}: {path}: expected a file that ends with one of {', '.join(TABLES)}")
+    """The records of a file, its values as they stand there: no type is guessed, no number becomes another."""
+    read = READERS.get(path.suffix.lower())
+    if read is None:
+        raise UserError(f"{key}: {path}: expected a file that ends with one of {', '.join(READERS)}")
     if not path.is_file():
         raise UserError(f"{key}: there is no file {path}")
     try:
-        if path.suffix == ".parquet":
-            return pd.read_parquet(path)
-        if path.suffix == ".jsonl":
-            return pd.read_json(path, lines=True, dtype=False, convert_dates=False)
-        if path.suffix == ".json":
-            return pd.read_json(path, dtype=False, convert_dates=False)
-        separator = "\t" if path.suffix == ".tsv" else ","
-        return pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (ValueError, OSError, pd.errors.ParserError) as error:
+        return read(path)
+    except (ValueError, OSError, csv.Error) as error:
         raise UserError(f"{key}: {path} cannot be read as {path.suffix[1:]}: {error}") from error
+
+
+def _read_csv(path: Path, delimiter: str = ",") -> pd.DataFrame:
+    csv.field_size_limit(1 << 30)
+    records = []
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file, delimiter=delimiter, strict=True)
+        try:
+            for record in reader:
+                if None in record:
+                    raise ValueError(f"more fields than the {len(reader.fieldnames)} of the header")
+                records.append(record)
+        except (ValueError, csv.Error) as error:
+            raise ValueError(f"line {reader.line_num}: {error}") from None
+    return pd.DataFrame(records, columns=reader.fieldnames or [], dtype=object)
+
+
+def _read_tsv(path: Path) -> pd.DataFrame:
+    return _read_csv(path, delimiter="\t")
+
+
+def _read_json_lines(path: Path) -> pd.DataFrame:
+    records = []
+    with open(path, encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                try:
+                    records += _json_records(f"[{line}]")
+                except ValueError as error:
+                    raise ValueError(f"line {number}: {error}") from None
+    return pd.DataFrame(records, dtype=object)
+
+
+def _read_json(path: Path) -> pd.DataFrame:
+    return pd.DataFrame(_json_records(path.read_text(encoding="utf-8-sig")), dtype=object)
+
+
+def _json_records(text: str) -> list[dict]:
+    records = json.loads(text)
+    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+        raise ValueError("expected objects, each with the same columns")
+    if "\\ud" in text.lower():  # half a character, which no file can hold
+        json.dumps(records, ensure_ascii=False).encode("utf-8")
+    return records
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    # Integers stay integers beside a missing value: the label 1 is not 1.0.
+    return pd.read_parquet(path, to_pandas_kwargs={"integer_object_nulls": True}).reset_index(drop=True)
+
+
+READERS = {
+    ".csv": _read_csv,
+    ".tsv": _read_tsv,
+    ".jsonl": _read_json_lines,
+    ".json": _read_json,
+    ".parquet": _read_parquet,
+}
 
 
 def _hub_table(source: Source | Text, split: str | None, key: str) -> pd.DataFrame:
@@ -148,13 +201,13 @@ def _hub_table(source: Source | Text, split: str | None, key: str) -> pd.DataFra
     try:
         data = datasets.load_dataset(name, source.config, split=split or "train", revision=revision)
     except Exception as error:
-        if "script" in str(error):
+        if "Dataset scripts are no longer supported" in str(error):
             raise UserError(f"{key}: {source.location} wants code of its own to be run, which is refused") from error
         raise UserError(_cannot_fetch(source.location, f"{key}.location", error)) from error
     table = data.to_pandas()
     for column, feature in data.features.items():
         if isinstance(feature, datasets.ClassLabel):
-            table[column] = [feature.int2str(value) if value >= 0 else None for value in table[column]]
+            table[column] = [feature.int2str(int(value)) if value >= 0 else None for value in table[column]]
     return table
 
 
@@ -163,7 +216,8 @@ def texts(source: Text, seed: int, key: str) -> list[str]:
 
     With ``sentences`` each record is cut into sentences, and those of fewer than three words are left out.
     """
-    documents = [str(record[source.text]).strip() for _, record in records(source, source.split, key)]
+    values = (record[source.text] for _, record in records(source, source.split, key))
+    documents = [text.strip() for text in values if isinstance(text, str)]
     random.Random(seed).shuffle(documents)
     found: dict[str, None] = {}
     for text in _sentences(documents) if source.sentences else documents:
@@ -171,6 +225,9 @@ def texts(source: Text, seed: int, key: str) -> list[str]:
             found.setdefault(text)
         if len(found) == source.limit:
             break
+    if not found:
+        wanted = f"sentence of {SHORTEST_SENTENCE} words" if source.sentences else "text"
+        raise UserError(f"{key}: {source.location}: no {wanted} in column '{source.text}'")
     return list(found)
 
 
@@ -190,4 +247,4 @@ def _sentences(documents: list[str]) -> Iterator[str]:
         for line in document.splitlines():
             for sentence in tokenizer.tokenize(line):
                 if len(sentence.split()) >= SHORTEST_SENTENCE:
-                    yield sentence
+                    yield sentence.strip()

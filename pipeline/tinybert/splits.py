@@ -53,6 +53,8 @@ def without_duplicates(parts: Parts) -> Parts:
 def complete(parts: Parts, test: float, validation: float, seed: int) -> Parts:
     """Split off what the source lacks, as shares of all rows that it has for training, classes in proportion."""
     rows = parts["train"]
+    if not rows:
+        raise UserError("no row is left for train: each of its texts also stands in validation or test")
     if len(label_counts(rows)) < 2:
         raise UserError(f"all {len(rows)} rows have the label '{rows[0]['label']}': expected two classes or more")
     shares = {name: share for name, share in (("test", test), ("validation", validation)) if name not in parts}
@@ -62,10 +64,10 @@ def complete(parts: Parts, test: float, validation: float, seed: int) -> Parts:
     for name, share in shares.items():
         size = round(share * total)
         smallest, count = min(label_counts(rows).items(), key=lambda item: item[1])
-        if size < len(label_counts(rows)) or count * size < len(rows) or count < 2:
+        if count * min(size, len(rows) - size) < len(rows):  # else a side may lack the class
             raise UserError(
                 f"{len(rows)} rows, {count} of them '{smallest}': too few to split off {size} rows for {name} with"
-                f" every class among them; bring more rows or change prepare.{name}"
+                f" every class on both sides; bring more rows or change prepare.{name}"
             )
         rows, made[name] = train_test_split(
             rows, test_size=size, random_state=seed, stratify=[row["label"] for row in rows]

@@ -24,11 +24,16 @@ def fetch(location: str, words: int, key: str) -> KeyedVectors:
 def _read_folder(folder: Path, words: int, key: str) -> KeyedVectors:
     arrays, tables = list(folder.rglob("*.npy")), list(folder.rglob("*.parquet"))
     if len(arrays) != 1 or len(tables) != 1:
-        raise UserError(f"{key}: {folder.name}: expected one .npy with vectors and one .parquet with their words")
-    vectors = np.load(arrays[0], mmap_mode="r", allow_pickle=False)
-    table = pd.read_parquet(tables[0])
-    names = table[table.columns[0]][:words]
-    return _keyed(list(names), np.array(vectors[: len(names)], dtype=np.float32), key)
+        raise UserError(f"{key}: {folder}: expected one .npy with vectors and one .parquet with their words")
+    try:
+        vectors = np.load(arrays[0], mmap_mode="r", allow_pickle=False)
+        table = pd.read_parquet(tables[0])
+    except (ValueError, OSError, EOFError) as error:
+        raise UserError(f"{key}: {folder} cannot be read as vectors and their words: {error}") from error
+    names = list(table[table.columns[0]])
+    if vectors.ndim != 2 or len(names) != len(vectors):
+        raise UserError(f"{key}: {folder}: {len(names)} words but vectors of the shape {vectors.shape}")
+    return _keyed(names[:words], np.array(vectors[:words], dtype=np.float32))
 
 
 def _download(name: str, key: str) -> Path:
@@ -58,9 +63,7 @@ def _read_text(path: Path, words: int, key: str) -> KeyedVectors:
         raise UserError(f"{key}: {path} cannot be read as GloVe or word2vec text: {error}") from error
 
 
-def _keyed(words: list[str], vectors: np.ndarray, key: str) -> KeyedVectors:
-    if len(words) != len(vectors):
-        raise UserError(f"{key}: {len(words)} words but {len(vectors)} vectors")
+def _keyed(words: list[str], vectors: np.ndarray) -> KeyedVectors:
     keyed = KeyedVectors(vectors.shape[1])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -75,5 +78,6 @@ def save(keyed: KeyedVectors, folder: Path) -> None:
 
 
 def load(folder: str | Path) -> KeyedVectors:
-    words = Path(folder, "words.txt").read_text(encoding="utf-8").split("\n")[:-1]
-    return _keyed(words, np.load(Path(folder, "vectors.npy")), "word_vectors")
+    with open(Path(folder, "words.txt"), encoding="utf-8", newline="\n") as file:
+        words = file.read().split("\n")[:-1]
+    return _keyed(words, np.load(Path(folder, "vectors.npy")))
