@@ -22,7 +22,9 @@ def from_checkpoint(wanted: GeneralStudent) -> nn.Module:
     student = models.load(AutoModel, folder, f"{KEY}.checkpoint")
     models.check_family(student, f"{KEY}.checkpoint")
     _check_shape(student, wanted, f"the checkpoint {wanted.checkpoint}")
-    models.check_vocabulary(models.tokenizer(folder), models.tokenizer(ENCODER), f"{KEY}.checkpoint")
+    models.check_vocabulary(
+        models.tokenizer(folder, f"{KEY}.checkpoint"), models.tokenizer(ENCODER), f"{KEY}.checkpoint"
+    )
     return student
 
 
@@ -64,6 +66,11 @@ def from_distillation(wanted: GeneralStudent, seed: int) -> tuple[nn.Module, Res
         raise UserError(f"{KEY}.shape.hidden: {shape.hidden} is not a multiple of {KEY}.shape.heads, {shape.heads}")
     config.num_hidden_layers, config.hidden_size = shape.layers, shape.hidden
     config.num_attention_heads, config.intermediate_size = shape.heads, shape.feed_forward
+    if recipe.max_length > tokenizer.model_max_length:
+        raise UserError(
+            f"{KEY}.distillation.max_length: {recipe.max_length}: the encoder takes {tokenizer.model_max_length}"
+            " word-pieces at most"
+        )
     set_seed(seed)
     student = AutoModel.from_config(config)
     encoded = tokenizer(texts, truncation=True, max_length=recipe.max_length)

@@ -4,6 +4,7 @@ import pickle
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 import transformers
 from safetensors import SafetensorError
 from torch import nn
@@ -21,15 +22,17 @@ transformers.logging.disable_progress_bar()
 def load(loader: Callable, folder: str | Path, key: str = "", **options):
     """``loader.from_pretrained`` on a local folder. Pickled weights go through torch's weights-only reader.
 
+    Weights that the folder lacks (a pooler, a head) are drawn anew, the same each time.
     Raises UserError where the folder cannot be loaded; ``key`` is the setting that names it.
     """
     start = f"{key}: " if key else ""
     try:
-        loaded = loader.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return loader.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
     except UNREADABLE as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"{start}{folder} cannot be loaded: {reason}") from error
-    return loaded
 
 
 def check_family(model: nn.Module, key: str) -> None:

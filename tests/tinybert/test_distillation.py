@@ -1,5 +1,7 @@
 import copy
 import itertools
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +11,8 @@ import transformers
 from torch import nn
 from transformers import BertForSequenceClassification, BertModel
 
-from pipeline.tinybert import distillation, models, transfer
+from pipeline import distill_intermediate
+from pipeline.tinybert import distillation, models, rows, tasks, transfer
 from pipeline.tinybert.distillation import Imitation, fill_logits, imitate, intermediate_losses, states_and_scores
 from pipeline.tinybert.losses import soft_cross_entropy
 from pipeline.tinybert.settings import DistillIntermediate, DistillPrediction
@@ -259,6 +262,60 @@ def test_the_optimiser_is_adamw_and_all_gradients_are_clipped_together(in_empty_
     projection = 2
     assert optimiser_steps["kinds"] == {torch.optim.AdamW}
     assert optimiser_steps["clipped"] == {(len(list(student.parameters())) + projection, 1.0)}
+
+
+@pytest.fixture
+def stage(in_empty_folder, task, teacher_of_the_stage):
+    """``stage(**changes)`` runs the stage for a task `tiny` with these settings: the student and the logits it left."""
+    tasks.save(task, made("data/tiny/prepared") / "task.json")
+    rows.write(made("data/tiny/augmented") / "rows.jsonl", [{"text": text, "label": "negative"} for text in TEXTS[:6]])
+    rows.write(made("data/tiny/unlabelled") / "rows.jsonl", [{"text": text} for text in TEXTS[6:]])
+    models.save(made("models/tiny/teacher"), teacher_of_the_stage, tiny.tokenizer())
+    models.save(made("models/tiny/general_student"), make_student(), tiny.tokenizer())
+    shutil.copy(Path(__file__).parents[2] / "params.yaml", "params.yaml")
+
+    def run_stage(**changes):
+        tiny.write_params(Path("params.yaml"), **{f"distill_intermediate.{key}": v for key, v in changes.items()})
+        distill_intermediate.main("tiny")
+        student = BertForSequenceClassification.from_pretrained("models/tiny/intermediate")
+        return student, np.load("data/tiny/teacher_logits/logits.npy")
+
+    return run_stage
+
+
+@pytest.fixture
+def teacher_of_the_stage():
+    return make_teacher()
+
+
+def made(folder: str) -> Path:
+    Path(folder).mkdir(parents=True)
+    return Path(folder)
+
+
+@pytest.mark.parametrize("changes", [{"epochs": 0}, {"epochs": 1}, {"epochs": 1, "max_rows": 3}], ids=str)
+def test_the_stage_leaves_the_teacher_s_logits_of_every_row(stage, teacher_of_the_stage, changes):
+    _, logits = stage(**changes)
+    np.testing.assert_allclose(logits, plain_logits(teacher_of_the_stage), atol=1e-5)
+
+
+def test_with_no_epochs_the_student_stays_the_general_one(stage):
+    student, _ = stage(epochs=0)
+    assert all(
+        torch.equal(ours, theirs)
+        for ours, theirs in zip(student.bert.parameters(), make_student().parameters(), strict=True)
+    )
+    assert Path("metrics/tiny/distill_intermediate/loss.csv").read_text() == "step,epoch,loss\n"
+
+
+def test_a_single_step_shorter_than_any_logging_interval_is_saved(stage, monkeypatch):
+    shared = distillation.arguments
+    monkeypatch.setattr(distillation, "arguments", lambda *rest, **more: shared(*rest, **{**more, "steps": 10_000}))
+    student, _ = stage(epochs=1, batch_size=64)
+    assert not torch.equal(
+        student.bert.embeddings.word_embeddings.weight, make_student().embeddings.word_embeddings.weight
+    )
+    assert len(Path("metrics/tiny/distill_intermediate/loss.csv").read_text().splitlines()) == 1
 
 
 # What does not fit together -------------------------------------------------------------------------------------------
