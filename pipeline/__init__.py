@@ -1,5 +1,8 @@
 """The stages of dvc.yaml, one module each: ``python -m pipeline.<stage> [task]``."""
 
+import sys
+
 from pipeline.tinybert import stage
 
-stage.end_in_one_line()
+if sys.argv[0] == "-m":  # a stage is being started, not imported: from its slow imports on, Ctrl-C ends it well
+    stage.end_in_one_line()

@@ -1,6 +1,5 @@
 """params.yaml as typed, checked objects: every setting has its one home, type and check here."""
 
-import copy
 import difflib
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +18,7 @@ Share = Field(gt=0, lt=1)
 class Group(pydantic.BaseModel):
     """A group of settings: unknown keys and values of another type are refused."""
 
-    model_config = pydantic.ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=True)
+    model_config = pydantic.ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class Source(Group):
@@ -237,10 +236,10 @@ def _read(path: Path) -> dict:
         raw = ruamel.yaml.YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} is not here: run the stages from the top of the repository") from None
-    except (ruamel.yaml.error.MarkedYAMLError, UnicodeDecodeError) as error:
+    except (ruamel.yaml.error.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', error)}") from None
+        raise UserError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
     if not isinstance(raw, dict):
         raise UserError(f"{path}: expected groups of settings, found {type(raw).__name__}")
     return raw
@@ -259,7 +258,7 @@ def _check_task(path: Path, settings: Settings, name: str) -> None:
 
 
 def _merge(group: dict, own: dict) -> dict:
-    merged = copy.deepcopy(group)
+    merged = dict(group)
     for key, value in own.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
         merged[key] = _merge(merged[key], value) if both else value
@@ -277,7 +276,7 @@ def _differences(group: dict, own: dict, prefix: str = "") -> list[tuple[str, An
 
 
 def _no_such_task(name: str, tasks: dict) -> str:
-    return f"no task '{name}' under tasks:{_like(name, tasks)} (defined: {', '.join(tasks)})"
+    return f"no task '{name}' under `tasks`{_like(name, tasks)} (defined: {', '.join(tasks)})"
 
 
 def _like(word: str, known: Any) -> str:
@@ -296,18 +295,27 @@ def _explain(error: pydantic.ValidationError, root: type[Group] = Settings, pref
             lines.setdefault(name, f"{name}: unknown setting{_like(keys[-1], known)} (known here: {', '.join(known)})")
         elif item["type"] == "missing":
             lines.setdefault(name, f"{name}: missing")
+        elif name in lines:  # the next form that a value may have
+            lines[name] = lines[name].replace(", found", f" or {_expected(item, root, keys)}, found", 1)
         else:
             found = f"found {item['input']!r} ({type(item['input']).__name__})"
-            said = item["msg"].removeprefix("Input should be ")
-            if name in lines:
-                lines[name] = lines[name].replace(", found", f" or {said}, found", 1)
-            else:
-                lines[name] = f"{name}: expected {said}, {found}"
+            lines[name] = f"{name}: expected {_expected(item, root, keys)}, {found}"
     return "; ".join(lines.values())
 
 
+def _expected(item: Any, root: type[Group], keys: list) -> str:
+    if item["type"] == "model_type":
+        return f"a group of settings ({', '.join(_known_keys(root, keys))})"
+    if item["type"] == "dict_type":
+        return "a group of settings"
+    if item["type"] == "too_short":
+        return f"a list of {item['ctx']['min_length']} or more"
+    return item["msg"].removeprefix("Input should be ")
+
+
 def _is_union_branch(key: str) -> bool:
-    return key.startswith(("literal[", "list[", "constrained-")) or key in ("str", "int", "float", "bool")
+    """What pydantic adds to the place of an error, and is no key of the file."""
+    return key.startswith(("literal[", "list[", "constrained-")) or key in ("str", "int", "float", "bool", "[key]")
 
 
 def _known_keys(model: Any, keys: list) -> list[str]:
