@@ -18,13 +18,12 @@ ENCODER = Path("models/pretrained/encoder")
 
 def from_checkpoint(wanted: GeneralStudent) -> nn.Module:
     """A general TinyBERT that someone made: of the set shape, and with the encoder's vocabulary."""
-    folder = sources.checkpoint_folder(wanted.checkpoint, f"{KEY}.checkpoint")
-    student = models.load(AutoModel, folder, f"{KEY}.checkpoint")
-    models.check_family(student, f"{KEY}.checkpoint")
+    key = f"{KEY}.checkpoint"
+    folder = sources.checkpoint_folder(wanted.checkpoint, key)
+    student = models.load(AutoModel, folder, key)
+    models.check_family(student, key)
     _check_shape(student, wanted, f"the checkpoint {wanted.checkpoint}")
-    models.check_vocabulary(
-        models.tokenizer(folder, f"{KEY}.checkpoint"), models.tokenizer(ENCODER), f"{KEY}.checkpoint"
-    )
+    models.check_vocabulary(models.tokenizer(folder, key), models.tokenizer(ENCODER), key)
     return student
 
 

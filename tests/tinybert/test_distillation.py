@@ -205,6 +205,7 @@ def test_rows_without_logits_are_filled_and_the_others_left(data, already):
 def test_training_on_some_rows_gives_these_their_logits_and_the_rest_is_filled(in_empty_folder, data):
     teacher, logits = make_teacher(), no_logits()
     part = transfer.sample(data, 6, seed=1)
+    assert len(part) == 6
     run(make_student(), teacher, part, logits=logits)
     assert sorted(np.flatnonzero(~np.isnan(logits).any(axis=1))) == sorted(part["row"])
     fill_logits(teacher, data, tiny.tokenizer(), logits)
@@ -236,7 +237,8 @@ def test_the_curve_holds_the_loss_and_its_parts(in_empty_folder, data, weights):
 
 def test_the_student_learns_to_imitate(in_empty_folder, data):
     result = run(make_student(), make_teacher(), data, intermediate(epochs=12, learning_rate=1e-2))
-    assert result.curve[-1][2] < result.curve[0][2] / 2
+    attention = result.columns.index("attention")  # the part that the projections alone cannot lower
+    assert result.curve[-1][attention] < result.curve[0][attention] / 2
 
 
 @pytest.mark.parametrize("projections", ["shared", "each"])
