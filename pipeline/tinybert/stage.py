@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import re
 import resource
 import shutil
 import signal
@@ -10,6 +11,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+# How the libraries say it that lose the error's number: those in Rust, numpy, torch.
+FULL_DISK = re.compile(
+    r"No space left on device|\d+ requested and \d+ written|iostream error|unexpected pos \d+ vs \d+"
+)
 
 
 class UserError(Exception):
@@ -102,15 +108,9 @@ def _message(error: BaseException) -> str | None:
         chain.append(cause)
         cause = cause.__cause__ or cause.__context__
     for cause in chain:
-        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
-            where = f" while writing {cause.filename}" if cause.filename else ""
+        if getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or FULL_DISK.search(str(cause)):
+            where = f" while writing {cause.filename}" if getattr(cause, "filename", None) else ""
             return f"the disk is full{where}: free some space, then `dvc repro` goes on"
-        if _is_full_disk_of_safetensors(cause):
-            return "the disk is full while writing a model: free some space, then `dvc repro` goes on"
     if isinstance(error, UserError | Interrupted):
         return " ".join(str(error).split())
     return None
-
-
-def _is_full_disk_of_safetensors(error: BaseException) -> bool:
-    return "No space left on device" in str(error)

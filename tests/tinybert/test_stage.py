@@ -1,0 +1,183 @@
+"""How a stage ends: whole outputs or none, one line for what the user can mend, exit code 1."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.tinybert import stage
+
+ROOT = Path(__file__).parents[2]
+START = "from pipeline.tinybert import stage; import os, time; from pathlib import Path; stage.end_in_one_line()\n"
+
+
+def python(code: str, folder: Path) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-c", START + code],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def lines(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.strip()]
+
+
+@pytest.fixture
+def in_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def files(folder: Path) -> dict[str, str | None]:
+    """Everything below a folder: path → content, None for folders."""
+    return {
+        path.relative_to(folder).as_posix(): None if path.is_dir() else path.read_text()
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+class TestOutput:
+    def test_a_folder_takes_its_place_whole(self, in_folder):
+        with stage.output("data/out") as out:
+            (out / "a.txt").write_text("new")
+            assert not Path("data/out").exists()
+        assert files(in_folder) == {"data": None, "data/out": None, "data/out/a.txt": "new"}
+
+    def test_a_path_with_a_suffix_is_a_file(self, in_folder):
+        with stage.output("metrics/scores.json") as out:
+            out.write_text("new")
+        assert files(in_folder) == {"metrics": None, "metrics/scores.json": "new"}
+
+    def test_the_old_one_goes(self, in_folder):
+        for name in ("a.txt", "b.txt"):
+            with stage.output("out") as out:
+                (out / name).write_text(name)
+        assert files(in_folder) == {"out": None, "out/b.txt": "b.txt"}
+
+    @pytest.mark.parametrize("name", ["out", "out.json"])
+    @pytest.mark.parametrize("error", [ValueError, OSError, stage.Interrupted, KeyboardInterrupt])
+    def test_an_error_leaves_the_old_one_and_nothing_half_written(self, name, error, in_folder):
+        def write(text: str, fail: bool) -> None:
+            with stage.output(name) as out:
+                (out / "a.txt" if out.is_dir() else out).write_text(text)
+                if fail:
+                    raise error
+
+        write("old", fail=False)
+        before = files(in_folder)
+        with pytest.raises(error):
+            write("half", fail=True)
+        assert files(in_folder) == before
+
+    def test_what_a_killed_run_left_is_not_taken_over(self, in_folder):
+        Path(".out.partial").mkdir()
+        Path(".out.partial", "old.txt").write_text("half")
+        with stage.output("out") as out:
+            (out / "a.txt").write_text("new")
+        assert files(in_folder) == {"out": None, "out/a.txt": "new"}
+
+
+class TestEnd:
+    @pytest.mark.parametrize(
+        ("code", "line"),
+        [
+            ("raise stage.UserError('a.csv, row 3:\\n  no label')", "-c: a.csv, row 3: no label"),
+            ("raise OSError(28, 'No space left', 'a.csv')", "-c: the disk is full while writing a.csv: free some"),
+            ("stage.run(print, 'task')", "-c: 0 arguments given, 1 expected: python -m pipeline.-c <task>"),
+        ],
+    )
+    def test_what_the_user_can_mend_is_one_line(self, code, line, tmp_path):
+        process = python(code, tmp_path)
+        _, said = process.communicate(timeout=30)
+        assert process.returncode == 1
+        assert len(lines(said)) == 1
+        assert lines(said)[0].startswith(line)
+
+    def test_a_defect_of_the_program_keeps_its_traceback(self, tmp_path):
+        process = python("raise ValueError('a defect')", tmp_path)
+        _, said = process.communicate(timeout=30)
+        assert process.returncode == 1
+        assert "Traceback" in said
+        assert "ValueError: a defect" in said
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_an_interrupt_is_one_line_and_leaves_nothing(self, number, tmp_path):
+        code = "with stage.output('out') as out: (out / 'a').write_text('half'); stage.say('ready'); time.sleep(60)"
+        process = python(code, tmp_path)
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(number)
+        _, said = process.communicate(timeout=10)
+        assert process.returncode == 1
+        assert lines(said) == [f"-c: interrupted ({number.name}); nothing half-written is left, `dvc repro` goes on"]
+        assert files(tmp_path) == {}
+
+    def test_importing_the_pipeline_leaves_signals_and_errors_alone(self, tmp_path):
+        code = "import pipeline, signal, sys; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+        code += "; print(sys.excepthook is sys.__excepthook__)"
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=30
+        )
+        assert done.stdout == "True\nTrue\n"
+
+
+def write_with_safetensors(path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({"weight": torch.zeros(SIZE)}, path)
+
+
+SIZE = 100_000
+WRITERS = {
+    "text": lambda path: path.write_text("x" * SIZE),
+    "numpy": lambda path: np.save(path, np.zeros(SIZE)),
+    "torch": lambda path: torch.save(torch.zeros(SIZE), path),
+    "safetensors": write_with_safetensors,
+}
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 64 KiB; where the machine lets no test mount one, the test is skipped."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a small file system is not permitted here")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)  # a torch.save that failed keeps its file open
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_full_disk_is_one_line_whatever_writes(writer, small_disk):
+    with pytest.raises(Exception) as raised, stage.output(small_disk / "model") as out:
+        WRITERS[writer](out / "weights")
+    assert stage._message(raised.value).startswith("the disk is full")
+    assert list(small_disk.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        OSError("100000 requested and 8176 written"),
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534"),
+        RuntimeError("basic_ios::clear: iostream error"),
+        Exception("I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_full_disk_is_known_behind_other_errors(error):
+    try:
+        raise ValueError("while saving") from error
+    except ValueError as raised:
+        assert stage._message(raised) == "the disk is full: free some space, then `dvc repro` goes on"
