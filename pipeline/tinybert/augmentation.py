@@ -93,8 +93,12 @@ class Augmenter:
     def sentence(self, text: str, spans: list[tuple[int, int]]) -> Sentence:
         """Word-pieces and replaceable words of a text: letters only, no stop word, inside one of the spans."""
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        piece_at = {tuple(span): index for index, span in enumerate(encoded["offset_mapping"])}
         pieces, words = encoded["input_ids"], []
+        piece_at = {
+            tuple(span): index
+            for index, span in enumerate(encoded["offset_mapping"])
+            if pieces[index] != self.tokenizer.unk_token_id
+        }
         for start, end in word_spans(text):
             word = text[start:end]
             inside = any(low <= start and end <= high for low, high in spans)

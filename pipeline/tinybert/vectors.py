@@ -1,11 +1,14 @@
 """Word vectors: GloVe as gensim KeyedVectors, from packages, gensim's downloads or text files."""
 
 import warnings
+from collections.abc import Iterable, Iterator
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from gensim.models import KeyedVectors
+from gensim.utils import open as open_any
 
 from pipeline.tinybert.sources import local_path
 from pipeline.tinybert.stage import UserError, say
@@ -51,16 +54,36 @@ def _download(name: str, key: str) -> Path:
 
 
 def _read_text(path: Path, words: int, key: str) -> KeyedVectors:
-    """A GloVe file has no header, a word2vec file begins with the counts."""
-    from gensim.utils import open as open_any
-
     try:
         with open_any(path, "rb") as file:
-            first = file.readline().decode("utf-8").split()
-        no_header = not (len(first) == 2 and all(field.isdigit() for field in first))
-        return KeyedVectors.load_word2vec_format(str(path), binary=False, no_header=no_header, limit=words)
+            found: dict[str, np.ndarray] = {}
+            for word, vector in _vectors_of_lines(file, words):
+                found.setdefault(word, vector)
     except (ValueError, OSError, EOFError) as error:
         raise UserError(f"{key}: {path} cannot be read as GloVe or word2vec text: {error}") from error
+    return _keyed(list(found), np.stack(list(found.values())))
+
+
+def _vectors_of_lines(lines: Iterable[bytes], words: int) -> Iterator[tuple[str, np.ndarray]]:
+    """(word, vector) of the first ``words`` lines. A word2vec file begins with the counts, a GloVe file does not.
+
+    Not gensim's reader: it stumbles over GloVe's words that hold a space, and fills a line that is too short.
+    """
+    lines = iter(lines)
+    first = next(lines, b"")
+    fields = first.decode("utf-8").split()
+    if len(fields) == 2 and all(field.isdigit() for field in fields):
+        count, width = min(int(fields[0]), words), int(fields[1])
+    else:
+        count, width, lines = None, len(fields) - 1, chain([first] if first else [], lines)
+    number = 0
+    for number, line in enumerate(islice(lines, words), 1):
+        word, *values = line.decode("utf-8").rstrip().rsplit(" ", width)
+        if not values or len(values) != width:
+            raise ValueError(f"word {number}: expected {width} numbers after it, found {len(values)}")
+        yield word, np.array(values, dtype=np.float32)
+    if number < (count or 1):
+        raise ValueError(f"it ends after {number} words, of {count or 1}")
 
 
 def _keyed(words: list[str], vectors: np.ndarray) -> KeyedVectors:

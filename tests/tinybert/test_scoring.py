@@ -1,0 +1,129 @@
+import random
+import time
+
+import numpy as np
+import pytest
+
+from pipeline.tinybert import scoring, tasks
+from pipeline.tinybert.settings import Evaluate
+
+LABELS = ["negative", "positive"]
+TEN = [{"id": f"test-{n}", "text": f"text {n}", "label": LABELS[n < 6]} for n in range(10)]  # 6 positive, 4 negative
+
+
+def said(*wrong: int) -> list[str]:
+    """Predictions for ``TEN`` that are wrong on these rows."""
+    return [LABELS[(row["label"] == "positive") != (number in wrong)] for number, row in enumerate(TEN)]
+
+
+def report(task, teacher, student, student_alone=None, resamples=50, seed=1):
+    predictions = {"teacher": teacher, "student": student, "student_alone": student_alone or said()}
+    settings = Evaluate(seed=seed, resamples=resamples)
+    return scoring.report(task, TEN, predictions, ["positive"] * len(TEN), settings)
+
+
+def many(count: int, right: float) -> tuple[list[dict], list[str]]:
+    draw = random.Random(0)
+    rows = [{"id": f"test-{n}", "text": "text", "label": draw.choice(LABELS)} for n in range(count)]
+    return rows, [row["label"] if draw.random() < right else draw.choice(LABELS) for row in rows]
+
+
+def test_each_model_has_every_metric_and_an_interval_of_the_main_one(task):
+    scores = report(task, said(0), said(0, 9), said(0, 1, 2))
+    assert list(scores) == ["teacher", "student", "student_alone", "retention", "agreement"]
+    for name, accuracy in [("teacher", 0.9), ("student", 0.8), ("student_alone", 0.7)]:
+        assert set(scores[name]) == {"accuracy", "macro_f1", "mcc", "low", "high"}
+        assert scores[name]["accuracy"] == accuracy
+        assert scores[name]["low"] < accuracy < scores[name]["high"]
+    # Wrong on rows 0 and 9: 5 of 6 positive ones and 3 of 4 negative ones right.
+    assert scores["student"]["mcc"] == round((5 * 3 - 1 * 1) / (6 * 4 * 6 * 4) ** 0.5, 4)
+
+
+def test_retention_is_the_students_score_over_the_teachers(task):
+    assert report(task, said(0), said(0, 9))["retention"] == round(0.8 / 0.9, 4)
+
+
+@pytest.mark.parametrize("teacher", [["positive"] * 10, ["negative"] * 10, said(0, 1, 2, 3)])
+def test_retention_is_undefined_where_the_teacher_is_not_above_the_trivial_predictor(task, teacher):
+    scores = report(task, teacher, said())
+    assert scores["retention"] is None
+    assert "retention undefined" in scoring.summary(task, scores)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "student", "expected"),
+    [(said(), said(), 1.0), (said(0), said(9), 0.8), (said(0, 1), said(1, 2), 0.8), (said(*range(10)), said(), 0.0)],
+)
+def test_agreement_is_the_share_of_rows_on_which_student_and_teacher_say_the_same(task, teacher, student, expected):
+    assert report(task, teacher, student)["agreement"] == expected
+
+
+def test_the_main_metric_of_the_task_is_the_one_that_counts():
+    by_mcc = tasks.create("text_classification", LABELS, "mcc", 32)
+    scores = report(by_mcc, said(0), said(0, 9))
+    assert scores["retention"] == pytest.approx(scores["student"]["mcc"] / scores["teacher"]["mcc"], abs=1e-3)
+    assert scores["teacher"]["low"] < scores["teacher"]["mcc"] <= scores["teacher"]["high"]
+    assert scores["teacher"]["mcc"] != scores["teacher"]["accuracy"]
+
+
+def test_the_interval_is_that_of_the_binomial_distribution(task):
+    """The 2.5th and 97.5th percentile of resampled accuracies: the score ± 1.96 standard errors, nearly."""
+    rows, predictions = many(900, right=0.6)
+    low, high = scoring.interval(task, rows, predictions, Evaluate(seed=1, resamples=1000))
+    score = task.score(rows, predictions)["accuracy"]
+    error = (score * (1 - score) / 900) ** 0.5
+    assert (low, high) == pytest.approx((score - 1.96 * error, score + 1.96 * error), abs=0.2 * error)
+
+
+def test_the_interval_is_seeded_and_the_same_twice(task):
+    rows, predictions = many(300, right=0.6)
+    one, again, other = (
+        scoring.interval(task, rows, predictions, Evaluate(seed=seed, resamples=25)) for seed in (1, 1, 2)
+    )
+    assert one == again != other
+
+
+def test_a_perfect_model_has_an_interval_of_no_width(task):
+    scores = report(task, said(), said())
+    assert (scores["student"]["low"], scores["student"]["high"]) == (1, 1)
+
+
+def test_an_interval_of_a_thousand_resamples_takes_seconds(task):
+    rows, predictions = many(1706, right=0.7)
+    start = time.process_time()
+    scoring.interval(task, rows, predictions, Evaluate(seed=1, resamples=1000))
+    assert time.process_time() - start < 3
+
+
+def test_scores_are_rounded_to_four_digits(task):
+    scores = report(task, said(0, 1, 2), said(0, 9))
+    numbers = [*scores["teacher"].values(), *scores["student"].values(), scores["retention"], scores["agreement"]]
+    assert numbers == [round(number, 4) for number in numbers]
+    assert scores["retention"] == 1.1429
+
+
+def test_the_confusion_table_has_a_record_for_each_row():
+    assert scoring.confusion(TEN[4:8], ["positive", "negative", "negative", "positive"]) == [
+        ("negative", "negative"),
+        ("negative", "positive"),
+        ("positive", "negative"),
+        ("positive", "positive"),
+    ]
+
+
+def test_the_summary_names_each_models_score(task):
+    line = scoring.summary(task, report(task, said(0), said(0, 9), said(0, 1, 2)))
+    assert line == (
+        "accuracy on test: teacher 0.9000, student 0.8000, student_alone 0.7000; retention 0.8889, agreement 0.9000"
+    )
+
+
+def test_resamples_are_drawn_with_replacement_from_all_rows(task, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        task, "score", lambda rows, predictions: seen.append([row["id"] for row in rows]) or {"accuracy": 0.5}
+    )
+    scoring.interval(task, TEN, said(), Evaluate(seed=1, resamples=30))
+    assert {len(ids) for ids in seen} == {10}
+    assert np.mean([len(set(ids)) for ids in seen]) == pytest.approx(10 * (1 - 0.9**10), abs=0.7)
+    assert {row for ids in seen for row in ids} == {row["id"] for row in TEN}
