@@ -139,15 +139,18 @@ def _read_csv(path: Path, delimiter: str = ",") -> pd.DataFrame:
     csv.field_size_limit(1 << 30)
     records = []
     with open(path, encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, delimiter=delimiter, strict=True)
+        lines = csv.reader(file, delimiter=delimiter, strict=True)
+        header = next(lines, [])
         try:
-            for record in reader:
-                if None in record:
-                    raise ValueError(f"more fields than the {len(reader.fieldnames)} of the header")
-                records.append(record)
-        except (ValueError, csv.Error) as error:
-            raise ValueError(f"line {reader.line_num}: {error}") from None
-    return pd.DataFrame(records, columns=reader.fieldnames or [], dtype=object)
+            for fields in lines:
+                missing = len(header) - len(fields)
+                if missing < 0:
+                    raise csv.Error(f"{len(fields)} fields, the header has {len(header)}")
+                if fields:
+                    records.append([*fields, *[None] * missing])
+        except csv.Error as error:
+            raise ValueError(f"line {lines.line_num}: {error}") from None
+    return pd.DataFrame(records, columns=header, dtype=object)
 
 
 def _read_tsv(path: Path) -> pd.DataFrame:
@@ -181,7 +184,8 @@ def _json_records(text: str) -> list[dict]:
 
 def _read_parquet(path: Path) -> pd.DataFrame:
     # Integers stay integers beside a missing value: the label 1 is not 1.0.
-    return pd.read_parquet(path, to_pandas_kwargs={"integer_object_nulls": True}).reset_index(drop=True)
+    table = pd.read_parquet(path, to_pandas_kwargs={"integer_object_nulls": True}).reset_index(drop=True)
+    return table.astype(object).where(table.notna(), None)
 
 
 READERS = {

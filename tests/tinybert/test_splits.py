@@ -1,0 +1,220 @@
+import json
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.tinybert import splits
+from pipeline.tinybert.settings import Source
+from pipeline.tinybert.settings import Task as TaskSettings
+from pipeline.tinybert.stage import UserError
+
+KEY = "tasks.tiny.source"
+
+
+def rows_of(labels: list[str], split: str = "train", start: int = 0) -> list[dict]:
+    numbered = enumerate(labels)
+    return [{"id": f"{split}-{number}", "text": f"text {start + number}", "label": label} for number, label in numbered]
+
+
+def balanced(count: int, classes: int = 2) -> list[dict]:
+    return rows_of([f"class {number % classes}" for number in range(count)])
+
+
+def texts(rows: list[dict]) -> list[str]:
+    return [row["text"] for row in rows]
+
+
+def read(folder, content, **source) -> splits.Parts:
+    """The parts of a task whose source is a file, or a folder of splits."""
+    files = content if isinstance(content, dict) else {"rows.jsonl": content}
+    for name, records in files.items():
+        (folder / name).write_text("".join(json.dumps(record) + "\n" for record in records))
+    location = folder if isinstance(content, dict) else folder / "rows.jsonl"
+    task = TaskSettings.model_validate(
+        {
+            "kind": "text_classification",
+            "source": {"location": str(location), "label": "label", **source},
+            "unlabelled": None,
+            "metric": "accuracy",
+            "max_length": 32,
+            **dict.fromkeys(name for name in TaskSettings.model_fields if name.startswith(("fine", "dist", "gen"))),
+            "augment": None,
+            "evaluate": None,
+        }
+    )
+    return splits.read(task, KEY)
+
+
+# Reading.
+
+
+def test_a_source_without_splits_gives_numbered_rows_for_training(tmp_path):
+    parts = read(tmp_path, [{"text": " a film ", "label": 1, "other": 5}, {"text": "a plot", "label": 0}])
+    assert parts == {
+        "train": [{"id": "train-0", "text": "a film", "label": "1"}, {"id": "train-1", "text": "a plot", "label": "0"}]
+    }
+
+
+def test_the_splits_that_a_source_has_are_kept(tmp_path):
+    files = {"a.jsonl": balanced(8), "b.jsonl": rows_of(["class 0", "class 1"], start=20)}
+    parts = read(tmp_path, files, splits={"train": "a.jsonl", "test": "b.jsonl"})
+    assert [row["id"] for row in parts["test"]] == ["test-0", "test-1"]
+    complete = splits.complete(parts, test=0.5, validation=0.25, seed=1)
+    assert complete["test"] == parts["test"]
+    assert {name: len(part) for name, part in complete.items()} == {"train": 6, "validation": 2, "test": 2}
+
+
+def test_splits_without_one_for_training_are_refused(tmp_path):
+    with pytest.raises(UserError, match=r"^tasks.tiny.source.splits: no 'train' \(it has: test\)"):
+        read(tmp_path, {"b.jsonl": balanced(2)}, splits={"test": "b.jsonl"})
+
+
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        ({"text": "", "label": 1}, "rows.jsonl, row 2: column 'text': empty text"),
+        ({"text": " \n", "label": 1}, "rows.jsonl, row 2: column 'text': empty text"),
+        ({"label": 1}, "rows.jsonl, row 2: column 'text': empty text"),
+        ({"text": "film"}, "rows.jsonl, row 2: column 'label': no label"),
+        ({"text": "film", "label": None}, "rows.jsonl, row 2: column 'label': no label"),
+        ({"text": "film", "label": " "}, "rows.jsonl, row 2: column 'label': no label"),
+        ({"text": "film", "label": 2}, f"rows.jsonl, row 2: label '2' is not in {KEY}.labels (0, 1)"),
+    ],
+)
+def test_a_bad_row_is_named_with_its_file(tmp_path, record, expected):
+    good = {"text": "good", "label": 1}
+    with pytest.raises(UserError) as raised:
+        read(tmp_path, [good, record, good], labels={"negative": 0, "positive": 1})
+    assert str(raised.value) == expected
+
+
+# Duplicates.
+
+
+def part(*rows: tuple[str, str], split: str) -> list[dict]:
+    return [{"id": f"{split}-{n}", "text": text, "label": label} for n, (text, label) in enumerate(rows)]
+
+
+def test_duplicates_are_dropped_and_counted(capsys):
+    parts = {
+        "train": part(("a", "x"), ("b", "x"), ("a", "y"), ("c", "x"), ("d", "y"), ("a", "x"), split="train"),
+        "validation": part(("c", "x"), ("e", "y"), split="validation"),
+        "test": part(("d", "x"), ("c", "y"), ("d", "x"), split="test"),
+    }
+    kept = splits.without_duplicates(parts)
+    assert {name: texts(rows) for name, rows in kept.items()} == {
+        "train": ["a", "b"],
+        "validation": ["e"],
+        "test": ["d", "c"],
+    }
+    assert list(kept) == ["train", "validation", "test"]
+    assert kept["train"][0]["label"] == "x"
+    assert sorted(capsys.readouterr().out.splitlines()) == [
+        "test: 1 rows dropped whose text comes before",
+        "train: 2 rows dropped whose text comes before",
+        "train: 2 rows dropped whose text stands in test",
+        "validation: 1 rows dropped whose text stands in test",
+    ]
+
+
+named = st.lists(st.tuples(st.sampled_from("abcdefgh"), st.sampled_from("xy")))
+
+
+@given(named, named, named)
+def test_no_text_stands_twice_and_none_is_lost(train, validation, test):
+    given_parts = {"train": train, "validation": validation, "test": test}
+    parts = {name: part(*rows, split=name) for name, rows in given_parts.items()}
+    kept = [row["text"] for rows in splits.without_duplicates(parts).values() for row in rows]
+    assert sorted(kept) == sorted({text for rows in given_parts.values() for text, _ in rows})
+
+
+# Splitting.
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(15, 60), min_size=2, max_size=4), st.sampled_from([0.1, 0.2, 0.3]), st.integers(0, 99))
+def test_each_class_has_its_share_of_every_split(counts, test, seed):
+    labels = [f"class {number}" for number, count in enumerate(counts) for _ in range(count)]
+    parts = splits.complete({"train": rows_of(labels)}, test, 0.2, seed)
+    assert {name: len(rows) for name, rows in parts.items()} == {
+        "train": len(labels) - round(test * len(labels)) - round(0.2 * len(labels)),
+        "validation": round(0.2 * len(labels)),
+        "test": round(test * len(labels)),
+    }
+    assert sorted(row["id"] for rows in parts.values() for row in rows) == sorted(row["id"] for row in rows_of(labels))
+    for share, rows in [(test, parts["test"]), (0.2, parts["validation"])]:
+        for label, count in Counter(row["label"] for row in rows).items():
+            assert abs(count - share * labels.count(label)) < 2
+
+
+def test_the_split_is_fixed_by_its_seed():
+    one, again, other = (splits.complete({"train": balanced(60)}, 0.2, 0.1, seed) for seed in (1, 1, 2))
+    assert one == again
+    assert one["test"] != other["test"] and one["validation"] != other["validation"]
+
+
+def test_rows_keep_the_order_of_the_source():
+    for rows in splits.complete({"train": balanced(60)}, 0.2, 0.1, 1).values():
+        numbers = [int(row["id"].removeprefix("train-")) for row in rows]
+        assert numbers == sorted(numbers)
+
+
+@pytest.mark.parametrize(
+    ("labels", "test", "validation", "expected"),
+    [
+        ("x" * 9, 0.2, 0.2, "all 9 rows have the label 'x': expected two classes or more"),
+        ("", 0.2, 0.2, "no row is left for train"),
+        ("xy" * 4, 0.1, 0.2, "8 rows, 4 of them 'x': too few to split off 1 rows for test.* change prepare.test"),
+        ("xy" * 10, 0.2, 0.05, "too few to split off 1 rows for validation .* bring more rows or change prepare.vali"),
+        ("x" * 50 + "y", 0.2, 0.2, "51 rows, 1 of them 'y': too few to split off 10 rows for test"),
+        ("x" * 50 + "yy", 0.2, 0.2, "52 rows, 2 of them 'y'"),
+        ("x" * 50 + "yyy", 0.8, 0.1, "53 rows, 3 of them 'y': too few .* with every class on both sides"),
+        ("xy" * 10, 0.5, 0.5, r"prepare.test \+ prepare.validation = 1.0: nothing is left for train"),
+    ],
+)
+def test_rows_that_cannot_be_split_are_refused_with_what_to_change(labels, test, validation, expected):
+    with pytest.raises(UserError, match=expected):
+        splits.complete({"train": rows_of(list(labels))}, test, validation, 1)
+
+
+# Labels.
+
+
+@pytest.mark.parametrize(
+    ("named", "expected"),
+    [
+        (None, ["bad", "good"]),
+        ({"good": 1, "bad": 0}, ["good", "bad"]),
+        ({"bad": 0, "odd": 2, "good": 1}, ["bad", "good"]),
+    ],
+)
+def test_labels_stand_in_the_order_of_the_settings_else_of_the_alphabet(named, expected):
+    parts = {"train": rows_of(["good", "bad"]), "test": rows_of(["bad"])}
+    assert splits.label_names(parts, Source(location="x", labels=named)) == expected
+
+
+def test_a_label_that_training_never_shows_is_refused():
+    parts = {"train": rows_of(["good", "bad"]), "test": rows_of(["bad", "odd"])}
+    with pytest.raises(UserError, match=r"^test has the label 'odd', which no row of train has \(bad, good\)"):
+        splits.label_names(parts, Source(location="x"))
+
+
+def test_labels_are_counted_in_order_of_their_names():
+    assert list(splits.label_counts(rows_of(["b", "a", "b"])).items()) == [("a", 1), ("b", 2)]
+
+
+# Unlabelled rows.
+
+
+def test_unlabelled_texts_that_stand_in_a_split_are_dropped_and_counted(capsys):
+    parts = {name: part((name, "x"), split=name) for name in ("train", "validation", "test")}
+    rows = splits.unlabelled_rows(["one", "test", "train", "two", "validation", "Test"], parts)
+    assert rows == [{"id": f"unlabelled-{n}", "text": text} for n, text in enumerate(["one", "two", "Test"])]
+    assert capsys.readouterr().out.startswith("unlabelled: 3 texts dropped")
+
+
+def test_nothing_is_said_where_no_unlabelled_text_is_dropped(capsys):
+    assert len(splits.unlabelled_rows(["one", "two"], {"train": rows_of(["x"])})) == 2
+    assert capsys.readouterr().out == ""
