@@ -1,0 +1,306 @@
+"""The whole pipeline through DVC, in a clone of the repository with a tiny world in place of the real data."""
+
+import contextlib
+import csv
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from itertools import chain
+from pathlib import Path
+
+import networkx
+import pytest
+import ruamel.yaml
+import tiny
+import transformers
+from conftest import COMMON, PER_TASK, ROOT
+from dvc.repo import Repo
+
+STAGES = [*COMMON, *(f"{stage}@tiny" for stage in PER_TASK)]
+IDENTITY = {"user.name": "A Tester", "user.email": "tester@example.org", "init.defaultBranch": "main"}
+
+
+class Clone:
+    """A clone of the repository, and the commands that its user types."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.environment = {
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "GIT_CONFIG_GLOBAL": os.devnull,
+            "DVC_SITE_CACHE_DIR": str(folder.parent / "dvc"),
+            "COLUMNS": "200",
+        }
+
+    def __call__(self, *command: str) -> str:
+        """Run a command, give back what it printed."""
+        done = subprocess.run(
+            command, cwd=self.folder, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        assert done.returncode == 0, f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout[-4000:]}"
+        return done.stdout
+
+    def commit(self, message: str) -> None:
+        self("git", "add", "--all")
+        self("git", "commit", "--quiet", "--message", message)
+
+    def settings(self) -> dict:
+        return ruamel.yaml.YAML(typ="safe", pure=True).load(self.read("params.yaml"))
+
+    def queue(self) -> list[str]:
+        """The states of the queued experiments."""
+        return [line.split()[-1] for line in self("dvc", "queue", "status").splitlines()[1:] if ":" in line[:60]]
+
+    def read(self, name: str) -> str:
+        return (self.folder / name).read_text(encoding="utf-8")
+
+
+def ran(said: str) -> list[str]:
+    return [line.split("'")[1] for line in said.splitlines() if line.startswith("Running stage '")]
+
+
+@pytest.fixture(scope="module")
+def fresh_clone(tmp_path_factory) -> Clone:
+    """The repository as it stands, committed, with the tiny world and without what the real run left."""
+    clone = Clone(tmp_path_factory.mktemp("clone") / "repository")
+    subprocess.run(["git", "clone", "--quiet", ROOT, clone.folder], check=True)
+    for name in subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True).splitlines():
+        if (ROOT / name).is_file():  # what is changed and not committed yet is tested too
+            shutil.copy(ROOT / name, clone.folder / name)
+    (clone.folder / "dvc.lock").unlink(missing_ok=True)
+    shutil.rmtree(clone.folder / "metrics", ignore_errors=True)
+    tiny.write_world(clone.folder)
+    for key, value in IDENTITY.items():
+        clone("git", "config", key, value)
+    clone.commit("A tiny world")
+    return clone
+
+
+@pytest.fixture(scope="module")
+def clone(fresh_clone) -> Clone:
+    """The clone after ``dvc repro``, all committed."""
+    fresh_clone.said = fresh_clone("dvc", "repro")
+    fresh_clone.changed = fresh_clone("git", "status", "--porcelain", "--untracked-files=all").splitlines()
+    fresh_clone.commit("Run")
+    return fresh_clone
+
+
+def outputs(dvc_yaml: str) -> dict[str, list[str]]:
+    """Paths of dvc.yaml by kind, for the tiny task."""
+    found: dict[str, list[str]] = {"outs": [], "metrics": [], "plots": []}
+    for stage in ruamel.yaml.YAML(typ="safe", pure=True).load(dvc_yaml)["stages"].values():
+        for kind, paths in found.items():
+            for entry in stage.get(kind, []):
+                path = entry if isinstance(entry, str) else next(iter(entry))
+                paths.append(path.replace("${item.task}", "tiny"))
+    return found
+
+
+def plots(dvc_yaml: str) -> dict[str, str]:
+    """Path and title of every plot, for the tiny task."""
+    stages = ruamel.yaml.YAML(typ="safe", pure=True).load(dvc_yaml.replace("${item.task}", "tiny"))["stages"]
+    entries = chain.from_iterable(stage.get("plots", []) for stage in stages.values())
+    return {path: options["title"] for entry in entries for path, options in entry.items()}
+
+
+def test_every_stage_runs_once(clone):
+    assert ran(clone.said) == STAGES
+
+
+def test_every_output_is_there(clone):
+    for path in chain.from_iterable(outputs(clone.read("dvc.yaml")).values()):
+        assert (clone.folder / path).exists(), path
+
+
+def test_git_sees_only_the_lock_metrics_and_plots(clone):
+    made = outputs(clone.read("dvc.yaml"))
+    expected = ["dvc.lock", *made["metrics"], *made["plots"]]
+    assert sorted(line.removeprefix("?? ") for line in clone.changed) == sorted(expected)
+
+
+def test_git_is_clean_after_the_commit(clone):
+    assert clone("git", "status", "--porcelain", "--untracked-files=all") == ""
+
+
+def test_scores_hold_the_three_models_retention_and_agreement(clone):
+    scores = json.loads(clone.read("metrics/tiny/scores.json"))
+    assert set(scores) == {"teacher", "student", "student_alone", "retention", "agreement"}
+    for model in ("teacher", "student", "student_alone"):
+        assert set(scores[model]) == {"accuracy", "macro_f1", "mcc", "low", "high"}
+        assert scores[model]["low"] <= scores[model]["accuracy"] <= scores[model]["high"]
+    assert scores["teacher"]["accuracy"] > 0.8
+    assert scores["student"]["accuracy"] > 0.8
+    assert scores["retention"] == pytest.approx(scores["student"]["accuracy"] / scores["teacher"]["accuracy"], abs=1e-4)
+
+
+@pytest.mark.parametrize("model", ["teacher", "student", "student_alone"])
+def test_a_model_is_an_ordinary_hugging_face_folder(clone, model):
+    classify = transformers.pipeline("text-classification", model=str(clone.folder / "models" / "tiny" / model))
+    answers = [classify(f"The film was {word} .")[0]["label"] for word in ("great", "lovely", "awful", "dull")]
+    assert answers == ["positive", "positive", "negative", "negative"]
+
+
+def test_another_run_in_another_folder_gives_the_same_bytes(clone, finished_world):
+    for path in chain.from_iterable(outputs(clone.read("dvc.yaml")).values()):
+        assert contents(clone.folder / path) == contents(finished_world / path), path
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    files = [path] if path.is_file() else [file for file in sorted(path.rglob("*")) if file.is_file()]
+    return {file.relative_to(path).as_posix(): file.read_bytes() for file in files if file.name != ".gitignore"}
+
+
+def test_forced_stages_give_the_same_hashes(clone):
+    before = clone.read("dvc.lock")
+    said = clone("dvc", "repro", "--force", "--single-item", "finetune_teacher@tiny", "distill_intermediate@tiny")
+    assert ran(said) == ["finetune_teacher@tiny", "distill_intermediate@tiny"]
+    assert clone.read("dvc.lock") == before
+
+
+def test_nothing_runs_again(clone):
+    assert ran(clone("dvc", "repro")) == []
+
+
+@pytest.fixture
+def edited(clone):
+    """``edited(name, change)``: a file of the clone is changed, as long as the test runs."""
+    originals = {}
+
+    def edit(name: str, change: Callable[[str], str]) -> None:
+        path = clone.folder / name
+        originals[path] = path.read_bytes()
+        changed = change(clone.read(name))
+        assert changed != clone.read(name)
+        path.write_text(changed, encoding="utf-8")
+
+    yield edit
+    for path, content in originals.items():
+        path.write_bytes(content)
+
+
+def stages_to_run(clone: Clone) -> tuple[set[str], set[str]]:
+    """Stages that are changed themselves, and with them all that read what those write."""
+    with contextlib.chdir(clone.folder), Repo() as repo:
+        changed = set(repo.status())
+        graph = networkx.relabel_nodes(repo.index.graph, lambda stage: stage.addressing)
+    return changed, changed.union(*(networkx.ancestors(graph, stage) for stage in changed))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: f"# A word before all.\n{text}",
+        lambda text: text.replace("augment:\n", "augment:  # of words\n", 1),
+        lambda text: "".join(line.split("#")[0].rstrip() + "\n" for line in text.splitlines()),
+        lambda text: text.replace("seed: 1", "# first\n# second\nseed: 1", 1).replace("run:", "# third\nrun:", 1),
+    ],
+    ids=["before", "beside", "all removed", "several"],
+)
+def test_a_comment_in_the_parameters_runs_nothing(clone, edited, change):
+    edited("params.yaml", change)
+    assert stages_to_run(clone) == (set(), set())
+
+
+def set_value(key: str, value) -> Callable[[str], str]:
+    def change(text: str) -> str:
+        yaml = ruamel.yaml.YAML()
+        params = yaml.load(text)
+        *groups, last = key.split(".")
+        group = params
+        for name in groups:
+            group = group[name]
+        group[last] = value
+        written = io.StringIO()
+        yaml.dump(params, written)
+        return written.getvalue()
+
+    return change
+
+
+def with_a_comment(text: str) -> str:
+    return text + "\n# Changed.\n"
+
+
+LIBRARY = "pipeline/tinybert"
+DISTILLED = "distill_prediction evaluate"
+TAUGHT = f"distill_intermediate {DISTILLED}"
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "itself", "after"),
+    [
+        ("params.yaml", set_value("distill_prediction.temperature", 2), "distill_prediction", "evaluate"),
+        ("params.yaml", set_value("finetune_teacher.learning_rate", 1e-3), "finetune_teacher", TAUGHT),
+        ("params.yaml", set_value("augment.variants", 3), "augment", TAUGHT),
+        ("params.yaml", set_value("tasks.tiny.finetune_student", {"epochs": 1}), "finetune_student", "evaluate"),
+        (
+            f"{LIBRARY}/losses.py",
+            with_a_comment,
+            "general_student distill_intermediate distill_prediction",
+            "finetune_student evaluate",
+        ),
+        (f"{LIBRARY}/scoring.py", with_a_comment, "evaluate", ""),
+        ("params.yaml", set_value("evaluate.resamples", 7), "evaluate", ""),
+        ("params.yaml", set_value("prepare.seed", 5), "prepare", f"finetune_teacher augment finetune_student {TAUGHT}"),
+    ],
+    ids=[
+        "temperature",
+        "teacher's learning rate",
+        "number of variants",
+        "task's own value",
+        "losses",
+        "scoring",
+        "bootstrap",
+        "split",
+    ],
+)
+def test_a_change_runs_what_depends_on_it_alone(clone, edited, name, change, itself, after):
+    edited(name, change)
+    expected = {f"{stage}@tiny" for stage in itself.split()}
+    assert stages_to_run(clone) == (expected, expected | {f"{stage}@tiny" for stage in after.split()})
+
+
+def test_an_experiment_runs_what_depends_on_it_alone(clone):
+    """``-S`` takes numbers in exponent form, and the comparison shows what came of it."""
+    said = clone(
+        "dvc", "exp", "run", "-S", "distill_prediction.temperature=2e0", "-S", "distill_prediction.learning_rate=1e-9"
+    )
+    try:
+        assert ran(said) == ["distill_prediction@tiny", "evaluate@tiny"]
+        assert clone.settings()["distill_prediction"]["temperature"] == 2.0
+        difference = json.loads(clone("dvc", "metrics", "diff", "--json"))
+        student = difference["metrics/tiny/scores.json"]["student.accuracy"]
+        assert student["old"] > 0.8 > student["new"]
+    finally:
+        clone("git", "checkout", "--quiet", ".")
+        clone("dvc", "checkout", "--quiet")
+
+
+def test_a_queue_of_settings_can_be_compared(clone):
+    clone("dvc", "exp", "run", "--queue", "-S", "evaluate.resamples=11,12")
+    clone("dvc", "queue", "start", "-j", "1")
+    deadline = time.monotonic() + 120
+    while (states := clone.queue())[0] != "Success" or states[1] != "Success":
+        assert not {"Failed"} & set(states), clone("dvc", "queue", "logs", "0")
+        assert time.monotonic() < deadline, states
+        time.sleep(1)
+    table = list(csv.DictReader(io.StringIO(clone("dvc", "exp", "show", "--csv"))))
+    done = {row["evaluate.resamples"]: row["student.accuracy"] for row in table if row["State"] == "Success"}
+    assert set(done) == {"11", "12"}
+    assert all(float(accuracy) > 0.8 for accuracy in done.values())
+
+
+def test_plots_are_drawn(clone):
+    clone("dvc", "plots", "show")
+    page = clone.read("dvc_plots/index.html")
+    for path, title in plots(clone.read("dvc.yaml")).items():
+        drawn = len(clone.read(path).splitlines()) > 1  # a general student that is taken, not trained, has no curve
+        assert (title in page) == drawn, path
+    assert sum(title in page for title in plots(clone.read("dvc.yaml")).values()) >= 7
+    assert clone("git", "status", "--porcelain") == ""
