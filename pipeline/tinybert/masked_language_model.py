@@ -25,6 +25,8 @@ class HeadTrainer(QuietTrainer):
     """Masked-language-model training that runs the head at masked positions only, on a frozen body or not."""
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        if not next(model.base_model.parameters()).requires_grad:
+            model.base_model.eval()  # dropout in a body that does not learn would only be noise
         labels = inputs.pop("labels")
         inputs.pop("length", None)
         masked = labels != -100

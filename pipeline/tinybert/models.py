@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from pipeline.tinybert.settings import LayerMap, Shape
-from pipeline.tinybert.stage import UserError
+from pipeline.tinybert.stage import UserError, say
 
 FAMILIES = ("bert",)
 UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, SafetensorError, pickle.UnpicklingError)
@@ -19,16 +19,16 @@ transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 
 
-def load(loader: Callable, folder: str | Path, key: str = "", **options):
+def load(loader: Callable, folder: str | Path, key: str = "", seed: int = 0, **options):
     """``loader.from_pretrained`` on a local folder. Pickled weights go through torch's weights-only reader.
 
-    Weights that the folder lacks (a pooler, a head) are drawn anew, the same each time.
+    Weights that the folder lacks (a pooler, a head) are drawn by ``seed``.
     Raises UserError where the folder cannot be loaded; ``key`` is the setting that names it.
     """
     start = f"{key}: " if key else ""
     try:
         with torch.random.fork_rng():
-            torch.manual_seed(0)
+            torch.manual_seed(seed)
             return loader.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
     except UNREADABLE as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -60,6 +60,13 @@ def tokenizer(folder: str | Path, key: str = ""):
     if loaded.model_max_length > 1_000_000:
         loaded.model_max_length = 512
     return loaded
+
+
+def say_how_many_are_cut(encoded, longest: int) -> None:
+    """Of texts that a tokenizer has cut at ``longest`` word-pieces; nothing where none was."""
+    cut = sum(bool(text.overflowing) for text in encoded.encodings or [])
+    if cut:
+        say(f"{cut} of {len(encoded.encodings)} texts are longer than {longest} word-pieces (max_length) and are cut")
 
 
 def shape_of(config) -> Shape:

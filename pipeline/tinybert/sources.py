@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import huggingface_hub
 import pandas as pd
 
 from pipeline.tinybert.settings import Source, Text
@@ -23,6 +24,8 @@ from pipeline.tinybert.stage import UserError, say
 
 PUNKT_CHARACTERS = 1_000_000
 SHORTEST_SENTENCE = 3  # words
+
+huggingface_hub.logging.set_verbosity_error()  # it warns of each of its retries
 
 
 def local_path(location: str, key: str) -> Path:
@@ -74,8 +77,6 @@ def checkpoint_folder(location: str, key: str) -> Path:
 
 
 def _download_model(location: str, key: str) -> Path:
-    import huggingface_hub
-
     name, revision = hub_id(location, key)
     say(f"downloading {name} at {revision}")
     patterns = ["*.json", "*.txt", "*.safetensors"]

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import datasets
 import numpy as np
-import transformers
 from torch import nn
 
 from pipeline.tinybert.rows import Row, write_csv, write_json
-from pipeline.tinybert.stage import UserError, say
+from pipeline.tinybert.stage import UserError
 from pipeline.tinybert.tasks import Task
 from pipeline.tinybert.trainer import Collator, QuietTrainer, arguments, curve_of, scratch_folder, steps_of
 
@@ -26,7 +25,7 @@ class Result:
 
 
 def encode(task: Task, rows: list[Row], tokenizer) -> datasets.Dataset:
-    """Rows as a data set of model inputs with their ``length``. Says how many texts are cut."""
+    """Rows as a data set of model inputs with their ``length``."""
     if task.max_length > tokenizer.model_max_length:
         raise UserError(
             f"max_length: {task.max_length}: the model takes {tokenizer.model_max_length} word-pieces: set the task's"
@@ -34,9 +33,6 @@ def encode(task: Task, rows: list[Row], tokenizer) -> datasets.Dataset:
         )
     columns = task.encode(rows, tokenizer)
     columns["length"] = [len(ids) for ids in columns["input_ids"]]
-    full = sum(length == task.max_length for length in columns["length"])
-    if full:
-        say(f"{full} of {len(rows)} texts fill {task.max_length} word-pieces (max_length); what is longer is cut")
     return datasets.Dataset.from_dict(columns)
 
 
@@ -106,8 +102,7 @@ def fine_tune(
     learning_rate: float,
 ) -> tuple[nn.Module, Result]:
     """The encoder of ``folder`` with a new head, trained on labels, at its best epoch on validation."""
-    transformers.set_seed(seed)
-    model = task.load_model(folder)
+    model = task.load_model(folder, seed)
     train, validation = (encode(task, rows, tokenizer) for rows in (train_rows, validation_rows))
     result = train_to_best_epoch(
         QuietTrainer,

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import datasets
 import numpy as np
-import transformers
 
 from pipeline.tinybert import rows as rows_on_disk
 from pipeline.tinybert import training
@@ -36,5 +35,4 @@ def sample(data: datasets.Dataset, count: int | None, seed: int) -> datasets.Dat
 
 
 def student_with_head(task: Task, name: str, seed: int):
-    transformers.set_seed(seed)
-    return task.load_model(Path("models", name, "general_student"))
+    return task.load_model(Path("models", name, "general_student"), seed)

@@ -66,7 +66,7 @@ def test_the_reported_score_is_that_of_the_model_that_is_kept(encoder, task):
 def test_fine_tuning_keeps_the_best_epoch_on_validation(encoder, task, monkeypatch, scores, best):
     left, weights, loaded = iter(scores), [], []
     load = task.load_model
-    monkeypatch.setattr(task, "load_model", lambda folder: loaded.append(load(folder)) or loaded[0])
+    monkeypatch.setattr(task, "load_model", lambda folder, seed: loaded.append(load(folder)) or loaded[0])
 
     def score(rows, predictions):
         weights.append(copy.deepcopy(loaded[0].state_dict()))

@@ -29,7 +29,7 @@ class Task(Protocol):
         """Records as checked rows, each with the ``where`` it came from; UserError names the bad ones."""
 
     def encode(self, rows: Iterable[Row], tokenizer) -> dict[str, list]:
-        """Columns of model inputs, cut at ``max_length``; with ``labels`` where the rows have a label."""
+        """Columns of model inputs, cut at ``max_length``, saying how many; with ``labels`` where the rows have one."""
 
     def replaceable(self, row: Row) -> dict[str, list[tuple[int, int]]]:
         """Field → the spans of its text in which words may be replaced."""
@@ -37,8 +37,8 @@ class Task(Protocol):
     def replaced(self, row: Row, field: str, text: str) -> Row:
         """A valid copy of ``row`` in which ``field`` now reads ``text``."""
 
-    def load_model(self, folder: str | Path) -> torch.nn.Module:
-        """The model of ``folder`` with this task's head (new where the folder has none)."""
+    def load_model(self, folder: str | Path, seed: int = 0) -> torch.nn.Module:
+        """The model of ``folder`` with this task's head (drawn by ``seed`` where the folder has none)."""
 
     def class_logits(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """A model's logits of B rows as rows of class logits ``(N, C)`` and a mask ``(N,)`` of those that count."""

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForSequenceClassification
 
+from pipeline.tinybert import models
 from pipeline.tinybert.rows import Row
 from pipeline.tinybert.settings import Source
 from pipeline.tinybert.stage import UserError
@@ -47,7 +48,9 @@ class TextClassification:
     def encode(self, rows: Iterable[Row], tokenizer) -> dict[str, list]:
         rows = list(rows)
         longest = min(self.max_length, tokenizer.model_max_length)
-        columns = dict(tokenizer([row["text"] for row in rows], truncation=True, max_length=longest))
+        encoded = tokenizer([row["text"] for row in rows], truncation=True, max_length=longest)
+        models.say_how_many_are_cut(encoded, longest)
+        columns = dict(encoded)
         if rows and all("label" in row for row in rows):
             number = {name: index for index, name in enumerate(self.labels)}
             columns["labels"] = [number[row["label"]] for row in rows]
@@ -59,10 +62,14 @@ class TextClassification:
     def replaced(self, row: Row, field: str, text: str) -> Row:
         return {**row, field: text}
 
-    def load_model(self, folder: str | Path) -> torch.nn.Module:
+    def load_model(self, folder: str | Path, seed: int = 0) -> torch.nn.Module:
         names = dict(enumerate(self.labels))
-        return AutoModelForSequenceClassification.from_pretrained(
-            folder, id2label=names, label2id={name: index for index, name in names.items()}, local_files_only=True
+        return models.load(
+            AutoModelForSequenceClassification,
+            folder,
+            seed=seed,
+            id2label=names,
+            label2id={name: index for index, name in names.items()},
         )
 
     def class_logits(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
