@@ -5,30 +5,14 @@ import os
 # Before the libraries read them: no network, and one thread, which is the fastest for models so small.
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
-import importlib
 import shutil
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import tiny
-
-ROOT = Path(__file__).parents[1]
-COMMON = ("encoder", "word_vectors")
-PER_TASK = (
-    "prepare",
-    "general_student",
-    "finetune_teacher",
-    "augment",
-    "distill_intermediate",
-    "distill_prediction",
-    "finetune_student",
-    "evaluate",
-)
-
-
-def run_stage(stage: str, task: str = "tiny") -> None:
-    """A stage in this process, in the working folder: the start of a process of its own takes seconds."""
-    importlib.import_module(f"pipeline.{stage}").main(*([] if stage in COMMON else [task]))
+from tiny import COMMON, PER_TASK, ROOT, run_stage
 
 
 @pytest.fixture(scope="session")
@@ -51,3 +35,24 @@ def world(finished_world, tmp_path, monkeypatch) -> Path:
     shutil.copytree(finished_world, folder)
     monkeypatch.chdir(folder)
     return folder
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Callable[[Path, int], None]]:
+    """``small_disk(folder, kib)``: from now on the folder, with what it holds, is a file system of that size.
+
+    Where the machine lets no test mount one, the test is skipped.
+    """
+    mounted = []
+
+    def mount(folder: Path, kib: int) -> None:
+        content = shutil.copytree(folder, tmp_path / "content")
+        command = ["mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", folder]
+        if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("mounting a small file system is not permitted here")
+        mounted.append(folder)
+        shutil.copytree(content, folder, dirs_exist_ok=True)
+
+    yield mount
+    for folder in mounted:  # a torch.save that failed keeps its file open
+        subprocess.run(["umount", "--lazy", folder], check=True)

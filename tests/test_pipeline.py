@@ -18,8 +18,8 @@ import pytest
 import ruamel.yaml
 import tiny
 import transformers
-from conftest import COMMON, PER_TASK, ROOT
 from dvc.repo import Repo
+from tiny import COMMON, PER_TASK, ROOT
 
 STAGES = [*COMMON, *(f"{stage}@tiny" for stage in PER_TASK)]
 IDENTITY = {"user.name": "A Tester", "user.email": "tester@example.org", "init.defaultBranch": "main"}

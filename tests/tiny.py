@@ -1,12 +1,26 @@
 """A tiny world to run the pipeline in: a random BERT, word vectors, and sentences that one word decides."""
 
 import csv
+import importlib
 import random
 from pathlib import Path
 
 import ruamel.yaml
 import torch
 from transformers import BertConfig, BertForMaskedLM, BertModel, BertTokenizerFast
+
+ROOT = Path(__file__).parents[1]
+COMMON = ("encoder", "word_vectors")
+PER_TASK = (
+    "prepare",
+    "general_student",
+    "finetune_teacher",
+    "augment",
+    "distill_intermediate",
+    "distill_prediction",
+    "finetune_student",
+    "evaluate",
+)
 
 ADJECTIVES = {
     "positive": "good great fine lovely superb charming brilliant warm funny touching".split(),
@@ -116,6 +130,7 @@ def write_params(path: Path, **changes) -> None:
         "general_student.shape": shape,
         "general_student.layers": [1, 2],
         "general_student.distillation.text": text,
+        "general_student.distillation.max_length": 32,
         "finetune_teacher.epochs": 3,
         "finetune_teacher.learning_rate": 4.0e-3,
         "finetune_teacher.batch_size": 8,
@@ -174,3 +189,8 @@ def write_world(folder: Path, **changes) -> None:
     write_vectors(raw / "vectors.txt")
     write_checkpoint(raw / "checkpoint")
     write_params(folder / "params.yaml", **changes)
+
+
+def run_stage(stage: str, task: str = "tiny") -> None:
+    """A stage in this process, in the working folder: the start of a process of its own takes seconds."""
+    importlib.import_module(f"pipeline.{stage}").main(*([] if stage in COMMON else [task]))

@@ -97,8 +97,16 @@ def _report(kind: type[BaseException], error: BaseException, traceback: object) 
     if message is None:
         sys.__excepthook__(kind, error, traceback)
     else:
+        _close_progress_bars()
         name = Path(sys.argv[0]).stem
         print(f"\n{name}: {message}", file=sys.stderr, flush=True)
+
+
+def _close_progress_bars() -> None:
+    """Else they are drawn over the message as the process ends."""
+    bars = sys.modules["tqdm"].tqdm._instances if "tqdm" in sys.modules else ()
+    for bar in sorted(bars, key=lambda bar: bar.pos):  # the inner ones first
+        bar.close()
 
 
 def _message(error: BaseException) -> str | None:

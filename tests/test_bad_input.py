@@ -1,0 +1,396 @@
+"""What the user can mend ends a stage with one line that names the key, file or row; nothing half-written is left."""
+
+import csv
+import json
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from tiny import ROOT, run_stage
+from transformers import DistilBertConfig, DistilBertModel
+
+from pipeline.tinybert import stage
+
+ROWS = "data/raw/rows.csv"
+SOURCE = "tasks.tiny.source"
+CHECKPOINT = "data/raw/checkpoint"
+
+
+def tree(folder: Path) -> dict[str, bytes | None]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else None
+        for path in folder.rglob("*")
+        if "__pycache__" not in path.parts
+    }
+
+
+@pytest.fixture
+def refusal(world):
+    """``refusal(stage, task, **changes)``: the one line with which a stage ends that leaves all files as they are."""
+
+    def run(name: str, task: str = "tiny", **changes) -> str:
+        if changes:
+            tiny.write_params(world / "params.yaml", **changes)
+        before = tree(world)
+        with pytest.raises((Exception, stage.Interrupted)) as raised:
+            run_stage(name, task)
+        message = stage._message(raised.value)
+        assert message is not None, f"a traceback: {raised.value!r}"
+        assert len(message.splitlines()) == 1
+        assert tree(world) == before
+        return message
+
+    return run
+
+
+def write_table(path: Path, rows: list[list[str]]) -> None:
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows(rows)
+
+
+# Locations
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("encoder", "encoder.checkpoint"),
+        ("encoder", "encoder.masked_language_model.text.location"),
+        ("word_vectors", "word_vectors.location"),
+        ("prepare", f"{SOURCE}.location"),
+        ("prepare", "tasks.tiny.unlabelled.location"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("location", "message"),
+    [
+        ("package:no_such_package/rows.csv", "no package 'no_such_package' is installed"),
+        ("package:pytest/rows.csv", "the installed package 'pytest' has no rows.csv"),
+        ("data/raw/nowhere.csv", "there is no file or folder data/raw/nowhere.csv"),
+    ],
+)
+def test_what_is_not_there_is_named_with_its_setting(name, key, location, message, refusal):
+    assert refusal(name, **{key: location}).startswith(f"{key}: {message}")
+
+
+@pytest.mark.parametrize(
+    ("name", "key"), [("encoder", "encoder.checkpoint"), ("prepare", f"{SOURCE}.location")], ids=["model", "rows"]
+)
+@pytest.mark.parametrize(
+    ("location", "message"),
+    [
+        ("hub:nobody/nothing@0123456789012345678901234567890123456789", "cannot fetch hub:nobody/nothing@0123456"),
+        ("hub:nobody/nothing", "hub:nobody/nothing: expected hub:OWNER/NAME@REVISION"),
+    ],
+)
+def test_a_hub_id_that_is_not_there_is_named_with_its_setting(name, key, location, message, refusal):
+    assert refusal(name, **{key: location}).startswith(f"{key}: {message}")
+
+
+# Rows
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({f"{SOURCE}.text": "sentence"}, f"{SOURCE}: rows.csv has no column 'sentence' (it has: text, label)"),
+        ({f"{SOURCE}.label": "class"}, f"{SOURCE}: rows.csv has no column 'class' (it has: text, label)"),
+        ({f"{SOURCE}.where": {"origin": "a"}}, f"{SOURCE}: rows.csv has no column 'origin'"),
+        ({f"{SOURCE}.where": {"label": "neutral"}}, f"{SOURCE}: rows.csv has no row where"),
+        ({f"{SOURCE}.label": None}, f"{SOURCE}.label: missing"),
+        (
+            {f"{SOURCE}.labels": {"good": "positive"}},
+            "rows.csv, row 2: label 'negative' is not in tasks.tiny.source.labe",
+        ),
+        ({f"{SOURCE}.location": "data/raw/vectors.txt"}, f"{SOURCE}: data/raw/vectors.txt: expected a file that ends"),
+        ({f"{SOURCE}.splits": {"test": "rows.csv"}}, f"{SOURCE}.splits: no 'train'"),
+        ({"tasks.tiny.unlabelled.text": "review"}, "tasks.tiny.unlabelled: text.csv has no column 'review'"),
+        ({"tasks.tiny.metric": "acuracy"}, "metric: expected one of accuracy, macro_f1, mcc"),
+        ({"prepare.test": 0.6, "prepare.validation": 0.5}, "prepare.test + prepare.validation = 1.1: nothing is left"),
+    ],
+)
+def test_a_source_that_does_not_fit_its_settings_is_refused(changes, message, refusal):
+    assert message in refusal("prepare", **changes)
+
+
+HEAD = ["text", "label"]
+GOOD, BAD = ["a good film", "positive"], ["a bad film", "negative"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([HEAD, GOOD, ["  ", "positive"], BAD], "rows.csv, row 2: column 'text': empty text"),
+        ([HEAD, GOOD, BAD, ["fine", ""]], "rows.csv, row 3: column 'label': no label"),
+        (
+            [HEAD, ["", "a"], ["fine", ""]],
+            "row 1: column 'text': empty text; rows.csv, row 2: column 'label': no label",
+        ),
+        (
+            [HEAD, *[[f"film {n}", "positive"] for n in range(30)]],
+            "all 30 rows have the label 'positive': expected two",
+        ),
+        ([HEAD, GOOD, BAD], "2 rows, 1 of them 'negative': too few to split off 0 rows for test"),
+        (
+            [HEAD, *[[f"film {n}", "ab"[n == 0]] for n in range(30)]],
+            "30 rows, 1 of them 'b': too few to split off 6 rows for test with every class on both sides",
+        ),
+        ([HEAD], f"{SOURCE}: rows.csv has no row"),
+        ([], f"{SOURCE}: rows.csv has no column 'text'"),
+        ([HEAD, ["a", "b", "c", "d"]], f"{SOURCE}: {ROWS} cannot be read as csv"),
+    ],
+    ids=["empty text", "no label", "all bad rows", "one class", "too small", "rare class", "no row", "empty", "ragged"],
+)
+def test_rows_that_cannot_be_used_are_named(rows, message, refusal):
+    write_table(Path(ROWS), rows)
+    assert message in refusal("prepare")
+
+
+def test_a_file_in_another_encoding_is_named(refusal):
+    Path(ROWS).write_bytes("text,label\ncafé,a\n".encode("latin-1"))
+    assert f"{SOURCE}: {ROWS} cannot be read as csv" in refusal("prepare")
+
+
+@pytest.mark.parametrize("name", ["prepare", "general_student", "finetune_teacher", "augment", "evaluate"])
+def test_a_task_that_is_not_defined_is_refused(name, refusal):
+    assert refusal(name, "tinny").startswith("no task 'tinny' under `tasks`; did you mean 'tiny'?")
+
+
+def test_longer_text_is_cut_and_counted(world, capfd):
+    long = {"id": "train-long", "text": "The film is good " + "and the story is fine " * 20, "label": "positive"}
+    with open("data/tiny/prepared/train.jsonl", "a") as file:
+        file.write(json.dumps(long) + "\n")
+    run_stage("finetune_teacher")
+    assert "1 of 113 texts are longer than 32 word-pieces (max_length) and are cut" in capfd.readouterr().out
+
+
+def test_a_length_that_the_model_does_not_take_is_refused(refusal, world):
+    tiny.write_params(world / "params.yaml", **{"tasks.tiny.max_length": 128})
+    run_stage("prepare")
+    assert "max_length: 128: the model takes 64 word-pieces" in refusal("finetune_teacher")
+
+
+# Checkpoints
+
+
+def test_a_folder_that_is_no_model_is_refused(refusal):
+    message = refusal("encoder", **{"encoder.checkpoint": "data/raw"})
+    assert message.startswith("encoder.checkpoint: data/raw has no config.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.json", b"{"),
+        ("config.json", b"{}"),
+        ("model.safetensors", b"not weights"),
+        ("model.safetensors", None),
+        ("tokenizer.json", b"{"),
+    ],
+)
+def test_a_broken_checkpoint_is_named_with_its_setting(name, content, refusal):
+    file = Path(CHECKPOINT, name)
+    file.unlink()
+    if content is not None:
+        file.write_bytes(content)
+    assert refusal("encoder").startswith(f"encoder.checkpoint: {CHECKPOINT}")
+
+
+def test_another_family_of_models_is_refused(refusal):
+    config = DistilBertConfig(vocab_size=len(tiny.tokenizer()), dim=24, n_layers=2, n_heads=2, hidden_dim=48)
+    DistilBertModel(config).save_pretrained(CHECKPOINT)
+    assert refusal("encoder") == "encoder.checkpoint: a model of the family 'distilbert': expected one of bert"
+
+
+def test_a_checkpoint_that_wants_code_of_its_own_is_refused(refusal):
+    config = Path(CHECKPOINT, "config.json")
+    wanted = {"AutoModel": "code.Model", "AutoConfig": "code.Config"}
+    config.write_text(json.dumps({**json.loads(config.read_text()), "auto_map": wanted}))
+    Path(CHECKPOINT, "code.py").write_text("from pathlib import Path\nPath('executed').touch()\n")
+    assert "wants code of its own to be run (auto_map in config.json), which is refused" in refusal("encoder")
+
+
+class Touch:
+    """A pickle that creates a file when it is read."""
+
+    def __reduce__(self):
+        return Path.touch, (Path("executed"),)
+
+
+@pytest.mark.parametrize("write", [torch.save, lambda it, path: path.write_bytes(pickle.dumps(it))], ids=["zip", "old"])
+def test_pickled_weights_execute_nothing(write, refusal):
+    Path(CHECKPOINT, "model.safetensors").unlink()
+    write({"embeddings.word_embeddings.weight": Touch()}, Path(CHECKPOINT, "pytorch_model.bin"))
+    assert refusal("encoder").startswith(f"encoder.checkpoint: {CHECKPOINT}")
+    assert not Path("executed").exists()
+
+
+# Word vectors
+
+
+@pytest.mark.parametrize("text", ["", "film 0.1 0.2\nplot 0.1\n", "film good\n"], ids=["empty", "ragged", "no numbers"])
+def test_a_file_that_holds_no_vectors_is_named(text, refusal):
+    Path("data/raw/vectors.txt").write_text(text)
+    assert refusal("word_vectors").startswith("word_vectors.location: data/raw/vectors.txt cannot be read as")
+
+
+# Teacher and student
+
+
+def other_vocabulary(folder: str) -> None:
+    path = Path(folder, "tokenizer.json")
+    path.write_text(path.read_text().replace('"charming"', '"enchanting"'))
+
+
+GENERAL = "general_student"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({f"{GENERAL}.layers": [1, 5]}, f"{GENERAL}.layers: [1, 5]: expected numbers from 1 to 4"),
+        ({f"{GENERAL}.layers": [1, 2, 3]}, f"{GENERAL}.shape.layers is 2: make them agree"),
+        ({f"{GENERAL}.shape.hidden": 12}, f"{GENERAL}.shape.hidden: 12, but start: layers"),
+        ({f"{GENERAL}.start": "checkpoint"}, f"{GENERAL}.checkpoint: cannot fetch hub:huawei-noah/"),
+        (
+            {f"{GENERAL}.start": "checkpoint", f"{GENERAL}.checkpoint": CHECKPOINT},
+            f"{GENERAL}.shape.layers: 2, but the checkpoint {CHECKPOINT} gives 4",
+        ),
+        (
+            {f"{GENERAL}.start": "distillation", f"{GENERAL}.shape.heads": 3},
+            f"{GENERAL}.distillation.losses.attention: the student has 3 heads, the teacher 2",
+        ),
+        (
+            {f"{GENERAL}.start": "distillation", f"{GENERAL}.shape.hidden": 25},
+            f"{GENERAL}.shape.hidden: 25 is not a multiple of {GENERAL}.shape.heads, 2",
+        ),
+        (
+            {f"{GENERAL}.start": "distillation", f"{GENERAL}.distillation.layer_map": [1, 5]},
+            f"{GENERAL}.distillation.layer_map: [1, 5]: expected 2 numbers from 1 to 4",
+        ),
+        (
+            {f"{GENERAL}.start": "distillation", f"{GENERAL}.distillation.text.text": "review"},
+            f"{GENERAL}.distillation.text: text.csv has no column 'review'",
+        ),
+    ],
+)
+def test_a_general_student_that_cannot_be_made_says_which_setting_to_change(changes, message, refusal):
+    assert message in refusal("general_student", **changes)
+
+
+def test_a_checkpoint_with_another_vocabulary_is_no_student(refusal):
+    tiny.write_checkpoint(Path("data/raw/student"), layers=2)
+    other_vocabulary("data/raw/student")
+    changes = {f"{GENERAL}.start": "checkpoint", f"{GENERAL}.checkpoint": "data/raw/student"}
+    assert f"{GENERAL}.checkpoint: the student's vocabulary" in refusal("general_student", **changes)
+
+
+def test_teacher_and_student_of_other_vocabularies_are_refused(refusal):
+    other_vocabulary("models/tiny/general_student")
+    assert "general_student: the student's vocabulary" in refusal("distill_intermediate")
+
+
+def test_head_counts_that_the_attention_loss_cannot_match_are_refused(refusal):
+    tiny.write_checkpoint(Path("models/tiny/general_student"), layers=2, heads=3)
+    message = refusal("distill_intermediate")
+    assert message.startswith("distill_intermediate.losses.attention: the student has 3 heads, the teacher 2")
+
+
+@pytest.mark.parametrize(
+    ("layers", "layer_map", "message"),
+    [
+        (2, [1, 5], "[1, 5]: expected 2 numbers from 1 to 4, one for each layer of the student"),
+        (2, [4], "[4]: expected 2 numbers from 1 to 4, one for each layer of the student"),
+        (3, "uniform", "uniform: 4 teacher layers do not divide by 3 student layers"),
+        (5, "last", "last: the student has 5 layers, the teacher only 4"),
+    ],
+)
+def test_a_layer_map_outside_the_range_is_refused(layers, layer_map, message, refusal):
+    tiny.write_checkpoint(Path("models/tiny/general_student"), layers=layers)
+    said = refusal("distill_intermediate", **{"distill_intermediate.layer_map": layer_map})
+    assert said.startswith(f"distill_intermediate.layer_map: {message}")
+
+
+def test_a_teacher_no_better_than_a_trivial_predictor_stops_the_run(refusal):
+    message = refusal("finetune_teacher", **{"finetune_teacher.learning_rate": 1e-12})
+    assert "the teacher's accuracy on validation, 0.5000, is no better than a trivial predictor's, 0.5000" in message
+
+
+# Processes of their own: the exit code, and what the terminal shows
+
+
+def start(name: str, *arguments: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", f"pipeline.{name}", *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def lines(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.strip()]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "changes", "message"),
+    [
+        ("prepare", ["tinny"], {}, "prepare: no task 'tinny' under `tasks`; did you mean 'tiny'? (defined: tiny)"),
+        ("encoder", [], {"seed": "one"}, "encoder: params.yaml: seed: expected a valid integer, found 'one' (str)"),
+        ("augment", [], {}, "augment: 0 arguments given, 1 expected: python -m pipeline.augment <task>"),
+        (
+            "encoder",
+            [],
+            {"encoder.checkpoint": "hub:nobody/nothing@main"},
+            "encoder: encoder.checkpoint: cannot fetch hub:nobody/nothing@main",
+        ),
+    ],
+)
+def test_a_stage_ends_with_one_line_and_exit_code_1(name, arguments, changes, message, world):
+    tiny.write_params(world / "params.yaml", **changes)
+    process = start(name, *arguments)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert len(lines(said)) == 1
+    assert lines(said)[0].startswith(message)
+
+
+def test_an_interrupted_training_leaves_nothing_and_can_be_started_again(world):
+    tiny.write_params(world / "params.yaml", **{"finetune_teacher.epochs": 100_000})
+    shutil.rmtree("models/tiny/teacher")
+    before = tree(world)
+    process = start("finetune_teacher", "tiny")
+    shown = ""
+    while "eval_accuracy" not in shown:  # an epoch is done: a checkpoint is on disk
+        shown += process.stderr.read(1)
+    assert list(Path("models").glob(".scratch-*"))
+    process.send_signal(signal.SIGINT)
+    begin = time.monotonic()
+    _, said = process.communicate(timeout=60)
+    assert time.monotonic() - begin < 10
+    assert process.returncode == 1
+    assert "Traceback" not in said
+    expected = "finetune_teacher: interrupted (SIGINT); nothing half-written is left, `dvc repro` goes on"
+    assert lines(said)[-1] == expected
+    assert tree(world) == before
+
+    tiny.write_params(world / "params.yaml")
+    run_stage("finetune_teacher")
+    assert Path("models/tiny/teacher/model.safetensors").exists()
+
+
+@pytest.mark.parametrize("room", [40, 260], ids=["while training", "while saving"])
+def test_a_full_disk_is_one_line(room, refusal, small_disk):
+    """``room``: KiB beside what the stages before left."""
+    blocks = sum(-(-path.stat().st_size // 4096) for path in Path("models").rglob("*"))
+    small_disk(Path("models"), kib=4 * blocks + room)
+    assert refusal("finetune_teacher").startswith("the disk is full")
