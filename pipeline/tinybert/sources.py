@@ -162,11 +162,10 @@ def _read_json_lines(path: Path) -> pd.DataFrame:
     records = []
     with open(path, encoding="utf-8-sig") as file:
         for number, line in enumerate(file, 1):
-            if line.strip():
-                try:
-                    records += _json_records(f"[{line}]")
-                except ValueError as error:
-                    raise ValueError(f"line {number}: {error}") from None
+            try:
+                records += _json_records(f"[{line}]")
+            except ValueError as error:
+                raise ValueError(f"line {number}: {error}") from None
     return pd.DataFrame(records, dtype=object)
 
 

@@ -21,6 +21,20 @@ def train(texts=TEXTS, seed=1, **changes):
     return model, before, curve
 
 
+@pytest.fixture
+def batches(monkeypatch):
+    """The model inputs of each step, as they were before words were masked, and the masked places."""
+    seen, plain = [], HeadTrainer.compute_loss
+
+    def watched(self, model, inputs, *rest, **more):
+        masked = inputs["labels"] != -100
+        seen.append((torch.where(masked, inputs["labels"], inputs["input_ids"]).tolist(), masked.tolist()))
+        return plain(self, model, inputs, *rest, **more)
+
+    monkeypatch.setattr(HeadTrainer, "compute_loss", watched)
+    return seen
+
+
 def changed(model, before) -> set[str]:
     return {name for name, weights in model.state_dict().items() if not torch.equal(weights, before[name])}
 
@@ -69,6 +83,18 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(in_empty_f
     assert not all(torch.equal(weights, other[name]) for name, weights in one.items())
 
 
+def test_the_seed_draws_the_order_of_the_texts(in_empty_folder, batches):
+    train(seed=1), train(seed=2)
+    assert [ids for ids, _ in batches[:4]] != [ids for ids, _ in batches[4:]]
+
+
+def test_the_seed_draws_the_masked_words(in_empty_folder, batches):
+    same = ["the film is a very good film with a great plot"] * 8
+    train(same, seed=1), train(same, seed=2)
+    assert [ids for ids, _ in batches[:4]] == [ids for ids, _ in batches[4:]]
+    assert [masked for _, masked in batches[:4]] != [masked for _, masked in batches[4:]]
+
+
 def test_the_loss_at_masked_positions_is_the_librarys_own(batch):
     model, inputs = tiny.masked_language_model(layers=1), batch([9, 5, 7], padding=2)
     labels = torch.full_like(inputs["input_ids"], -100)
@@ -98,16 +124,10 @@ def test_logits_at_marked_positions_are_those_of_the_whole_model(batch):
 
 
 @pytest.mark.parametrize("max_length", [16, 500])
-def test_texts_are_cut_to_the_set_length_and_to_what_the_model_takes(in_empty_folder, monkeypatch, max_length):
-    seen, plain = [], HeadTrainer.compute_loss
-
-    def watched(self, model, inputs, *rest, **more):
-        seen.append(inputs["input_ids"].shape[1])
-        return plain(self, model, inputs, *rest, **more)
-
-    monkeypatch.setattr(HeadTrainer, "compute_loss", watched)
+def test_texts_are_cut_to_the_set_length_and_to_what_the_model_takes(in_empty_folder, batches, max_length):
     train(texts=["film plot " * 100] * 4, max_length=max_length, steps=1)
-    assert seen == [min(max_length, 64)]
+    [(ids, _)] = batches
+    assert [len(row) for row in ids] == [min(max_length, 64)] * 4
 
 
 def test_training_leaves_no_scratch_behind(in_empty_folder):

@@ -66,6 +66,7 @@ def test_a_path_is_taken_from_the_working_folder(in_empty_folder):
         ("nowhere/rows.csv", "there is no file or folder nowhere/rows.csv"),
         ("package:not_installed_at_all/rows.csv", "no package 'not_installed_at_all' is installed: pip install it"),
         ("package:not-a-name/rows.csv", "no package 'not-a-name' is installed"),
+        ("package:broken_corpus.data/rows.csv", "no package 'broken_corpus.data' is installed"),  # would import it
         ("package:this/rows.csv", "no package 'this' is installed"),  # a module, not a folder
         ("package:broken_corpus/data/absent.csv", "the installed package 'broken_corpus' has no data/absent.csv"),
     ],
@@ -177,6 +178,7 @@ def test_integers_of_a_parquet_file_stay_integers_beside_a_missing_one(tmp_path)
         ("rows.jsonl", '{"text": "a"}\n["b"]\n', "line 2: expected objects"),
         ("rows.jsonl", '{"text": "a"}\n{"text": "\\ud800"}\n', "line 2: "),
         ("rows.json", '{"text": "a"}', "cannot be read as json: expected objects"),
+        ("rows.json", "5", "cannot be read as json: expected objects"),
         ("rows.csv", "text,label\na,1\nb, c,0\n", "line 3: 3 fields, the header has 2"),
         ("rows.csv", 'text,label\n"a,1\nb,0\n', "line 3: unexpected end of data"),
         ("rows.csv", 'text,label\n"a" b,1\n', "line 2: "),
@@ -273,6 +275,16 @@ def test_without_a_network_a_data_set_of_the_hub_gives_one_clear_line(offline):
     assert "\n" not in str(raised.value)
 
 
+def test_of_a_long_error_the_first_line_is_told(monkeypatch):
+    def fail(*rest, **more):
+        raise OSError("the first line\nand more of them")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    with pytest.raises(UserError, match=r"\(OSError: the first line\): check the name") as raised:
+        sources.checkpoint_folder(HUB, "encoder.checkpoint")
+    assert "\n" not in str(raised.value)
+
+
 def test_only_what_a_model_needs_is_downloaded_at_the_pinned_revision(in_empty_folder, monkeypatch):
     tiny.write_checkpoint(in_empty_folder / "checkpoint", layers=1)
     asked = []
@@ -291,12 +303,14 @@ def test_only_what_a_model_needs_is_downloaded_at_the_pinned_revision(in_empty_f
 
 HUB_CARD = """---
 configs:
+- config_name: large
+  data_files: data/test.csv
 - config_name: small
   data_files:
   - {split: train, path: data/train.csv}
   - {split: test, path: data/test.csv}
 dataset_info:
-  config_name: small
+- config_name: small
   features:
   - {name: text, dtype: string}
   - name: label
@@ -360,6 +374,11 @@ def test_whole_records_are_taken_once_each_without_empty_ones(reviews):
     found = texts(reviews)
     assert len(found) == 3
     assert {text[:8] for text in found} == {"The film", "Bad film", "Two word"}
+
+
+def test_texts_are_taken_from_the_named_column_of_the_chosen_rows(tmp_path):
+    path = write(tmp_path / "text.csv", "text,review,from\nno,a good film,here\nno,another film,there\n")
+    assert texts(path, text="review", where={"from": "there"}) == ["another film"]
 
 
 def test_sentences_have_three_words_or_more_and_end_at_line_breaks(reviews):

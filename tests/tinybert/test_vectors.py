@@ -57,7 +57,7 @@ def test_the_first_words_are_taken_where_fewer_are_wanted(location):
 
 
 def test_the_first_vector_of_a_repeated_word_is_kept(tmp_path):
-    found = vectors.fetch(str(write_text(tmp_path / "v.txt", "film 1 2\nplot 3 4\r\nfilm 5 6\n")), 9, "key")
+    found = vectors.fetch(str(write_text(tmp_path / "v.txt", "film 1 2\nplot 3 4 \r\nfilm 5 6\n")), 9, "key")
     assert found.index_to_key == ["film", "plot"]
     assert found.vectors.tolist() == [[1, 2], [3, 4]]
 
