@@ -8,7 +8,7 @@ from transformers import AutoModelForMaskedLM
 from pipeline.tinybert import models, rows, settings, stage, tasks, vectors
 from pipeline.tinybert.augmentation import Augmenter
 
-ENCODER = Path("models/pretrained/encoder")
+MASKED_LANGUAGE_MODEL = Path("models/pretrained/masked_language_model")
 
 
 def main(name: str) -> None:
@@ -19,8 +19,8 @@ def main(name: str) -> None:
 
     augmenter = Augmenter(
         task,
-        models.load(AutoModelForMaskedLM, ENCODER),
-        models.tokenizer(ENCODER),
+        models.load(AutoModelForMaskedLM, MASKED_LANGUAGE_MODEL),
+        models.tokenizer(MASKED_LANGUAGE_MODEL),
         vectors.load("data/word_vectors"),
         recipe,
     )

@@ -1,7 +1,8 @@
-"""Take the pre-trained encoder and, where it has none, train its masked-language-model head on unlabelled text.
+"""Take the pre-trained encoder, and a masked language model: the encoder's own, or one trained on unlabelled text.
 
-The head proposes the words that `augment` puts in place of others. `models/pretrained/encoder` is a snapshot that needs
-no network: encoder, head and tokenizer.
+`models/pretrained/encoder` is the encoder as it came, where teacher and student start;
+`models/pretrained/masked_language_model` proposes the words that `augment` puts in place of others. They are apart
+because training the latter changes its body, and a teacher that starts from that body is worse.
 """
 
 from pathlib import Path
@@ -12,7 +13,8 @@ from pipeline.tinybert import models, settings, sources, stage
 from pipeline.tinybert.masked_language_model import train_head
 from pipeline.tinybert.rows import write_csv
 
-OUT = Path("models/pretrained/encoder")
+ENCODER = Path("models/pretrained/encoder")
+MASKED_LANGUAGE_MODEL = Path("models/pretrained/masked_language_model")
 CURVE = Path("metrics/pretrained/encoder/loss.csv")
 
 
@@ -20,17 +22,19 @@ def main() -> None:
     encoder = settings.load().encoder
     folder = sources.checkpoint_folder(encoder.checkpoint, "encoder.checkpoint")
     tokenizer = models.tokenizer(folder, "encoder.checkpoint")
+    body = models.load(AutoModel, folder, "encoder.checkpoint")
+    models.check_family(body, "encoder.checkpoint")
     model, loading = models.load(AutoModelForMaskedLM, folder, "encoder.checkpoint", output_loading_info=True)
-    models.check_family(model, "encoder.checkpoint")
 
     curve = []
     if encoder.masked_language_model.train == "always" or loading["missing_keys"]:
         text = sources.texts(encoder.masked_language_model.text, encoder.seed, "encoder.masked_language_model.text")
         curve = train_head(model, tokenizer, text, encoder.masked_language_model, encoder.seed)
 
-    body = models.load(AutoModel, folder, "encoder.checkpoint")
-    with stage.output(OUT) as out:
-        models.save(out, model, tokenizer, state_dict=models.with_pooler_of(body, model))
+    with stage.output(ENCODER) as out:
+        models.save(out, body, tokenizer)
+    with stage.output(MASKED_LANGUAGE_MODEL) as out:
+        models.save(out, model, tokenizer)
     with stage.output(CURVE) as out:
         write_csv(out, ["step", "epoch", "loss"], curve)
 

@@ -47,13 +47,6 @@ def save(folder: Path, model: nn.Module, tokenizer=None, **options) -> None:
         tokenizer.save_pretrained(folder)
 
 
-def with_pooler_of(body: nn.Module, model: nn.Module) -> dict:
-    """``model``'s weights and, of ``body``'s, the pooler, which a masked language model drops, a classifier not."""
-    prefix = model.base_model_prefix
-    pooler = {f"{prefix}.{name}": weight for name, weight in body.state_dict().items() if name.startswith("pooler.")}
-    return {**model.state_dict(), **pooler}
-
-
 def tokenizer(folder: str | Path, key: str = ""):
     """The tokenizer of a folder; 512 word-pieces at most where its files do not say (TinyBERT's do not)."""
     loaded = load(transformers.AutoTokenizer, folder, key)

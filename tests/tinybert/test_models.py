@@ -1,7 +1,7 @@
 import pytest
 import tiny
 import torch
-from transformers import AutoModel, BertForMaskedLM, BertModel, BertTokenizerFast
+from transformers import AutoModel, BertModel, BertTokenizerFast
 
 from pipeline.tinybert import models
 from pipeline.tinybert.stage import UserError
@@ -113,13 +113,3 @@ def test_another_model_family_is_an_error_that_names_the_setting():
     model.config.model_type = "gpt2"
     with pytest.raises(UserError, match=r"^encoder\.checkpoint: .*'gpt2': expected one of bert"):
         models.check_family(model, "encoder.checkpoint")
-
-
-def test_a_masked_language_model_is_saved_with_the_pooler_of_its_body(tmp_path):
-    torch.manual_seed(0)
-    body = BertModel(tiny.config(layers=1))
-    with_head = BertForMaskedLM(tiny.config(layers=1))
-    models.save(tmp_path, with_head, state_dict=models.with_pooler_of(body, with_head))
-    loaded = BertModel.from_pretrained(tmp_path)
-    assert torch.equal(loaded.pooler.dense.weight, body.pooler.dense.weight)
-    assert torch.equal(loaded.embeddings.word_embeddings.weight, with_head.bert.embeddings.word_embeddings.weight)
