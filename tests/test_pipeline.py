@@ -50,15 +50,16 @@ class Clone:
         self("git", "add", "--all")
         self("git", "commit", "--quiet", "--message", message)
 
+    def read(self, name: str) -> str:
+        return (self.folder / name).read_text(encoding="utf-8")
+
     def settings(self) -> dict:
         return ruamel.yaml.YAML(typ="safe", pure=True).load(self.read("params.yaml"))
 
-    def queue(self) -> list[str]:
-        """The states of the queued experiments."""
-        return [line.split()[-1] for line in self("dvc", "queue", "status").splitlines()[1:] if ":" in line[:60]]
-
-    def read(self, name: str) -> str:
-        return (self.folder / name).read_text(encoding="utf-8")
+    def queue(self) -> dict[str, str]:
+        """Name → state of the queued experiments."""
+        rows = [line.split() for line in self("dvc", "queue", "status").splitlines()]
+        return {row[1]: row[-1] for row in rows if row and row[-1] in ("Queued", "Running", "Success", "Failed")}
 
 
 def ran(said: str) -> list[str]:
@@ -286,10 +287,12 @@ def test_a_queue_of_settings_can_be_compared(clone):
     clone("dvc", "exp", "run", "--queue", "-S", "evaluate.resamples=11,12")
     clone("dvc", "queue", "start", "-j", "1")
     deadline = time.monotonic() + 120
-    while (states := clone.queue())[0] != "Success" or states[1] != "Success":
-        assert not {"Failed"} & set(states), clone("dvc", "queue", "logs", "0")
+    while list((states := clone.queue()).values()) != ["Success", "Success"]:
+        assert "Failed" not in states.values(), states
         assert time.monotonic() < deadline, states
         time.sleep(1)
+    for name in states:
+        assert ran(clone("dvc", "queue", "logs", name)) == ["evaluate@tiny"]
     table = list(csv.DictReader(io.StringIO(clone("dvc", "exp", "show", "--csv"))))
     done = {row["evaluate.resamples"]: row["student.accuracy"] for row in table if row["State"] == "Success"}
     assert set(done) == {"11", "12"}
