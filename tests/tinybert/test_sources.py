@@ -336,7 +336,8 @@ def test_a_data_set_of_the_hub_gives_rows_with_the_names_of_its_labels(hub_layou
     ]
     assert pd.isna(rows[2][1]["label"])
     assert rows[0][0] == f"{HUB}, row 1"
-    assert [record["text"] for _, record in records(HUB, split="test", config="small")] == ["good plot"]
+    for chosen in ({"config": "small", "split": "test"}, {"config": "large"}):
+        assert [record["text"] for _, record in records(HUB, **chosen)] == ["good plot"]
 
 
 def test_a_data_set_with_a_script_is_refused_and_the_script_not_run(offline, tmp_path):
