@@ -2,7 +2,7 @@ import json
 import math
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.tinybert import rows
@@ -16,6 +16,7 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("rows")
 
 
+@settings(deadline=None)
 @given(records)
 @example(
     [{"text": "\"quoted\" 'it's' \\ back"}, {"text": "two\nlines\r\n\tand\x85\u2028more"}, {"text": "café 電影 🎬"}]
@@ -25,6 +26,7 @@ def test_rows_come_back_as_they_were_written(folder, some):
     assert list(rows.read(folder / "rows.jsonl")) == some
 
 
+@settings(deadline=None)
 @given(records)
 def test_rows_stand_one_a_line_in_utf_8_with_the_same_bytes_each_time(folder, some):
     for name in ("one.jsonl", "two.jsonl"):

@@ -122,6 +122,7 @@ def test_duplicates_are_dropped_and_counted(capsys):
 named = st.lists(st.tuples(st.sampled_from("abcdefgh"), st.sampled_from("xy")))
 
 
+@settings(deadline=None)
 @given(named, named, named)
 def test_no_text_stands_twice_and_none_is_lost(train, validation, test):
     given_parts = {"train": train, "validation": validation, "test": test}

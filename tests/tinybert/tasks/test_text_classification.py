@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from transformers import BertForSequenceClassification, pipeline
@@ -89,6 +89,7 @@ def test_texts_are_cut_to_the_set_length_and_to_what_the_model_takes(max_length,
     assert [len(ids) for ids in task.encode([{"text": "film " * 100}], TOKENIZER)["input_ids"]] == [expected]
 
 
+@settings(deadline=None)
 @given(st.text(), st.text())
 def test_the_whole_text_may_change_in_a_copy_of_the_row(text, other):
     task = tasks.create("text_classification", THREE, "accuracy", 32)
@@ -143,6 +144,7 @@ def test_scores_are_those_computed_by_hand():
 
 
 @pytest.mark.filterwarnings("ignore:A single label was found")
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from("abcd")), min_size=1, max_size=30))
 def test_scores_are_those_of_scikit_learn(pairs):
     task = tasks.create("text_classification", list("abcd"), "accuracy", 32)
