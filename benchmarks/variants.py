@@ -9,6 +9,8 @@ import json
 import subprocess
 import sys
 
+import dvc.api
+
 TASK = "rotten_tomatoes"
 VARIANTS = {
     "seed 1": [],
@@ -22,24 +24,23 @@ VARIANTS = {
 SHOWN = ("teacher", "student", "student_alone")
 
 
-def run(name: str, changes: list[str]) -> dict:
-    """Run a variant and return its metrics, file → content."""
+def run(name: str, changes: list[str]) -> str:
+    """Run a variant as an experiment and return the experiment's name."""
     experiment = "variant-" + name.replace(" ", "-")
     flags = [flag for change in changes for flag in ("--set-param", change)]
     subprocess.run(["dvc", "exp", "remove", "--quiet", experiment], check=False)
     subprocess.run(["dvc", "exp", "run", "--temp", "--name", experiment, *flags], check=True)
-    shown = subprocess.run(["dvc", "metrics", "show", "--json", experiment], check=True, capture_output=True, text=True)
-    files = json.loads(shown.stdout)[experiment]["data"]
-    return {path: content["data"] for path, content in files.items()}
+    return experiment
 
 
-def row(name: str, metrics: dict) -> str:
-    scores = metrics[f"metrics/{TASK}/scores.json"]
-    validation = metrics[f"metrics/{TASK}/distill_prediction/validation.json"]["accuracy"]
-    numbers = [scores[model]["accuracy"] for model in SHOWN]
-    gain = 100 * (scores["student"]["accuracy"] - scores["student_alone"]["accuracy"])
-    shares = " | ".join(f"{100 * number:.2f}" for number in (validation, *numbers, scores["retention"]))
-    return f"| {name} | {shares} | {gain:+.2f} |"
+def row(name: str, experiment: str) -> str:
+    scores, validation = (
+        json.loads(dvc.api.read(f"metrics/{TASK}/{file}", rev=experiment))
+        for file in ("scores.json", "distill_prediction/validation.json")
+    )
+    numbers = [validation["accuracy"], *(scores[model]["accuracy"] for model in SHOWN), scores["retention"]]
+    gain = scores["student"]["accuracy"] - scores["student_alone"]["accuracy"]
+    return f"| {name} | {' | '.join(f'{100 * number:.2f}' for number in numbers)} | {100 * gain:+.2f} |"
 
 
 def main() -> None:
