@@ -26,10 +26,10 @@ def main(name: str) -> None:
     if recipe.epochs:
         part = transfer.sample(data, recipe.max_rows, configuration.seed)
         result = distillation.imitate(
-            student.base_model, teacher, part, tokenizer, recipe, configuration.seed, "distill_intermediate", logits
+            student.base_model, teacher, part, tokenizer, recipe, configuration.numerics, "distill_intermediate", logits
         )
         columns, curve = result.columns, result.curve
-    distillation.fill_logits(teacher, data, tokenizer, logits)
+    distillation.fill_logits(teacher, data, tokenizer, logits, configuration.numerics)
 
     with stage.output(Path("models", name, "intermediate")) as out:
         models.save(out, student, tokenizer)

@@ -19,7 +19,9 @@ def main(name: str) -> None:
     data = transfer.encode(task, transfer.rows(name), tokenizer)
     logits = np.load(Path("data", name, "teacher_logits", "logits.npy"))
 
-    result = distillation.learn_logits(student, tokenizer, task, data, logits, validation, recipe, configuration.seed)
+    result = distillation.learn_logits(
+        student, tokenizer, task, data, logits, validation, recipe, configuration.numerics
+    )
     stage.say(f"student: {task.metric} {result.score:.4f} on validation, epoch {result.epoch}")
 
     with stage.output(Path("models", name, "student")) as out:

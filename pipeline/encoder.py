@@ -19,7 +19,8 @@ CURVE = Path("metrics/pretrained/encoder/loss.csv")
 
 
 def main() -> None:
-    encoder = settings.load().encoder
+    configuration = settings.load()
+    encoder = configuration.encoder
     folder = sources.checkpoint_folder(encoder.checkpoint, "encoder.checkpoint")
     tokenizer = models.tokenizer(folder, "encoder.checkpoint")
     body = models.load(AutoModel, folder, "encoder.checkpoint")
@@ -27,9 +28,10 @@ def main() -> None:
     model, loading = models.load(AutoModelForMaskedLM, folder, "encoder.checkpoint", output_loading_info=True)
 
     curve = []
+    numerics = settings.Numerics(seed=encoder.seed, precision=configuration.precision)
     if encoder.masked_language_model.train == "always" or loading["missing_keys"]:
         text = sources.texts(encoder.masked_language_model.text, encoder.seed, "encoder.masked_language_model.text")
-        curve = train_head(model, tokenizer, text, encoder.masked_language_model, encoder.seed)
+        curve = train_head(model, tokenizer, text, encoder.masked_language_model, numerics)
 
     with stage.output(ENCODER) as out:
         models.save(out, body, tokenizer)

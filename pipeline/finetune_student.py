@@ -21,7 +21,7 @@ def main(name: str) -> None:
     best = None
     for rate in recipe.learning_rates:
         trial = training.fine_tune(
-            general_student, tokenizer, task, train, validation, recipe, configuration.seed, rate
+            general_student, tokenizer, task, train, validation, recipe, configuration.numerics, rate
         )
         trials[f"{rate:g}"] = round(trial[1].score, 4)
         stage.say(f"learning rate {rate:g}: {task.metric} {trial[1].score:.4f} on validation, epoch {trial[1].epoch}")

@@ -16,7 +16,7 @@ def main(name: str) -> None:
     tokenizer = models.tokenizer(ENCODER)
 
     teacher, result = training.fine_tune(
-        ENCODER, tokenizer, task, train, validation, recipe, configuration.seed, recipe.learning_rate
+        ENCODER, tokenizer, task, train, validation, recipe, configuration.numerics, recipe.learning_rate
     )
     trivial = task.score(validation, task.trivial_predictions(train, validation))[task.metric]
     stage.say(f"teacher: {task.metric} {result.score:.4f} on validation, a trivial predictor {trivial:.4f}")

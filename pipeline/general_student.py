@@ -16,7 +16,7 @@ def main(task: str) -> None:
     elif wanted.start == "layers":
         student = general.from_layers(wanted)
     else:
-        student, result = general.from_distillation(wanted, configuration.seed)
+        student, result = general.from_distillation(wanted, configuration.numerics)
         columns, curve = result.columns, result.curve
 
     with stage.output(Path("models", task, "general_student")) as out:

@@ -2,19 +2,16 @@
 
 import csv
 import json
-import os
 import pickle
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import tiny
 import torch
-from tiny import ROOT, run_stage
+from tiny import lines, run_stage, start_python
 from transformers import DistilBertConfig, DistilBertModel
 
 from pipeline.tinybert import stage
@@ -88,7 +85,8 @@ def test_what_is_not_there_is_named_with_its_setting(name, key, location, messag
     ("location", "message"),
     [
         ("hub:nobody/nothing@0123456789012345678901234567890123456789", "cannot fetch hub:nobody/nothing@0123456"),
-        ("hub:nobody/nothing", "hub:nobody/nothing: expected hub:OWNER/NAME@REVISION"),
+        ("hub:nobody/nothing", "hub:nobody/nothing: expected hub:OWNER/NAME@COMMIT"),
+        ("hub:nobody/nothing@main", "hub:nobody/nothing@main: expected hub:OWNER/NAME@COMMIT"),
     ],
 )
 def test_a_hub_id_that_is_not_there_is_named_with_its_setting(name, key, location, message, refusal):
@@ -327,20 +325,6 @@ def test_a_teacher_no_better_than_a_trivial_predictor_stops_the_run(refusal):
 # Processes of their own: the exit code, and what the terminal shows
 
 
-def start(name: str, *arguments: str) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-m", f"pipeline.{name}", *arguments],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def lines(text: str) -> list[str]:
-    return [line for line in text.splitlines() if line.strip()]
-
-
 @pytest.mark.parametrize(
     ("name", "arguments", "changes", "message"),
     [
@@ -350,14 +334,14 @@ def lines(text: str) -> list[str]:
         (
             "encoder",
             [],
-            {"encoder.checkpoint": "hub:nobody/nothing@main"},
-            "encoder: encoder.checkpoint: cannot fetch hub:nobody/nothing@main",
+            {"encoder.checkpoint": f"hub:nobody/nothing@{'0' * 40}"},
+            "encoder: encoder.checkpoint: cannot fetch hub:nobody/nothing@0000",
         ),
     ],
 )
 def test_a_stage_ends_with_one_line_and_exit_code_1(name, arguments, changes, message, world):
     tiny.write_params(world / "params.yaml", **changes)
-    process = start(name, *arguments)
+    process = start_python("-m", f"pipeline.{name}", *arguments)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 1
     assert len(lines(said)) == 1
@@ -368,7 +352,7 @@ def test_an_interrupted_training_leaves_nothing_and_can_be_started_again(world):
     tiny.write_params(world / "params.yaml", **{"finetune_teacher.epochs": 100_000})
     shutil.rmtree("models/tiny/teacher")
     before = tree(world)
-    process = start("finetune_teacher", "tiny")
+    process = start_python("-m", "pipeline.finetune_teacher", "tiny")
     shown = ""
     while "eval_accuracy" not in shown:  # an epoch is done: a checkpoint is on disk
         shown += process.stderr.read(1)

@@ -112,7 +112,7 @@ def test_each_stage_lists_its_own_group(stage):
 
 
 def test_every_group_is_a_stage():
-    assert set(read_yaml("params.yaml")) - {"run", "seed", "tasks"} == set(STAGES)
+    assert set(read_yaml("params.yaml")) - {"run", "seed", "precision", "tasks"} == set(STAGES)
 
 
 @pytest.mark.parametrize("stage", STAGES_A_TASK_MAY_CHANGE)
@@ -121,6 +121,13 @@ def test_what_a_task_may_change_is_listed(stage):
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_lists_the_seed_of_training_where_it_reads_it(stage):
+@pytest.mark.parametrize(
+    ("setting", "readings"),
+    [
+        ("seed", ["configuration.seed", "configuration.numerics"]),
+        ("precision", ["configuration.precision", "configuration.numerics"]),
+    ],
+)
+def test_a_stage_lists_what_all_training_shares_where_it_reads_it(stage, setting, readings):
     source = (ROOT / PACKAGE / f"{stage}.py").read_text(encoding="utf-8")
-    assert ("seed" in STAGES[stage]["params"]) == ("configuration.seed" in source)
+    assert (setting in STAGES[stage]["params"]) == any(reading in source for reading in readings)

@@ -2,25 +2,21 @@
 
 import csv
 import importlib
+import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import ruamel.yaml
 import torch
 from transformers import BertConfig, BertForMaskedLM, BertModel, BertTokenizerFast
 
+from pipeline.tinybert.settings import STAGES_A_TASK_MAY_CHANGE, Numerics
+
 ROOT = Path(__file__).parents[1]
 COMMON = ("encoder", "word_vectors")
-PER_TASK = (
-    "prepare",
-    "general_student",
-    "finetune_teacher",
-    "augment",
-    "distill_intermediate",
-    "distill_prediction",
-    "finetune_student",
-    "evaluate",
-)
+PER_TASK = ("prepare", *STAGES_A_TASK_MAY_CHANGE)  # in the order of the pipeline
 
 ADJECTIVES = {
     "positive": "good great fine lovely superb charming brilliant warm funny touching".split(),
@@ -73,6 +69,10 @@ def write_vectors(path: Path) -> None:
     path.write_text("".join(f"{word} {' '.join(f'{draw.gauss(0, 1):.4f}' for _ in range(8))}\n" for word in words))
 
 
+def numerics(seed: int = 1, precision: str = "float32") -> Numerics:
+    return Numerics(seed=seed, precision=precision)
+
+
 def tokenizer() -> BertTokenizerFast:
     vocabulary = [*SPECIAL, *WORDS, *PIECES, *".,!'"]
     return BertTokenizerFast(vocab={piece: number for number, piece in enumerate(vocabulary)}, model_max_length=64)
@@ -123,6 +123,7 @@ def write_params(path: Path, **changes) -> None:
     shape = {"layers": 2, "hidden": 24, "heads": 2, "feed_forward": 48}
     tiny = {
         "run": ["tiny"],
+        "precision": "float32",
         "encoder.checkpoint": "data/raw/checkpoint",
         "encoder.masked_language_model.text": text,
         "encoder.masked_language_model.steps": 3,
@@ -136,6 +137,8 @@ def write_params(path: Path, **changes) -> None:
         "finetune_teacher.batch_size": 8,
         "augment.variants": 2,
         "distill_intermediate.epochs": 1,
+        "distill_intermediate.layer_map": "uniform",
+        "distill_intermediate.losses.attention": 1,
         "distill_intermediate.learning_rate": 1.0e-3,
         "distill_prediction.epochs": 2,
         "distill_prediction.learning_rate": 4.0e-3,
@@ -151,17 +154,7 @@ def write_params(path: Path, **changes) -> None:
                 "unlabelled": text,
                 "metric": "accuracy",
                 "max_length": 32,
-                **dict.fromkeys(
-                    [
-                        "general_student",
-                        "finetune_teacher",
-                        "augment",
-                        "distill_intermediate",
-                        "distill_prediction",
-                        "finetune_student",
-                        "evaluate",
-                    ]
-                ),
+                **dict.fromkeys(STAGES_A_TASK_MAY_CHANGE),
             }
         },
     }
@@ -194,3 +187,18 @@ def write_world(folder: Path, **changes) -> None:
 def run_stage(stage: str, task: str = "tiny") -> None:
     """A stage in this process, in the working folder: the start of a process of its own takes seconds."""
     importlib.import_module(f"pipeline.{stage}").main(*([] if stage in COMMON else [task]))
+
+
+def start_python(*arguments: str) -> subprocess.Popen:
+    """A Python process in the working folder that finds the pipeline; its output and errors as text."""
+    return subprocess.Popen(
+        [sys.executable, *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def lines(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.strip()]

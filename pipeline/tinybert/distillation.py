@@ -9,10 +9,9 @@ from accelerate import PartialState
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from pipeline.tinybert import losses, training
+from pipeline.tinybert import losses, models, training
 from pipeline.tinybert.capture import attention_scores, capturing
-from pipeline.tinybert.models import map_layers
-from pipeline.tinybert.settings import DistillIntermediate, GeneralDistillation, Losses
+from pipeline.tinybert.settings import DistillIntermediate, GeneralDistillation, Losses, Numerics
 from pipeline.tinybert.stage import UserError, say
 from pipeline.tinybert.tasks import Task
 from pipeline.tinybert.trainer import (
@@ -20,6 +19,7 @@ from pipeline.tinybert.trainer import (
     Collator,
     QuietTrainer,
     arguments,
+    computes_in_bfloat16,
     curve_of,
     scratch_folder,
     steps_of,
@@ -145,7 +145,7 @@ def imitate(
     data: datasets.Dataset,
     tokenizer,
     settings: DistillIntermediate | GeneralDistillation,
-    seed: int,
+    numerics: Numerics,
     key: str,
     logits: np.ndarray | None = None,
 ) -> Result:
@@ -155,11 +155,12 @@ def imitate(
     The learning rate is constant, as in the paper.
     """
     check_heads(student, teacher, settings.losses, key)
-    layer_map = map_layers(
+    layer_map = models.map_layers(
         settings.layer_map, student.config.num_hidden_layers, teacher.config.num_hidden_layers, f"{key}.layer_map"
     )
     if not any(settings.losses.model_dump().values()):
         raise UserError(f"{key}.losses: all are 0: nothing would be learned; set epochs to 0 to leave the stage out")
+    models.set_dropout(student, settings.dropout)
     imitation = Imitation(capturing(student), teacher.config.hidden_size, settings.projections)
     with scratch_folder() as scratch:
         trainer = IntermediateTrainer(
@@ -170,7 +171,7 @@ def imitate(
             model=imitation,
             args=arguments(
                 scratch,
-                seed=seed,
+                numerics=numerics,
                 steps=steps_of(len(data), settings.epochs, settings.batch_size),
                 batch_size=settings.batch_size,
                 learning_rate=settings.learning_rate,
@@ -186,7 +187,7 @@ def imitate(
 
 
 @torch.no_grad()
-def fill_logits(teacher: nn.Module, data: datasets.Dataset, tokenizer, logits: np.ndarray) -> None:
+def fill_logits(teacher: nn.Module, data: datasets.Dataset, tokenizer, logits: np.ndarray, numerics: Numerics) -> None:
     """Compute the teacher's logits of the rows that have none yet (NaN), longest first."""
     missing = np.flatnonzero(np.isnan(logits).any(axis=-1))
     if not len(missing):
@@ -200,7 +201,8 @@ def fill_logits(teacher: nn.Module, data: datasets.Dataset, tokenizer, logits: n
     for start in tqdm(range(0, len(order), EVALUATION_BATCH), desc="teacher", unit="batch"):
         rows = order[start : start + EVALUATION_BATCH]
         batch = {name: values.to(teacher.device) for name, values in collate([columns[int(r)] for r in rows]).items()}
-        logits[rows] = teacher(**batch).logits.float().cpu().numpy()
+        with torch.autocast(teacher.device.type, torch.bfloat16, enabled=computes_in_bfloat16(numerics.precision)):
+            logits[rows] = teacher(**batch).logits.float().cpu().numpy()
 
 
 class LogitsCollator(Collator):
@@ -242,9 +244,10 @@ def learn_logits(
     logits: np.ndarray,
     validation_rows,
     settings,
-    seed: int,
+    numerics: Numerics,
 ) -> Result:
     """Train ``student`` in place on the teacher's ``logits`` of ``data``; keep the best epoch on validation."""
+    models.set_dropout(student, settings.dropout)
     make_trainer = partial(PredictionTrainer, task=task, temperature=settings.temperature)
     return train_to_best_epoch(
         make_trainer,
@@ -255,6 +258,6 @@ def learn_logits(
         training.encode(task, validation_rows, tokenizer),
         validation_rows,
         settings,
-        seed,
+        numerics,
         settings.learning_rate,
     )

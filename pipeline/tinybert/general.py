@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoModel, set_seed
 
 from pipeline.tinybert import models, sources
 from pipeline.tinybert.distillation import imitate
-from pipeline.tinybert.settings import GeneralStudent
+from pipeline.tinybert.settings import GeneralStudent, Numerics
 from pipeline.tinybert.stage import UserError, say
 from pipeline.tinybert.training import Result
 
@@ -52,13 +52,13 @@ def from_layers(wanted: GeneralStudent) -> nn.Module:
     return student
 
 
-def from_distillation(wanted: GeneralStudent, seed: int) -> tuple[nn.Module, Result]:
+def from_distillation(wanted: GeneralStudent, numerics: Numerics) -> tuple[nn.Module, Result]:
     """An untrained student of the set shape, taught by the encoder on unlabelled text: no labels, no logits.
 
     General distillation (Jiao et al. 2020, section 3.2): embeddings, hidden states and attention scores.
     """
     recipe, shape = wanted.distillation, wanted.shape
-    texts = sources.texts(recipe.text, seed, f"{KEY}.distillation.text")
+    texts = sources.texts(recipe.text, numerics.seed, f"{KEY}.distillation.text")
     tokenizer = models.tokenizer(ENCODER)
     config = AutoConfig.from_pretrained(ENCODER, local_files_only=True)
     if shape.hidden % shape.heads:
@@ -70,13 +70,13 @@ def from_distillation(wanted: GeneralStudent, seed: int) -> tuple[nn.Module, Res
             f"{KEY}.distillation.max_length: {recipe.max_length}: the encoder takes {tokenizer.model_max_length}"
             " word-pieces at most"
         )
-    set_seed(seed)
+    set_seed(numerics.seed)
     student = AutoModel.from_config(config)
     encoded = tokenizer(texts, truncation=True, max_length=recipe.max_length)
     data = datasets.Dataset.from_dict({**encoded, "length": [len(ids) for ids in encoded["input_ids"]]})
     say(f"general distillation from {len(texts)} texts")
     encoder = models.load(AutoModel, ENCODER)
-    result = imitate(student, encoder, data, tokenizer, recipe, seed, f"{KEY}.distillation")
+    result = imitate(student, encoder, data, tokenizer, recipe, numerics, f"{KEY}.distillation")
     return student, result
 
 

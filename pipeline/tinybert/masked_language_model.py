@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import DataCollatorForLanguageModeling
 
-from pipeline.tinybert.settings import MaskedLanguageModel
+from pipeline.tinybert.settings import MaskedLanguageModel, Numerics
 from pipeline.tinybert.trainer import QuietTrainer, arguments, curve_of, scratch_folder
 
 HEADS = {"bert": "cls"}
@@ -35,7 +35,9 @@ class HeadTrainer(QuietTrainer):
         return loss / masked.sum().clamp(min=1)
 
 
-def train_head(model: nn.Module, tokenizer, texts: list[str], settings: MaskedLanguageModel, seed: int) -> list[tuple]:
+def train_head(
+    model: nn.Module, tokenizer, texts: list[str], settings: MaskedLanguageModel, numerics: Numerics
+) -> list[tuple]:
     """Train ``model``'s head in place, tied to the input embeddings; the body too, unless it is frozen.
 
     Returns the loss curve as (step, epoch, loss).
@@ -49,7 +51,7 @@ def train_head(model: nn.Module, tokenizer, texts: list[str], settings: MaskedLa
             model=model,
             args=arguments(
                 scratch,
-                seed=seed,
+                numerics=numerics,
                 steps=settings.steps,
                 batch_size=settings.batch_size,
                 learning_rate=settings.learning_rate,
@@ -57,7 +59,7 @@ def train_head(model: nn.Module, tokenizer, texts: list[str], settings: MaskedLa
                 warmup_steps=0.1,
             ),
             train_dataset=data,
-            data_collator=DataCollatorForLanguageModeling(tokenizer, mlm_probability=MASKED_SHARE, seed=seed),
+            data_collator=DataCollatorForLanguageModeling(tokenizer, mlm_probability=MASKED_SHARE, seed=numerics.seed),
         )
         trainer.train()
     model.requires_grad_(True)

@@ -62,6 +62,14 @@ def say_how_many_are_cut(encoded, longest: int) -> None:
         say(f"{cut} of {len(encoded.encodings)} texts are longer than {longest} word-pieces (max_length) and are cut")
 
 
+def set_dropout(model: nn.Module, dropout: float | None) -> None:
+    """Let ``model`` train with this dropout everywhere; None leaves its own. Its configuration stays as it was."""
+    if dropout is not None:
+        for module in model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = dropout
+
+
 def shape_of(config) -> Shape:
     return Shape(
         layers=config.num_hidden_layers,

@@ -2,7 +2,7 @@
 
 import difflib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 import ruamel.yaml
@@ -13,6 +13,7 @@ from pipeline.tinybert.stage import UserError, say
 PARAMS = Path("params.yaml")
 RESERVED_TASK_NAMES = ("pretrained", "raw", "word_vectors")
 Share = Field(gt=0, lt=1)
+Dropout = Annotated[float, Field(ge=0, lt=1)] | None  # of the student; None: as its configuration has it
 
 
 class Group(pydantic.BaseModel):
@@ -43,6 +44,13 @@ class Text(Group):
     split: str | None = None
     sentences: bool = False
     limit: PositiveInt
+
+
+class Numerics(Group):
+    """What decides the numbers of every training beside its recipe."""
+
+    seed: NonNegativeInt
+    precision: Literal["auto", "float32", "bfloat16"]
 
 
 class Optimisation(Group):
@@ -109,6 +117,7 @@ class GeneralDistillation(Group):
     layer_map: LayerMap
     losses: Losses
     projections: Literal["shared", "each"]
+    dropout: Dropout
 
 
 class GeneralStudent(Group):
@@ -139,10 +148,12 @@ class DistillIntermediate(Group):
     layer_map: LayerMap
     losses: Losses
     projections: Literal["shared", "each"]
+    dropout: Dropout
     max_rows: PositiveInt | None
 
 
 class DistillPrediction(Optimisation):
+    dropout: Dropout
     temperature: PositiveFloat
 
 
@@ -179,6 +190,7 @@ class Task(Group):
 class Settings(Group):
     run: list[str] = Field(min_length=1)
     seed: NonNegativeInt
+    precision: Literal["auto", "float32", "bfloat16"]
     encoder: Encoder
     word_vectors: WordVectors
     prepare: Prepare
@@ -190,6 +202,10 @@ class Settings(Group):
     finetune_student: FinetuneStudent
     evaluate: Evaluate
     tasks: dict[str, Task]
+
+    @property
+    def numerics(self) -> Numerics:
+        return Numerics(seed=self.seed, precision=self.precision)
 
     def task(self, name: str) -> Task:
         if name not in self.tasks:

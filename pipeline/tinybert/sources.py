@@ -1,7 +1,7 @@
 """Installed packages, the hub and files, by one grammar of locations.
 
 ``package:NAME/PATH``         a file or folder that an installed package ships
-``hub:OWNER/NAME@REVISION``   a model or data set of the Hugging Face hub, pinned
+``hub:OWNER/NAME@COMMIT``     a model or data set of the Hugging Face hub, pinned: a branch would move
 ``gensim:NAME``               word vectors of gensim's downloads
 anything else                 a path, from the top of the repository
 
@@ -24,6 +24,7 @@ from pipeline.tinybert.stage import UserError, say
 
 PUNKT_CHARACTERS = 1_000_000
 SHORTEST_SENTENCE = 3  # words
+COMMIT = re.compile(r"[0-9a-f]{40}")
 
 huggingface_hub.logging.set_verbosity_error()  # it warns of each of its retries
 
@@ -49,11 +50,14 @@ def local_path(location: str, key: str) -> Path:
 
 
 def hub_id(location: str, key: str) -> tuple[str, str]:
-    """``hub:OWNER/NAME@REVISION`` as (OWNER/NAME, REVISION)."""
-    name, _, revision = location.removeprefix("hub:").partition("@")
-    if not name or not revision:
-        raise UserError(f"{key}: {location}: expected hub:OWNER/NAME@REVISION, the revision a commit of the repository")
-    return name, revision
+    """``hub:OWNER/NAME@COMMIT`` as (OWNER/NAME, COMMIT)."""
+    name, _, commit = location.removeprefix("hub:").partition("@")
+    if not name or not COMMIT.fullmatch(commit):
+        raise UserError(
+            f"{key}: {location}: expected hub:OWNER/NAME@COMMIT, the 40 hexadecimal digits of a commit of the"
+            " repository (its page lists them under Files, History): a branch or a tag would move"
+        )
+    return name, commit
 
 
 def checkpoint_folder(location: str, key: str) -> Path:

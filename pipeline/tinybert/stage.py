@@ -4,13 +4,14 @@ import contextlib
 import errno
 import os
 import re
-import resource
 import shutil
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import psutil
 
 # How the libraries say it that lose the error's number: those in Rust, numpy, torch.
 FULL_DISK = re.compile(
@@ -57,6 +58,10 @@ def say(message: str) -> None:
 
 def peak_memory_gib() -> float:
     """The most memory this process has held so far, in GiB."""
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset / (1 << 30)
+    import resource  # Windows has none
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1 << 30 if sys.platform == "darwin" else 1 << 20)
 

@@ -10,8 +10,24 @@ from torch import Tensor
 from torch.utils.data import SequentialSampler
 from transformers import DataCollatorWithPadding, ProgressCallback, Trainer, TrainingArguments
 
+from pipeline.tinybert.settings import Numerics
+
 POINTS_OF_A_CURVE = 100
 EVALUATION_BATCH = 64
+BFLOAT16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16")  # the last: of ARM
+
+
+def computes_in_bfloat16(precision: str) -> bool:
+    """What ``precision`` means on this machine: ``auto`` is bfloat16 where the processor has instructions for it.
+
+    Where it has none, bfloat16 would be slower than float32.
+    """
+    if precision != "auto":
+        return precision == "bfloat16"
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name) for name in BFLOAT16_INSTRUCTIONS)
 
 
 class QuietTrainer(Trainer):
@@ -22,6 +38,10 @@ class QuietTrainer(Trainer):
         self.remove_callback(ProgressCallback)
         self.add_callback(_Progress)
         transformers.logging.disable_progress_bar()
+
+    def autocast_smart_context_manager(self, cache_enabled: bool | None = True):
+        # Accelerate sets the precision of the trained model's forward alone; our losses also run a teacher, or a head.
+        return self.accelerator.autocast()
 
     def _get_eval_sampler(self, eval_dataset):
         # The library groups evaluation rows by length too, and gives their logits back in that order, not in theirs.
@@ -50,14 +70,16 @@ class Collator:
         return dict(self.pad([{k: v for k, v in feature.items() if k != "length"} for feature in features]))
 
 
-def arguments(scratch: str, *, seed: int, steps: int, batch_size: int, learning_rate: float, **options):
+def arguments(scratch: str, *, numerics: Numerics, steps: int, batch_size: int, learning_rate: float, **options):
     """The Trainer's arguments that all runs of this project share.
 
     Batches hold texts of like lengths; the last, smaller one is used too. AdamW and clipping are the library's.
     """
     return TrainingArguments(
         output_dir=scratch,
-        seed=seed,
+        seed=numerics.seed,
+        bf16=computes_in_bfloat16(numerics.precision),
+        use_cpu=not torch.accelerator.is_available(),
         full_determinism=True,
         per_device_train_batch_size=batch_size,
         per_device_eval_batch_size=EVALUATION_BATCH,

@@ -9,9 +9,12 @@ import numpy as np
 from torch import nn
 
 from pipeline.tinybert.rows import Row, write_csv, write_json
+from pipeline.tinybert.settings import Numerics
 from pipeline.tinybert.stage import UserError
 from pipeline.tinybert.tasks import Task
 from pipeline.tinybert.trainer import Collator, QuietTrainer, arguments, curve_of, scratch_folder, steps_of
+
+FOR_SCORING = Numerics(seed=0, precision="float32")
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ def train_to_best_epoch(
     validation: datasets.Dataset,
     validation_rows: list[Row],
     settings,
-    seed: int,
+    numerics: Numerics,
     learning_rate: float,
 ) -> Result:
     """Train ``model`` in place and leave it as it was after the epoch with the best ``task.metric`` on validation."""
@@ -59,7 +62,7 @@ def train_to_best_epoch(
             model=model,
             args=arguments(
                 scratch,
-                seed=seed,
+                numerics=numerics,
                 steps=steps,
                 batch_size=settings.batch_size,
                 learning_rate=learning_rate,
@@ -98,11 +101,11 @@ def fine_tune(
     train_rows: list[Row],
     validation_rows: list[Row],
     settings,
-    seed: int,
+    numerics: Numerics,
     learning_rate: float,
 ) -> tuple[nn.Module, Result]:
     """The encoder of ``folder`` with a new head, trained on labels, at its best epoch on validation."""
-    model = task.load_model(folder, seed)
+    model = task.load_model(folder, numerics.seed)
     train, validation = (encode(task, rows, tokenizer) for rows in (train_rows, validation_rows))
     result = train_to_best_epoch(
         QuietTrainer,
@@ -113,16 +116,16 @@ def fine_tune(
         validation,
         validation_rows,
         settings,
-        seed,
+        numerics,
         learning_rate,
     )
     return model, result
 
 
-def predict(model: nn.Module, tokenizer, task: Task, rows: list[Row], seed: int = 0) -> np.ndarray:
-    """The logits of ``rows``, in their order, without gradient and in evaluation mode."""
+def predict(model: nn.Module, tokenizer, task: Task, rows: list[Row]) -> np.ndarray:
+    """The logits of ``rows``, in their order, without gradient, in evaluation mode and in float32."""
     with scratch_folder() as scratch:
-        options = arguments(scratch, seed=seed, steps=1, batch_size=1, learning_rate=1.0)
+        options = arguments(scratch, numerics=FOR_SCORING, steps=1, batch_size=1, learning_rate=1.0)
         trainer = QuietTrainer(model=model, args=options, data_collator=Collator(tokenizer))
         return trainer.predict(encode(task, rows, tokenizer)).predictions
 

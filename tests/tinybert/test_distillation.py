@@ -32,6 +32,7 @@ def intermediate(**changes) -> DistillIntermediate:
             "layer_map": "uniform",
             "losses": {"embeddings": 1, "hidden": 1, "attention": 1},
             "projections": "shared",
+            "dropout": None,
             "max_rows": None,
             **changes,
         }
@@ -40,7 +41,7 @@ def intermediate(**changes) -> DistillIntermediate:
 
 def prediction(**changes) -> DistillPrediction:
     recipe = {"epochs": 2, "batch_size": 4, "learning_rate": 1e-3, "warmup": 0.1, "weight_decay": 0.01}
-    return DistillPrediction.model_validate({**recipe, "temperature": 1.0, **changes})
+    return DistillPrediction.model_validate({**recipe, "dropout": None, "temperature": 1.0, **changes})
 
 
 def make_student(**shape) -> BertModel:
@@ -75,11 +76,10 @@ def no_logits(rows: int = len(TEXTS)) -> np.ndarray:
     return np.full((rows, 2), np.nan, dtype=np.float32)
 
 
-def run(student, teacher, data, recipe=None, logits=None, seed=1):
+def run(student, teacher, data, recipe=None, logits=None, seed=1, precision="float32"):
     transformers.set_seed(seed)
-    return imitate(
-        student, teacher, data, tiny.tokenizer(), recipe or intermediate(), seed, "distill_intermediate", logits
-    )
+    recipe, numerics = recipe or intermediate(), tiny.numerics(seed, precision)
+    return imitate(student, teacher, data, tiny.tokenizer(), recipe, numerics, "distill_intermediate", logits)
 
 
 # The losses, against an implementation that knows nothing of this project's ----------------------------------------
@@ -196,7 +196,7 @@ def test_rows_without_logits_are_filled_and_the_others_left(data, already):
     teacher, logits = make_teacher(dropout=0.5), no_logits()
     logits[list(already)] = 100 + np.arange(10)[list(already), None]
     kept = logits.copy()
-    fill_logits(teacher, data, tiny.tokenizer(), logits)
+    fill_logits(teacher, data, tiny.tokenizer(), logits, tiny.numerics())
     new = sorted(set(range(10)) - set(already))
     np.testing.assert_array_equal(logits[list(already)], kept[list(already)])
     np.testing.assert_allclose(logits[new], plain_logits(teacher)[new], atol=1e-5)
@@ -208,7 +208,7 @@ def test_training_on_some_rows_gives_these_their_logits_and_the_rest_is_filled(i
     assert len(part) == 6
     run(make_student(), teacher, part, logits=logits)
     assert sorted(np.flatnonzero(~np.isnan(logits).any(axis=1))) == sorted(part["row"])
-    fill_logits(teacher, data, tiny.tokenizer(), logits)
+    fill_logits(teacher, data, tiny.tokenizer(), logits, tiny.numerics())
     np.testing.assert_allclose(logits, plain_logits(teacher), atol=1e-5)
 
 
@@ -360,10 +360,9 @@ def targets() -> np.ndarray:
     return logits * np.linspace(1, 2, 10, dtype=np.float32)[:, None]
 
 
-def learn(student, task, data, logits, **changes):
-    return distillation.learn_logits(
-        student, tiny.tokenizer(), task, data, logits, VALIDATION, prediction(**changes), 1
-    )
+def learn(student, task, data, logits, seed=1, precision="float32", **changes):
+    recipe, numerics = prediction(**changes), tiny.numerics(seed, precision)
+    return distillation.learn_logits(student, tiny.tokenizer(), task, data, logits, VALIDATION, recipe, numerics)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
@@ -401,3 +400,59 @@ def test_prediction_training_keeps_the_best_epoch_on_validation(in_empty_folder,
     assert (result.score, result.epoch) == (0.75, 2)
     assert all(torch.equal(kept, weights[1][name]) for name, kept in student.state_dict().items())
     assert any(not torch.equal(kept, weights[2][name]) for name, kept in student.state_dict().items())
+
+
+# Dropout and precision ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("dropout", "different"), [(None, 2), (0.5, 2), (0.0, 1)])
+def test_dropout_as_set_or_of_the_student_itself(in_empty_folder, task, data, dropout, different):
+    """Without dropout the first batch, all rows, has the same loss under every seed."""
+    student, teacher = classifier(), make_teacher()
+    models.set_dropout(student, 0.5)
+    recipe = {"epochs": 1, "batch_size": 16, "dropout": dropout}
+    for train in (
+        lambda seed: learn(copy.deepcopy(student), task, data, targets(), seed, **recipe),
+        lambda seed: run(copy.deepcopy(student.base_model), teacher, data, intermediate(**recipe), seed=seed),
+    ):
+        assert len({round(train(seed).curve[0][2], 4) for seed in (1, 2)}) == different
+
+
+@pytest.fixture
+def products(monkeypatch) -> set[torch.dtype]:
+    """The types in which linear layers have computed."""
+    seen, linear = set(), torch.nn.functional.linear
+
+    def watched(values, *rest):
+        product = linear(values, *rest)
+        seen.add(product.dtype)
+        return product
+
+    monkeypatch.setattr(torch.nn.functional, "linear", watched)
+    return seen
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_both_stages_compute_in_the_precision_set_and_keep_float32_weights(
+    precision, in_empty_folder, task, data, products
+):
+    student, teacher, logits = classifier(), make_teacher(), no_logits()
+    for stage in (
+        lambda: run(student.base_model, teacher, data, logits=logits, precision=precision),
+        lambda: fill_logits(teacher, data, tiny.tokenizer(), no_logits(), tiny.numerics(precision=precision)),
+        lambda: learn(student, task, data, logits, precision=precision),
+    ):
+        products.clear()
+        stage()
+        assert products == {getattr(torch, precision)}
+    assert {parameter.dtype for parameter in student.parameters()} == {torch.float32}
+    np.testing.assert_allclose(logits, plain_logits(teacher), atol=0.05)
+
+
+def test_bfloat16_learns_what_float32_learns(in_empty_folder, task, data):
+    curves = [
+        [record[2] for record in learn(classifier(), task, data, targets(), precision=precision, epochs=4).curve]
+        for precision in ("float32", "bfloat16")
+    ]
+    assert curves[0] != curves[1]
+    np.testing.assert_allclose(curves[0], curves[1], rtol=0.05)

@@ -28,6 +28,7 @@ def wanted(start: str, shape=None, distillation=None, **changes) -> GeneralStude
         "layer_map": "uniform",
         "losses": {"embeddings": 1, "hidden": 1, "attention": 1},
         "projections": "shared",
+        "dropout": None,
     }
     settings = {"start": start, "shape": {**SHAPE, **(shape or {})}, "checkpoint": "checkpoint", "layers": [1, 2]}
     return GeneralStudent.model_validate({**settings, "distillation": {**recipe, **(distillation or {})}, **changes})
@@ -128,14 +129,14 @@ def test_a_checkpoint_of_another_family_stops_with_the_setting(in_empty_folder):
 def test_general_distillation_teaches_a_student_of_any_shape(in_empty_folder, shape, losses):
     tiny.write_text(in_empty_folder / "text.csv", 20)
     recipe = {"epochs": 6, "learning_rate": 1e-2, "losses": {"embeddings": 1, "hidden": 1, "attention": 1, **losses}}
-    student, result = general.from_distillation(wanted("distillation", shape, recipe), seed=1)
+    student, result = general.from_distillation(wanted("distillation", shape, recipe), tiny.numerics())
     assert models.shape_of(student.config).model_dump() == {**SHAPE, **shape}
     assert result.curve[-1][2] < result.curve[0][2] / 2
 
 
 def test_a_student_of_general_distillation_is_an_ordinary_model(in_empty_folder):
     tiny.write_text(in_empty_folder / "text.csv", 20)
-    student, _ = general.from_distillation(wanted("distillation", {"hidden": 16}), seed=1)
+    student, _ = general.from_distillation(wanted("distillation", {"hidden": 16}), tiny.numerics())
     models.save(in_empty_folder / "student", student, models.tokenizer(general.ENCODER))
     loaded, info = AutoModel.from_pretrained("student", output_loading_info=True)
     assert same(loaded, student)
@@ -150,7 +151,7 @@ def test_general_distillation_starts_untrained_and_leaves_the_encoder_alone(in_e
         seen.update(student=student, teacher=teacher, columns=data.column_names)
 
     monkeypatch.setattr(general, "imitate", untrained)
-    general.from_distillation(wanted("distillation", {"layers": 4}), seed=1)
+    general.from_distillation(wanted("distillation", {"layers": 4}), tiny.numerics())
     ours, theirs = (models.layers(seen[who])[0].attention.self.query.weight for who in ("student", "teacher"))
     assert same(seen["teacher"], encoder)
     assert not torch.allclose(ours, theirs)
@@ -170,4 +171,4 @@ def test_general_distillation_starts_untrained_and_leaves_the_encoder_alone(in_e
 def test_general_distillation_that_cannot_be_stops_with_the_setting(in_empty_folder, shape, recipe, message):
     tiny.write_text(in_empty_folder / "text.csv", 20)
     with pytest.raises(UserError, match=rf"^general_student\.{message}"):
-        general.from_distillation(wanted("distillation", shape, recipe), seed=1)
+        general.from_distillation(wanted("distillation", shape, recipe), tiny.numerics())

@@ -10,14 +10,14 @@ from pipeline.tinybert.settings import MaskedLanguageModel
 TEXTS = [text for text, _ in tiny.sentences(24, seed=4)]
 
 
-def train(texts=TEXTS, seed=1, **changes):
+def train(texts=TEXTS, seed=1, precision="float32", **changes):
     """A tiny model after the training of its head, the weights it began with, and the curve."""
     values = {"train": "always", "freeze_body": True, "steps": 4, "batch_size": 4, "max_length": 16}
     text = {"location": "nowhere", "limit": 1}
     settings = MaskedLanguageModel.model_validate({**values, "learning_rate": 1e-2, "text": text, **changes})
     model = tiny.masked_language_model(layers=1)
     before = copy.deepcopy(model.state_dict())
-    curve = train_head(model, tiny.tokenizer(), texts, settings, seed)
+    curve = train_head(model, tiny.tokenizer(), texts, settings, tiny.numerics(seed, precision))
     return model, before, curve
 
 

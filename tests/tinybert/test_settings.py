@@ -243,8 +243,9 @@ class TestTasksOwnValues:
         assert loaded.of("augment", "other") == loaded.augment
 
     def test_each_is_said_as_the_stage_starts(self, load, capsys):
-        was = PARAMS["distill_intermediate"]["losses"]["hidden"]
-        loaded = load(**{f"{OWN}.distill_intermediate": {"losses": {"hidden": 0.5, "attention": was}}})
+        losses = PARAMS["distill_intermediate"]["losses"]
+        was = losses["hidden"]
+        loaded = load(**{f"{OWN}.distill_intermediate": {"losses": {**losses, "hidden": 0.5}}})
         loaded.of("distill_intermediate", TASK)
         said = capsys.readouterr().out.splitlines()
         assert said == [

@@ -13,7 +13,8 @@ from pipeline.tinybert import models, sources
 from pipeline.tinybert.settings import Source, Text
 from pipeline.tinybert.stage import UserError
 
-HUB = "hub:someone/something@0123456789abcdef0123456789abcdef01234567"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+HUB = f"hub:someone/something@{COMMIT}"
 ROWS = [("good film", "1"), ("bad plot", "0"), ("so so", "1")]
 
 
@@ -78,14 +79,17 @@ def test_a_location_that_is_not_there_is_named_with_its_setting(package, in_empt
     assert expected in str(raised.value)
 
 
-@pytest.mark.parametrize("location", ["hub:owner/name", "hub:owner/name@", "hub:@0123", "hub:"])
-def test_a_hub_id_without_a_revision_is_refused(location):
-    with pytest.raises(UserError, match=r"^key: .*expected hub:OWNER/NAME@REVISION"):
+@pytest.mark.parametrize(
+    "location",
+    ["hub:owner/name", "hub:owner/name@", f"hub:@{COMMIT}", "hub:", "hub:owner/name@main", "hub:owner/name@0123abc"],
+)
+def test_a_hub_id_without_a_whole_commit_is_refused(location):
+    with pytest.raises(UserError, match=r"^key: .*expected hub:OWNER/NAME@COMMIT"):
         sources.hub_id(location, "key")
 
 
-def test_a_hub_id_has_a_name_and_a_revision():
-    assert sources.hub_id("hub:owner/name@0123abc", "key") == ("owner/name", "0123abc")
+def test_a_hub_id_has_a_name_and_a_commit():
+    assert sources.hub_id(f"hub:owner/name@{COMMIT}", "key") == ("owner/name", COMMIT)
 
 
 # Files of rows.
@@ -294,11 +298,11 @@ def test_only_what_a_model_needs_is_downloaded_at_the_pinned_revision(in_empty_f
         return str(in_empty_folder / "checkpoint")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    assert sources.checkpoint_folder("hub:owner/name@0123", "key") == in_empty_folder / "checkpoint"
-    assert asked == [("owner/name", "0123", "*.json", "*.txt", "*.safetensors")]
+    assert sources.checkpoint_folder(HUB, "key") == in_empty_folder / "checkpoint"
+    assert asked == [("someone/something", COMMIT, "*.json", "*.txt", "*.safetensors")]
     (in_empty_folder / "checkpoint" / "model.safetensors").unlink()
-    sources.checkpoint_folder("hub:owner/name@0123", "key")
-    assert asked[2:] == [("owner/name", "0123", "pytorch_model.bin")]
+    sources.checkpoint_folder(HUB, "key")
+    assert asked[2:] == [("someone/something", COMMIT, "pytorch_model.bin")]
 
 
 HUB_CARD = """---

@@ -1,35 +1,22 @@
 """How a stage ends: whole outputs or none, one line for what the user can mend, exit code 1."""
 
 import errno
-import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from tiny import lines, start_python
 
 from pipeline.tinybert import stage
 
-ROOT = Path(__file__).parents[2]
 START = "from pipeline.tinybert import stage; import os, time; from pathlib import Path; stage.end_in_one_line()\n"
 
 
-def python(code: str, folder: Path) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-c", START + code],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def lines(text: str) -> list[str]:
-    return [line for line in text.splitlines() if line.strip()]
+def python(code: str) -> subprocess.Popen:
+    return start_python("-c", START + code)
 
 
 @pytest.fixture
@@ -96,38 +83,36 @@ class TestEnd:
             ("stage.run(print, 'task')", "-c: 0 arguments given, 1 expected: python -m pipeline.-c <task>"),
         ],
     )
-    def test_what_the_user_can_mend_is_one_line(self, code, line, tmp_path):
-        process = python(code, tmp_path)
+    def test_what_the_user_can_mend_is_one_line(self, code, line):
+        process = python(code)
         _, said = process.communicate(timeout=30)
         assert process.returncode == 1
         assert len(lines(said)) == 1
         assert lines(said)[0].startswith(line)
 
-    def test_a_defect_of_the_program_keeps_its_traceback(self, tmp_path):
-        process = python("raise ValueError('a defect')", tmp_path)
+    def test_a_defect_of_the_program_keeps_its_traceback(self):
+        process = python("raise ValueError('a defect')")
         _, said = process.communicate(timeout=30)
         assert process.returncode == 1
         assert "Traceback" in said
         assert "ValueError: a defect" in said
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-    def test_an_interrupt_is_one_line_and_leaves_nothing(self, number, tmp_path):
+    def test_an_interrupt_is_one_line_and_leaves_nothing(self, number, in_folder):
         code = "with stage.output('out') as out: (out / 'a').write_text('half'); stage.say('ready'); time.sleep(60)"
-        process = python(code, tmp_path)
+        process = python(code)
         assert process.stdout.readline() == "ready\n"
         process.send_signal(number)
         _, said = process.communicate(timeout=10)
         assert process.returncode == 1
         assert lines(said) == [f"-c: interrupted ({number.name}); nothing half-written is left, `dvc repro` goes on"]
-        assert files(tmp_path) == {}
+        assert files(in_folder) == {}
 
-    def test_importing_the_pipeline_leaves_signals_and_errors_alone(self, tmp_path):
+    def test_importing_the_pipeline_leaves_signals_and_errors_alone(self):
         code = "import pipeline, signal, sys; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
         code += "; print(sys.excepthook is sys.__excepthook__)"
-        done = subprocess.run(
-            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=30
-        )
-        assert done.stdout == "True\nTrue\n"
+        shown, _ = start_python("-c", code).communicate(timeout=30)
+        assert shown == "True\nTrue\n"
 
 
 def write_with_safetensors(path: Path) -> None:

@@ -25,10 +25,10 @@ def recipe(**changes) -> FinetuneTeacher:
     return FinetuneTeacher.model_validate({**values, **changes})
 
 
-def fine_tune(encoder, task, train=TRAIN, seed=1, **changes):
-    settings = recipe(**changes)
+def fine_tune(encoder, task, train=TRAIN, seed=1, precision="float32", **changes):
+    settings, numerics = recipe(**changes), tiny.numerics(seed, precision)
     return training.fine_tune(
-        encoder, tiny.tokenizer(), task, train, VALIDATION, settings, seed, settings.learning_rate
+        encoder, tiny.tokenizer(), task, train, VALIDATION, settings, numerics, settings.learning_rate
     )
 
 
@@ -140,3 +140,12 @@ def test_a_length_beyond_the_model_s_is_an_error_that_names_the_setting(task):
 def test_a_run_leaves_no_checkpoints_behind(encoder, task):
     fine_tune(encoder, task)
     assert list((encoder.parent / "models").iterdir()) == []
+
+
+@pytest.mark.parametrize("instructions", ["avx512_bf16", "amx_bf16", None])
+def test_automatic_precision_is_bfloat16_where_the_processor_has_instructions_for_it(instructions, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, instructions: True})
+    assert trainer.computes_in_bfloat16("auto") == bool(instructions)
+    assert trainer.computes_in_bfloat16("bfloat16")
+    assert not trainer.computes_in_bfloat16("float32")
