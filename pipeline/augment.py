@@ -12,9 +12,10 @@ MASKED_LANGUAGE_MODEL = Path("models/pretrained/masked_language_model")
 
 
 def main(name: str) -> None:
-    recipe = settings.load().of("augment", name)
+    configuration = settings.load()
+    recipe = configuration.of("augment", name)
     prepared = Path("data", name, "prepared")
-    task = tasks.load(prepared / "task.json")
+    task = tasks.load(prepared / "task.json", configuration.task(name))
     train = list(rows.read(prepared / "train.jsonl"))
 
     augmenter = Augmenter(

@@ -14,9 +14,10 @@ from pipeline.tinybert.rows import write_csv
 def main(name: str) -> None:
     configuration = settings.load()
     recipe = configuration.of("distill_intermediate", name)
-    task = tasks.load(Path("data", name, "prepared", "task.json"))
-    tokenizer = models.tokenizer(Path("models", name, "teacher"))
-    models.check_vocabulary(models.tokenizer(Path("models", name, "general_student")), tokenizer, "general_student")
+    task = tasks.load(Path("data", name, "prepared", "task.json"), configuration.task(name))
+    tokenizer, other = (models.tokenizer(Path("models", name, which)) for which in ("general_student", "teacher"))
+    models.check_vocabulary(tokenizer, other, "general_student")
+    tokenizer.model_max_length = min(tokenizer.model_max_length, other.model_max_length)
     teacher = task.load_model(Path("models", name, "teacher"))
     student = transfer.student_with_head(task, name, configuration.seed)
     data = transfer.encode(task, transfer.rows(name), tokenizer)

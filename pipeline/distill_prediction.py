@@ -11,7 +11,7 @@ def main(name: str) -> None:
     configuration = settings.load()
     recipe = configuration.of("distill_prediction", name)
     prepared = Path("data", name, "prepared")
-    task = tasks.load(prepared / "task.json")
+    task = tasks.load(prepared / "task.json", configuration.task(name))
     validation = list(rows.read(prepared / "validation.jsonl"))
     intermediate = Path("models", name, "intermediate")
     tokenizer = models.tokenizer(intermediate)

@@ -8,9 +8,10 @@ MODELS = ("teacher", "student", "student_alone")
 
 
 def main(name: str) -> None:
-    recipe = settings.load().of("evaluate", name)
+    configuration = settings.load()
+    recipe = configuration.of("evaluate", name)
     prepared = Path("data", name, "prepared")
-    task = tasks.load(prepared / "task.json")
+    task = tasks.load(prepared / "task.json", configuration.task(name))
     train, test = (list(rows.read(prepared / f"{split}.jsonl")) for split in ("train", "test"))
 
     predictions = {}

@@ -12,7 +12,7 @@ def main(name: str) -> None:
     configuration = settings.load()
     recipe = configuration.of("finetune_student", name)
     prepared = Path("data", name, "prepared")
-    task = tasks.load(prepared / "task.json")
+    task = tasks.load(prepared / "task.json", configuration.task(name))
     train, validation = (list(rows.read(prepared / f"{split}.jsonl")) for split in ("train", "validation"))
     general_student = Path("models", name, "general_student")
     tokenizer = models.tokenizer(general_student)
@@ -21,7 +21,7 @@ def main(name: str) -> None:
     best = None
     for rate in recipe.learning_rates:
         trial = training.fine_tune(
-            general_student, tokenizer, task, train, validation, recipe, configuration.numerics, rate
+            general_student, tokenizer, task, train, validation, recipe, configuration.numerics, rate, recipe.dropout
         )
         trials[f"{rate:g}"] = round(trial[1].score, 4)
         stage.say(f"learning rate {rate:g}: {task.metric} {trial[1].score:.4f} on validation, epoch {trial[1].epoch}")

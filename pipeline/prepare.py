@@ -13,10 +13,12 @@ def main(name: str) -> None:
     configuration = settings.load()
     task, prepare = configuration.task(name), configuration.prepare
 
-    parts = splits.read(task, f"tasks.{name}.source")
+    source = f"tasks.{name}.source"
+    parts = splits.read(task, source)
     parts = splits.without_duplicates(parts)
-    parts = splits.complete(parts, prepare.test, prepare.validation, prepare.seed)
-    described = tasks.create(task.kind, splits.label_names(parts, task.source), task.metric, task.max_length)
+    parts = splits.complete(parts, prepare.test, prepare.validation, prepare.seed, source)
+    tasks.check_metric(task, f"tasks.{name}.metric")
+    described = tasks.create(task, splits.label_names(parts, task.source, source))
 
     unlabelled = []
     if task.unlabelled:

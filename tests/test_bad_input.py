@@ -111,7 +111,7 @@ def test_a_hub_id_that_is_not_there_is_named_with_its_setting(name, key, locatio
         ({f"{SOURCE}.location": "data/raw/vectors.txt"}, f"{SOURCE}: data/raw/vectors.txt: expected a file that ends"),
         ({f"{SOURCE}.splits": {"test": "rows.csv"}}, f"{SOURCE}.splits: no 'train'"),
         ({"tasks.tiny.unlabelled.text": "review"}, "tasks.tiny.unlabelled: text.csv has no column 'review'"),
-        ({"tasks.tiny.metric": "acuracy"}, "metric: expected one of accuracy, macro_f1, mcc"),
+        ({"tasks.tiny.metric": "acuracy"}, "tasks.tiny.metric: expected one of accuracy, macro_f1, mcc"),
         ({"prepare.test": 0.6, "prepare.validation": 0.5}, "prepare.test + prepare.validation = 1.1: nothing is left"),
     ],
 )
@@ -208,6 +208,14 @@ def test_another_family_of_models_is_refused(refusal):
     assert refusal("encoder") == "encoder.checkpoint: a model of the family 'distilbert': expected one of bert"
 
 
+def test_a_tokenizer_that_wants_code_of_its_own_is_refused(refusal):
+    Path(CHECKPOINT, "code.py").write_text("from pathlib import Path\nPath('executed').touch()\n")
+    path = Path(CHECKPOINT, "tokenizer_config.json")
+    wanted = {"AutoTokenizer": ["code.Tokenizer", "code.Tokenizer"]}
+    path.write_text(json.dumps({"tokenizer_class": "Tokenizer", "auto_map": wanted}))
+    assert "wants code of its own to be run (auto_map in tokenizer_config.json)" in refusal("encoder")
+
+
 def test_a_checkpoint_that_wants_code_of_its_own_is_refused(refusal):
     config = Path(CHECKPOINT, "config.json")
     wanted = {"AutoModel": "code.Model", "AutoConfig": "code.Config"}
@@ -289,6 +297,11 @@ def test_a_checkpoint_with_another_vocabulary_is_no_student(refusal):
     other_vocabulary("data/raw/student")
     changes = {f"{GENERAL}.start": "checkpoint", f"{GENERAL}.checkpoint": "data/raw/student"}
     assert f"{GENERAL}.checkpoint: the student's vocabulary" in refusal("general_student", **changes)
+
+
+def test_a_student_with_fewer_positions_than_the_texts_is_refused(refusal):
+    tiny.write_checkpoint(Path("models/tiny/general_student"), layers=2, max_position_embeddings=16)
+    assert "max_length: 32: the model takes 16 word-pieces" in refusal("distill_intermediate")
 
 
 def test_teacher_and_student_of_other_vocabularies_are_refused(refusal):

@@ -120,6 +120,19 @@ def test_what_a_task_may_change_is_listed(stage):
     assert "tasks.${item.task}." + stage in STAGES[stage]["params"]
 
 
+@pytest.mark.parametrize(
+    ("setting", "stages"),
+    [
+        ("kind", {"prepare", "augment", "distill_intermediate", "distill_prediction"} | TEACHING),
+        ("metric", {"prepare", "distill_prediction"} | TEACHING),
+        ("max_length", {"distill_intermediate", "distill_prediction"} | TEACHING),
+    ],
+)
+def test_a_stage_lists_what_it_reads_of_the_task_itself(setting, stages):
+    """No variant is drawn again because the length or the metric is another one."""
+    assert {stage for stage in STAGES if "tasks.${item.task}." + setting in STAGES[stage]["params"]} == stages
+
+
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize(
     ("setting", "readings"),

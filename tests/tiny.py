@@ -12,6 +12,7 @@ import ruamel.yaml
 import torch
 from transformers import BertConfig, BertForMaskedLM, BertModel, BertTokenizerFast
 
+from pipeline.tinybert import settings, tasks
 from pipeline.tinybert.settings import STAGES_A_TASK_MAY_CHANGE, Numerics
 
 ROOT = Path(__file__).parents[1]
@@ -73,6 +74,16 @@ def numerics(seed: int = 1, precision: str = "float32") -> Numerics:
     return Numerics(seed=seed, precision=precision)
 
 
+def task_settings(metric: str = "accuracy", max_length: int = 32) -> settings.Task:
+    values = {"kind": "text_classification", "metric": metric, "max_length": max_length, "unlabelled": None}
+    source = {"location": "data/raw/rows.csv", "text": "text", "label": "label"}
+    return settings.Task.model_validate({**values, "source": source, **dict.fromkeys(STAGES_A_TASK_MAY_CHANGE)})
+
+
+def task(labels: list[str], metric: str = "accuracy", max_length: int = 32) -> tasks.Task:
+    return tasks.create(task_settings(metric, max_length), labels)
+
+
 def tokenizer() -> BertTokenizerFast:
     vocabulary = [*SPECIAL, *WORDS, *PIECES, *".,!'"]
     return BertTokenizerFast(vocab={piece: number for number, piece in enumerate(vocabulary)}, model_max_length=64)
@@ -85,11 +96,10 @@ def config(layers: int = 4, hidden: int = 24, heads: int = 2, feed_forward: int 
         hidden_size=hidden,
         num_attention_heads=heads,
         intermediate_size=feed_forward,
-        max_position_embeddings=64,
+        **{"max_position_embeddings": 64, **more},
         initializer_range=0.1,
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
-        **more,
     )
 
 

@@ -11,6 +11,7 @@ from itertools import islice
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from gensim.models import KeyedVectors
 from gensim.parsing.preprocessing import STOPWORDS
 from nltk.tokenize import NLTKWordTokenizer
@@ -68,8 +69,8 @@ class Augmenter:
     """
 
     def __init__(self, task: Task, model: nn.Module, tokenizer, vectors: KeyedVectors, settings: Augment):
-        self.task, self.model, self.tokenizer, self.vectors, self.settings = task, model, tokenizer, vectors, settings
-        self.model.eval()
+        self.task, self.tokenizer, self.vectors, self.settings = task, tokenizer, vectors, settings
+        self.model = model.eval().to(PartialState().device)
         self.neighbours: dict[str, list[str]] = {}
         self.word_pieces, self.is_word = _whole_words(tokenizer, model.config.vocab_size)
         self.pieces_of: dict[str, list[int]] = {}

@@ -5,6 +5,7 @@ from functools import partial
 import datasets
 import numpy as np
 import torch
+import transformers
 from accelerate import PartialState
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -19,7 +20,7 @@ from pipeline.tinybert.trainer import (
     Collator,
     QuietTrainer,
     arguments,
-    computes_in_bfloat16,
+    computing,
     curve_of,
     scratch_folder,
     steps_of,
@@ -161,6 +162,7 @@ def imitate(
     if not any(settings.losses.model_dump().values()):
         raise UserError(f"{key}.losses: all are 0: nothing would be learned; set epochs to 0 to leave the stage out")
     models.set_dropout(student, settings.dropout)
+    transformers.set_seed(numerics.seed)
     imitation = Imitation(capturing(student), teacher.config.hidden_size, settings.projections)
     with scratch_folder() as scratch:
         trainer = IntermediateTrainer(
@@ -201,7 +203,7 @@ def fill_logits(teacher: nn.Module, data: datasets.Dataset, tokenizer, logits: n
     for start in tqdm(range(0, len(order), EVALUATION_BATCH), desc="teacher", unit="batch"):
         rows = order[start : start + EVALUATION_BATCH]
         batch = {name: values.to(teacher.device) for name, values in collate([columns[int(r)] for r in rows]).items()}
-        with torch.autocast(teacher.device.type, torch.bfloat16, enabled=computes_in_bfloat16(numerics.precision)):
+        with computing(numerics.precision, teacher.device):
             logits[rows] = teacher(**batch).logits.float().cpu().numpy()
 
 

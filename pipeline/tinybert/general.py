@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import datasets
+import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, set_seed
 
@@ -42,7 +43,7 @@ def from_layers(wanted: GeneralStudent) -> nn.Module:
         )
     config = encoder.config
     config.num_hidden_layers = len(wanted.layers)
-    student = AutoModel.from_config(config)
+    student = AutoModel.from_config(config, dtype=torch.float32)
     _check_shape(student, wanted, "start: layers, which keeps the encoder's widths,")
     copied = encoder.state_dict()
     own = {name: weights for name, weights in copied.items() if not name.startswith(f"{models.LAYERS}.")}
@@ -71,8 +72,9 @@ def from_distillation(wanted: GeneralStudent, numerics: Numerics) -> tuple[nn.Mo
             " word-pieces at most"
         )
     set_seed(numerics.seed)
-    student = AutoModel.from_config(config)
+    student = AutoModel.from_config(config, dtype=torch.float32)
     encoded = tokenizer(texts, truncation=True, max_length=recipe.max_length)
+    models.say_how_many_are_cut(encoded, recipe.max_length)
     data = datasets.Dataset.from_dict({**encoded, "length": [len(ids) for ids in encoded["input_ids"]]})
     say(f"general distillation from {len(texts)} texts")
     encoder = models.load(AutoModel, ENCODER)

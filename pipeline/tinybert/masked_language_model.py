@@ -5,11 +5,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import DataCollatorForLanguageModeling
 
+from pipeline.tinybert import models
 from pipeline.tinybert.settings import MaskedLanguageModel, Numerics
 from pipeline.tinybert.trainer import QuietTrainer, arguments, curve_of, scratch_folder
 
 HEADS = {"bert": "cls"}
-MASKED_SHARE = 0.15
 
 
 def word_logits(model: nn.Module, inputs: dict[str, Tensor], positions: Tensor) -> Tensor:
@@ -31,7 +31,7 @@ class HeadTrainer(QuietTrainer):
         inputs.pop("length", None)
         masked = labels != -100
         # A mean, and 0 with a gradient where no word of the batch is masked: the mean of none is not a number.
-        loss = cross_entropy(word_logits(model, inputs, masked), labels[masked], reduction="sum")
+        loss = cross_entropy(word_logits(model, inputs, masked).float(), labels[masked], reduction="sum")
         return loss / masked.sum().clamp(min=1)
 
 
@@ -45,7 +45,9 @@ def train_head(
     model.base_model.requires_grad_(not settings.freeze_body)
     longest = min(settings.max_length, tokenizer.model_max_length, model.config.max_position_embeddings)
     encoded = tokenizer(texts, truncation=True, max_length=longest)
+    models.say_how_many_are_cut(encoded, longest)
     data = datasets.Dataset.from_dict({**encoded, "length": [len(ids) for ids in encoded["input_ids"]]})
+    collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=settings.masked_share, seed=numerics.seed)
     with scratch_folder() as scratch:
         trainer = HeadTrainer(
             model=model,
@@ -56,10 +58,10 @@ def train_head(
                 batch_size=settings.batch_size,
                 learning_rate=settings.learning_rate,
                 max_steps=settings.steps,
-                warmup_steps=0.1,
+                warmup_steps=settings.warmup,
             ),
             train_dataset=data,
-            data_collator=DataCollatorForLanguageModeling(tokenizer, mlm_probability=MASKED_SHARE, seed=numerics.seed),
+            data_collator=collator,
         )
         trainer.train()
     model.requires_grad_(True)

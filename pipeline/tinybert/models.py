@@ -20,11 +20,15 @@ transformers.logging.disable_progress_bar()
 
 
 def load(loader: Callable, folder: str | Path, key: str = "", seed: int = 0, **options):
-    """``loader.from_pretrained`` on a local folder. Pickled weights go through torch's weights-only reader.
+    """``loader.from_pretrained`` on a local folder, in float32. Pickled weights go through torch's weights-only reader.
 
     Weights that the folder lacks (a pooler, a head) are drawn by ``seed``.
     Raises UserError where the folder cannot be loaded; ``key`` is the setting that names it.
     """
+    return _from_pretrained(loader, folder, key, seed, dtype=torch.float32, **options)
+
+
+def _from_pretrained(loader: Callable, folder: str | Path, key: str, seed: int = 0, **options):
     start = f"{key}: " if key else ""
     try:
         with torch.random.fork_rng():
@@ -48,10 +52,10 @@ def save(folder: Path, model: nn.Module, tokenizer=None, **options) -> None:
 
 
 def tokenizer(folder: str | Path, key: str = ""):
-    """The tokenizer of a folder; 512 word-pieces at most where its files do not say (TinyBERT's do not)."""
-    loaded = load(transformers.AutoTokenizer, folder, key)
-    if loaded.model_max_length > 1_000_000:
-        loaded.model_max_length = 512
+    """The tokenizer of a folder, which cuts at the positions of the folder's model (TinyBERT's files do not say)."""
+    loaded = _from_pretrained(transformers.AutoTokenizer, folder, key)
+    config = _from_pretrained(transformers.AutoConfig, folder, key)
+    loaded.model_max_length = min(loaded.model_max_length, config.max_position_embeddings)
     return loaded
 
 

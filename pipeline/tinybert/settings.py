@@ -13,6 +13,7 @@ from pipeline.tinybert.stage import UserError, say
 PARAMS = Path("params.yaml")
 RESERVED_TASK_NAMES = ("pretrained", "raw", "word_vectors")
 Share = Field(gt=0, lt=1)
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Dropout = Annotated[float, Field(ge=0, lt=1)] | None  # of the student; None: as its configuration has it
 
 
@@ -49,7 +50,7 @@ class Text(Group):
 class Numerics(Group):
     """What decides the numbers of every training beside its recipe."""
 
-    seed: NonNegativeInt
+    seed: Seed
     precision: Literal["auto", "float32", "bfloat16"]
 
 
@@ -67,15 +68,17 @@ class MaskedLanguageModel(Group):
     train: Literal["if_missing", "always"]
     freeze_body: bool
     text: Text
+    masked_share: float = Share
     steps: PositiveInt
     batch_size: PositiveInt
     max_length: int = Field(ge=8)
     learning_rate: PositiveFloat
+    warmup: float = Field(ge=0, lt=1)
 
 
 class Encoder(Group):
     checkpoint: str
-    seed: int
+    seed: Seed
     masked_language_model: MaskedLanguageModel
 
 
@@ -85,7 +88,7 @@ class WordVectors(Group):
 
 
 class Prepare(Group):
-    seed: int
+    seed: Seed
     test: float = Share
     validation: float = Share
 
@@ -133,7 +136,7 @@ class FinetuneTeacher(Optimisation):
 
 
 class Augment(Group):
-    seed: int
+    seed: Seed
     variants: NonNegativeInt
     candidates: PositiveInt
     probability: float = Field(ge=0, le=1)
@@ -163,10 +166,11 @@ class FinetuneStudent(Group):
     learning_rates: list[PositiveFloat] = Field(min_length=1)
     warmup: float = Field(ge=0, lt=1)
     weight_decay: NonNegativeFloat
+    dropout: Dropout
 
 
 class Evaluate(Group):
-    seed: int
+    seed: Seed
     resamples: PositiveInt
 
 
@@ -189,7 +193,7 @@ class Task(Group):
 
 class Settings(Group):
     run: list[str] = Field(min_length=1)
-    seed: NonNegativeInt
+    seed: Seed
     precision: Literal["auto", "float32", "bfloat16"]
     encoder: Encoder
     word_vectors: WordVectors

@@ -69,20 +69,22 @@ def checkpoint_folder(location: str, key: str) -> Path:
     config = folder / "config.json"
     if not config.is_file():
         raise UserError(f"{key}: {location} has no config.json: expected the folder of a Hugging Face model")
-    try:
-        settings = json.loads(config.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{key}: {location}: config.json is not valid JSON: {error}") from None
-    if "auto_map" in settings:
-        raise UserError(
-            f"{key}: {location} wants code of its own to be run (auto_map in config.json), which is refused"
-        )
+    for file in (path for path in (config, folder / "tokenizer_config.json") if path.is_file()):
+        try:
+            settings = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{key}: {location}: {file.name} is not valid JSON: {error}") from None
+        if "auto_map" in settings:
+            raise UserError(
+                f"{key}: {location} wants code of its own to be run (auto_map in {file.name}), which is refused"
+            )
     return folder
 
 
 def _download_model(location: str, key: str) -> Path:
     name, revision = hub_id(location, key)
     say(f"downloading {name} at {revision}")
+    huggingface_hub.utils.enable_progress_bars()  # which transformers' own switch turns off
     patterns = ["*.json", "*.txt", "*.safetensors"]
     try:
         folder = Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=patterns))

@@ -50,13 +50,16 @@ def without_duplicates(parts: Parts) -> Parts:
     return {split: kept[split] for split in SPLITS if split in kept}
 
 
-def complete(parts: Parts, test: float, validation: float, seed: int) -> Parts:
+def complete(parts: Parts, test: float, validation: float, seed: int, key: str) -> Parts:
     """Split off what the source lacks, as shares of all rows that it has for training, classes in proportion."""
     rows = parts["train"]
     if not rows:
-        raise UserError("no row is left for train: each of its texts also stands in validation or test")
+        raise UserError(f"{key}: no row is left for train: each of its texts also stands in validation or test")
     if len(label_counts(rows)) < 2:
-        raise UserError(f"all {len(rows)} rows have the label '{rows[0]['label']}': expected two classes or more")
+        raise UserError(
+            f"{key}: all {len(rows)} rows have the label '{rows[0]['label']}': expected two classes or more: look at"
+            " its `label` and `where`"
+        )
     shares = {name: share for name, share in (("test", test), ("validation", validation)) if name not in parts}
     if sum(shares.values()) >= 1:
         raise UserError(f"prepare.test + prepare.validation = {sum(shares.values())}: nothing is left for train")
@@ -66,8 +69,8 @@ def complete(parts: Parts, test: float, validation: float, seed: int) -> Parts:
         smallest, count = min(label_counts(rows).items(), key=lambda item: item[1])
         if count * min(size, len(rows) - size) < len(rows):  # else a side may lack the class
             raise UserError(
-                f"{len(rows)} rows, {count} of them '{smallest}': too few to split off {size} rows for {name} with"
-                f" every class on both sides; bring more rows or change prepare.{name}"
+                f"{key}: {len(rows)} rows, {count} of them '{smallest}': too few to split off {size} rows for {name}"
+                f" with every class on both sides; bring more rows or change prepare.{name}"
             )
         rows, made[name] = train_test_split(
             rows, test_size=size, random_state=seed, stratify=[row["label"] for row in rows]
@@ -85,13 +88,15 @@ def label_counts(rows: list[Row]) -> dict[str, int]:
     return dict(sorted(Counter(row["label"] for row in rows).items()))
 
 
-def label_names(parts: Parts, source: Source) -> list[str]:
+def label_names(parts: Parts, source: Source, key: str) -> list[str]:
     """Names in the order of the model's outputs: that of ``labels`` in the settings, else alphabetical."""
     train = label_counts(parts["train"])
     for split, rows in parts.items():
         unknown = sorted(set(label_counts(rows)) - set(train))
         if unknown:
-            raise UserError(f"{split} has the label '{unknown[0]}', which no row of train has ({', '.join(train)})")
+            raise UserError(
+                f"{key}: {split} has the label '{unknown[0]}', which no row of train has ({', '.join(train)})"
+            )
     return [name for name in source.labels or train if name in train]
 
 

@@ -2,6 +2,7 @@
 
 import math
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,17 +18,27 @@ EVALUATION_BATCH = 64
 BFLOAT16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16")  # the last: of ARM
 
 
-def computes_in_bfloat16(precision: str) -> bool:
-    """What ``precision`` means on this machine: ``auto`` is bfloat16 where the processor has instructions for it.
+def computing(precision: str, device: torch.device) -> torch.autocast:
+    """A context in which models compute in ``precision``; weights, losses and optimiser stay in float32.
 
-    Where it has none, bfloat16 would be slower than float32.
+    ``auto`` is bfloat16 where the processor has instructions for it: elsewhere that would be slower than float32.
     """
-    if precision != "auto":
-        return precision == "bfloat16"
-    if torch.cuda.is_available():
+    bfloat16 = precision == "bfloat16" or (precision == "auto" and has_bfloat16(device))
+    return torch.autocast(device.type, torch.bfloat16, enabled=bfloat16)
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = torch.cpu.get_capabilities()
+    capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
     return any(capabilities.get(name) for name in BFLOAT16_INSTRUCTIONS)
+
+
+@dataclass
+class Arguments(TrainingArguments):
+    """The library's arguments, and the precision of the training: validation and prediction are in float32."""
+
+    precision: str = "float32"
 
 
 class QuietTrainer(Trainer):
@@ -40,8 +51,10 @@ class QuietTrainer(Trainer):
         transformers.logging.disable_progress_bar()
 
     def autocast_smart_context_manager(self, cache_enabled: bool | None = True):
-        # Accelerate sets the precision of the trained model's forward alone; our losses also run a teacher, or a head.
-        return self.accelerator.autocast()
+        # Accelerate would set the precision of the trained model's forward alone, and in evaluation too; our losses
+        # also run a teacher, or a head.
+        precision = self.args.precision if self.model.training else "float32"
+        return computing(precision, self.args.device)
 
     def _get_eval_sampler(self, eval_dataset):
         # The library groups evaluation rows by length too, and gives their logits back in that order, not in theirs.
@@ -75,11 +88,10 @@ def arguments(scratch: str, *, numerics: Numerics, steps: int, batch_size: int, 
 
     Batches hold texts of like lengths; the last, smaller one is used too. AdamW and clipping are the library's.
     """
-    return TrainingArguments(
+    made = Arguments(
         output_dir=scratch,
         seed=numerics.seed,
-        bf16=computes_in_bfloat16(numerics.precision),
-        use_cpu=not torch.accelerator.is_available(),
+        precision=numerics.precision,
         full_determinism=True,
         per_device_train_batch_size=batch_size,
         per_device_eval_batch_size=EVALUATION_BATCH,
@@ -92,6 +104,8 @@ def arguments(scratch: str, *, numerics: Numerics, steps: int, batch_size: int, 
         dataloader_pin_memory=torch.cuda.is_available(),
         **{"save_strategy": "no", **options},
     )
+    made.mixed_precision = "no"  # whatever accelerate's environment says: the precision is ours
+    return made
 
 
 def steps_of(rows: int, epochs: int, batch_size: int) -> int:

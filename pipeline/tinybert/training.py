@@ -8,6 +8,7 @@ import datasets
 import numpy as np
 from torch import nn
 
+from pipeline.tinybert import models
 from pipeline.tinybert.rows import Row, write_csv, write_json
 from pipeline.tinybert.settings import Numerics
 from pipeline.tinybert.stage import UserError
@@ -103,9 +104,11 @@ def fine_tune(
     settings,
     numerics: Numerics,
     learning_rate: float,
+    dropout: float | None = None,
 ) -> tuple[nn.Module, Result]:
     """The encoder of ``folder`` with a new head, trained on labels, at its best epoch on validation."""
     model = task.load_model(folder, numerics.seed)
+    models.set_dropout(model, dropout)
     train, validation = (encode(task, rows, tokenizer) for rows in (train_rows, validation_rows))
     result = train_to_best_epoch(
         QuietTrainer,

@@ -2,7 +2,6 @@ import pytest
 import tiny
 import torch
 
-from pipeline.tinybert import tasks
 from pipeline.tinybert.settings import Losses
 
 PAD = tiny.tokenizer().pad_token_id
@@ -10,7 +9,7 @@ PAD = tiny.tokenizer().pad_token_id
 
 @pytest.fixture
 def task():
-    return tasks.create("text_classification", ["negative", "positive"], "accuracy", 32)
+    return tiny.task(["negative", "positive"])
 
 
 @pytest.fixture

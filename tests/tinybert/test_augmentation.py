@@ -10,7 +10,7 @@ from gensim.parsing.preprocessing import STOPWORDS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.tinybert import augmentation, tasks
+from pipeline.tinybert import augmentation
 from pipeline.tinybert.augmentation import Augmenter, in_the_case_of, nearest_words, splice
 from pipeline.tinybert.settings import Augment
 
@@ -39,7 +39,7 @@ VECTORS = vectors_of([*tiny.WORDS, *tiny.RARE.split()])
 
 def augmenter(model=MODEL, vectors=VECTORS, tokenizer=None, task=None, **changes) -> Augmenter:
     values = {"seed": 1, "variants": 5, "candidates": 4, "probability": 0.4, "masked_at_once": 3, "batch_size": 5}
-    task = task or tasks.create("text_classification", ["negative", "positive"], "accuracy", 32)
+    task = task or tiny.task(["negative", "positive"])
     return Augmenter(task, model, tokenizer or tiny.tokenizer(), vectors, Augment(**{**values, **changes}))
 
 

@@ -95,9 +95,16 @@ def test_an_all_masked_batch_gives_no_loss_and_no_gradient(loss, student, teache
     assert torch.equal(student.grad, torch.zeros_like(student))
 
 
-@pytest.mark.parametrize("loss", [hidden_loss, soft_cross_entropy])
-def test_losses_of_half_precision_are_computed_in_float32(loss):
-    student, teacher = torch.randn(2, 4, 6, generator=torch.Generator().manual_seed(0)).bfloat16()
-    value = loss(student, teacher, torch.ones(4))
+@pytest.mark.parametrize(
+    ("loss", "shape", "mask"),
+    [
+        (hidden_loss, (3, 4, 6), torch.ones(3, 4)),
+        (attention_loss, (3, 2, 4, 4), torch.ones(3, 4)),
+        (soft_cross_entropy, (4, 6), torch.ones(4)),
+    ],
+)
+def test_losses_of_half_precision_are_computed_in_float32(loss, shape, mask):
+    student, teacher = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0)).bfloat16()
+    value = loss(student, teacher, mask)
     assert value.dtype == torch.float32
-    torch.testing.assert_close(value, loss(student.float(), teacher.float(), torch.ones(4)), atol=0, rtol=0)
+    torch.testing.assert_close(value, loss(student.float(), teacher.float(), mask), atol=0, rtol=0)

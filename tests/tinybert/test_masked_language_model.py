@@ -13,6 +13,7 @@ TEXTS = [text for text, _ in tiny.sentences(24, seed=4)]
 def train(texts=TEXTS, seed=1, precision="float32", **changes):
     """A tiny model after the training of its head, the weights it began with, and the curve."""
     values = {"train": "always", "freeze_body": True, "steps": 4, "batch_size": 4, "max_length": 16}
+    values |= {"masked_share": 0.15, "warmup": 0.1}
     text = {"location": "nowhere", "limit": 1}
     settings = MaskedLanguageModel.model_validate({**values, "learning_rate": 1e-2, "text": text, **changes})
     model = tiny.masked_language_model(layers=1)

@@ -59,18 +59,6 @@ def test_the_same_words_with_other_ids_are_another_vocabulary():
         models.check_vocabulary(swapped, tiny.tokenizer(), "general_student.checkpoint")
 
 
-def test_a_tokenizer_that_names_no_length_takes_512(tmp_path):
-    open_ended = tiny.tokenizer()
-    open_ended.model_max_length = int(1e30)
-    open_ended.save_pretrained(tmp_path)
-    assert models.tokenizer(tmp_path).model_max_length == 512
-
-
-def test_a_tokenizer_keeps_the_length_that_it_names(tmp_path):
-    tiny.tokenizer().save_pretrained(tmp_path)
-    assert models.tokenizer(tmp_path).model_max_length == 64
-
-
 @pytest.mark.parametrize("content", [None, "{}", '{"model_type": "bert"}', "not json"])
 def test_a_folder_without_a_model_is_an_error_that_names_the_setting(tmp_path, content):
     if content is not None:
@@ -113,3 +101,19 @@ def test_another_model_family_is_an_error_that_names_the_setting():
     model.config.model_type = "gpt2"
     with pytest.raises(UserError, match=r"^encoder\.checkpoint: .*'gpt2': expected one of bert"):
         models.check_family(model, "encoder.checkpoint")
+
+
+@pytest.mark.parametrize("saved", [torch.float16, torch.bfloat16])
+def test_a_checkpoint_in_half_precision_is_loaded_in_float32(saved, tmp_path):
+    BertModel(tiny.config()).to(saved).save_pretrained(tmp_path)
+    assert {weight.dtype for weight in models.load(AutoModel, tmp_path).parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(("said", "positions", "expected"), [(48, 64, 48), (512, 64, 64), (int(1e30), 64, 64)])
+def test_a_tokenizer_cuts_where_its_model_ends(said, positions, expected, tmp_path):
+    tiny.config().save_pretrained(tmp_path)
+    tokenizer = tiny.tokenizer()
+    tokenizer.model_max_length = said
+    tokenizer.save_pretrained(tmp_path)
+    assert positions == tiny.config().max_position_embeddings
+    assert models.tokenizer(tmp_path).model_max_length == expected

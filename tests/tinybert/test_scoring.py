@@ -3,8 +3,9 @@ import time
 
 import numpy as np
 import pytest
+import tiny
 
-from pipeline.tinybert import scoring, tasks
+from pipeline.tinybert import scoring
 from pipeline.tinybert.settings import Evaluate
 
 LABELS = ["negative", "positive"]
@@ -59,7 +60,7 @@ def test_agreement_is_the_share_of_rows_on_which_student_and_teacher_say_the_sam
 
 
 def test_the_main_metric_of_the_task_is_the_one_that_counts(task):
-    by_mcc = tasks.create("text_classification", LABELS, "mcc", 32)
+    by_mcc = tiny.task(LABELS, "mcc")
     scores = report(by_mcc, said(0), said(0, 9))
     assert scores["retention"] == pytest.approx(scores["student"]["mcc"] / scores["teacher"]["mcc"], abs=1e-3)
     assert scores["teacher"]["low"] < scores["teacher"]["mcc"] <= scores["teacher"]["high"]

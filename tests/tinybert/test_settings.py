@@ -134,6 +134,11 @@ def annotation(key: str):
     ("key", "value", "expected"),
     [
         ("seed", -1, "greater than or equal to 0"),
+        ("seed", 2**32, "less than 4294967296"),
+        ("encoder.seed", -1, "greater than or equal to 0"),
+        ("prepare.seed", -1, "greater than or equal to 0"),
+        ("augment.seed", -1, "greater than or equal to 0"),
+        ("evaluate.seed", -1, "greater than or equal to 0"),
         ("seed", True, "a valid integer"),
         ("seed", 1.0, "a valid integer"),
         ("run", [], "a list of 1 or more"),

@@ -61,7 +61,7 @@ def test_the_splits_that_a_source_has_are_kept(tmp_path):
     files = {"a.jsonl": balanced(8), "b.jsonl": rows_of(["class 0", "class 1"], start=20)}
     parts = read(tmp_path, files, splits={"train": "a.jsonl", "test": "b.jsonl"})
     assert [row["id"] for row in parts["test"]] == ["test-0", "test-1"]
-    complete = splits.complete(parts, test=0.5, validation=0.25, seed=1)
+    complete = splits.complete(parts, test=0.5, validation=0.25, seed=1, key=KEY)
     assert complete["test"] == parts["test"]
     assert {name: len(part) for name, part in complete.items()} == {"train": 6, "validation": 2, "test": 2}
 
@@ -138,7 +138,7 @@ def test_no_text_stands_twice_and_none_is_lost(train, validation, test):
 @given(st.lists(st.integers(15, 60), min_size=2, max_size=4), st.sampled_from([0.1, 0.2, 0.3]), st.integers(0, 99))
 def test_each_class_has_its_share_of_every_split(counts, test, seed):
     labels = [f"class {number}" for number, count in enumerate(counts) for _ in range(count)]
-    parts = splits.complete({"train": rows_of(labels)}, test, 0.2, seed)
+    parts = splits.complete({"train": rows_of(labels)}, test, 0.2, seed, KEY)
     assert {name: len(rows) for name, rows in parts.items()} == {
         "train": len(labels) - round(test * len(labels)) - round(0.2 * len(labels)),
         "validation": round(0.2 * len(labels)),
@@ -152,13 +152,13 @@ def test_each_class_has_its_share_of_every_split(counts, test, seed):
 
 
 def test_the_split_is_fixed_by_its_seed():
-    one, again, other = (splits.complete({"train": balanced(60)}, 0.2, 0.1, seed) for seed in (1, 1, 2))
+    one, again, other = (splits.complete({"train": balanced(60)}, 0.2, 0.1, seed, KEY) for seed in (1, 1, 2))
     assert one == again
     assert one["test"] != other["test"] and one["validation"] != other["validation"]
 
 
 def test_rows_keep_the_order_of_the_source():
-    for rows in splits.complete({"train": balanced(60)}, 0.2, 0.1, 1).values():
+    for rows in splits.complete({"train": balanced(60)}, 0.2, 0.1, 1, KEY).values():
         numbers = [int(row["id"].removeprefix("train-")) for row in rows]
         assert numbers == sorted(numbers)
 
@@ -178,7 +178,7 @@ def test_rows_keep_the_order_of_the_source():
 )
 def test_rows_that_cannot_be_split_are_refused_with_what_to_change(labels, test, validation, expected):
     with pytest.raises(UserError, match=expected):
-        splits.complete({"train": rows_of(list(labels))}, test, validation, 1)
+        splits.complete({"train": rows_of(list(labels))}, test, validation, 1, KEY)
 
 
 # Labels.
@@ -194,13 +194,13 @@ def test_rows_that_cannot_be_split_are_refused_with_what_to_change(labels, test,
 )
 def test_labels_stand_in_the_order_of_the_settings_else_of_the_alphabet(named, expected):
     parts = {"train": rows_of(["good", "bad"]), "test": rows_of(["bad"])}
-    assert splits.label_names(parts, Source(location="x", labels=named)) == expected
+    assert splits.label_names(parts, Source(location="x", labels=named), KEY) == expected
 
 
 def test_a_label_that_training_never_shows_is_refused():
     parts = {"train": rows_of(["good", "bad"]), "test": rows_of(["bad", "odd"])}
-    with pytest.raises(UserError, match=r"^test has the label 'odd', which no row of train has \(bad, good\)"):
-        splits.label_names(parts, Source(location="x"))
+    with pytest.raises(UserError, match=rf"^{KEY}: test has the label 'odd', which no row of train has \(bad, good\)"):
+        splits.label_names(parts, Source(location="x"), KEY)
 
 
 def test_labels_are_counted_in_order_of_their_names():

@@ -56,8 +56,9 @@ def test_predictions_are_made_without_dropout_and_without_labels(in_empty_folder
     np.testing.assert_array_equal(first, second)
 
 
-def test_the_reported_score_is_that_of_the_model_that_is_kept(encoder, task):
-    model, result = fine_tune(encoder, task, epochs=3)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_reported_score_is_that_of_the_model_that_is_kept(encoder, task, precision):
+    model, result = fine_tune(encoder, task, epochs=3, precision=precision)
     logits = training.predict(model, tiny.tokenizer(), task, VALIDATION)
     assert result.score == task.score(VALIDATION, task.predictions(logits))["accuracy"]
 
@@ -144,8 +145,30 @@ def test_a_run_leaves_no_checkpoints_behind(encoder, task):
 
 @pytest.mark.parametrize("instructions", ["avx512_bf16", "amx_bf16", None])
 def test_automatic_precision_is_bfloat16_where_the_processor_has_instructions_for_it(instructions, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, instructions: True})
-    assert trainer.computes_in_bfloat16("auto") == bool(instructions)
-    assert trainer.computes_in_bfloat16("bfloat16")
-    assert not trainer.computes_in_bfloat16("float32")
+
+    def is_bfloat16(precision):
+        with trainer.computing(precision, torch.device("cpu")):
+            return (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
+
+    assert is_bfloat16("auto") == bool(instructions)
+    assert is_bfloat16("bfloat16")
+    assert not is_bfloat16("float32")
+
+
+def test_validation_and_prediction_are_in_float32_whatever_the_training_computes_in(encoder, task, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    seen, linear = set(), torch.nn.functional.linear
+
+    def watched(values, *rest):
+        product = linear(values, *rest)
+        seen.add((torch.is_grad_enabled(), product.dtype))
+        return product
+
+    monkeypatch.setattr(torch.nn.functional, "linear", watched)
+    model, _ = fine_tune(encoder, task, epochs=1, precision="bfloat16")
+    assert seen == {(True, torch.bfloat16), (False, torch.float32)}
+    seen.clear()
+    training.predict(model, tiny.tokenizer(), task, VALIDATION)
+    fine_tune(encoder, task, epochs=1, precision="float32")
+    assert {kind for _, kind in seen} == {torch.float32}

@@ -13,6 +13,8 @@ import torch
 
 from pipeline.tinybert.rows import Row, write_json
 from pipeline.tinybert.settings import Source
+from pipeline.tinybert.settings import Task as TaskSettings
+from pipeline.tinybert.stage import UserError
 from pipeline.tinybert.tasks.text_classification import TextClassification
 
 KINDS = {"text_classification": TextClassification}
@@ -20,6 +22,7 @@ KINDS = {"text_classification": TextClassification}
 
 class Task(Protocol):
     kind: str
+    metrics: tuple[str, ...]
     labels: list[str]
     metric: str
     max_length: int
@@ -53,15 +56,21 @@ class Task(Protocol):
         """What the trivial predictor says of ``rows``: the score that a teacher has to beat."""
 
 
-def create(kind: str, labels: list[str], metric: str, max_length: int) -> Task:
-    return KINDS[kind](labels, metric, max_length)
+def check_metric(settings: TaskSettings, key: str) -> None:
+    metrics = KINDS[settings.kind].metrics
+    if settings.metric not in metrics:
+        raise UserError(f"{key}: expected one of {', '.join(metrics)} for {settings.kind}, found '{settings.metric}'")
+
+
+def create(settings: TaskSettings, labels: list[str]) -> Task:
+    return KINDS[settings.kind](labels, settings.metric, settings.max_length)
 
 
 def save(task: Task, path: Path) -> None:
-    fields = ("kind", "labels", "metric", "max_length")
-    write_json(path, {name: getattr(task, name) for name in fields})
+    """What the rows say of the task. The rest stays in its settings: a change there reruns only what reads it."""
+    write_json(path, {"labels": task.labels})
 
 
-def load(path: str | Path) -> Task:
-    """The task as ``prepare`` described it in task.json."""
-    return create(**json.loads(Path(path).read_text(encoding="utf-8")))
+def load(path: str | Path, settings: TaskSettings) -> Task:
+    """The task as ``save`` left it, with its settings."""
+    return create(settings, **json.loads(Path(path).read_text(encoding="utf-8")))

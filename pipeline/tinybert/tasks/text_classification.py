@@ -13,15 +13,12 @@ from pipeline.tinybert.rows import Row
 from pipeline.tinybert.settings import Source
 from pipeline.tinybert.stage import UserError
 
-METRICS = ("accuracy", "macro_f1", "mcc")
-
 
 class TextClassification:
     kind = "text_classification"
+    metrics = ("accuracy", "macro_f1", "mcc")
 
     def __init__(self, labels: list[str], metric: str, max_length: int):
-        if metric not in METRICS:
-            raise UserError(f"metric: expected one of {', '.join(METRICS)} for {self.kind}, found '{metric}'")
         self.labels, self.metric, self.max_length = labels, metric, max_length
 
     @classmethod

@@ -58,13 +58,15 @@ def test_all_bad_rows_are_told_of_and_ten_are_named():
 
 
 def test_an_unknown_metric_is_refused_with_those_that_there_are():
-    with pytest.raises(UserError, match="^metric: expected one of accuracy, macro_f1, mcc .* found 'f1'"):
-        tasks.create("text_classification", THREE, "f1", 32)
+    with pytest.raises(UserError, match="^key: expected one of accuracy, macro_f1, mcc .* found 'f1'"):
+        tasks.check_metric(tiny.task_settings("f1"), "key")
+    tasks.check_metric(tiny.task_settings("mcc"), "key")
 
 
 def test_a_task_is_saved_and_loaded(tmp_path):
-    tasks.save(tasks.create("text_classification", ["é", "b"], "mcc", 77), tmp_path / "task.json")
-    loaded = tasks.load(tmp_path / "task.json")
+    settings = tiny.task_settings("mcc", max_length=77)
+    tasks.save(tasks.create(settings, ["é", "b"]), tmp_path / "task.json")
+    loaded = tasks.load(tmp_path / "task.json", settings)
     assert isinstance(loaded, TextClassification)
     assert (loaded.labels, loaded.metric, loaded.max_length) == (["é", "b"], "mcc", 77)
 
@@ -85,14 +87,14 @@ def test_rows_without_a_label_have_no_labels(task):
 
 @pytest.mark.parametrize(("max_length", "expected"), [(8, 8), (64, 64), (500, 64)])
 def test_texts_are_cut_to_the_set_length_and_to_what_the_model_takes(max_length, expected):
-    task = tasks.create("text_classification", THREE, "accuracy", max_length)
+    task = tiny.task(THREE, max_length=max_length)
     assert [len(ids) for ids in task.encode([{"text": "film " * 100}], TOKENIZER)["input_ids"]] == [expected]
 
 
 @settings(deadline=None)
 @given(st.text(), st.text())
 def test_the_whole_text_may_change_in_a_copy_of_the_row(text, other):
-    task = tasks.create("text_classification", THREE, "accuracy", 32)
+    task = tiny.task(THREE)
     row = {"id": "train-0", "text": text, "label": "a", "note": 1}
     before = copy.deepcopy(row)
     assert task.replaceable(row) == {"text": [(0, len(text))]}
@@ -102,7 +104,7 @@ def test_the_whole_text_may_change_in_a_copy_of_the_row(text, other):
 
 def test_a_model_is_loaded_with_a_head_of_the_tasks_labels(tmp_path):
     tiny.write_checkpoint(tmp_path / "encoder", layers=1)
-    task = tasks.create("text_classification", THREE, "accuracy", 32)
+    task = tiny.task(THREE)
     model = task.load_model(tmp_path / "encoder")
     assert isinstance(model, BertForSequenceClassification)
     assert model.config.id2label == {0: "a", 1: "b", 2: "c"}
@@ -127,12 +129,12 @@ def test_each_row_has_one_row_of_class_logits_that_counts(task):
 
 
 def test_the_greatest_logit_is_the_prediction():
-    task = tasks.create("text_classification", THREE, "accuracy", 32)
+    task = tiny.task(THREE)
     assert task.predictions(np.array([[0, 2, 1], [-1, -3, -2], [0, 0, 9]])) == ["b", "a", "c"]
 
 
 def test_scores_are_those_computed_by_hand():
-    task = tasks.create("text_classification", ["no", "yes"], "accuracy", 32)
+    task = tiny.task(["no", "yes"])
     actual = ["yes"] * 6 + ["no"] * 4
     predicted = ["yes"] * 5 + ["no"] + ["yes"] * 2 + ["no"] * 2  # 5 true, 1 missed; 2 wrong, 2 rightly not
     scores = task.score(labelled(actual), predicted)
@@ -147,7 +149,7 @@ def test_scores_are_those_computed_by_hand():
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from("abcd")), min_size=1, max_size=30))
 def test_scores_are_those_of_scikit_learn(pairs):
-    task = tasks.create("text_classification", list("abcd"), "accuracy", 32)
+    task = tiny.task(list("abcd"))
     actual, predicted = map(list, zip(*pairs, strict=True))
     assert task.score(labelled(actual), predicted) == {
         "accuracy": pytest.approx(accuracy_score(actual, predicted)),
@@ -157,7 +159,7 @@ def test_scores_are_those_of_scikit_learn(pairs):
 
 
 def test_the_trivial_predictor_says_the_most_frequent_label_of_training():
-    task = tasks.create("text_classification", THREE, "accuracy", 32)
+    task = tiny.task(THREE)
     labels = ["a"] * 3 + ["b"] * 5 + ["c"] * 4
     random.Random(0).shuffle(labels)
     assert task.trivial_predictions(labelled(labels), labelled("ac")) == ["b", "b"]
