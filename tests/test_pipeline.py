@@ -6,6 +6,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -175,7 +176,7 @@ def edited(clone):
 
     def edit(name: str, change: Callable[[str], str]) -> None:
         path = clone.folder / name
-        originals[path] = path.read_bytes()
+        originals.setdefault(path, path.read_bytes())
         changed = change(clone.read(name))
         assert changed != clone.read(name)
         path.write_text(changed, encoding="utf-8")
@@ -283,20 +284,47 @@ def test_an_experiment_runs_what_depends_on_it_alone(clone):
         clone("dvc", "checkout", "--quiet")
 
 
+def test_after_an_interrupt_the_next_run_goes_on(clone, edited):
+    lock, params = clone.read("dvc.lock"), clone.read("params.yaml")
+    edited("params.yaml", set_value("finetune_teacher.epochs", 100_000))
+    process = subprocess.Popen(
+        ["dvc", "repro"],
+        cwd=clone.folder,
+        env=clone.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    said = ""
+    while "eval_accuracy" not in said:
+        said += process.stdout.read(1)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: DVC gets it and the stage
+    said, _ = process.communicate(timeout=10)
+    assert process.returncode != 0
+    assert "finetune_teacher: interrupted (SIGINT); nothing half-written is left" in said
+    assert "Traceback" not in said
+    edited("params.yaml", lambda text: params)
+    clone("dvc", "repro")
+    assert clone.read("dvc.lock") == lock
+    assert clone("git", "status", "--porcelain", "--untracked-files=all") == ""
+
+
 def test_a_queue_of_settings_can_be_compared(clone):
-    clone("dvc", "exp", "run", "--queue", "-S", "evaluate.resamples=11,12")
+    clone("dvc", "exp", "run", "--queue", "-S", "evaluate.resamples=11,12", "-S", "evaluate.seed=1,2")
     clone("dvc", "queue", "start", "-j", "1")
-    deadline = time.monotonic() + 120
-    while list((states := clone.queue()).values()) != ["Success", "Success"]:
+    deadline = time.monotonic() + 240
+    while list((states := clone.queue()).values()) != ["Success"] * 4:
         assert "Failed" not in states.values(), states
         assert time.monotonic() < deadline, states
         time.sleep(1)
     for name in states:
         assert ran(clone("dvc", "queue", "logs", name)) == ["evaluate@tiny"]
     table = list(csv.DictReader(io.StringIO(clone("dvc", "exp", "show", "--csv"))))
-    done = {row["evaluate.resamples"]: row["student.accuracy"] for row in table if row["State"] == "Success"}
-    assert set(done) == {"11", "12"}
-    assert all(float(accuracy) > 0.8 for accuracy in done.values())
+    done = [row for row in table if row["State"] == "Success"]
+    settings = {(row["evaluate.resamples"], row["evaluate.seed"]) for row in done}
+    assert settings == {("11", "1"), ("11", "2"), ("12", "1"), ("12", "2")}
+    assert all(float(row["student.accuracy"]) > 0.8 for row in done)
 
 
 def test_plots_are_drawn(clone):
