@@ -16,7 +16,7 @@ import dvc.api
 
 TASK = "rotten_tomatoes"
 STUDENT = f"models/{TASK}/general_student"
-LONGER = ["general_student.start=distillation", "general_student.distillation.text.limit=60000"]
+LONGER = ["general_student.start=distillation", "general_student.distillation.text.limit=40000"]
 CHECKPOINT = Path("models/general_student_checkpoint").absolute()
 VARIANTS = {
     "seed 1": [],
@@ -55,7 +55,7 @@ def run_experiment(name: str, changes: list[str], *targets: str) -> None:
 
 
 def make_checkpoint() -> None:
-    """A general student as someone might publish it: distilled from the encoder on three times the text."""
+    """A general student as someone might publish it: distilled from the encoder on twice the text."""
     if not CHECKPOINT.exists():
         run_experiment("general-student-checkpoint", LONGER, f"general_student@{TASK}")
         dvc.api.DVCFileSystem(rev="general-student-checkpoint").get(STUDENT, str(CHECKPOINT), recursive=True)
