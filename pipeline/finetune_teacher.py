@@ -11,7 +11,7 @@ def main(name: str) -> None:
     configuration = settings.load()
     recipe = configuration.of("finetune_teacher", name)
     prepared = Path("data", name, "prepared")
-    task = tasks.load(prepared / "task.json", configuration.task(name))
+    task = tasks.load(prepared / "task.json", configuration.task(name), name)
     train, validation = (list(rows.read(prepared / f"{split}.jsonl")) for split in ("train", "validation"))
     tokenizer = models.tokenizer(ENCODER)
 

@@ -6,30 +6,27 @@ holds `rows.jsonl`.
 
 from pathlib import Path
 
-from pipeline.tinybert import rows, settings, sources, splits, stage, tasks
+from pipeline.tinybert import rows, settings, splits, stage, tasks
 
 
 def main(name: str) -> None:
     configuration = settings.load()
-    task, prepare = configuration.task(name), configuration.prepare
+    wanted, prepare = configuration.task(name), configuration.prepare
+    task = tasks.create(wanted, name)
 
     source = f"tasks.{name}.source"
-    parts = splits.read(task, source)
-    parts = splits.without_duplicates(parts)
-    parts = splits.complete(parts, prepare.test, prepare.validation, prepare.seed, source)
-    tasks.check_metric(task, f"tasks.{name}.metric")
-    described = tasks.create(task, splits.label_names(parts, task.source, source))
-
-    unlabelled = []
-    if task.unlabelled:
-        texts = sources.texts(task.unlabelled, prepare.seed, f"tasks.{name}.unlabelled")
-        unlabelled = splits.unlabelled_rows(texts, parts)
+    parts = splits.read(task, wanted.source, source)
+    parts = splits.without_duplicates(task, parts)
+    parts = splits.complete(task, parts, prepare.test, prepare.validation, prepare.seed, source)
+    splits.check_labels(task, parts, source)
+    task.labels = task.label_names(parts["train"], wanted.source, source)
+    unlabelled = splits.unlabelled(task, wanted, parts, prepare.seed, f"tasks.{name}.unlabelled")
 
     with stage.output(Path("data", name, "prepared")) as out:
         for split, part in parts.items():
             rows.write(out / f"{split}.jsonl", part)
-            stage.say(f"{split}: {len(part)} rows {splits.label_counts(part)}")
-        tasks.save(described, out / "task.json")
+            stage.say(f"{split}: {len(part)} rows: {task.described(part)}")
+        tasks.save(task, out / "task.json")
     with stage.output(Path("data", name, "unlabelled")) as out:
         rows.write(out / "rows.jsonl", unlabelled)
         stage.say(f"unlabelled: {len(unlabelled)} rows")

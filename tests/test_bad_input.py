@@ -103,10 +103,9 @@ def test_a_hub_id_that_is_not_there_is_named_with_its_setting(name, key, locatio
         ({f"{SOURCE}.label": "class"}, f"{SOURCE}: rows.csv has no column 'class' (it has: text, label)"),
         ({f"{SOURCE}.where": {"origin": "a"}}, f"{SOURCE}: rows.csv has no column 'origin'"),
         ({f"{SOURCE}.where": {"label": "neutral"}}, f"{SOURCE}: rows.csv has no row where"),
-        ({f"{SOURCE}.label": None}, f"{SOURCE}.label: missing"),
         (
             {f"{SOURCE}.labels": {"good": "positive"}},
-            "rows.csv, row 2: label 'negative' is not in tasks.tiny.source.labe",
+            "rows.csv, line 3: label 'negative' is not in the source's `labels` (positive)",
         ),
         ({f"{SOURCE}.location": "data/raw/vectors.txt"}, f"{SOURCE}: data/raw/vectors.txt: expected a file that ends"),
         ({f"{SOURCE}.splits": {"test": "rows.csv"}}, f"{SOURCE}.splits: no 'train'"),
@@ -126,11 +125,11 @@ GOOD, BAD = ["a good film", "positive"], ["a bad film", "negative"]
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([HEAD, GOOD, ["  ", "positive"], BAD], "rows.csv, row 2: column 'text': empty text"),
-        ([HEAD, GOOD, BAD, ["fine", ""]], "rows.csv, row 3: column 'label': no label"),
+        ([HEAD, GOOD, ["  ", "positive"], BAD], "rows.csv, line 3: column 'text': empty text"),
+        ([HEAD, GOOD, BAD, ["fine", ""]], "rows.csv, line 4: column 'label': no label"),
         (
             [HEAD, ["", "a"], ["fine", ""]],
-            "row 1: column 'text': empty text; rows.csv, row 2: column 'label': no label",
+            "line 2: column 'text': empty text; rows.csv, line 3: column 'label': no label",
         ),
         (
             [HEAD, *[[f"film {n}", "positive"] for n in range(30)]],

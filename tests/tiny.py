@@ -74,14 +74,14 @@ def numerics(seed: int = 1, precision: str = "float32") -> Numerics:
     return Numerics(seed=seed, precision=precision)
 
 
-def task_settings(metric: str = "accuracy", max_length: int = 32) -> settings.Task:
-    values = {"kind": "text_classification", "metric": metric, "max_length": max_length, "unlabelled": None}
-    source = {"location": "data/raw/rows.csv", "text": "text", "label": "label"}
+def task_settings(kind: str = "text_classification", metric: str = "accuracy", max_length: int = 32, **options):
+    values = {"kind": kind, "options": options, "metric": metric, "max_length": max_length, "unlabelled": None}
+    source = {"location": "data/raw/rows.csv"}
     return settings.Task.model_validate({**values, "source": source, **dict.fromkeys(STAGES_A_TASK_MAY_CHANGE)})
 
 
-def task(labels: list[str], metric: str = "accuracy", max_length: int = 32) -> tasks.Task:
-    return tasks.create(task_settings(metric, max_length), labels)
+def task(labels: list[str], metric: str = "accuracy", max_length: int = 32, kind: str = "text_classification", **more):
+    return tasks.create(task_settings(kind, metric, max_length, **more), "tiny", labels)
 
 
 def tokenizer() -> BertTokenizerFast:
@@ -160,6 +160,7 @@ def write_params(path: Path, **changes) -> None:
         "tasks": {
             "tiny": {
                 "kind": "text_classification",
+                "options": None,
                 "source": {"location": "data/raw/rows.csv", "text": "text", "label": "label"},
                 "unlabelled": text,
                 "metric": "accuracy",

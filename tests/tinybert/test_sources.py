@@ -19,7 +19,9 @@ ROWS = [("good film", "1"), ("bad plot", "0"), ("so so", "1")]
 
 
 def records(location, split=None, **more) -> list[tuple[str, dict]]:
-    return list(sources.records(Source(location=str(location), **more), split, "tasks.tiny.source"))
+    source = Source(location=str(location), **more)
+    columns = [source.text or "text", *([source.label] if source.label else [])]
+    return list(sources.records(source, split, columns, "tasks.tiny.source"))
 
 
 def write(path, content: str | bytes):
@@ -53,7 +55,7 @@ def offline(tmp_path, monkeypatch):
 def test_a_file_of_a_package_is_found_without_importing_it(package):
     assert sources.local_path("package:broken_corpus/data/rows.csv", "key") == package / "data" / "rows.csv"
     assert sources.local_path("package:broken_corpus", "key") == package
-    assert records("package:broken_corpus/data/rows.csv") == [("rows.csv, row 1", {"text": "good film", "label": "1"})]
+    assert records("package:broken_corpus/data/rows.csv") == [("rows.csv, line 2", {"text": "good film", "label": "1"})]
 
 
 def test_a_path_is_taken_from_the_working_folder(in_empty_folder):
@@ -117,12 +119,21 @@ def table(request, tmp_path):
 
 def test_rows_are_read_from_every_kind_of_file(table):
     assert records(table, label="label") == [
-        (f"{table.name}, row {number}", {"text": text, "label": label}) for number, (text, label) in enumerate(ROWS, 1)
+        (f"{table.name}, {place(table, number)}", {"text": text, "label": label})
+        for number, (text, label) in enumerate(ROWS, 1)
     ]
 
 
+def place(table, number: int) -> str:
+    """Where the record of this number stands: the line in files of lines, after the header."""
+    kind = table.suffix.lower()
+    return f"row {number}" if kind in (".json", ".parquet") else f"line {number + (kind in ('.csv', '.tsv'))}"
+
+
 def test_where_chooses_rows_which_keep_their_numbers(table):
-    assert [where for where, _ in records(table, where={"label": 1})] == [f"{table.name}, row {n}" for n in (1, 3)]
+    assert [where for where, _ in records(table, where={"label": 1})] == [
+        f"{table.name}, {place(table, number)}" for number in (1, 3)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -186,7 +197,7 @@ def test_integers_of_a_parquet_file_stay_integers_beside_a_missing_one(tmp_path)
         ("rows.csv", "text,label\na,1\nb, c,0\n", "line 3: 3 fields, the header has 2"),
         ("rows.csv", 'text,label\n"a,1\nb,0\n', "line 3: unexpected end of data"),
         ("rows.csv", 'text,label\n"a" b,1\n', "line 2: "),
-        ("rows.csv", "text,label\ncafé,1\n".encode("latin-1"), "cannot be read as csv: 'utf-8' codec can't decode"),
+        ("rows.csv", "text,label\ncafé,1\n".encode("latin-1"), "cannot be read as csv: line 2: not UTF-8 (byte 0xe9)"),
         ("rows.csv", "", "has no column 'text'"),
         ("rows.csv", "text,label\n", "has no row"),
         ("rows.parquet", "text", "cannot be read as parquet"),

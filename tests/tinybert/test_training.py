@@ -37,13 +37,17 @@ def classifier(layers: int = 2) -> BertForSequenceClassification:
     return BertForSequenceClassification(tiny.config(layers=layers)).eval()
 
 
+def predict(model, task, rows) -> np.ndarray:
+    return training.predict(model, tiny.tokenizer(), training.Scored(task, rows, tiny.tokenizer()))
+
+
 def test_predictions_come_in_row_order_whatever_the_lengths(in_empty_folder, task):
     model, tokenizer = classifier(), tiny.tokenizer()
     rows = [{"text": " ".join(["great film"] * length)} for length in [3, 1, 9, 2, 7, 14, 1, 8] * 9]
     with torch.no_grad():
         expected = [model(**tokenizer(row["text"], return_tensors="pt")).logits[0].numpy() for row in rows]
     assert len(rows) > trainer.EVALUATION_BATCH
-    np.testing.assert_allclose(training.predict(model, tokenizer, task, rows), expected, atol=1e-6)
+    np.testing.assert_allclose(predict(model, task, rows)[:, 0], expected, atol=1e-6)
 
 
 def test_predictions_are_made_without_dropout_and_without_labels(in_empty_folder, task):
@@ -52,15 +56,15 @@ def test_predictions_are_made_without_dropout_and_without_labels(in_empty_folder
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.5
     without = [{"text": row["text"]} for row in ROWS]
-    first, second = (training.predict(model.train(), tiny.tokenizer(), task, rows) for rows in (ROWS, without))
+    first, second = (predict(model.train(), task, rows) for rows in (ROWS, without))
     np.testing.assert_array_equal(first, second)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_the_reported_score_is_that_of_the_model_that_is_kept(encoder, task, precision):
     model, result = fine_tune(encoder, task, epochs=3, precision=precision)
-    logits = training.predict(model, tiny.tokenizer(), task, VALIDATION)
-    assert result.score == task.score(VALIDATION, task.predictions(logits))["accuracy"]
+    answers = training.answering(task, model, tiny.tokenizer())
+    assert result.score == task.score(VALIDATION, answers(VALIDATION))["accuracy"]
 
 
 @pytest.mark.parametrize(("scores", "best"), [([0.25, 0.75, 0.5], 2), ([0.5, 0.5, 0.25], 1), ([0.1, 0.2, 0.3], 3)])
@@ -169,6 +173,6 @@ def test_validation_and_prediction_are_in_float32_whatever_the_training_computes
     model, _ = fine_tune(encoder, task, epochs=1, precision="bfloat16")
     assert seen == {(True, torch.bfloat16), (False, torch.float32)}
     seen.clear()
-    training.predict(model, tiny.tokenizer(), task, VALIDATION)
+    predict(model, task, VALIDATION)
     fine_tune(encoder, task, epochs=1, precision="float32")
     assert {kind for _, kind in seen} == {torch.float32}
