@@ -191,9 +191,13 @@ class QuestionAnswering(Task):
         return score
 
     def trivial_predictions(self, train: list[Row], rows: list[Row]) -> list[dict]:
-        """No answer, where that is possible and more than half of train has none; else the passage's first sentence."""
-        none = sum(not row["answers"] for row in train) * 2 >= len(train)
-        return [{"text": "" if none else _first_sentence(row["passage"]), "start": 0, "margin": 0.0} for row in rows]
+        """The passage's first sentence or, where that is the better guess for train, always none."""
+        first = sum(f1(row, _first_sentence(row["passage"])) for row in train)
+        none = sum(f1(row, "") for row in train)
+        return [
+            {"text": "" if none >= first else _first_sentence(row["passage"]), "start": 0, "margin": 0.0}
+            for row in rows
+        ]
 
     def agree(self, row: Row, one: dict, other: dict) -> bool:
         return normalised(one["text"]) == normalised(other["text"])

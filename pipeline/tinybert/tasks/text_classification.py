@@ -43,7 +43,7 @@ class TextClassification(Texts):
         counts = _counts(train)
         if len(counts) < 2:
             raise UserError(
-                f"{key}: all {len(train)} rows have the label '{train[0]['label']}': expected two classes or more: look"
+                f"{key}: all {len(train)} rows of train have the label '{train[0]['label']}': expected two classes or more: look"
                 " at its `label` and `where`"
             )
         return [name for name in source.labels or counts if name in counts]

@@ -73,7 +73,7 @@ def test_labels_stand_in_the_order_of_the_settings_else_of_the_alphabet():
 
 
 def test_one_class_is_none_to_learn():
-    with pytest.raises(UserError, match="^key: all 9 rows have the label 'x': expected two classes or more"):
+    with pytest.raises(UserError, match="^key: all 9 rows of train have the label 'x': expected two classes or more"):
         tiny.task([]).label_names(labelled("x" * 9), Source(location="x"), "key")
 
 
