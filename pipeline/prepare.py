@@ -1,20 +1,29 @@
 """Read a task's source and its unlabelled text, check them, drop duplicates, split, name the labels.
 
+With `--check` it tells what it finds, and writes nothing.
+
 `data/<task>/prepared` holds `train.jsonl`, `validation.jsonl`, `test.jsonl` and `task.json`; `data/<task>/unlabelled`
 holds `rows.jsonl`.
 """
 
 from pathlib import Path
 
-from pipeline.tinybert import rows, settings, splits, stage, tasks
+from pipeline.tinybert import check as checking
+from pipeline.tinybert import models, rows, settings, sources, splits, stage, tasks
 
 
-def main(name: str) -> None:
+def main(name: str, check: bool = False) -> None:
     configuration = settings.load()
     wanted, prepare = configuration.task(name), configuration.prepare
     task = tasks.create(wanted, name)
 
     source = f"tasks.{name}.source"
+    if check:
+        encoder = sources.checkpoint_folder(configuration.encoder.checkpoint, "encoder.checkpoint")
+        tokenizer = models.tokenizer(encoder, "encoder.checkpoint")
+        checking.report(task, wanted.source, prepare, tokenizer, source)
+        return
+
     parts = splits.read(task, wanted.source, source)
     parts = splits.without_duplicates(task, parts)
     parts = splits.complete(task, parts, prepare.test, prepare.validation, prepare.seed, source)
@@ -33,4 +42,4 @@ def main(name: str) -> None:
 
 
 if __name__ == "__main__":
-    stage.run(main, "task")
+    stage.run(main, "task", flags=("check",))

@@ -72,12 +72,17 @@ class Numerics(Group):
     precision: Literal["auto", "float32", "bfloat16"]
 
 
-class Optimisation(Group):
-    """One training run of the library's Trainer. Learning rates fall linearly after the warm-up, unless constant."""
+class Schedule(Group):
+    """One training run of the library's Trainer, to its best epoch on validation.
+
+    Learning rates rise during the warm-up, then fall linearly. A step of the optimiser takes ``accumulation`` batches.
+    """
 
     epochs: PositiveInt
+    patience: PositiveInt | None
     batch_size: PositiveInt
-    learning_rate: PositiveFloat
+    accumulation: PositiveInt
+    checkpointing: bool
     warmup: float = Field(ge=0, lt=1)
     weight_decay: NonNegativeFloat
 
@@ -149,8 +154,10 @@ class GeneralStudent(Group):
     distillation: GeneralDistillation
 
 
-class FinetuneTeacher(Optimisation):
-    pass
+class FinetuneTeacher(Schedule):
+    checkpoint: str | None
+    learning_rate: PositiveFloat
+    class_weights: bool
 
 
 class Augment(Group):
@@ -174,17 +181,14 @@ class DistillIntermediate(Group):
     max_rows: PositiveInt | None
 
 
-class DistillPrediction(Optimisation):
+class DistillPrediction(Schedule):
+    learning_rate: PositiveFloat
     dropout: Dropout
     temperature: PositiveFloat
 
 
-class FinetuneStudent(Group):
-    epochs: PositiveInt
-    batch_size: PositiveInt
+class FinetuneStudent(Schedule):
     learning_rates: list[PositiveFloat] = Field(min_length=1)
-    warmup: float = Field(ge=0, lt=1)
-    weight_decay: NonNegativeFloat
     dropout: Dropout
 
 

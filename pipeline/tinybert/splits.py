@@ -19,17 +19,23 @@ Parts = dict[str, list[Row]]
 
 def read(task: Task, source: Source, key: str) -> Parts:
     """The splits that the source has (only ``train`` where it names none), as checked rows with an ``id``."""
+    return {split: read_split(task, source, split, key) for split in names(task, source, key)}
+
+
+def names(task: Task, source: Source, key: str) -> list[str]:
+    """The splits that the source has."""
+    check_source(task, source, key)
     named = source.splits or {"train": None}
     if "train" not in named:
         raise UserError(f"{key}.splits: no 'train' (it has: {', '.join(named)})")
-    check_source(task, source, key)
-    columns = needed_columns(task, source)
-    parts = {}
-    for split in (name for name in SPLITS if name in named):
-        records = sources.records(source, named[split], columns, key)
-        rows = checked(task, records, source, key)
-        parts[split] = [{"id": f"{split}-{number}", **_without(row, "where")} for number, row in enumerate(rows)]
-    return parts
+    return [name for name in SPLITS if name in named]
+
+
+def read_split(task: Task, source: Source, split: str, key: str) -> list[Row]:
+    place = source.splits[split] if source.splits else None
+    records = sources.records(source, place, needed_columns(task, source), key)
+    rows = checked(task, records, source, key)
+    return [{"id": f"{split}-{number}", **_without(row, "where")} for number, row in enumerate(rows)]
 
 
 def needed_columns(task: Task, source: Source) -> list[Any]:

@@ -123,8 +123,8 @@ def arguments(scratch: str, *, numerics: Numerics, steps: int, batch_size: int, 
     return made
 
 
-def steps_of(rows: int, epochs: int, batch_size: int) -> int:
-    return epochs * math.ceil(rows / batch_size)
+def steps_of(rows: int, epochs: int, batch_size: int, accumulation: int = 1) -> int:
+    return epochs * math.ceil(math.ceil(rows / batch_size) / accumulation)
 
 
 def scratch_folder() -> tempfile.TemporaryDirectory:

@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import datasets
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.functional import cross_entropy
+from transformers import EarlyStoppingCallback
 
 from pipeline.tinybert import models
 from pipeline.tinybert.rows import Row, write_csv, write_json
@@ -32,6 +35,21 @@ class TaskTrainer(QuietTrainer):
         with torch.no_grad(), self.compute_loss_context_manager():
             outputs = model(**inputs)
         return outputs.get("loss"), self.task.class_logits(outputs), targets
+
+
+class WeightedTrainer(TaskTrainer):
+    """Fine-tunes with a weight for each class in the loss."""
+
+    def __init__(self, *, weights: list[float], **rest):
+        super().__init__(**rest)
+        self.weights = torch.tensor(weights, device=self.args.device)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        labels = inputs.pop("labels")
+        outputs = model(**inputs)
+        logits = self.task.class_logits(outputs).flatten(0, 1).float()
+        loss = cross_entropy(logits, labels.flatten(), self.weights)
+        return (loss, outputs) if return_outputs else loss
 
 
 @dataclass(frozen=True)
@@ -90,7 +108,7 @@ def train_to_best_epoch(
     def score(prediction) -> dict[str, float]:
         return {task.metric: validation.score(prediction.predictions)[task.metric]}
 
-    steps = steps_of(len(train), settings.epochs, settings.batch_size)
+    steps = steps_of(len(train), settings.epochs, settings.batch_size, settings.accumulation)
     with scratch_folder() as scratch:
         trainer = make_trainer(
             model=model,
@@ -101,6 +119,8 @@ def train_to_best_epoch(
                 batch_size=settings.batch_size,
                 learning_rate=learning_rate,
                 num_train_epochs=settings.epochs,
+                gradient_accumulation_steps=settings.accumulation,
+                gradient_checkpointing=settings.checkpointing,
                 warmup_steps=settings.warmup,
                 weight_decay=settings.weight_decay,
                 eval_strategy="epoch",
@@ -116,6 +136,7 @@ def train_to_best_epoch(
             data_collator=collator,
             compute_metrics=score,
             task=task,
+            callbacks=[EarlyStoppingCallback(settings.patience)] if settings.patience else None,
         )
         trainer.train()
     best = max(
@@ -139,12 +160,17 @@ def fine_tune(
     numerics: Numerics,
     learning_rate: float,
     dropout: float | None = None,
+    weighted: bool = False,
 ) -> tuple[nn.Module, Result]:
-    """The encoder of ``folder`` with a new head, trained on labels, at its best epoch on validation."""
+    """The encoder of ``folder`` with a new head, trained on labels, at its best epoch on validation.
+
+    weighted: rare labels count as much as frequent ones.
+    """
     model = task.load_model(folder, numerics.seed)
     models.set_dropout(model, dropout)
+    make_trainer = partial(WeightedTrainer, weights=task.class_weights(train_rows)) if weighted else TaskTrainer
     result = train_to_best_epoch(
-        TaskTrainer,
+        make_trainer,
         model,
         Collator(tokenizer),
         task,
@@ -163,6 +189,12 @@ def predict(model: nn.Module, tokenizer, scored: Scored) -> np.ndarray:
         options = arguments(scratch, numerics=FOR_SCORING, steps=1, batch_size=1, learning_rate=1.0)
         trainer = TaskTrainer(model=model, args=options, data_collator=Collator(tokenizer), task=scored.task)
         return trainer.predict(scored.data).predictions
+
+
+def score_as_it_is(model: nn.Module, scored: Scored, tokenizer) -> Result:
+    """What a training run would report of ``model``, which needs none."""
+    score = scored.score(predict(model, tokenizer, scored))[scored.task.metric]
+    return Result(score=score, epoch=0, columns=["step", "epoch", "loss"], curve=[])
 
 
 def answering(task: Task, model: nn.Module, tokenizer) -> Callable[[list[Row]], list]:

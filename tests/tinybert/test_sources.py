@@ -209,6 +209,64 @@ def test_a_bad_file_is_named_with_its_setting_and_line(tmp_path, name, content, 
     assert expected in str(raised.value)
 
 
+def of(path, columns, **more) -> list[tuple[str, dict]]:
+    return list(sources.records(Source(location=str(path), **more), None, columns, "tasks.tiny.source"))
+
+
+@pytest.mark.parametrize(("delimiter", "setting"), [("\t", "\t"), ("\t", None), (" ", None), ("   ", None), ("|", "|")])
+@pytest.mark.parametrize("name", ["rows.conll", "rows.bio", "rows.iob"])
+def test_conll_files_give_a_record_for_each_sentence(tmp_path, delimiter, setting, name):
+    lines = ["-DOCSTART-  O", "", "EU NNP B-ORG", "rejects VBZ O", "", "", "Peter NNP B-PER", ""]
+    path = write(tmp_path / name, "\r\n".join(lines).replace(" ", delimiter))
+    assert of(path, [1, 3], delimiter=setting) == [
+        (f"{name}, sentence at line 3", {1: ["EU", "rejects"], 2: ["NNP", "VBZ"], 3: ["B-ORG", "O"]}),
+        (f"{name}, sentence at line 7", {1: ["Peter"], 2: ["NNP"], 3: ["B-PER"]}),
+    ]
+
+
+def test_a_conll_line_with_other_columns_is_named(tmp_path):
+    path = write(tmp_path / "rows.conll", "EU B-ORG\nrejects\n")
+    with pytest.raises(UserError, match=r"line 2: 1 columns, the lines before have 2: 'rejects'"):
+        of(path, [1, 2])
+    with pytest.raises(UserError, match=r"rows.conll has no column '4' \(it has: 1, 2\)"):
+        of(write(tmp_path / "rows.conll", "EU B-ORG\n"), [1, 4])
+
+
+def squad_file(**question) -> str:
+    asked = {"id": "q1", "question": "who?", "answers": [{"text": "Smith", "answer_start": 3}], **question}
+    paragraphs = [{"context": "By Smith", "qas": [asked]}]
+    return json.dumps({"version": "v2.0", "data": [{"title": "Films", "paragraphs": paragraphs}]})
+
+
+def test_squad_files_give_a_record_for_each_question(tmp_path):
+    answers = [{"text": "Smith", "answer_start": 3}]
+    path = write(tmp_path / "squad.json", squad_file())
+    assert of(path, ["question"]) == [
+        (
+            "squad.json, question q1",
+            {"id": "q1", "title": "Films", "context": "By Smith", "question": "who?", "answers": answers},
+        )
+    ]
+    write(path, squad_file(is_impossible=True, plausible_answers=answers))
+    assert of(path, ["question"])[0][1]["answers"] == []
+
+
+def test_a_file_that_is_nearly_squad_s_is_named(tmp_path):
+    path = write(tmp_path / "squad.json", json.dumps({"data": [{"paragraphs": [{"context": "By Smith"}]}]}))
+    with pytest.raises(UserError, match=r"squad.json cannot be read as json: not in SQuAD's form .*'qas'"):
+        of(path, ["question"])
+
+
+def test_a_field_of_a_million_characters_is_read_whole(tmp_path):
+    path = write(tmp_path / "rows.csv", 'text,label\n"' + "film " * 200_000 + '",1\n')
+    assert len(records(path)[0][1]["text"]) == 1_000_000
+
+
+def test_a_column_that_stands_twice_is_named(tmp_path):
+    with pytest.raises(UserError, match="the column 'text' stands twice in the header"):
+        records(write(tmp_path / "rows.csv", "text,label,text\na,1,b\n"))
+
+
 def test_splits_are_files_of_the_folder(tmp_path):
     write(tmp_path / "folder" / "dev.csv", csv_of(ROWS))
     assert len(records(tmp_path / "folder", split="dev.csv")) == 3

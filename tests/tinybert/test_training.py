@@ -22,7 +22,9 @@ def encoder(in_empty_folder):
 
 def recipe(**changes) -> FinetuneTeacher:
     values = {"epochs": 2, "batch_size": 4, "learning_rate": 2e-3, "warmup": 0.25, "weight_decay": 0.01}
-    return FinetuneTeacher.model_validate({**values, **changes})
+    more = {"patience": None, "accumulation": 1, "checkpointing": False}
+    own = {"checkpoint": None, "class_weights": False}
+    return FinetuneTeacher.model_validate({**values, **more, **own, **changes})
 
 
 def fine_tune(encoder, task, train=TRAIN, seed=1, precision="float32", **changes):
@@ -120,6 +122,41 @@ def test_adamw_clips_all_gradients_together_and_its_rate_rises_then_falls(encode
     assert optimiser_steps["rates"] == pytest.approx(
         [2e-3 * share for share in (0, 1 / 2, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6)]
     )
+
+
+def test_training_stops_when_epochs_in_a_row_bring_nothing(encoder, task, monkeypatch):
+    scores = iter([0.25, 0.5, 0.4, 0.5, 0.9])
+    monkeypatch.setattr(task, "score", lambda rows, predictions: {"accuracy": next(scores)})
+    _, result = fine_tune(encoder, task, epochs=5, patience=2)
+    assert (result.score, result.epoch) == (0.5, 2)
+    assert result.curve[-1][1] == 4
+
+
+@pytest.mark.parametrize("changes", [{"batch_size": 2, "accumulation": 2}, {"checkpointing": True}], ids=str)
+def test_accumulated_batches_and_computing_again_learn_what_whole_batches_learn(encoder, task, changes):
+    rows = [{"text": "a good film", "label": "positive"}, {"text": "a bad film", "label": "negative"}] * 6
+    curves = [fine_tune(encoder, task, rows, **settings)[1].curve for settings in ({}, changes)]
+    assert len(curves[0]) == len(curves[1]) == 6
+    assert [loss for *_, loss in curves[0]] == pytest.approx([loss for *_, loss in curves[1]], rel=1e-3)
+
+
+def test_weights_let_rare_labels_count_as_much_as_frequent_ones(encoder, task):
+    rare = [{"text": "a bad film", "label": "negative"}] + [{"text": "a good film", "label": "positive"}] * 3
+    assert task.class_weights(rare) == [2.0, pytest.approx(2 / 3)]
+    model = task.load_model(encoder, 1)
+    with torch.no_grad():
+        logits = model.eval()(**tiny.tokenizer()([row["text"] for row in rare], return_tensors="pt")).logits
+    each = torch.nn.functional.cross_entropy(logits, torch.tensor([0, 1, 1, 1]), reduction="none")
+    settings, numerics = recipe(epochs=1), tiny.numerics()
+    _, result = training.fine_tune(
+        encoder, tiny.tokenizer(), task, rare, VALIDATION, settings, numerics, 1e-3, dropout=0, weighted=True
+    )
+    assert result.curve[0][2] == pytest.approx((each[0] / 2 + each[1:].mean() / 2).item(), rel=1e-4)
+
+
+def test_weights_are_refused_where_there_are_no_classes(encoder):
+    with pytest.raises(UserError, match="^finetune_teacher.class_weights: this kind of task has no classes"):
+        tiny.task(["score"], "pearson", kind="regression").class_weights([])
 
 
 def test_a_batch_is_padded_to_its_longest_row_and_holds_model_inputs_only(task):

@@ -6,11 +6,9 @@ A row has ``words`` and ``tags``; its text, where words are replaced, is the wor
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from nltk.tokenize import NLTKWordTokenizer
 from seqeval.scheme import IOB2, Entities
 from torch import Tensor
@@ -20,7 +18,7 @@ from pipeline.tinybert import models
 from pipeline.tinybert.rows import Row
 from pipeline.tinybert.settings import Source, Table
 from pipeline.tinybert.stage import UserError
-from pipeline.tinybert.tasks.task import BadRecordError, Edit, Span, Task, say_how_many, spliced, text_of
+from pipeline.tinybert.tasks.task import BadRecordError, Edit, Span, Task, balanced, say_how_many, spliced, text_of
 
 OUTSIDE = "O"
 IGNORED = -100
@@ -32,6 +30,7 @@ class NamedEntities(Task):
     details: ClassVar = ("scheme", "text")
     loss: ClassVar = "soft_cross_entropy"
     metrics: ClassVar = ("f1", "precision", "recall")
+    head: ClassVar = AutoModelForTokenClassification
     columns: ClassVar = {"words": "words", "tags": "tags"}
     targets: ClassVar = ("tags",)
 
@@ -88,15 +87,9 @@ class NamedEntities(Task):
             ]
         return columns
 
-    def load_model(self, folder: str | Path, seed: int = 0) -> torch.nn.Module:
-        names = dict(enumerate(self.labels))
-        return models.load(
-            AutoModelForTokenClassification,
-            folder,
-            seed=seed,
-            id2label=names,
-            label2id={name: index for index, name in names.items()},
-        )
+    def class_weights(self, rows: list[Row]) -> list[float]:
+        counts = Counter(tag for row in rows for tag in row["tags"])
+        return balanced([counts[name] for name in self.labels])
 
     def class_logits(self, outputs) -> Tensor:
         return outputs.logits

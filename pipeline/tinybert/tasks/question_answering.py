@@ -8,7 +8,6 @@ import re
 import string
 from collections import Counter
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,7 +16,6 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 from transformers import AutoModelForQuestionAnswering
 
-from pipeline.tinybert import models
 from pipeline.tinybert.rows import Row
 from pipeline.tinybert.settings import Group, Source, Table
 from pipeline.tinybert.stage import UserError
@@ -37,6 +35,7 @@ class Options(Group):
 
 class QuestionAnswering(Task):
     loss: ClassVar = "span_cross_entropy"
+    head: ClassVar = AutoModelForQuestionAnswering
     columns: ClassVar = {"question": "question", "passage": "context", "answers": "answers"}
     targets: ClassVar = ("answers",)
     Options: ClassVar = Options
@@ -121,8 +120,8 @@ class QuestionAnswering(Task):
             columns["start_positions"], columns["end_positions"] = (list(side) for side in zip(*targets, strict=True))
         return columns
 
-    def load_model(self, folder: str | Path, seed: int = 0) -> torch.nn.Module:
-        return models.load(AutoModelForQuestionAnswering, folder, seed=seed)
+    def head_options(self) -> dict[str, Any]:
+        return {}
 
     def class_logits(self, outputs) -> Tensor:
         return torch.stack([outputs.start_logits, outputs.end_logits], dim=-1)
@@ -191,12 +190,11 @@ class QuestionAnswering(Task):
         return score
 
     def trivial_predictions(self, train: list[Row], rows: list[Row]) -> list[dict]:
-        """The passage's first sentence or, where that is the better guess for train, always none."""
+        """The passage's first sentence or, where that is possible and the better guess for train, always none."""
         first = sum(f1(row, _first_sentence(row["passage"])) for row in train)
-        none = sum(f1(row, "") for row in train)
+        says_none = self.options.unanswerable and sum(f1(row, "") for row in train) >= first
         return [
-            {"text": "" if none >= first else _first_sentence(row["passage"]), "start": 0, "margin": 0.0}
-            for row in rows
+            {"text": "" if says_none else _first_sentence(row["passage"]), "start": 0, "margin": 0.0} for row in rows
         ]
 
     def agree(self, row: Row, one: dict, other: dict) -> bool:

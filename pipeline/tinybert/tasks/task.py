@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.tinybert import models
 from pipeline.tinybert.rows import Row
 from pipeline.tinybert.settings import Group, Source, Table
 from pipeline.tinybert.stage import UserError, say
@@ -35,6 +36,7 @@ class Task(ABC):
     columns: ClassVar[dict[str, str | None]]  # those read of a source, and the name each goes by (None: only if set)
     targets: ClassVar[tuple[str, ...]]  # those of them that unlabelled rows have not
     details: ClassVar[tuple[str, ...]] = ()  # further settings of a source that this kind reads
+    head: ClassVar[type]  # the library's class of models with such a head
     loss: ClassVar[str]  # the function of `losses` that compares class logits (B, P, C) with the teacher's
     Options: ClassVar[type[Group]] = Group
 
@@ -81,9 +83,18 @@ class Task(ABC):
         it came from; with the model's targets where the rows have labels. Cut at ``max_length``, saying how many.
         """
 
-    @abstractmethod
     def load_model(self, folder: str | Path, seed: int = 0) -> torch.nn.Module:
         """The model of ``folder`` with this task's head (drawn by ``seed`` where the folder has none)."""
+        return models.load(self.head, folder, seed=seed, **self.head_options())
+
+    def head_options(self) -> dict[str, Any]:
+        """What the configuration of a model says of the task: the names of its labels."""
+        names = dict(enumerate(self.labels))
+        return {"id2label": names, "label2id": {name: index for index, name in names.items()}}
+
+    def class_weights(self, rows: list[Row]) -> list[float]:
+        """A weight for each class by which all count the same in the loss: scikit-learn's "balanced"."""
+        raise UserError("finetune_teacher.class_weights: this kind of task has no classes to weigh: set it to false")
 
     def class_logits(self, outputs) -> Tensor:
         """A model's outputs as (B, P, C)."""
@@ -213,6 +224,12 @@ def spliced(text: str, edits: list[Edit]) -> str:
         parts += [text[last:start], new]
         last = end
     return "".join([*parts, text[last:]])
+
+
+def balanced(counts: list[int]) -> list[float]:
+    """Weights of classes that occur so often; 1 for one that never does."""
+    there = sum(count > 0 for count in counts)
+    return [sum(counts) / (there * count) if count else 1.0 for count in counts]
 
 
 def say_how_many(count: int, total: int, what: str) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from pipeline.tinybert.rows import Row
 from pipeline.tinybert.settings import Source
 from pipeline.tinybert.stage import UserError
-from pipeline.tinybert.tasks.task import BadRecordError
+from pipeline.tinybert.tasks.task import BadRecordError, balanced
 from pipeline.tinybert.tasks.texts import Texts
 
 
@@ -32,6 +32,10 @@ class TextClassification(Texts):
     def target(self, row: Row) -> int:
         return self.labels.index(row["label"])
 
+    def class_weights(self, rows: list[Row]) -> list[float]:
+        counts = _counts(rows)
+        return balanced([counts.get(name, 0) for name in self.labels])
+
     def stratum(self, row: Row) -> str:
         return row["label"]
 
@@ -43,8 +47,8 @@ class TextClassification(Texts):
         counts = _counts(train)
         if len(counts) < 2:
             raise UserError(
-                f"{key}: all {len(train)} rows of train have the label '{train[0]['label']}': expected two classes or more: look"
-                " at its `label` and `where`"
+                f"{key}: all {len(train)} rows of train have the label '{train[0]['label']}': expected two classes or"
+                " more: look at its `label` and `where`"
             )
         return [name for name in source.labels or counts if name in counts]
 

@@ -1,10 +1,8 @@
 """What the kinds share whose rows are one text or a pair, with one answer for the whole."""
 
 from abc import abstractmethod
-from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 from transformers import AutoModelForSequenceClassification
 
 from pipeline.tinybert import models
@@ -18,6 +16,7 @@ FIELDS = ("text", "pair")
 class Texts(Task):
     columns: ClassVar = {"text": "text", "pair": None, "label": "label"}
     targets: ClassVar = ("label",)
+    head: ClassVar = AutoModelForSequenceClassification
     problem_type: ClassVar[str | None] = None
 
     @abstractmethod
@@ -49,16 +48,8 @@ class Texts(Task):
             columns["labels"] = [self.target(row) for row in rows]
         return columns
 
-    def load_model(self, folder: str | Path, seed: int = 0) -> torch.nn.Module:
-        names = dict(enumerate(self.labels))
-        return models.load(
-            AutoModelForSequenceClassification,
-            folder,
-            seed=seed,
-            id2label=names,
-            label2id={name: index for index, name in names.items()},
-            **({"problem_type": self.problem_type} if self.problem_type else {}),
-        )
+    def head_options(self) -> dict[str, Any]:
+        return {**super().head_options(), **({"problem_type": self.problem_type} if self.problem_type else {})}
 
     def replaceable(self, row: Row) -> dict[str, tuple[str, list[Span]]]:
         return {field: (row[field], [(0, len(row[field]))]) for field in FIELDS if field in row}
