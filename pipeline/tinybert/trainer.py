@@ -49,6 +49,9 @@ class QuietTrainer(Trainer):
         self.remove_callback(ProgressCallback)
         self.add_callback(_Progress)
         transformers.logging.disable_progress_bar()
+        # Else the library takes a model's loss for one over all accumulated batches, and does not divide: these models
+        # accept the keywords, and have the mean of a batch all the same.
+        self.model_accepts_loss_kwargs = False
 
     def autocast_smart_context_manager(self, cache_enabled: bool | None = True):
         # Accelerate would set the precision of the trained model's forward alone, and in evaluation too; our losses
