@@ -2,8 +2,8 @@
 
 With `--check` it tells what it finds, and writes nothing.
 
-`data/<task>/prepared` holds `train.jsonl`, `validation.jsonl`, `test.jsonl` and `task.json`; `data/<task>/unlabelled`
-holds `rows.jsonl`.
+`data/<task>/prepared` holds `train.jsonl`, `validation.jsonl`, `test.jsonl`, further tests and splits for submission by
+their names, and `task.json`; `data/<task>/unlabelled` holds `rows.jsonl`.
 """
 
 from pathlib import Path
@@ -25,8 +25,10 @@ def main(name: str, check: bool = False) -> None:
         return
 
     parts = splits.read(task, wanted.source, source)
-    parts = splits.without_duplicates(task, parts)
+    more_tests, submissions = (read(task, wanted.source, source) for read in (splits.more_tests, splits.submissions))
+    parts = splits.without_duplicates(task, parts, more_tests)
     parts = splits.complete(task, parts, prepare.test, prepare.validation, prepare.seed, source)
+    parts |= more_tests
     splits.check_labels(task, parts, source)
     task.labels = task.label_names(parts["train"], wanted.source, source)
     unlabelled = splits.unlabelled(task, wanted, parts, prepare.seed, f"tasks.{name}.unlabelled")
@@ -35,6 +37,8 @@ def main(name: str, check: bool = False) -> None:
         for split, part in parts.items():
             rows.write(out / f"{split}.jsonl", part)
             stage.say(f"{split}: {len(part)} rows: {task.described(part)}")
+        for file, part in submissions.items():
+            rows.write(out / f"{file}.jsonl", part)
         tasks.save(task, out / "task.json")
     with stage.output(Path("data", name, "unlabelled")) as out:
         rows.write(out / "rows.jsonl", unlabelled)

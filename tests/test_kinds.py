@@ -10,6 +10,7 @@ import transformers
 from tiny import PER_TASK, STAGES_A_TASK_MAY_CHANGE, run_stage
 
 from pipeline.tinybert import models, rows
+from pipeline.tinybert.stage import UserError
 
 KINDS = {
     "text_classification": "text-classification",
@@ -77,3 +78,60 @@ def test_the_general_student_is_of_the_encoder_s_family(world, family, start):
     student = transformers.AutoModel.from_pretrained("models/tiny/general_student")
     assert models.shape_of(student.config).model_dump() == shape
     assert student.config.model_type == family
+
+
+def test_further_tests_are_scored_and_predictions_of_splits_without_labels_written(world):
+    folder = world / "data" / "raw" / "glue"
+    made = tiny.sentences(160, seed=0)
+    parts = {"train": made[:110], "matched": made[110:130], "mismatched": made[130:150], "unlabelled": made[150:]}
+    for name, part in parts.items():
+        lines = [f'"{text}"' + (f",{label}" if name != "unlabelled" else "") for text, label in part]
+        header = "text" if name == "unlabelled" else "text,label"
+        (folder / f"{name}.csv").parent.mkdir(exist_ok=True)
+        (folder / f"{name}.csv").write_text("\n".join([header, *lines]) + "\n")
+    source = {
+        "location": "data/raw/glue",
+        "labels": {"negative": 0, "positive": 1},
+        "splits": {"train": "train.csv", "test": "matched.csv"},
+        "more_tests": {"mismatched": "mismatched.csv"},
+        "submissions": {"TINY.tsv": "unlabelled.csv"},
+    }
+    tiny.write_params(world / "params.yaml", **{"tasks.tiny.source": source})
+    run_stage("prepare")
+    run_stage("evaluate")
+    scores = json.loads(Path("metrics/tiny/scores.json").read_text())
+    assert set(scores["mismatched"]) == {"teacher", "student", "student_alone"}
+    assert scores["mismatched"]["teacher"]["accuracy"] > 0.8
+    for model in ("teacher", "student"):
+        header, *lines = Path("data/tiny/submission", model, "TINY.tsv").read_text().splitlines()
+        assert header == "index\tprediction"
+        assert [line.split("\t")[0] for line in lines] == [str(number) for number in range(10)]
+        right = sum(
+            line.split("\t")[1] == str(int(label == "positive"))
+            for line, (_, label) in zip(lines, parts["unlabelled"], strict=True)
+        )
+        assert right >= 8
+
+
+def test_the_user_s_own_teacher_is_taken_scored_and_not_trained(world):
+    own = world / "data" / "raw" / "own"
+    shutil.copytree(world / "models" / "tiny" / "teacher", own)
+    tiny.write_params(world / "params.yaml", **{"finetune_teacher.checkpoint": "data/raw/own"})
+    run_stage("finetune_teacher")
+    taken, theirs = (
+        transformers.AutoModelForSequenceClassification.from_pretrained(folder).state_dict()
+        for folder in ("models/tiny/teacher", own)
+    )
+    assert all((taken[name] == weights).all() for name, weights in theirs.items())
+    assert json.loads(Path("metrics/tiny/finetune_teacher/validation.json").read_text())["epoch"] == 0
+
+
+def test_an_own_teacher_that_is_no_better_than_a_trivial_predictor_is_refused(world):
+    own = world / "data" / "raw" / "own"
+    shutil.copytree(world / "models" / "tiny" / "teacher", own)
+    config = json.loads((own / "config.json").read_text())
+    config["id2label"] = {"0": "positive", "1": "negative"}  # the wrong way round
+    (own / "config.json").write_text(json.dumps(config))
+    tiny.write_params(world / "params.yaml", **{"finetune_teacher.checkpoint": "data/raw/own"})
+    with pytest.raises(UserError, match="no better than a trivial predictor.* or change finetune_teacher.checkpoint$"):
+        run_stage("finetune_teacher")

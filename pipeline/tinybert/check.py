@@ -27,12 +27,13 @@ def report(task: Task, source: Source, prepare: Prepare, tokenizer, key: str) ->
             wrong.append(f"{split}: {error}")
     if wrong:
         raise UserError("; ".join(wrong))
-    parts = splits.without_duplicates(task, parts)
+    more_tests = splits.more_tests(task, source, key)
+    parts = splits.without_duplicates(task, parts, more_tests)
     parts = splits.complete(task, parts, prepare.test, prepare.validation, prepare.seed, key)
-    splits.check_labels(task, parts, key)
+    splits.check_labels(task, parts | more_tests, key)
     task.labels = task.label_names(parts["train"], source, key)
     say(f"labels: {', '.join(task.labels)}" if task.labels else "labels: none")
-    for split, rows in parts.items():
+    for split, rows in (parts | more_tests).items():
         say(f"{split} as it would be: {len(rows)} rows: {task.described(rows)}")
         say(f"{split}: {lengths(task, rows, tokenizer)}")
 

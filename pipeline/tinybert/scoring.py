@@ -36,6 +36,11 @@ def report(
     return _rounded(scores)
 
 
+def scores_of(task: Task, rows: list[Row], predictions: dict[str, list]) -> dict[str, dict]:
+    """Every metric of each model on further rows."""
+    return _rounded({name: task.score(rows, said) for name, said in predictions.items()})
+
+
 def interval(task: Task, rows: list[Row], predictions: list, settings: Evaluate) -> tuple[float, float]:
     """Bootstrap 95 % interval of the main metric: the 2.5th and 97.5th percentile over resampled rows."""
     draw = np.random.default_rng(settings.seed)

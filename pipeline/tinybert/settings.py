@@ -55,6 +55,8 @@ class Source(Table):
     answers: Name | None = None
     group: Name | None = None
     splits: dict[Literal["train", "validation", "test"], str] | None = None
+    more_tests: dict[Name, str] = {}  # name → split, scored beside `test`
+    submissions: dict[Name, str] = {}  # file → split without labels, of which the predictions are wanted
 
 
 class Text(Table):

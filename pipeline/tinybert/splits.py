@@ -22,6 +22,16 @@ def read(task: Task, source: Source, key: str) -> Parts:
     return {split: read_split(task, source, split, key) for split in names(task, source, key)}
 
 
+def more_tests(task: Task, source: Source, key: str) -> Parts:
+    """The further splits that are scored beside test."""
+    return {name: _rows(task, source, place, name, key) for name, place in source.more_tests.items()}
+
+
+def submissions(task: Task, source: Source, key: str) -> Parts:
+    """The splits without labels of which predictions are wanted, every row of them and in order."""
+    return {file: _rows(task, source, place, file, key, labelled=False) for file, place in source.submissions.items()}
+
+
 def names(task: Task, source: Source, key: str) -> list[str]:
     """The splits that the source has."""
     check_source(task, source, key)
@@ -32,24 +42,31 @@ def names(task: Task, source: Source, key: str) -> list[str]:
 
 
 def read_split(task: Task, source: Source, split: str, key: str) -> list[Row]:
-    place = source.splits[split] if source.splits else None
-    records = sources.records(source, place, needed_columns(task, source), key)
-    rows = checked(task, records, source, key)
+    return _rows(task, source, source.splits[split] if source.splits else None, split, key)
+
+
+def _rows(task: Task, source: Source, place: str | None, split: str, key: str, labelled: bool = True) -> list[Row]:
+    records = sources.records(source, place, needed_columns(task, source, labelled), key)
+    rows = checked(task, records, source, key, labelled)
     return [{"id": f"{split}-{number}", **_without(row, "where")} for number, row in enumerate(rows)]
 
 
-def needed_columns(task: Task, source: Source) -> list[Any]:
+def needed_columns(task: Task, source: Source, labelled: bool = True) -> list[Any]:
     """The columns that a source must have: those of the kind, and the group's."""
-    columns = list(column_names(task, source).values())
+    columns = list(column_names(task, source, labelled).values())
     flat = [name for column in columns for name in (column if isinstance(column, list) else [column])]
-    return [*flat, *([source.group] if source.group is not None else [])]
+    return [*flat, *([source.group] if labelled and source.group is not None else [])]
 
 
-def without_duplicates(task: Task, parts: Parts) -> Parts:
-    """Each row once: the first of a split, and none in train or validation that also stands in a later split."""
+def without_duplicates(task: Task, parts: Parts, more_tests: Parts) -> Parts:
+    """Train and validation without the rows that stand twice, or in a later split; what is given as test stays whole,
+    that its scores compare with others'.
+    """
     taken: dict[Hashable, str] = {}
+    for name, rows in reversed([("test", parts.get("test", [])), *more_tests.items()]):
+        taken |= {task.identity(row): name for row in rows}
     kept = {}
-    for split in reversed([name for name in SPLITS if name in parts]):
+    for split in (name for name in ("validation", "train") if name in parts):
         kept[split], dropped = [], Counter()
         for row in parts[split]:
             identity = task.identity(row)
@@ -63,7 +80,7 @@ def without_duplicates(task: Task, parts: Parts) -> Parts:
                 f"{split}: {count} rows dropped whose text "
                 + ("comes before" if owner == split else f"stands in {owner}")
             )
-    return {split: kept[split] for split in SPLITS if split in kept}
+    return {split: kept.get(split, parts[split]) for split in SPLITS if split in parts}
 
 
 def complete(task: Task, parts: Parts, test: float, validation: float, seed: int, key: str) -> Parts:

@@ -88,20 +88,22 @@ def part(*rows: tuple[str, str], split: str) -> list[dict]:
 
 def test_duplicates_are_dropped_and_counted(capsys):
     parts = {
-        "train": part(("a", "x"), ("b", "x"), ("a", "y"), ("c", "x"), ("d", "y"), ("a", "x"), split="train"),
+        "train": part(
+            ("a", "x"), ("b", "x"), ("a", "y"), ("c", "x"), ("d", "y"), ("a", "x"), ("f", "y"), split="train"
+        ),
         "validation": part(("c", "x"), ("e", "y"), split="validation"),
         "test": part(("d", "x"), ("c", "y"), ("d", "x"), split="test"),
     }
-    kept = splits.without_duplicates(TASK, parts)
+    kept = splits.without_duplicates(TASK, parts, {"hard": part(("f", "x"), split="hard")})
     assert {name: texts(rows) for name, rows in kept.items()} == {
         "train": ["a", "b"],
         "validation": ["e"],
-        "test": ["d", "c"],
+        "test": ["d", "c", "d"],
     }
     assert list(kept) == ["train", "validation", "test"]
     assert kept["train"][0]["label"] == "x"
     assert sorted(capsys.readouterr().out.splitlines()) == [
-        "test: 1 rows dropped whose text comes before",
+        "train: 1 rows dropped whose text stands in hard",
         "train: 2 rows dropped whose text comes before",
         "train: 2 rows dropped whose text stands in test",
         "validation: 1 rows dropped whose text stands in test",
@@ -113,11 +115,13 @@ named = st.lists(st.tuples(st.sampled_from("abcdefgh"), st.sampled_from("xy")))
 
 @settings(deadline=None)
 @given(named, named, named)
-def test_no_text_stands_twice_and_none_is_lost(train, validation, test):
+def test_no_text_of_training_stands_twice_or_is_tested_and_none_is_lost(train, validation, test):
     given_parts = {"train": train, "validation": validation, "test": test}
     parts = {name: part(*rows, split=name) for name, rows in given_parts.items()}
-    kept = [row["text"] for rows in splits.without_duplicates(TASK, parts).values() for row in rows]
-    assert sorted(kept) == sorted({text for rows in given_parts.values() for text, _ in rows})
+    kept = splits.without_duplicates(TASK, parts, {})
+    assert kept["test"] == parts["test"]
+    seen = [*texts(kept["train"]), *texts(kept["validation"]), *set(texts(kept["test"]))]
+    assert sorted(seen) == sorted({text for rows in given_parts.values() for text, _ in rows})
 
 
 # Splitting.

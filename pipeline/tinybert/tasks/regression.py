@@ -57,6 +57,9 @@ class Regression(Texts):
     def agree(self, row: Row, one: float, other: float) -> bool:
         return round(one) == round(other)
 
+    def submitted(self, prediction: float, source: Source) -> str:
+        return f"{prediction:.3f}"
+
     def confusion(self, rows: list[Row], predictions: list[float]) -> Iterator[tuple[str, str]]:
         """Rounded to whole numbers."""
         for row, predicted in zip(rows, predictions, strict=True):

@@ -18,7 +18,9 @@ Span = tuple[int, int]
 Edit = tuple[int, int, str]  # from, to, what stands there afterwards
 Records = Iterable[tuple[str, dict]]
 SHOWN = 10
-GENERAL = ("location", "config", "delimiter", "where", "group", "splits", "split", "sentences", "limit")
+GENERAL = ("location", "config", "delimiter", "where")
+OF_SOURCES = ("group", "splits", "more_tests", "submissions")
+OF_TEXT = ("split", "sentences", "limit")
 
 
 class BadRecordError(Exception):
@@ -135,6 +137,10 @@ class Task(ABC):
     def trivial_predictions(self, train: list[Row], rows: list[Row]) -> list:
         """What the trivial predictor says of ``rows``: the score that a teacher has to beat."""
 
+    def submitted(self, prediction: Any, source: Source) -> str:
+        """A prediction as a benchmark's server takes it."""
+        raise UserError("source.submissions: this kind of task has no such files: leave them out")
+
     def agree(self, row: Row, one: Any, other: Any) -> bool:
         """Whether two models say the same of a row."""
         return one == other
@@ -192,7 +198,7 @@ def shown(messages: list[str]) -> str:
 
 def check_source(task: Task, source: Table, key: str) -> None:
     """Raise UserError where a source's settings name what this kind of task does not read."""
-    known = {*GENERAL, *task.columns, *task.details}
+    known = {*GENERAL, *OF_SOURCES, *OF_TEXT, *task.columns, *task.details}
     for name in sorted(source.model_fields_set - known):
         raise UserError(f"{key}.{name}: no setting of this kind of task, which reads {', '.join(task.columns)}")
 

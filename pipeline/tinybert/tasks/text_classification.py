@@ -24,9 +24,12 @@ class TextClassification(Texts):
         label = label.strip() if isinstance(label, str) else label
         if label is None or label != label or label == "":
             raise BadRecordError(f"column '{column}': no label")
-        names = {str(value): name for name, value in (source.labels or {}).items()}
+        wanted = source.labels or {}
+        names = {name: name for name in wanted} | {str(value): name for name, value in wanted.items()}
         if names and str(label) not in names:
-            raise BadRecordError(f"label '{label}' is not in the source's `labels` ({', '.join(names)})")
+            raise BadRecordError(
+                f"label '{label}' is not in the source's `labels` ({', '.join(map(str, wanted.values()))})"
+            )
         return names.get(str(label), str(label))
 
     def target(self, row: Row) -> int:
@@ -73,6 +76,10 @@ class TextClassification(Texts):
     def trivial_predictions(self, train: list[Row], rows: list[Row]) -> list[str]:
         majority = Counter(row["label"] for row in train).most_common(1)[0][0]
         return [majority] * len(rows)
+
+    def submitted(self, prediction: str, source: Source) -> str:
+        """The value that the source has for the label."""
+        return str((source.labels or {}).get(prediction, prediction))
 
     def confusion(self, rows: list[Row], predictions: list[str]) -> Iterator[tuple[str, str]]:
         return zip((row["label"] for row in rows), predictions, strict=True)
