@@ -97,7 +97,8 @@ class Augmenter:
             sentences = [
                 {name: self.sentence(*text) for name, text in self.task.replaceable(row).items()} for row in block
             ]
-            self.find_candidates([sentence for fields in sentences for sentence in fields.values()])
+            if self.settings.variants:
+                self.find_candidates([sentence for fields in sentences for sentence in fields.values()])
             progress(len(block))
             for row, fields in zip(block, sentences, strict=True):
                 yield from self.variants(row, fields)

@@ -264,8 +264,9 @@ def test_variants_are_new_and_come_after_the_original(text):
     assert [made["variant"] for made in variants] == sorted({made["variant"] for made in variants})
 
 
-def test_no_variants_asked_for_give_the_originals():
+def test_no_variants_asked_for_give_the_originals_and_ask_no_model(forwards):
     assert list(augmenter(variants=0)(ROWS)) == [{**row, "variant": 0} for row in ROWS]
+    assert forwards == []
 
 
 class Pair:
