@@ -15,7 +15,7 @@ def main(name: str) -> None:
     configuration = settings.load()
     recipe = configuration.of("augment", name)
     prepared = Path("data", name, "prepared")
-    task = tasks.load(prepared / "task.json", configuration.task(name))
+    task = tasks.load(prepared / "task.json", configuration.task(name), name)
     train = list(rows.read(prepared / "train.jsonl"))
 
     augmenter = Augmenter(
@@ -24,6 +24,7 @@ def main(name: str) -> None:
         models.tokenizer(MASKED_LANGUAGE_MODEL),
         vectors.load("data/word_vectors"),
         recipe,
+        train,
     )
     with stage.output(Path("data", name, "augmented")) as out, tqdm(total=len(train), unit="row") as progress:
         count = rows.write(out / "rows.jsonl", augmenter(train, progress.update))

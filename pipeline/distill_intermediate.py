@@ -5,37 +5,43 @@ Every row of the transfer set (augmented rows, then unlabelled ones) gets its lo
 
 from pathlib import Path
 
-import numpy as np
-
 from pipeline.tinybert import distillation, models, settings, stage, tasks, transfer
+from pipeline.tinybert.logits import Logits
 from pipeline.tinybert.rows import write_csv
 
 
 def main(name: str) -> None:
     configuration = settings.load()
     recipe = configuration.of("distill_intermediate", name)
-    task = tasks.load(Path("data", name, "prepared", "task.json"), configuration.task(name))
+    task = tasks.load(Path("data", name, "prepared", "task.json"), configuration.task(name), name)
     tokenizer, other = (models.tokenizer(Path("models", name, which)) for which in ("general_student", "teacher"))
     models.check_vocabulary(tokenizer, other, "general_student")
     tokenizer.model_max_length = min(tokenizer.model_max_length, other.model_max_length)
     teacher = task.load_model(Path("models", name, "teacher"))
     student = transfer.student_with_head(task, name, configuration.seed)
-    data = transfer.encode(task, transfer.rows(name), tokenizer)
+    data = transfer.encode(task, transfer.rows(task, name), tokenizer)
 
-    logits = np.full((len(data), len(task.labels)), np.nan, dtype=np.float32)
+    logits = Logits.unknown(transfer.counts(data), task.classes)
     columns, curve = ["step", "epoch", "loss"], []
     if recipe.epochs:
         part = transfer.sample(data, recipe.max_rows, configuration.seed)
         result = distillation.imitate(
-            student.base_model, teacher, part, tokenizer, recipe, configuration.numerics, "distill_intermediate", logits
+            student.base_model,
+            teacher,
+            part,
+            tokenizer,
+            recipe,
+            configuration.numerics,
+            "distill_intermediate",
+            distillation.keep_logits(task, logits),
         )
         columns, curve = result.columns, result.curve
-    distillation.fill_logits(teacher, data, tokenizer, logits, configuration.numerics)
+    distillation.fill_logits(teacher, task, data, tokenizer, logits, configuration.numerics)
 
     with stage.output(Path("models", name, "intermediate")) as out:
         models.save(out, student, tokenizer)
     with stage.output(Path("data", name, "teacher_logits")) as out:
-        np.save(out / "logits.npy", logits)
+        logits.save(out)
     with stage.output(Path("metrics", name, "distill_intermediate", "loss.csv")) as out:
         write_csv(out, columns, curve)
 

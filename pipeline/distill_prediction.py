@@ -2,22 +2,21 @@
 
 from pathlib import Path
 
-import numpy as np
-
 from pipeline.tinybert import distillation, models, rows, settings, stage, tasks, training, transfer
+from pipeline.tinybert.logits import Logits
 
 
 def main(name: str) -> None:
     configuration = settings.load()
     recipe = configuration.of("distill_prediction", name)
     prepared = Path("data", name, "prepared")
-    task = tasks.load(prepared / "task.json", configuration.task(name))
-    validation = list(rows.read(prepared / "validation.jsonl"))
+    task = tasks.load(prepared / "task.json", configuration.task(name), name)
     intermediate = Path("models", name, "intermediate")
     tokenizer = models.tokenizer(intermediate)
+    validation = training.Scored(task, list(rows.read(prepared / "validation.jsonl")), tokenizer)
     student = task.load_model(intermediate)
-    data = transfer.encode(task, transfer.rows(name), tokenizer)
-    logits = np.load(Path("data", name, "teacher_logits", "logits.npy"))
+    data = transfer.encode(task, transfer.rows(task, name), tokenizer)
+    logits = Logits.load(Path("data", name, "teacher_logits"))
 
     result = distillation.learn_logits(
         student, tokenizer, task, data, logits, validation, recipe, configuration.numerics

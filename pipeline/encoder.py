@@ -24,7 +24,7 @@ def main() -> None:
     folder = sources.checkpoint_folder(encoder.checkpoint, "encoder.checkpoint")
     tokenizer = models.tokenizer(folder, "encoder.checkpoint")
     body = models.load(AutoModel, folder, "encoder.checkpoint")
-    models.check_family(body, "encoder.checkpoint")
+    models.check_family(body.config, "encoder.checkpoint")
     model, loading = models.load(AutoModelForMaskedLM, folder, "encoder.checkpoint", output_loading_info=True)
 
     curve = []

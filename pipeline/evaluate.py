@@ -1,5 +1,10 @@
-"""Score teacher, student and student alone on the test split, by one function."""
+"""Score teacher, student and student alone on the test split, and on further ones, by one function.
 
+Where answers need a threshold, it is the best one on validation. `data/<task>/submission` takes the student's and the
+teacher's predictions of the splits without labels, in the form that GLUE's server takes.
+"""
+
+from itertools import product
 from pathlib import Path
 
 from pipeline.tinybert import models, rows, scoring, settings, stage, tasks, training
@@ -11,22 +16,37 @@ def main(name: str) -> None:
     configuration = settings.load()
     recipe = configuration.of("evaluate", name)
     prepared = Path("data", name, "prepared")
-    task = tasks.load(prepared / "task.json", configuration.task(name))
-    train, test = (list(rows.read(prepared / f"{split}.jsonl")) for split in ("train", "test"))
+    task = tasks.load(prepared / "task.json", configuration.task(name), name)
+    source = configuration.task(name).source
+    names = ("train", "validation", "test", *source.more_tests, *source.submissions)
+    parts = {part: list(rows.read(prepared / f"{part}.jsonl")) for part in names}
+    test = parts["test"]
 
-    predictions = {}
+    predictions: dict = {part: {} for part in names[2:]}
+    thresholds = {}
     for which in MODELS:
         folder = Path("models", name, which)
-        logits = training.predict(task.load_model(folder), models.tokenizer(folder), task, test)
-        predictions[which] = task.predictions(logits)
-    scores = scoring.report(task, test, predictions, task.trivial_predictions(train, test), recipe)
+        answers = training.answering(task, task.load_model(folder), models.tokenizer(folder))
+        if task.needs_threshold:
+            thresholds[which] = task.threshold(parts["validation"], answers(parts["validation"]))
+        for part, said in predictions.items():
+            said[which] = task.decided(answers(parts[part]), thresholds.get(which))
+    trivial = task.trivial_predictions(parts["train"], test)
+    scores = scoring.report(task, test, predictions["test"], trivial, recipe, thresholds)
+    for part in source.more_tests:
+        scores[part] = scoring.scores_of(task, parts[part], predictions[part])
     stage.say(scoring.summary(task, scores))
 
     with stage.output(Path("metrics", name, "scores.json")) as out:
         rows.write_json(out, scores)
     for which in ("teacher", "student"):
         with stage.output(Path("metrics", name, "confusion", f"{which}.csv")) as out:
-            rows.write_csv(out, ["actual", "predicted"], scoring.confusion(test, predictions[which]))
+            rows.write_csv(out, ["actual", "predicted"], sorted(task.confusion(test, predictions["test"][which])))
+    with stage.output(Path("data", name, "submission")) as out:
+        for file, which in product(source.submissions, ("teacher", "student")):
+            answers = [task.submitted(said, source) for said in predictions[file][which]]
+            (out / which).mkdir(exist_ok=True)
+            rows.write_csv(out / which / file, ["index", "prediction"], enumerate(answers), delimiter="\t")
 
 
 if __name__ == "__main__":

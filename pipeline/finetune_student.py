@@ -12,7 +12,7 @@ def main(name: str) -> None:
     configuration = settings.load()
     recipe = configuration.of("finetune_student", name)
     prepared = Path("data", name, "prepared")
-    task = tasks.load(prepared / "task.json", configuration.task(name))
+    task = tasks.load(prepared / "task.json", configuration.task(name), name)
     train, validation = (list(rows.read(prepared / f"{split}.jsonl")) for split in ("train", "validation"))
     general_student = Path("models", name, "general_student")
     tokenizer = models.tokenizer(general_student)

@@ -1,39 +1,49 @@
 """Read a task's source and its unlabelled text, check them, drop duplicates, split, name the labels.
 
-`data/<task>/prepared` holds `train.jsonl`, `validation.jsonl`, `test.jsonl` and `task.json`; `data/<task>/unlabelled`
-holds `rows.jsonl`.
+With `--check` it tells what it finds, and writes nothing.
+
+`data/<task>/prepared` holds `train.jsonl`, `validation.jsonl`, `test.jsonl`, further tests and splits for submission by
+their names, and `task.json`; `data/<task>/unlabelled` holds `rows.jsonl`.
 """
 
 from pathlib import Path
 
-from pipeline.tinybert import rows, settings, sources, splits, stage, tasks
+from pipeline.tinybert import check as checking
+from pipeline.tinybert import models, rows, settings, sources, splits, stage, tasks
 
 
-def main(name: str) -> None:
+def main(name: str, check: bool = False) -> None:
     configuration = settings.load()
-    task, prepare = configuration.task(name), configuration.prepare
+    wanted, prepare = configuration.task(name), configuration.prepare
+    task = tasks.create(wanted, name)
 
     source = f"tasks.{name}.source"
-    parts = splits.read(task, source)
-    parts = splits.without_duplicates(parts)
-    parts = splits.complete(parts, prepare.test, prepare.validation, prepare.seed, source)
-    tasks.check_metric(task, f"tasks.{name}.metric")
-    described = tasks.create(task, splits.label_names(parts, task.source, source))
+    if check:
+        encoder = sources.checkpoint_folder(configuration.encoder.checkpoint, "encoder.checkpoint")
+        tokenizer = models.tokenizer(encoder, "encoder.checkpoint")
+        checking.report(task, wanted.source, prepare, tokenizer, source)
+        return
 
-    unlabelled = []
-    if task.unlabelled:
-        texts = sources.texts(task.unlabelled, prepare.seed, f"tasks.{name}.unlabelled")
-        unlabelled = splits.unlabelled_rows(texts, parts)
+    parts = splits.read(task, wanted.source, source)
+    more_tests, submissions = (read(task, wanted.source, source) for read in (splits.more_tests, splits.submissions))
+    parts = splits.without_duplicates(task, parts, more_tests)
+    parts = splits.complete(task, parts, prepare.test, prepare.validation, prepare.seed, source)
+    parts |= more_tests
+    splits.check_labels(task, parts, source)
+    task.labels = task.label_names(parts["train"], wanted.source, source)
+    unlabelled = splits.unlabelled(task, wanted, parts, prepare.seed, f"tasks.{name}.unlabelled")
 
     with stage.output(Path("data", name, "prepared")) as out:
         for split, part in parts.items():
             rows.write(out / f"{split}.jsonl", part)
-            stage.say(f"{split}: {len(part)} rows {splits.label_counts(part)}")
-        tasks.save(described, out / "task.json")
+            stage.say(f"{split}: {len(part)} rows: {task.described(part)}")
+        for file, part in submissions.items():
+            rows.write(out / f"{file}.jsonl", part)
+        tasks.save(task, out / "task.json")
     with stage.output(Path("data", name, "unlabelled")) as out:
         rows.write(out / "rows.jsonl", unlabelled)
         stage.say(f"unlabelled: {len(unlabelled)} rows")
 
 
 if __name__ == "__main__":
-    stage.run(main, "task")
+    stage.run(main, "task", flags=("check",))

@@ -12,7 +12,7 @@ import pytest
 import tiny
 import torch
 from tiny import lines, run_stage, start_python
-from transformers import DistilBertConfig, DistilBertModel
+from transformers import GPT2Config
 
 from pipeline.tinybert import stage
 
@@ -103,10 +103,9 @@ def test_a_hub_id_that_is_not_there_is_named_with_its_setting(name, key, locatio
         ({f"{SOURCE}.label": "class"}, f"{SOURCE}: rows.csv has no column 'class' (it has: text, label)"),
         ({f"{SOURCE}.where": {"origin": "a"}}, f"{SOURCE}: rows.csv has no column 'origin'"),
         ({f"{SOURCE}.where": {"label": "neutral"}}, f"{SOURCE}: rows.csv has no row where"),
-        ({f"{SOURCE}.label": None}, f"{SOURCE}.label: missing"),
         (
             {f"{SOURCE}.labels": {"good": "positive"}},
-            "rows.csv, row 2: label 'negative' is not in tasks.tiny.source.labe",
+            "rows.csv, line 3: label 'negative' is not in the source's `labels` (positive)",
         ),
         ({f"{SOURCE}.location": "data/raw/vectors.txt"}, f"{SOURCE}: data/raw/vectors.txt: expected a file that ends"),
         ({f"{SOURCE}.splits": {"test": "rows.csv"}}, f"{SOURCE}.splits: no 'train'"),
@@ -126,15 +125,15 @@ GOOD, BAD = ["a good film", "positive"], ["a bad film", "negative"]
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([HEAD, GOOD, ["  ", "positive"], BAD], "rows.csv, row 2: column 'text': empty text"),
-        ([HEAD, GOOD, BAD, ["fine", ""]], "rows.csv, row 3: column 'label': no label"),
+        ([HEAD, GOOD, ["  ", "positive"], BAD], "rows.csv, line 3: column 'text': empty text"),
+        ([HEAD, GOOD, BAD, ["fine", ""]], "rows.csv, line 4: column 'label': no label"),
         (
             [HEAD, ["", "a"], ["fine", ""]],
-            "row 1: column 'text': empty text; rows.csv, row 2: column 'label': no label",
+            "line 2: column 'text': empty text; rows.csv, line 3: column 'label': no label",
         ),
         (
             [HEAD, *[[f"film {n}", "positive"] for n in range(30)]],
-            "all 30 rows have the label 'positive': expected two",
+            "all 21 rows of train have the label 'positive': expected two",
         ),
         ([HEAD, GOOD, BAD], "2 rows, 1 of them 'negative': too few to split off 0 rows for test"),
         (
@@ -203,9 +202,9 @@ def test_a_broken_checkpoint_is_named_with_its_setting(name, content, refusal):
 
 
 def test_another_family_of_models_is_refused(refusal):
-    config = DistilBertConfig(vocab_size=len(tiny.tokenizer()), dim=24, n_layers=2, n_heads=2, hidden_dim=48)
-    DistilBertModel(config).save_pretrained(CHECKPOINT)
-    assert refusal("encoder") == "encoder.checkpoint: a model of the family 'distilbert': expected one of bert"
+    GPT2Config().save_pretrained(CHECKPOINT)
+    expected = "a model of the family 'gpt2': expected one of bert, roberta, electra, distilbert"
+    assert refusal("encoder") == f"encoder.checkpoint: {expected}"
 
 
 def test_a_tokenizer_that_wants_code_of_its_own_is_refused(refusal):

@@ -134,7 +134,7 @@ def test_scores_hold_the_three_models_retention_and_agreement(clone):
     scores = json.loads(clone.read("metrics/tiny/scores.json"))
     assert set(scores) == {"teacher", "student", "student_alone", "retention", "agreement"}
     for model in ("teacher", "student", "student_alone"):
-        assert set(scores[model]) == {"accuracy", "macro_f1", "mcc", "low", "high"}
+        assert set(scores[model]) == {"accuracy", "macro_f1", "mcc", "f1", "low", "high"}
         assert scores[model]["low"] <= scores[model]["accuracy"] <= scores[model]["high"]
     assert scores["teacher"]["accuracy"] > 0.8
     assert scores["student"]["accuracy"] > 0.8

@@ -2,6 +2,7 @@
 
 import csv
 import importlib
+import json
 import os
 import random
 import subprocess
@@ -10,7 +11,16 @@ from pathlib import Path
 
 import ruamel.yaml
 import torch
-from transformers import BertConfig, BertForMaskedLM, BertModel, BertTokenizerFast
+from tokenizers import ByteLevelBPETokenizer
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    BertConfig,
+    BertForMaskedLM,
+    BertModel,
+    BertTokenizerFast,
+    RobertaTokenizerFast,
+)
 
 from pipeline.tinybert import settings, tasks
 from pipeline.tinybert.settings import STAGES_A_TASK_MAY_CHANGE, Numerics
@@ -57,6 +67,48 @@ def write_rows(path: Path, count: int = 160, seed: int = 0) -> None:
         writer.writerows(sentences(count, seed))
 
 
+def write_kind(folder: Path, kind: str) -> dict:
+    """Rows of a kind, in ``folder``, which one word decides, as ``sentences`` has them; gives back the task's entry."""
+    made = sentences(160, seed=0)
+    other = [text for text, _ in sentences(160, seed=1)]
+    entry = {"kind": kind, "options": None, "max_length": 32}
+    unlabelled = {"location": f"data/raw/{kind}_text.jsonl", "limit": 20}
+    if kind == "text_classification":  # a pair, decided by its second text
+        rows = [{"one": one, "two": text, "label": label} for (text, label), one in zip(made, other, strict=True)]
+        source, unlabelled = {"text": "one", "pair": "two"}, {**unlabelled, "text": "one", "pair": "two"}
+        entry |= {"metric": "accuracy", "max_length": 64}
+    elif kind == "regression":
+        rows = [{"text": text, "label": 4.5 if label == "positive" else 0.5} for text, label in made]
+        source, entry = {}, {**entry, "metric": "pearson_spearman"}
+    elif kind == "multi_label":
+        rows = [{"text": text, "label": [label, *(["film"] if "film" in text else [])]} for text, label in made]
+        source, entry = {}, {**entry, "metric": "micro_f1"}
+    elif kind == "named_entities":
+        rows = [{"words": text.split(), "tags": _tags(text.split(), label)} for text, label in made]
+        source, entry = {}, {**entry, "metric": "f1"}
+    else:
+        rows = [_question(text, label, number % 4) for number, (text, label) in enumerate(made)]
+        source, entry = {}, {**entry, "metric": "f1", "options": {"unanswerable": True}, "max_length": 40}
+    for name, part in [(f"{kind}.jsonl", rows), (f"{kind}_text.jsonl", rows[:40])]:
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in part), encoding="utf-8")
+    return {**entry, "source": {"location": f"data/raw/{kind}.jsonl", **source}, "unlabelled": unlabelled}
+
+
+def _tags(words: list[str], label: str) -> list[str]:
+    """The deciding adjective is an entity, with the word before it."""
+    at = next(number for number, word in enumerate(words) if word in ADJECTIVES[label])
+    return ["O"] * (at - 1) + [f"B-{label}", f"I-{label}"] + ["O"] * (len(words) - at - 1)
+
+
+def _question(text: str, label: str, kind: int) -> dict:
+    """What is the film like? One in four passages does not say it."""
+    adjective = next(word for word in text.split() if word in ADJECTIVES[label])
+    answers = [{"text": adjective, "answer_start": text.index(f" {adjective} ") + 1}]
+    if kind == 0:
+        text, answers = text.replace(f" {adjective} ", " "), []
+    return {"question": f"is the film {kind}", "context": text, "answers": answers}
+
+
 def write_text(path: Path, count: int = 60) -> None:
     with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
@@ -74,14 +126,14 @@ def numerics(seed: int = 1, precision: str = "float32") -> Numerics:
     return Numerics(seed=seed, precision=precision)
 
 
-def task_settings(metric: str = "accuracy", max_length: int = 32) -> settings.Task:
-    values = {"kind": "text_classification", "metric": metric, "max_length": max_length, "unlabelled": None}
-    source = {"location": "data/raw/rows.csv", "text": "text", "label": "label"}
+def task_settings(kind: str = "text_classification", metric: str = "accuracy", max_length: int = 32, **options):
+    values = {"kind": kind, "options": options, "metric": metric, "max_length": max_length, "unlabelled": None}
+    source = {"location": "data/raw/rows.csv"}
     return settings.Task.model_validate({**values, "source": source, **dict.fromkeys(STAGES_A_TASK_MAY_CHANGE)})
 
 
-def task(labels: list[str], metric: str = "accuracy", max_length: int = 32) -> tasks.Task:
-    return tasks.create(task_settings(metric, max_length), labels)
+def task(labels: list[str], metric: str = "accuracy", max_length: int = 32, kind: str = "text_classification", **more):
+    return tasks.create(task_settings(kind, metric, max_length, **more), "tiny", labels)
 
 
 def tokenizer() -> BertTokenizerFast:
@@ -111,10 +163,49 @@ def write_checkpoint(folder: Path, kind: type = BertModel, seed: int = 0, **shap
     tokenizer().save_pretrained(folder)
 
 
+def write_family(folder: Path, family: str) -> None:
+    """A random encoder of another family, with a tokenizer of its kind."""
+    words = byte_level_tokenizer() if family == "roberta" else tokenizer()
+    size = {"hidden_size": 24, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 48}
+    if family == "distilbert":
+        size = {"dim": 24, "n_layers": 4, "n_heads": 2, "hidden_dim": 48}
+    if family == "roberta":  # two positions are taken, and there is one type
+        size |= {"type_vocab_size": 1, "pad_token_id": words.pad_token_id}
+    config = AutoConfig.for_model(
+        family,
+        vocab_size=len(words),
+        max_position_embeddings=64 + 2 * (family == "roberta"),
+        initializer_range=0.1,
+        **({"embedding_size": 16} if family == "electra" else {}),
+        **size,
+    )
+    torch.manual_seed(0)
+    model = AutoModel.from_config(config)
+    teach_adjectives(model, words)
+    model.save_pretrained(folder)
+    words.save_pretrained(folder)
+
+
+def byte_level_tokenizer():
+    """RoBERTa's kind: cased, a space belongs to the word after it."""
+    text = [text for text, _ in sentences(160, seed=0)]
+    trained = ByteLevelBPETokenizer()
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    trained.train_from_iterator(text * 20, vocab_size=600, special_tokens=special, show_progress=False)
+    state = json.loads(trained.to_str())["model"]
+    merges = [tuple(pair) for pair in state["merges"]]
+    return RobertaTokenizerFast(vocab=state["vocab"], merges=merges, model_max_length=64)
+
+
 @torch.no_grad()
-def teach_adjectives(model: torch.nn.Module) -> None:
+def teach_adjectives(model: torch.nn.Module, words=None) -> None:
     """What pre-training leaves: adjectives of a kind are near one another. So a few steps learn the task."""
-    embeddings, number = model.get_input_embeddings().weight, tokenizer().convert_tokens_to_ids
+    words = words or tokenizer()
+    embeddings = model.get_input_embeddings().weight
+
+    def number(adjectives: list[str]) -> list[int]:
+        return [words(f" {word}", add_special_tokens=False)["input_ids"][-1] for word in adjectives]
+
     direction = torch.randn(embeddings.size(1)) * NEARNESS
     embeddings[number(ADJECTIVES["positive"])] += direction
     embeddings[number(ADJECTIVES["negative"])] -= direction
@@ -160,6 +251,7 @@ def write_params(path: Path, **changes) -> None:
         "tasks": {
             "tiny": {
                 "kind": "text_classification",
+                "options": None,
                 "source": {"location": "data/raw/rows.csv", "text": "text", "label": "label"},
                 "unlabelled": text,
                 "metric": "accuracy",

@@ -21,12 +21,14 @@ from pipeline.tinybert.masked_language_model import word_logits
 from pipeline.tinybert.rows import Row
 from pipeline.tinybert.settings import Augment
 from pipeline.tinybert.tasks import Task
+from pipeline.tinybert.tasks.task import spliced
 
 ROWS_AT_ONCE = 512
 PADDED_TO = 8
 # Sums in float32 differ in their last digits with the shape of the batch; what is closer than this is looked at again.
 CLOSE_LOGITS = 1e-4
 SPARE_NEIGHBOURS = 10
+BEGINS_A_WORD = ("Ġ", "▁")
 # NLTK rewrites double quotes before it looks for them in the text; blanks of the same length leave nothing to rewrite.
 QUOTES = re.compile("\"|''|``")
 
@@ -68,25 +70,35 @@ class Augmenter:
     What a row gives depends on the row, its id, the seed and the models alone: batches may have any size.
     """
 
-    def __init__(self, task: Task, model: nn.Module, tokenizer, vectors: KeyedVectors, settings: Augment):
+    def __init__(
+        self,
+        task: Task,
+        model: nn.Module,
+        tokenizer,
+        vectors: KeyedVectors,
+        settings: Augment,
+        train: Iterable[Row] = (),
+    ):
+        """``train`` are the rows whose entities may stand for one another, where the settings allow it."""
         self.task, self.tokenizer, self.vectors, self.settings = task, tokenizer, vectors, settings
+        self.entities = task.exchangeable(train) if settings.entities else {}
         self.model = model.eval().to(PartialState().device)
         self.neighbours: dict[str, list[str]] = {}
         self.word_pieces, self.is_word = _whole_words(tokenizer, model.config.vocab_size)
         self.pieces_of: dict[str, list[int]] = {}
         for number in self.is_word.nonzero().flatten().tolist():
             self.pieces_of.setdefault(self.word_pieces[number].lower(), []).append(number)
-        self.longest = min(tokenizer.model_max_length, model.config.max_position_embeddings) - 2
+        self.longest = tokenizer.model_max_length - 2
 
     def __call__(self, rows: Iterable[Row], progress: Callable[[int], None] = lambda done: None) -> Iterator[Row]:
         """Rows and their variants; ``progress`` is told how many more rows are through the masked language model."""
         rows = iter(rows)
         while block := list(islice(rows, ROWS_AT_ONCE)):
             sentences = [
-                {name: self.sentence(row[name], spans) for name, spans in self.task.replaceable(row).items()}
-                for row in block
+                {name: self.sentence(*text) for name, text in self.task.replaceable(row).items()} for row in block
             ]
-            self.find_candidates([sentence for fields in sentences for sentence in fields.values()])
+            if self.settings.variants:
+                self.find_candidates([sentence for fields in sentences for sentence in fields.values()])
             progress(len(block))
             for row, fields in zip(block, sentences, strict=True):
                 yield from self.variants(row, fields)
@@ -186,14 +198,21 @@ class Augmenter:
         draw = random.Random(_seed(self.settings.seed, row["id"]))
         seen = {tuple(sentence.text for sentence in sentences.values())}
         yield {**row, "variant": 0}
-        names = [name for name, sentence in sentences.items() if any(word.candidates for word in sentence.words)]
+        names = [name for name, sentence in sentences.items() if self.may_change(sentence)]
         for number in range(self.settings.variants if names else 0):
             name = names[number % len(names)]
-            text = splice(sentences[name].text, draw_replacements(sentences[name], self.settings.probability, draw))
+            edits = draw_replacements(sentences[name], self.settings.probability, draw)
+            if self.entities:
+                swaps = self.task.swaps(row, self.entities, self.settings.probability, draw)
+                edits = sorted([*edits, *swaps.get(name, [])])
+            text = spliced(sentences[name].text, edits)
             made = tuple(text if other == name else sentence.text for other, sentence in sentences.items())
             if made not in seen:
                 seen.add(made)
-                yield {**self.task.replaced(row, name, text), "variant": number + 1}
+                yield {**self.task.replaced(row, name, edits), "variant": number + 1}
+
+    def may_change(self, sentence: Sentence) -> bool:
+        return bool(self.entities) or any(word.candidates for word in sentence.words)
 
 
 def word_spans(text: str) -> list[tuple[int, int]]:
@@ -219,15 +238,6 @@ def draw_replacements(sentence: Sentence, probability: float, draw: random.Rando
         if word.candidates and draw.random() < probability:
             chosen.append((word.start, word.end, in_the_case_of(word.text, draw.choice(word.candidates))))
     return chosen
-
-
-def splice(text: str, replacements: list[tuple[int, int, str]]) -> str:
-    """``text`` with (start, end, new) spans replaced; everything between them stays to the character."""
-    parts, last = [], 0
-    for start, end, new in replacements:
-        parts += [text[last:start], new]
-        last = end
-    return "".join([*parts, text[last:]])
 
 
 def in_the_case_of(original: str, word: str) -> str:
@@ -262,14 +272,20 @@ def _nearest(unit: np.ndarray, own: int, near: np.ndarray) -> np.ndarray:
 
 
 def _whole_words(tokenizer, size: int) -> tuple[list[str], torch.Tensor]:
-    """Word-pieces in order, and which of them are whole words: letters only, neither ``##`` nor special.
+    """What word-pieces read, in order, and which of them are whole words: letters only, no part of a word, not special.
 
-    ``size`` is the model's vocabulary, which may be padded beyond the tokenizer's.
+    Vocabularies mark either what continues a word (``##``) or what begins one (``Ġ`` or ``▁``). ``size`` is the model's
+    vocabulary, which may be padded beyond the tokenizer's.
     """
-    pieces = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
-    pieces = [*(piece or "" for piece in pieces), *[""] * (size - len(pieces))]
+    pieces = [piece or "" for piece in tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))]
+    marked = next((mark for mark in BEGINS_A_WORD if sum(piece.startswith(mark) for piece in pieces) > 1), "")
     special = set(tokenizer.all_special_tokens)
-    return pieces, torch.tensor([piece.isalpha() and piece not in special for piece in pieces])
+    begins = [piece.startswith(marked) and piece not in special for piece in pieces]
+    if marked:
+        pieces = [tokenizer.convert_tokens_to_string([piece]).strip() if piece else "" for piece in pieces]
+    is_word = [begin and piece.isalpha() for begin, piece in zip(begins, pieces, strict=True)]
+    padding = size - len(pieces)
+    return [*pieces, *[""] * padding], torch.tensor([*is_word, *[False] * padding])
 
 
 def _window_start(piece: int, length: int, longest: int) -> int:

@@ -1,6 +1,8 @@
 """The two stages of TinyBERT's distillation (Jiao et al. 2020, section 3), on the library's Trainer."""
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import datasets
 import numpy as np
@@ -10,13 +12,15 @@ from accelerate import PartialState
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from pipeline.tinybert import losses, models, training
+from pipeline.tinybert import losses, models
 from pipeline.tinybert.capture import attention_scores, capturing
+from pipeline.tinybert.logits import Logits
 from pipeline.tinybert.settings import DistillIntermediate, GeneralDistillation, Losses, Numerics
 from pipeline.tinybert.stage import UserError, say
 from pipeline.tinybert.tasks import Task
 from pipeline.tinybert.trainer import (
     EVALUATION_BATCH,
+    INPUTS,
     Collator,
     QuietTrainer,
     arguments,
@@ -25,10 +29,10 @@ from pipeline.tinybert.trainer import (
     scratch_folder,
     steps_of,
 )
-from pipeline.tinybert.training import Result, train_to_best_epoch
+from pipeline.tinybert.training import Result, Scored, TaskTrainer, train_to_best_epoch
 
 PARTS = ("embeddings", "hidden", "attention")
-INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+Keep = Callable[[np.ndarray, Any, Tensor], None]  # numbers of sequences, the teacher's outputs, which rows count
 
 
 class Imitation(nn.Module):
@@ -97,32 +101,26 @@ def intermediate_losses(
 
 
 class IntermediateTrainer(QuietTrainer):
-    """Trains an ``Imitation`` on the intermediate losses. ``logits`` takes the teacher's logits that fall out."""
+    """Trains an ``Imitation`` on the intermediate losses. ``keep`` takes the teacher's outputs that fall out."""
 
-    def __init__(self, *, teacher: nn.Module, layer_map: list[int], weights: Losses, logits: np.ndarray | None, **rest):
+    def __init__(self, *, teacher: nn.Module, layer_map: list[int], weights: Losses, keep: Keep | None, **rest):
         super().__init__(**rest)
         self.teacher = capturing(teacher.eval().requires_grad_(False).to(self.args.device))
-        self.layer_map, self.weights, self.teacher_logits = layer_map, weights, logits
+        self.layer_map, self.weights, self.keep = layer_map, weights, keep
         self.sums, self.summed = dict.fromkeys(PARTS, 0.0), 0
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        rows = inputs.pop("row", None)
-        inputs = {name: inputs[name] for name in INPUTS if name in inputs}
-        states, scores = self._ask_teacher(rows, inputs)
+        number, kept = inputs.pop("number", None), inputs.pop("kept", None)
+        with torch.no_grad(), attention_scores(self.layer_map if self.weights.attention else []) as scores:
+            outputs = self.teacher(**inputs, output_hidden_states=True)
+        if self.keep is not None:
+            self.keep(number.cpu().numpy(), outputs, kept)
+        states, scores = outputs.hidden_states, [scores[layer] for layer in self.layer_map if layer in scores]
         parts = intermediate_losses(model, states, scores, inputs, self.layer_map, self.weights)
         for name, part in parts.items():
             self.sums[name] += part.item()
         self.summed += 1
         return sum(parts.values())
-
-    @torch.no_grad()
-    def _ask_teacher(self, rows: Tensor | None, inputs: dict[str, Tensor]):
-        layers = self.layer_map if self.weights.attention else []
-        with attention_scores(layers) as scores:
-            outputs = self.teacher(**inputs, output_hidden_states=True)
-        if self.teacher_logits is not None:
-            self.teacher_logits[rows.cpu().numpy()] = outputs.logits.float().cpu().numpy()
-        return outputs.hidden_states, [scores[layer] for layer in layers]
 
     def log(self, logs, *rest, **more):
         if "loss" in logs and self.summed:
@@ -148,11 +146,11 @@ def imitate(
     settings: DistillIntermediate | GeneralDistillation,
     numerics: Numerics,
     key: str,
-    logits: np.ndarray | None = None,
+    keep: Keep | None = None,
 ) -> Result:
     """Train ``student`` (an encoder) in place on the teacher's states and attention scores; keep the last epoch.
 
-    ``data`` has model inputs, ``length`` and, where ``logits`` (rows, classes) are to be filled, ``row``.
+    ``data`` has model inputs, ``length`` and, where ``keep`` is to take the teacher's outputs, ``number`` and ``kept``.
     The learning rate is constant, as in the paper.
     """
     check_heads(student, teacher, settings.losses, key)
@@ -169,7 +167,7 @@ def imitate(
             teacher=teacher,
             layer_map=layer_map,
             weights=settings.losses,
-            logits=logits,
+            keep=keep,
             model=imitation,
             args=arguments(
                 scratch,
@@ -181,60 +179,73 @@ def imitate(
                 lr_scheduler_type="constant",
             ),
             train_dataset=data,
-            data_collator=Collator(tokenizer),
+            data_collator=Collator(tokenizer, *(("number", "kept") if keep else ())),
         )
         trainer.train()
     names = ("loss", *(name for name in PARTS if getattr(settings.losses, name)))
     return Result(float("nan"), settings.epochs, ["step", "epoch", *names], curve_of(trainer, names))
 
 
+def keep_logits(task: Task, logits: Logits) -> Keep:
+    """What ``imitate`` calls with the teacher's outputs: they become ``logits``."""
+
+    def keep(numbers: np.ndarray, outputs: Any, kept: Tensor) -> None:
+        logits.put(numbers, task.class_logits(outputs), kept)
+
+    return keep
+
+
 @torch.no_grad()
-def fill_logits(teacher: nn.Module, data: datasets.Dataset, tokenizer, logits: np.ndarray, numerics: Numerics) -> None:
-    """Compute the teacher's logits of the rows that have none yet (NaN), longest first."""
-    missing = np.flatnonzero(np.isnan(logits).any(axis=-1))
+def fill_logits(
+    teacher: nn.Module, task: Task, data: datasets.Dataset, tokenizer, logits: Logits, numerics: Numerics
+) -> None:
+    """Compute the teacher's logits of the sequences that have none yet, longest first."""
+    missing = logits.missing()
     if not len(missing):
         return
     say(f"teacher's logits of {len(missing)} rows")
     teacher.eval().to(PartialState().device)
-    collate = Collator(tokenizer)
+    collate = Collator(tokenizer, "kept")
     lengths = np.asarray(data["length"])[missing]
     order = missing[np.argsort(-lengths, kind="stable")]
-    columns = data.select_columns([name for name in INPUTS if name in data.column_names])
+    columns = data.select_columns([name for name in (*INPUTS, "kept") if name in data.column_names])
     for start in tqdm(range(0, len(order), EVALUATION_BATCH), desc="teacher", unit="batch"):
-        rows = order[start : start + EVALUATION_BATCH]
-        batch = {name: values.to(teacher.device) for name, values in collate([columns[int(r)] for r in rows]).items()}
+        numbers = order[start : start + EVALUATION_BATCH]
+        batch = {
+            name: values.to(teacher.device) for name, values in collate([columns[int(n)] for n in numbers]).items()
+        }
+        kept = batch.pop("kept")
         with computing(numerics.precision, teacher.device):
-            logits[rows] = teacher(**batch).logits.float().cpu().numpy()
+            logits.put(numbers, task.class_logits(teacher(**batch)), kept)
 
 
 class LogitsCollator(Collator):
-    """Puts the teacher's logits of a batch's rows beside its inputs."""
+    """Puts the teacher's logits beside a batch's inputs, where its sequences have a ``number`` that leads there."""
 
-    def __init__(self, tokenizer, logits: np.ndarray):
-        super().__init__(tokenizer)
+    def __init__(self, tokenizer, logits: Logits):
+        super().__init__(tokenizer, "number", "kept")
         self.logits = logits
 
     def __call__(self, features: list[dict]) -> dict[str, Tensor]:
         batch = super().__call__(features)
-        if "row" in batch:
-            batch["teacher_logits"] = torch.from_numpy(self.logits[batch.pop("row").numpy()])
+        if "number" in batch:
+            batch["teacher_logits"] = self.logits.batch(batch.pop("number").numpy(), batch["kept"])
+        else:
+            batch.pop("kept")
         return batch
 
 
-class PredictionTrainer(QuietTrainer):
-    """Trains a student on the teacher's logits: soft cross-entropy at a temperature."""
+class PredictionTrainer(TaskTrainer):
+    """Trains a student on the teacher's logits, at a temperature."""
 
-    def __init__(self, *, task: Task, temperature: float, **rest):
+    def __init__(self, *, temperature: float, **rest):
         super().__init__(**rest)
-        self.task, self.temperature = task, temperature
+        self.loss, self.temperature = getattr(losses, self.task.loss), temperature
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        if "teacher_logits" not in inputs:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        target, mask = self.task.class_logits(inputs.pop("teacher_logits"))
+        teacher, kept = inputs.pop("teacher_logits"), inputs.pop("kept")
         outputs = model(**inputs)
-        student, _ = self.task.class_logits(outputs.logits)
-        loss = losses.soft_cross_entropy(student, target, mask, self.temperature)
+        loss = self.loss(self.task.class_logits(outputs), teacher, kept, self.temperature)
         return (loss, outputs) if return_outputs else loss
 
 
@@ -243,22 +254,20 @@ def learn_logits(
     tokenizer,
     task: Task,
     data: datasets.Dataset,
-    logits: np.ndarray,
-    validation_rows,
+    logits: Logits,
+    validation: Scored,
     settings,
     numerics: Numerics,
 ) -> Result:
     """Train ``student`` in place on the teacher's ``logits`` of ``data``; keep the best epoch on validation."""
     models.set_dropout(student, settings.dropout)
-    make_trainer = partial(PredictionTrainer, task=task, temperature=settings.temperature)
     return train_to_best_epoch(
-        make_trainer,
+        partial(PredictionTrainer, temperature=settings.temperature),
         student,
         LogitsCollator(tokenizer, logits),
         task,
         data,
-        training.encode(task, validation_rows, tokenizer),
-        validation_rows,
+        validation,
         settings,
         numerics,
         settings.learning_rate,

@@ -22,7 +22,13 @@ def from_checkpoint(wanted: GeneralStudent) -> nn.Module:
     key = f"{KEY}.checkpoint"
     folder = sources.checkpoint_folder(wanted.checkpoint, key)
     student = models.load(AutoModel, folder, key)
-    models.check_family(student, key)
+    models.check_family(student.config, key)
+    encoder = AutoConfig.from_pretrained(ENCODER, local_files_only=True)
+    if student.config.model_type != encoder.model_type:
+        raise UserError(
+            f"{key}: a model of the family '{student.config.model_type}', but the encoder's is '{encoder.model_type}':"
+            " a student is of its teacher's family"
+        )
     _check_shape(student, wanted, f"the checkpoint {wanted.checkpoint}")
     models.check_vocabulary(models.tokenizer(folder, key), models.tokenizer(ENCODER), key)
     return student
@@ -45,8 +51,8 @@ def from_layers(wanted: GeneralStudent) -> nn.Module:
     config.num_hidden_layers = len(wanted.layers)
     student = AutoModel.from_config(config, dtype=torch.float32)
     _check_shape(student, wanted, "start: layers, which keeps the encoder's widths,")
-    copied = encoder.state_dict()
-    own = {name: weights for name, weights in copied.items() if not name.startswith(f"{models.LAYERS}.")}
+    copied, place = encoder.state_dict(), models.FAMILIES[config.model_type].layers
+    own = {name: weights for name, weights in copied.items() if not name.startswith(f"{place}.")}
     student.load_state_dict(own, strict=False)
     for block, layer in zip(models.layers(student), wanted.layers, strict=True):
         block.load_state_dict(blocks[layer - 1].state_dict())
@@ -64,8 +70,7 @@ def from_distillation(wanted: GeneralStudent, numerics: Numerics) -> tuple[nn.Mo
     config = AutoConfig.from_pretrained(ENCODER, local_files_only=True)
     if shape.hidden % shape.heads:
         raise UserError(f"{KEY}.shape.hidden: {shape.hidden} is not a multiple of {KEY}.shape.heads, {shape.heads}")
-    config.num_hidden_layers, config.hidden_size = shape.layers, shape.hidden
-    config.num_attention_heads, config.intermediate_size = shape.heads, shape.feed_forward
+    models.set_shape(config, shape)
     if recipe.max_length > tokenizer.model_max_length:
         raise UserError(
             f"{KEY}.distillation.max_length: {recipe.max_length}: the encoder takes {tokenizer.model_max_length}"

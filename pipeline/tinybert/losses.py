@@ -1,12 +1,12 @@
 """The losses of TinyBERT (Jiao et al. 2020, arXiv 1909.10351, section 3.1): pure functions of tensors and a mask.
 
-Shapes: B sequences of S positions, D teacher width, H and H' heads, N rows of C classes.
+Shapes: B sequences of S positions, D teacher width, H and H' heads, P positions, C classes.
 All are computed in float32 and are means over what the mask keeps, so padding a batch more changes none of them.
 """
 
 import torch
 from torch import Tensor
-from torch.nn.functional import log_softmax, softmax
+from torch.nn.functional import binary_cross_entropy_with_logits, log_softmax, softmax
 
 
 def hidden_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
@@ -31,12 +31,45 @@ def attention_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
 def soft_cross_entropy(student: Tensor, teacher: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
     """Cross-entropy of the student's class distribution against the teacher's (equation 10).
 
-    student, teacher: (N, C) logits. mask: (N,), true where a row counts. Summed over classes, mean over rows.
+    student, teacher: (…, C) logits. mask: (…), true where a row counts. Summed over classes, mean over rows.
     No T² factor and no hard labels, as in the paper. Returns a scalar.
     """
     target = softmax(teacher.float() / temperature, dim=-1)
     rows = -(target * log_softmax(student.float() / temperature, dim=-1)).sum(dim=-1)
     return masked_mean(rows, mask)
+
+
+def soft_binary_cross_entropy(student: Tensor, teacher: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
+    """Cross-entropy of each label's probability against the teacher's: equation 10 where labels do not exclude others.
+
+    student, teacher: (…, C) logits. mask: (…), true where a row counts. Summed over labels, mean over rows.
+    """
+    target = (teacher.float() / temperature).sigmoid()
+    labels = binary_cross_entropy_with_logits(student.float() / temperature, target, reduction="none")
+    return masked_mean(labels.sum(dim=-1), mask)
+
+
+def span_cross_entropy(student: Tensor, teacher: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
+    """Soft cross-entropy of where an answer starts, and of where it ends, over the positions that the mask keeps.
+
+    student, teacher: (B, P, 2) logits of start and end. mask: (B, P), true at positions of the passage. Summed over
+    positions, mean over sequences, start and end.
+    """
+    left_out = ~mask.bool().unsqueeze(-1)
+    smallest = torch.finfo(torch.float32).min
+    student, teacher = (
+        (logits.float() / temperature).masked_fill(left_out, smallest).transpose(1, 2) for logits in (student, teacher)
+    )
+    rows = -(softmax(teacher, dim=-1) * log_softmax(student, dim=-1).masked_fill(left_out.transpose(1, 2), 0)).sum(-1)
+    return rows.mean()
+
+
+def mean_squared_error(student: Tensor, teacher: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
+    """For regression: the student's numbers against the teacher's, (…, C), mean over what the mask (…) keeps.
+
+    A number is no distribution, which a temperature could soften: it has no part in this.
+    """
+    return masked_mean((student.float() - teacher.float()).square().mean(dim=-1), mask)
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:

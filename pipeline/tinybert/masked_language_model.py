@@ -9,8 +9,6 @@ from pipeline.tinybert import models
 from pipeline.tinybert.settings import MaskedLanguageModel, Numerics
 from pipeline.tinybert.trainer import QuietTrainer, arguments, curve_of, scratch_folder
 
-HEADS = {"bert": "cls"}
-
 
 def word_logits(model: nn.Module, inputs: dict[str, Tensor], positions: Tensor) -> Tensor:
     """Logits over the vocabulary at the positions that the mask (B, S) marks: (marked, V), in row order.
@@ -18,7 +16,7 @@ def word_logits(model: nn.Module, inputs: dict[str, Tensor], positions: Tensor) 
     The head, as costly as the body where it runs everywhere, runs there alone.
     """
     hidden = model.base_model(**inputs).last_hidden_state
-    return getattr(model, HEADS[model.config.model_type])(hidden[positions])
+    return models.word_logits(model, hidden[positions])
 
 
 class HeadTrainer(QuietTrainer):
@@ -43,7 +41,7 @@ def train_head(
     Returns the loss curve as (step, epoch, loss).
     """
     model.base_model.requires_grad_(not settings.freeze_body)
-    longest = min(settings.max_length, tokenizer.model_max_length, model.config.max_position_embeddings)
+    longest = min(settings.max_length, tokenizer.model_max_length)
     encoded = tokenizer(texts, truncation=True, max_length=longest)
     models.say_how_many_are_cut(encoded, longest)
     data = datasets.Dataset.from_dict({**encoded, "length": [len(ids) for ids in encoded["input_ids"]]})

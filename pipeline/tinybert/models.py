@@ -2,17 +2,44 @@
 
 import pickle
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import transformers
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.tinybert.settings import LayerMap, Shape
 from pipeline.tinybert.stage import UserError, say
 
-FAMILIES = ("bert",)
+
+@dataclass(frozen=True)
+class Family:
+    """What differs between families of encoders: where the layers are, the feed-forward width's name, positions that
+    text cannot take, and the part of the masked language model that turns hidden states into words.
+    """
+
+    layers: str
+    head: Callable[[nn.Module, Tensor], Tensor]
+    feed_forward: str = "intermediate_size"
+    reserved_positions: int = 0
+
+
+FAMILIES = {
+    "bert": Family("encoder.layer", lambda model, hidden: model.cls(hidden)),
+    "roberta": Family("encoder.layer", lambda model, hidden: model.lm_head(hidden), reserved_positions=2),
+    "electra": Family(
+        "encoder.layer", lambda model, hidden: model.generator_lm_head(model.generator_predictions(hidden))
+    ),
+    "distilbert": Family(
+        "transformer.layer",
+        lambda model, hidden: model.vocab_projector(
+            model.vocab_layer_norm(model.activation(model.vocab_transform(hidden)))
+        ),
+        feed_forward="hidden_dim",
+    ),
+}
 UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, SafetensorError, pickle.UnpicklingError)
 
 transformers.logging.set_verbosity_error()
@@ -39,8 +66,8 @@ def _from_pretrained(loader: Callable, folder: str | Path, key: str, seed: int =
         raise UserError(f"{start}{folder} cannot be loaded: {reason}") from error
 
 
-def check_family(model: nn.Module, key: str) -> None:
-    family = model.config.model_type
+def check_family(config, key: str) -> None:
+    family = config.model_type
     if family not in FAMILIES:
         raise UserError(f"{key}: a model of the family '{family}': expected one of {', '.join(FAMILIES)}")
 
@@ -53,9 +80,15 @@ def save(folder: Path, model: nn.Module, tokenizer=None, **options) -> None:
 
 def tokenizer(folder: str | Path, key: str = ""):
     """The tokenizer of a folder, which cuts at the positions of the folder's model (TinyBERT's files do not say)."""
-    loaded = _from_pretrained(transformers.AutoTokenizer, folder, key)
     config = _from_pretrained(transformers.AutoConfig, folder, key)
-    loaded.model_max_length = min(loaded.model_max_length, config.max_position_embeddings)
+    check_family(config, key or str(folder))
+    # Words of a byte-level vocabulary begin with a space, the first of a text too: so it can take words one by one.
+    options = {"add_prefix_space": True} if config.model_type == "roberta" else {}
+    loaded = _from_pretrained(transformers.AutoTokenizer, folder, key, **options)
+    positions = config.max_position_embeddings - FAMILIES[config.model_type].reserved_positions
+    loaded.model_max_length = min(loaded.model_max_length, positions)
+    if getattr(config, "type_vocab_size", 0) < 2:  # the model has no use for them, or no place
+        loaded.model_input_names = [name for name in loaded.model_input_names if name != "token_type_ids"]
     return loaded
 
 
@@ -79,8 +112,15 @@ def shape_of(config) -> Shape:
         layers=config.num_hidden_layers,
         hidden=config.hidden_size,
         heads=config.num_attention_heads,
-        feed_forward=config.intermediate_size,
+        feed_forward=getattr(config, FAMILIES[config.model_type].feed_forward),
     )
+
+
+def set_shape(config, shape: Shape) -> None:
+    """Give a configuration another shape; the rest stays the family's."""
+    config.num_hidden_layers, config.hidden_size = shape.layers, shape.hidden
+    config.num_attention_heads = shape.heads
+    setattr(config, FAMILIES[config.model_type].feed_forward, shape.feed_forward)
 
 
 def check_vocabulary(student, teacher, key: str) -> None:
@@ -116,8 +156,10 @@ def map_layers(layer_map: LayerMap, student: int, teacher: int, key: str) -> lis
     return [layer + shift for layer in range(1, student + 1)]
 
 
-LAYERS = "encoder.layer"
-
-
 def layers(encoder: nn.Module) -> nn.ModuleList:
-    return encoder.get_submodule(LAYERS)
+    return encoder.get_submodule(FAMILIES[encoder.config.model_type].layers)
+
+
+def word_logits(model: nn.Module, hidden: Tensor) -> Tensor:
+    """A masked language model's logits over the vocabulary from hidden states (…, D)."""
+    return FAMILIES[model.config.model_type].head(model, hidden)

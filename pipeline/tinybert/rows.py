@@ -28,10 +28,10 @@ def write_json(path: str | Path, content: dict) -> None:
     Path(path).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")
 
 
-def write_csv(path: str | Path, columns: list[str], records: Iterable[Iterable]) -> None:
+def write_csv(path: str | Path, columns: list[str], records: Iterable[Iterable], delimiter: str = ",") -> None:
     """A table for a plot. Numbers are rounded to six digits: small and stable."""
     with open(path, "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = csv.writer(file, delimiter=delimiter, lineterminator="\n")
         writer.writerow(columns)
         for record in records:
             writer.writerow([f"{value:.6g}" if isinstance(value, float) else value for value in record])

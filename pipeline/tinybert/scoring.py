@@ -10,39 +10,44 @@ DIGITS = 4
 
 
 def report(
-    task: Task, rows: list[Row], predictions: dict[str, list], trivial: list, settings: Evaluate
+    task: Task,
+    rows: list[Row],
+    predictions: dict[str, list],
+    trivial: list,
+    settings: Evaluate,
+    thresholds: dict[str, float] | None = None,
 ) -> dict[str, dict | float | None]:
     """Scores of each model, and of the student beside the teacher.
 
+    thresholds: those that the predictions of each model went through, to stand beside its scores.
     retention: the main metric, student over teacher; None where the teacher is no better than the trivial predictor.
     agreement: the share of rows of which both say the same.
     """
     scores: dict = {}
     for name, said in predictions.items():
         low, high = interval(task, rows, said, settings)
-        scores[name] = {**task.score(rows, said), "low": low, "high": high}
+        threshold = {"threshold": thresholds[name]} if thresholds else {}
+        scores[name] = {**task.score(rows, said), "low": low, "high": high, **threshold}
     teacher, student = (scores[name][task.metric] for name in ("teacher", "student"))
     beaten = teacher > task.score(rows, trivial)[task.metric]
     scores["retention"] = student / teacher if beaten else None
-    pairs = zip(predictions["teacher"], predictions["student"], strict=True)
-    scores["agreement"] = float(np.mean([one == other for one, other in pairs]))
+    triples = zip(rows, predictions["teacher"], predictions["student"], strict=True)
+    scores["agreement"] = float(np.mean([task.agree(*triple) for triple in triples]))
     return _rounded(scores)
+
+
+def scores_of(task: Task, rows: list[Row], predictions: dict[str, list]) -> dict[str, dict]:
+    """Every metric of each model on further rows."""
+    return _rounded({name: task.score(rows, said) for name, said in predictions.items()})
 
 
 def interval(task: Task, rows: list[Row], predictions: list, settings: Evaluate) -> tuple[float, float]:
     """Bootstrap 95 % interval of the main metric: the 2.5th and 97.5th percentile over resampled rows."""
     draw = np.random.default_rng(settings.seed)
-    found = []
-    for _ in range(settings.resamples):
-        chosen = draw.integers(len(rows), size=len(rows))
-        found.append(task.score([rows[i] for i in chosen], [predictions[i] for i in chosen])[task.metric])
+    score = task.scorer(rows, predictions)
+    found = [score(draw.integers(len(rows), size=len(rows)))[task.metric] for _ in range(settings.resamples)]
     low, high = np.percentile(found, [2.5, 97.5])
     return float(low), float(high)
-
-
-def confusion(rows: list[Row], predictions: list[str]) -> list[tuple[str, str]]:
-    """(actual, predicted) of each row, sorted: DVC's confusion plot counts them."""
-    return sorted((row["label"], said) for row, said in zip(rows, predictions, strict=True))
 
 
 def summary(task: Task, scores: dict) -> str:

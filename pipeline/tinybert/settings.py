@@ -23,25 +23,45 @@ class Group(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
-class Source(Group):
-    """Where rows come from: see ``sources`` for the forms of ``location``."""
+Name = Annotated[str, Field(min_length=1)]
+Column = Name | PositiveInt  # a number from 1 where columns have no names
+
+
+class Table(Group):
+    """Records with columns: see ``sources`` for the forms of ``location``.
+
+    Which of the columns are read, a task's kind says (`tasks`); each has a name that it goes by unless set.
+    """
 
     location: str
     config: str | None = None
+    delimiter: str | None = Field(default=None, min_length=1, max_length=1)
     where: dict[str, str | int | float | bool] = {}
-    text: str = "text"
-    label: str | None = None
+    text: Name | None = None
+    pair: Name | None = None
+    words: Column | None = None
+    question: Name | None = None
+    passage: Name | None = None
+
+
+class Source(Table):
+    """Where a task's rows come from."""
+
+    label: Name | list[Name] | None = None
     labels: dict[str, str | int | float | bool] | None = None
+    separator: str | None = Field(default=None, min_length=1)
+    tags: Column | None = None
+    scheme: Literal["IOB2", "IOB1", "BIOES"] | None = None
+    answers: Name | None = None
+    group: Name | None = None
     splits: dict[Literal["train", "validation", "test"], str] | None = None
+    more_tests: dict[Name, str] = {}  # name → split, scored beside `test`
+    submissions: dict[Name, str] = {}  # file → split without labels, of which the predictions are wanted
 
 
-class Text(Group):
-    """Unlabelled text: a source, cut into sentences or not, with a limit of rows."""
+class Text(Table):
+    """Unlabelled text: a table, its text cut into sentences or not, with a limit of rows."""
 
-    location: str
-    config: str | None = None
-    where: dict[str, str | int | float | bool] = {}
-    text: str = "text"
     split: str | None = None
     sentences: bool = False
     limit: PositiveInt
@@ -54,12 +74,17 @@ class Numerics(Group):
     precision: Literal["auto", "float32", "bfloat16"]
 
 
-class Optimisation(Group):
-    """One training run of the library's Trainer. Learning rates fall linearly after the warm-up, unless constant."""
+class Schedule(Group):
+    """One training run of the library's Trainer, to its best epoch on validation.
+
+    Learning rates rise during the warm-up, then fall linearly. A step of the optimiser takes ``accumulation`` batches.
+    """
 
     epochs: PositiveInt
+    patience: PositiveInt | None
     batch_size: PositiveInt
-    learning_rate: PositiveFloat
+    accumulation: PositiveInt
+    checkpointing: bool
     warmup: float = Field(ge=0, lt=1)
     weight_decay: NonNegativeFloat
 
@@ -131,12 +156,15 @@ class GeneralStudent(Group):
     distillation: GeneralDistillation
 
 
-class FinetuneTeacher(Optimisation):
-    pass
+class FinetuneTeacher(Schedule):
+    checkpoint: str | None
+    learning_rate: PositiveFloat
+    class_weights: bool
 
 
 class Augment(Group):
     seed: Seed
+    entities: bool
     variants: NonNegativeInt
     candidates: PositiveInt
     probability: float = Field(ge=0, le=1)
@@ -155,17 +183,14 @@ class DistillIntermediate(Group):
     max_rows: PositiveInt | None
 
 
-class DistillPrediction(Optimisation):
+class DistillPrediction(Schedule):
+    learning_rate: PositiveFloat
     dropout: Dropout
     temperature: PositiveFloat
 
 
-class FinetuneStudent(Group):
-    epochs: PositiveInt
-    batch_size: PositiveInt
+class FinetuneStudent(Schedule):
     learning_rates: list[PositiveFloat] = Field(min_length=1)
-    warmup: float = Field(ge=0, lt=1)
-    weight_decay: NonNegativeFloat
     dropout: Dropout
 
 
@@ -177,7 +202,8 @@ class Evaluate(Group):
 class Task(Group):
     """What a task is, and what it changes in the groups of the stages (blank: nothing)."""
 
-    kind: Literal["text_classification"]
+    kind: str
+    options: dict[str, Any] | None  # of the kind: see `tasks`
     source: Source
     unlabelled: Text | None
     metric: str
@@ -230,6 +256,14 @@ class Settings(Group):
 STAGES_A_TASK_MAY_CHANGE = tuple(
     name for name in Settings.model_fields if name in Task.model_fields and name != "tasks"
 )
+
+
+def checked(group: type[Group], values: dict[str, Any], key: str) -> Any:
+    """``values`` as a ``group``; UserError where they are not. ``key`` is where they stand in params.yaml."""
+    try:
+        return group.model_validate(values)
+    except pydantic.ValidationError as error:
+        raise UserError(_explain(error, group, tuple(key.split(".")))) from None
 
 
 def load(path: Path = PARAMS) -> Settings:

@@ -10,16 +10,18 @@ Nothing that is fetched is executed: no package is imported, no remote code is a
 
 import csv
 import importlib.util
+import io
 import json
 import random
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import huggingface_hub
 import pandas as pd
 
-from pipeline.tinybert.settings import Source, Text
+from pipeline.tinybert.settings import Column, Table, Text
 from pipeline.tinybert.stage import UserError, say
 
 PUNKT_CHARACTERS = 1_000_000
@@ -103,10 +105,11 @@ def _cannot_fetch(location: str, key: str, error: Exception) -> str:
     )
 
 
-def records(source: Source | Text, split: str | None, key: str) -> Iterator[tuple[str, dict]]:
+def records(source: Table, split: str | None, columns: list[Column], key: str) -> Iterator[tuple[str, dict]]:
     """Yield (where it stands, column → value) of each record of a source that meets ``where``.
 
-    ``split`` names a split of a hub data set, or a file in the folder that the location names.
+    ``split`` names a split of a hub data set, or a file in the folder that the location names. ``columns`` are those
+    that it must have.
     """
     wanted = {column: str(value) for column, value in source.where.items()}
     if source.location.startswith("hub:"):
@@ -114,84 +117,160 @@ def records(source: Source | Text, split: str | None, key: str) -> Iterator[tupl
     else:
         path = local_path(source.location, f"{key}.location")
         path = path / split if split else path
-        table, name = _file_table(path, key), path.name
-    columns = list(table.columns)
-    for column in [source.text, *([source.label] if getattr(source, "label", None) else []), *wanted]:
-        if column not in columns:
-            raise UserError(f"{key}: {name} has no column '{column}' (it has: {', '.join(map(str, columns))})")
+        table, name = _file_table(path, source.delimiter, key), path.name
+    for column in (*columns, *wanted):
+        if column not in table.columns:
+            raise UserError(f"{key}: {name} has no column '{column}' (it has: {', '.join(map(str, table.columns))})")
     keep = pd.Series(True, index=table.index)
     for column, value in wanted.items():
         keep &= table[column].astype(str) == value
-    table = table[keep]
+    unit, table = table.index.name, table[keep]
     if table.empty:
         raise UserError(f"{key}: {name} has no row" + (f" where {source.where}" if wanted else ""))
-    for index, *values in table.itertuples(name=None):
-        yield f"{name}, row {index + 1}", dict(zip(columns, values, strict=True))
+    names = list(table.columns)
+    for place, *values in table.itertuples(name=None):
+        yield f"{name}, {unit} {place}", dict(zip(names, values, strict=True))
 
 
-def _file_table(path: Path, key: str) -> pd.DataFrame:
-    """The records of a file, its values as they stand there: no type is guessed, no number becomes another."""
+def _file_table(path: Path, delimiter: str | None, key: str) -> pd.DataFrame:
+    """The records of a file, its values as they stand there: no type is guessed, no number becomes another.
+
+    The index says where each stands, and its name in what: a line, a row, a question.
+    """
     read = READERS.get(path.suffix.lower())
     if read is None:
         raise UserError(f"{key}: {path}: expected a file that ends with one of {', '.join(READERS)}")
     if not path.is_file():
         raise UserError(f"{key}: there is no file {path}")
     try:
-        return read(path)
+        return read(path, delimiter)
     except (ValueError, OSError, csv.Error) as error:
         raise UserError(f"{key}: {path} cannot be read as {path.suffix[1:]}: {error}") from error
 
 
-def _read_csv(path: Path, delimiter: str = ",") -> pd.DataFrame:
+def _text_of(path: Path) -> str:
+    content = path.read_bytes()
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"line {line}: not UTF-8 (byte {error.object[error.start]:#04x}): save the file as UTF-8"
+        ) from None
+
+
+def _table(records: list, columns: list | None, places: list, unit: str) -> pd.DataFrame:
+    return pd.DataFrame(records, columns=columns, index=pd.Index(places, name=unit), dtype=object)
+
+
+def _read_csv(path: Path, delimiter: str | None = None) -> pd.DataFrame:
     csv.field_size_limit(1 << 30)
-    records = []
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        lines = csv.reader(file, delimiter=delimiter, strict=True)
+    records, places = [], []
+    lines = csv.reader(io.StringIO(_text_of(path), newline=""), delimiter=delimiter or ",", strict=True)
+    try:
         header = next(lines, [])
-        try:
-            for fields in lines:
-                missing = len(header) - len(fields)
-                if missing < 0:
-                    raise csv.Error(f"{len(fields)} fields, the header has {len(header)}")
-                if fields:
-                    records.append([*fields, *[None] * missing])
-        except csv.Error as error:
-            raise ValueError(f"line {lines.line_num}: {error}") from None
-    return pd.DataFrame(records, columns=header, dtype=object)
+        repeated = [name for name, count in Counter(header).items() if count > 1]
+        if repeated:
+            raise csv.Error(f"the column '{repeated[0]}' stands twice in the header")
+        before = lines.line_num
+        for fields in lines:
+            missing = len(header) - len(fields)
+            if missing < 0:
+                raise csv.Error(f"{len(fields)} fields, the header has {len(header)}")
+            if fields:
+                records.append([*fields, *[None] * missing])
+                places.append(before + 1)
+            before = lines.line_num
+    except csv.Error as error:
+        raise ValueError(f"line {lines.line_num}: {error}") from None
+    return _table(records, header, places, "line")
 
 
-def _read_tsv(path: Path) -> pd.DataFrame:
-    return _read_csv(path, delimiter="\t")
+def _read_tsv(path: Path, delimiter: str | None) -> pd.DataFrame:
+    return _read_csv(path, delimiter or "\t")
 
 
-def _read_json_lines(path: Path) -> pd.DataFrame:
-    records = []
-    with open(path, encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, 1):
+def _read_json_lines(path: Path, _delimiter: str | None) -> pd.DataFrame:
+    records, places = [], []
+    for number, line in enumerate(_text_of(path).split("\n"), 1):
+        if line.strip():
             try:
-                records += _json_records(f"[{line}]")
+                found = _json_records(f"[{line}]")
             except ValueError as error:
                 raise ValueError(f"line {number}: {error}") from None
-    return pd.DataFrame(records, dtype=object)
+            records += found
+            places += [number] * len(found)
+    return _table(records, None, places, "line")
 
 
-def _read_json(path: Path) -> pd.DataFrame:
-    return pd.DataFrame(_json_records(path.read_text(encoding="utf-8-sig")), dtype=object)
+def _read_json(path: Path, _delimiter: str | None) -> pd.DataFrame:
+    text = _text_of(path)
+    content = json.loads(text)
+    if isinstance(content, dict) and isinstance(content.get("data"), list):
+        records = list(_squad_questions(content["data"]))
+        _check_characters(text, records)
+        return _table(records, None, [record["id"] for record in records], "question")
+    records = _json_records(text)
+    return _table(records, None, list(range(1, len(records) + 1)), "row")
+
+
+def _squad_questions(articles: list[dict]) -> Iterator[dict]:
+    """The questions of SQuAD's file, each with its passage; 1.1 and 2.0 have the same form."""
+    try:
+        for article in articles:
+            for paragraph in article["paragraphs"]:
+                for question in paragraph["qas"]:
+                    yield {
+                        "id": question["id"],
+                        "title": article.get("title"),
+                        "context": paragraph["context"],
+                        "question": question["question"],
+                        "answers": [] if question.get("is_impossible") else question.get("answers", []),
+                    }
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"not in SQuAD's form (data, paragraphs, context, qas, id, question, answers): {error}"
+        ) from None
 
 
 def _json_records(text: str) -> list[dict]:
     records = json.loads(text)
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
         raise ValueError("expected objects, each with the same columns")
-    if "\\ud" in text.lower():  # half a character, which no file can hold
-        json.dumps(records, ensure_ascii=False).encode("utf-8")
+    _check_characters(text, records)
     return records
 
 
-def _read_parquet(path: Path) -> pd.DataFrame:
+def _check_characters(text: str, records: list[dict]) -> None:
+    if "\\ud" in text.lower():  # half a character, which no file can hold
+        json.dumps(records, ensure_ascii=False).encode("utf-8")
+
+
+def _read_conll(path: Path, delimiter: str | None) -> pd.DataFrame:
+    """One word a line, columns numbered from 1, an empty line after each sentence: one record a sentence, lists of the
+    same length in its columns. Without a delimiter columns are parted by white space.
+    """
+    sentences, places, sentence, width = [], [], [], None
+    for number, line in enumerate([*_text_of(path).splitlines(), ""], 1):
+        if not line.strip():
+            if sentence:
+                sentences.append([list(column) for column in zip(*sentence, strict=True)])
+                places.append(number - len(sentence))
+            sentence = []
+        elif not line.startswith("-DOCSTART-"):
+            fields = line.split(delimiter)
+            width = width or len(fields)
+            if len(fields) != width:
+                raise ValueError(f"line {number}: {len(fields)} columns, the lines before have {width}: '{line[:50]}'")
+            sentence.append(fields)
+    return _table(sentences, list(range(1, (width or 0) + 1)), places, "sentence at line")
+
+
+def _read_parquet(path: Path, _delimiter: str | None) -> pd.DataFrame:
     # Integers stay integers beside a missing value: the label 1 is not 1.0.
     table = pd.read_parquet(path, to_pandas_kwargs={"integer_object_nulls": True}).reset_index(drop=True)
-    return table.astype(object).where(table.notna(), None)
+    table = table.astype(object).where(table.notna(), None)
+    return table.set_index(pd.Index(range(1, len(table) + 1), name="row"))
 
 
 READERS = {
@@ -200,10 +279,13 @@ READERS = {
     ".jsonl": _read_json_lines,
     ".json": _read_json,
     ".parquet": _read_parquet,
+    ".conll": _read_conll,
+    ".bio": _read_conll,
+    ".iob": _read_conll,
 }
 
 
-def _hub_table(source: Source | Text, split: str | None, key: str) -> pd.DataFrame:
+def _hub_table(source: Table, split: str | None, key: str) -> pd.DataFrame:
     import datasets
 
     name, revision = hub_id(source.location, f"{key}.location")
@@ -218,7 +300,9 @@ def _hub_table(source: Source | Text, split: str | None, key: str) -> pd.DataFra
     for column, feature in data.features.items():
         if isinstance(feature, datasets.ClassLabel):
             table[column] = [feature.int2str(int(value)) if value >= 0 else None for value in table[column]]
-    return table
+        elif isinstance(getattr(feature, "feature", None), datasets.ClassLabel):
+            table[column] = [[feature.feature.int2str(int(value)) for value in values] for values in table[column]]
+    return table.set_index(pd.Index(range(1, len(table) + 1), name="row"))
 
 
 def texts(source: Text, seed: int, key: str) -> list[str]:
@@ -226,7 +310,8 @@ def texts(source: Text, seed: int, key: str) -> list[str]:
 
     With ``sentences`` each record is cut into sentences, and those of fewer than three words are left out.
     """
-    values = (record[source.text] for _, record in records(source, source.split, key))
+    column = source.text or "text"
+    values = (record[column] for _, record in records(source, source.split, [column], key))
     documents = [text.strip() for text in values if isinstance(text, str)]
     random.Random(seed).shuffle(documents)
     found: dict[str, None] = {}
@@ -237,8 +322,15 @@ def texts(source: Text, seed: int, key: str) -> list[str]:
             break
     if not found:
         wanted = f"sentence of {SHORTEST_SENTENCE} words" if source.sentences else "text"
-        raise UserError(f"{key}: {source.location}: no {wanted} in column '{source.text}'")
+        raise UserError(f"{key}: {source.location}: no {wanted} in column '{column}'")
     return list(found)
+
+
+def sample(source: Text, columns: list[Column], seed: int, key: str) -> list[tuple[str, dict]]:
+    """``limit`` records of several columns, in an order that ``seed`` fixes."""
+    found = list(records(source, source.split, columns, key))
+    random.Random(seed).shuffle(found)
+    return found[: source.limit]
 
 
 def _sentences(documents: list[str]) -> Iterator[str]:

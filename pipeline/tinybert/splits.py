@@ -1,109 +1,170 @@
-"""From a task's source to train, validation and test: no text twice, none on two sides, classes in proportion."""
+"""From a task's source to train, validation and test: no row twice, none on two sides, labels in proportion."""
 
 from collections import Counter
+from collections.abc import Hashable
+from typing import Any
 
-from sklearn.model_selection import train_test_split
+from sklearn.model_selection import GroupShuffleSplit, train_test_split
 
-from pipeline.tinybert import sources, tasks
+from pipeline.tinybert import sources
 from pipeline.tinybert.rows import Row
 from pipeline.tinybert.settings import Source
 from pipeline.tinybert.settings import Task as TaskSettings
 from pipeline.tinybert.stage import UserError, say
+from pipeline.tinybert.tasks.task import Task, check_source, checked, column_names
 
 SPLITS = ("train", "validation", "test")
 Parts = dict[str, list[Row]]
 
 
-def read(task: TaskSettings, key: str) -> Parts:
+def read(task: Task, source: Source, key: str) -> Parts:
     """The splits that the source has (only ``train`` where it names none), as checked rows with an ``id``."""
-    named = task.source.splits or {"train": None}
+    return {split: read_split(task, source, split, key) for split in names(task, source, key)}
+
+
+def more_tests(task: Task, source: Source, key: str) -> Parts:
+    """The further splits that are scored beside test."""
+    return {name: _rows(task, source, place, name, key) for name, place in source.more_tests.items()}
+
+
+def submissions(task: Task, source: Source, key: str) -> Parts:
+    """The splits without labels of which predictions are wanted, every row of them and in order."""
+    return {file: _rows(task, source, place, file, key, labelled=False) for file, place in source.submissions.items()}
+
+
+def names(task: Task, source: Source, key: str) -> list[str]:
+    """The splits that the source has."""
+    check_source(task, source, key)
+    named = source.splits or {"train": None}
     if "train" not in named:
         raise UserError(f"{key}.splits: no 'train' (it has: {', '.join(named)})")
-    kind = tasks.KINDS[task.kind]
-    parts = {}
-    for split in (name for name in SPLITS if name in named):
-        checked = kind.read(sources.records(task.source, named[split], key), task.source, key)
-        parts[split] = [
-            {"id": f"{split}-{number}", **{name: value for name, value in row.items() if name != "where"}}
-            for number, row in enumerate(checked)
-        ]
-    return parts
+    return [name for name in SPLITS if name in named]
 
 
-def without_duplicates(parts: Parts) -> Parts:
-    """Each text once: the first of a split, and none in train or validation that also stands in a later split."""
-    taken: dict[str, str] = {}
+def read_split(task: Task, source: Source, split: str, key: str) -> list[Row]:
+    return _rows(task, source, source.splits[split] if source.splits else None, split, key)
+
+
+def _rows(task: Task, source: Source, place: str | None, split: str, key: str, labelled: bool = True) -> list[Row]:
+    records = sources.records(source, place, needed_columns(task, source, labelled), key)
+    rows = checked(task, records, source, key, labelled)
+    return [{"id": f"{split}-{number}", **_without(row, "where")} for number, row in enumerate(rows)]
+
+
+def needed_columns(task: Task, source: Source, labelled: bool = True) -> list[Any]:
+    """The columns that a source must have: those of the kind, and the group's."""
+    columns = list(column_names(task, source, labelled).values())
+    flat = [name for column in columns for name in (column if isinstance(column, list) else [column])]
+    return [*flat, *([source.group] if labelled and source.group is not None else [])]
+
+
+def without_duplicates(task: Task, parts: Parts, more_tests: Parts) -> Parts:
+    """Train and validation without the rows that stand twice, or in a later split; what is given as test stays whole,
+    that its scores compare with others'.
+    """
+    taken: dict[Hashable, str] = {}
+    for name, rows in reversed([("test", parts.get("test", [])), *more_tests.items()]):
+        taken |= {task.identity(row): name for row in rows}
     kept = {}
-    for split in reversed([name for name in SPLITS if name in parts]):
+    for split in (name for name in ("validation", "train") if name in parts):
         kept[split], dropped = [], Counter()
         for row in parts[split]:
-            if row["text"] in taken:
-                dropped[taken[row["text"]]] += 1
+            identity = task.identity(row)
+            if identity in taken:
+                dropped[taken[identity]] += 1
             else:
-                taken[row["text"]] = split
+                taken[identity] = split
                 kept[split].append(row)
         for owner, count in dropped.items():
             say(
                 f"{split}: {count} rows dropped whose text "
                 + ("comes before" if owner == split else f"stands in {owner}")
             )
-    return {split: kept[split] for split in SPLITS if split in kept}
+    return {split: kept.get(split, parts[split]) for split in SPLITS if split in parts}
 
 
-def complete(parts: Parts, test: float, validation: float, seed: int, key: str) -> Parts:
-    """Split off what the source lacks, as shares of all rows that it has for training, classes in proportion."""
+def complete(task: Task, parts: Parts, test: float, validation: float, seed: int, key: str) -> Parts:
+    """Split off what the source lacks, as shares of all rows that it has for training: by group, where rows have one,
+    else labels in proportion.
+    """
     rows = parts["train"]
     if not rows:
         raise UserError(f"{key}: no row is left for train: each of its texts also stands in validation or test")
-    if len(label_counts(rows)) < 2:
-        raise UserError(
-            f"{key}: all {len(rows)} rows have the label '{rows[0]['label']}': expected two classes or more: look at"
-            " its `label` and `where`"
-        )
     shares = {name: share for name, share in (("test", test), ("validation", validation)) if name not in parts}
     if sum(shares.values()) >= 1:
         raise UserError(f"prepare.test + prepare.validation = {sum(shares.values())}: nothing is left for train")
+    groups = [row.get("group", task.group(row)) for row in rows]
+    split = _by_group if groups[0] is not None else _in_proportion
     made, total = {}, len(rows)
     for name, share in shares.items():
-        size = round(share * total)
-        smallest, count = min(label_counts(rows).items(), key=lambda item: item[1])
-        if count * min(size, len(rows) - size) < len(rows):  # else a side may lack the class
-            raise UserError(
-                f"{key}: {len(rows)} rows, {count} of them '{smallest}': too few to split off {size} rows for {name}"
-                f" with every class on both sides; bring more rows or change prepare.{name}"
-            )
-        rows, made[name] = train_test_split(
-            rows, test_size=size, random_state=seed, stratify=[row["label"] for row in rows]
+        rows, made[name] = split(task, rows, round(share * total), seed, name, key)
+    all_parts = {**parts, **made, "train": rows}
+    return {name: [_without(row, "group") for row in sorted(all_parts[name], key=_number)] for name in SPLITS}
+
+
+def _in_proportion(task: Task, rows: list[Row], size: int, seed: int, name: str, key: str):
+    strata = [task.stratum(row) for row in rows]
+    counts = Counter(strata)
+    smallest, count = min(sorted(counts.items(), key=str), key=lambda item: item[1])
+    if count * min(size, len(rows) - size) < len(rows):  # else a side may lack the class
+        raise UserError(
+            f"{key}: {len(rows)} rows"
+            + (f", {count} of them '{smallest}'" if smallest is not None else "")
+            + f": too few to split off {size} rows for {name} with every class on both sides; bring more rows or change"
+            f" prepare.{name}"
         )
-    made = {name: sorted(part, key=_number) for name, part in made.items()}
-    all_parts = {**parts, **made, "train": sorted(rows, key=_number)}
-    return {name: all_parts[name] for name in SPLITS}
+    return train_test_split(rows, test_size=size, random_state=seed, stratify=strata if len(counts) > 1 else None)
+
+
+def _by_group(task: Task, rows: list[Row], size: int, seed: int, name: str, key: str):
+    groups = [row.get("group", task.group(row)) for row in rows]
+    different = len(set(groups))
+    if different * min(size, len(rows) - size) < len(rows):
+        raise UserError(
+            f"{key}: {different} groups in {len(rows)} rows: too few to split off {size} rows for {name} without a"
+            f" group on both sides; bring more groups, change prepare.{name}, or name a file of its own in `splits`"
+        )
+    splitter = GroupShuffleSplit(n_splits=1, test_size=size / len(rows), random_state=seed)
+    kept, split_off = next(splitter.split(rows, groups=groups))
+    return [rows[number] for number in kept], [rows[number] for number in split_off]
+
+
+def check_labels(task: Task, parts: Parts, key: str) -> None:
+    """Every label of validation and test is one of train's."""
+    train = {label for row in parts["train"] for label in task.labels_in(row)}
+    for split, rows in parts.items():
+        unknown = sorted({label for row in rows for label in task.labels_in(row)} - train)
+        if unknown:
+            raise UserError(
+                f"{key}: {split} has the label '{unknown[0]}', which no row of train has ({', '.join(sorted(train))})"
+            )
+
+
+def unlabelled(task: Task, settings: TaskSettings, parts: Parts, seed: int, key: str) -> list[Row]:
+    """Rows of the task's unlabelled text that stand in no split."""
+    if settings.unlabelled is None:
+        return []
+    source = settings.unlabelled
+    check_source(task, source, key)
+    columns = column_names(task, source, labelled=False)
+    if "words" in columns and source.text is not None:
+        columns = {"text": source.text}
+    if set(columns) == {"text"}:
+        texts = sources.texts(source, seed, key)
+        records = ((f"text {number}", {columns["text"]: text}) for number, text in enumerate(texts, 1))
+    else:
+        records = sources.sample(source, list(columns.values()), seed, key)
+    known = {task.identity(row) for rows in parts.values() for row in rows}
+    rows = [_without(row, "where") for row in checked(task, records, source, key, labelled=False)]
+    fresh = list({task.identity(row): row for row in rows if task.identity(row) not in known}.values())
+    if len(fresh) < len(rows):
+        say(f"unlabelled: {len(rows) - len(fresh)} texts dropped that also stand in train, validation or test")
+    return [{"id": f"unlabelled-{number}", **row} for number, row in enumerate(fresh)]
 
 
 def _number(row: Row) -> int:
     return int(row["id"].rpartition("-")[2])
 
 
-def label_counts(rows: list[Row]) -> dict[str, int]:
-    return dict(sorted(Counter(row["label"] for row in rows).items()))
-
-
-def label_names(parts: Parts, source: Source, key: str) -> list[str]:
-    """Names in the order of the model's outputs: that of ``labels`` in the settings, else alphabetical."""
-    train = label_counts(parts["train"])
-    for split, rows in parts.items():
-        unknown = sorted(set(label_counts(rows)) - set(train))
-        if unknown:
-            raise UserError(
-                f"{key}: {split} has the label '{unknown[0]}', which no row of train has ({', '.join(train)})"
-            )
-    return [name for name in source.labels or train if name in train]
-
-
-def unlabelled_rows(texts: list[str], parts: Parts) -> list[Row]:
-    """Rows of the texts that stand in no split."""
-    known = {row["text"] for rows in parts.values() for row in rows}
-    fresh = [text for text in texts if text not in known]
-    if len(fresh) < len(texts):
-        say(f"unlabelled: {len(texts) - len(fresh)} texts dropped that also stand in train, validation or test")
-    return [{"id": f"unlabelled-{number}", "text": text} for number, text in enumerate(fresh)]
+def _without(row: Row, key: str) -> Row:
+    return {name: value for name, value in row.items() if name != key}

@@ -35,20 +35,29 @@ def end_in_one_line() -> None:
         signal.signal(number, _interrupt)
 
 
-def run(main: Callable[..., None], *names: str) -> None:
-    """Call a stage's ``main`` with the command line's arguments, one for each of ``names``.
+def run(main: Callable[..., None], *names: str, flags: tuple[str, ...] = ()) -> None:
+    """Call a stage's ``main`` with the command line's arguments, one for each of ``names``, and ``flag=True`` for each
+    ``--flag`` that is given.
 
     Prints a line as the stage starts, and one with its time and its peak memory when it is done.
     """
     stage_name = Path(sys.argv[0]).stem
-    arguments = sys.argv[1:]
+    chosen = {flag: True for flag in flags if f"--{flag}" in sys.argv[1:]}
+    arguments = [argument for argument in sys.argv[1:] if argument.removeprefix("--") not in chosen]
     if len(arguments) != len(names):
-        usage = " ".join(["python -m", f"pipeline.{stage_name}", *(f"<{name}>" for name in names)])
+        usage = " ".join(
+            [
+                "python -m",
+                f"pipeline.{stage_name}",
+                *(f"<{name}>" for name in names),
+                *(f"[--{flag}]" for flag in flags),
+            ]
+        )
         raise UserError(f"{len(arguments)} arguments given, {len(names)} expected: {usage}")
     title = " ".join([stage_name, *arguments])
     say(f"{title}: starts")
     start = time.perf_counter()
-    main(*arguments)
+    main(*arguments, **chosen)
     say(f"{title}: done in {time.perf_counter() - start:.0f} s, peak memory {peak_memory_gib():.2f} GiB")
 
 

@@ -49,6 +49,9 @@ class QuietTrainer(Trainer):
         self.remove_callback(ProgressCallback)
         self.add_callback(_Progress)
         transformers.logging.disable_progress_bar()
+        # Else the library takes a model's loss for one over all accumulated batches, and does not divide: these models
+        # accept the keywords, and have the mean of a batch all the same.
+        self.model_accepts_loss_kwargs = False
 
     def autocast_smart_context_manager(self, cache_enabled: bool | None = True):
         # Accelerate would set the precision of the trained model's forward alone, and in evaluation too; our losses
@@ -73,14 +76,29 @@ class _Progress(ProgressCallback):
             self.training_bar.set_postfix(self.numbers)
 
 
-class Collator:
-    """Pads the rows of a batch to its longest; leaves out the bookkeeping columns that no model takes."""
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+PADDED = {"labels": -100, "kept": False}  # lists that are as long as their sequence, or the same for all
+TARGETS = ("labels", "start_positions", "end_positions")
 
-    def __init__(self, tokenizer):
-        self.pad = DataCollatorWithPadding(tokenizer)
+
+class Collator:
+    """Pads the sequences of a batch to its longest; gives the columns that ``also`` names beside the model's own."""
+
+    def __init__(self, tokenizer, *also: str):
+        self.pad, self.also = DataCollatorWithPadding(tokenizer), also
 
     def __call__(self, features: list[dict]) -> dict[str, Tensor]:
-        return dict(self.pad([{k: v for k, v in feature.items() if k != "length"} for feature in features]))
+        names = features[0].keys()
+        batch = dict(self.pad([{name: row[name] for name in INPUTS if name in names} for row in features]))
+        for name in (name for name in (*TARGETS, *self.also) if name in names):
+            values = [row[name] for row in features]
+            batch[name] = _padded(values, PADDED[name]) if isinstance(values[0], list) else torch.tensor(values)
+        return batch
+
+
+def _padded(values: list[list], filler: float) -> Tensor:
+    longest = max(len(row) for row in values)
+    return torch.tensor([[*row, *[filler] * (longest - len(row))] for row in values])
 
 
 def arguments(scratch: str, *, numerics: Numerics, steps: int, batch_size: int, learning_rate: float, **options):
@@ -108,8 +126,8 @@ def arguments(scratch: str, *, numerics: Numerics, steps: int, batch_size: int, 
     return made
 
 
-def steps_of(rows: int, epochs: int, batch_size: int) -> int:
-    return epochs * math.ceil(rows / batch_size)
+def steps_of(rows: int, epochs: int, batch_size: int, accumulation: int = 1) -> int:
+    return epochs * math.ceil(math.ceil(rows / batch_size) / accumulation)
 
 
 def scratch_folder() -> tempfile.TemporaryDirectory:

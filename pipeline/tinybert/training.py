@@ -2,11 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import datasets
 import numpy as np
+import torch
 from torch import nn
+from torch.nn.functional import cross_entropy
+from transformers import EarlyStoppingCallback
 
 from pipeline.tinybert import models
 from pipeline.tinybert.rows import Row, write_csv, write_json
@@ -16,6 +20,36 @@ from pipeline.tinybert.tasks import Task
 from pipeline.tinybert.trainer import Collator, QuietTrainer, arguments, curve_of, scratch_folder, steps_of
 
 FOR_SCORING = Numerics(seed=0, precision="float32")
+
+
+class TaskTrainer(QuietTrainer):
+    """A Trainer of a task's model: whatever its head, evaluation gives class logits (sequences, P, C)."""
+
+    def __init__(self, *, task: Task, **rest):
+        super().__init__(**rest)
+        self.task = task
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        inputs = self._prepare_inputs(inputs)
+        targets = inputs.get("labels", inputs.get("start_positions"))
+        with torch.no_grad(), self.compute_loss_context_manager():
+            outputs = model(**inputs)
+        return outputs.get("loss"), self.task.class_logits(outputs), targets
+
+
+class WeightedTrainer(TaskTrainer):
+    """Fine-tunes with a weight for each class in the loss."""
+
+    def __init__(self, *, weights: list[float], **rest):
+        super().__init__(**rest)
+        self.weights = torch.tensor(weights, device=self.args.device)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        labels = inputs.pop("labels")
+        outputs = model(**inputs)
+        logits = self.task.class_logits(outputs).flatten(0, 1).float()
+        loss = cross_entropy(logits, labels.flatten(), self.weights)
+        return (loss, outputs) if return_outputs else loss
 
 
 @dataclass(frozen=True)
@@ -40,14 +74,31 @@ def encode(task: Task, rows: list[Row], tokenizer) -> datasets.Dataset:
     return datasets.Dataset.from_dict(columns)
 
 
+class Scored:
+    """Rows that a model is scored on, beside their encoded form."""
+
+    def __init__(self, task: Task, rows: list[Row], tokenizer):
+        self.task, self.rows, self.data = task, rows, encode(task, rows, tokenizer)
+
+    def predictions(self, logits: np.ndarray) -> list:
+        """One answer for each row from class logits (sequences, P, C), padded to the longest P."""
+        kept = [row[np.flatnonzero(mask)] for row, mask in zip(logits, self.data["kept"], strict=True)]
+        return self.task.predictions(kept, self.data, self.rows)
+
+    def score(self, logits: np.ndarray) -> dict[str, float]:
+        """Every metric; where answers need a threshold, at the best one for these rows."""
+        predictions = self.predictions(logits)
+        threshold = self.task.threshold(self.rows, predictions)
+        return self.task.score(self.rows, self.task.decided(predictions, threshold))
+
+
 def train_to_best_epoch(
     make_trainer: Callable[..., QuietTrainer],
     model: nn.Module,
     collator: Collator,
     task: Task,
     train: datasets.Dataset,
-    validation: datasets.Dataset,
-    validation_rows: list[Row],
+    validation: Scored,
     settings,
     numerics: Numerics,
     learning_rate: float,
@@ -55,9 +106,9 @@ def train_to_best_epoch(
     """Train ``model`` in place and leave it as it was after the epoch with the best ``task.metric`` on validation."""
 
     def score(prediction) -> dict[str, float]:
-        return task.score(validation_rows, task.predictions(prediction.predictions))
+        return {task.metric: validation.score(prediction.predictions)[task.metric]}
 
-    steps = steps_of(len(train), settings.epochs, settings.batch_size)
+    steps = steps_of(len(train), settings.epochs, settings.batch_size, settings.accumulation)
     with scratch_folder() as scratch:
         trainer = make_trainer(
             model=model,
@@ -68,6 +119,8 @@ def train_to_best_epoch(
                 batch_size=settings.batch_size,
                 learning_rate=learning_rate,
                 num_train_epochs=settings.epochs,
+                gradient_accumulation_steps=settings.accumulation,
+                gradient_checkpointing=settings.checkpointing,
                 warmup_steps=settings.warmup,
                 weight_decay=settings.weight_decay,
                 eval_strategy="epoch",
@@ -79,9 +132,11 @@ def train_to_best_epoch(
                 greater_is_better=True,
             ),
             train_dataset=train,
-            eval_dataset=validation,
+            eval_dataset=validation.data,
             data_collator=collator,
             compute_metrics=score,
+            task=task,
+            callbacks=[EarlyStoppingCallback(settings.patience)] if settings.patience else None,
         )
         trainer.train()
     best = max(
@@ -105,19 +160,22 @@ def fine_tune(
     numerics: Numerics,
     learning_rate: float,
     dropout: float | None = None,
+    weighted: bool = False,
 ) -> tuple[nn.Module, Result]:
-    """The encoder of ``folder`` with a new head, trained on labels, at its best epoch on validation."""
+    """The encoder of ``folder`` with a new head, trained on labels, at its best epoch on validation.
+
+    weighted: rare labels count as much as frequent ones.
+    """
     model = task.load_model(folder, numerics.seed)
     models.set_dropout(model, dropout)
-    train, validation = (encode(task, rows, tokenizer) for rows in (train_rows, validation_rows))
+    make_trainer = partial(WeightedTrainer, weights=task.class_weights(train_rows)) if weighted else TaskTrainer
     result = train_to_best_epoch(
-        QuietTrainer,
+        make_trainer,
         model,
         Collator(tokenizer),
         task,
-        train,
-        validation,
-        validation_rows,
+        encode(task, train_rows, tokenizer),
+        Scored(task, validation_rows, tokenizer),
         settings,
         numerics,
         learning_rate,
@@ -125,12 +183,28 @@ def fine_tune(
     return model, result
 
 
-def predict(model: nn.Module, tokenizer, task: Task, rows: list[Row]) -> np.ndarray:
-    """The logits of ``rows``, in their order, without gradient, in evaluation mode and in float32."""
+def predict(model: nn.Module, tokenizer, scored: Scored) -> np.ndarray:
+    """The class logits (sequences, P, C), in order, without gradient, in evaluation mode and in float32."""
     with scratch_folder() as scratch:
         options = arguments(scratch, numerics=FOR_SCORING, steps=1, batch_size=1, learning_rate=1.0)
-        trainer = QuietTrainer(model=model, args=options, data_collator=Collator(tokenizer))
-        return trainer.predict(encode(task, rows, tokenizer)).predictions
+        trainer = TaskTrainer(model=model, args=options, data_collator=Collator(tokenizer), task=scored.task)
+        return trainer.predict(scored.data).predictions
+
+
+def score_as_it_is(model: nn.Module, scored: Scored, tokenizer) -> Result:
+    """What a training run would report of ``model``, which needs none."""
+    score = scored.score(predict(model, tokenizer, scored))[scored.task.metric]
+    return Result(score=score, epoch=0, columns=["step", "epoch", "loss"], curve=[])
+
+
+def answering(task: Task, model: nn.Module, tokenizer) -> Callable[[list[Row]], list]:
+    """A function from rows to what ``model`` answers to each."""
+
+    def answers(rows: list[Row]) -> list:
+        scored = Scored(task, rows, tokenizer)
+        return scored.predictions(predict(model, tokenizer, scored))
+
+    return answers
 
 
 def write_result(metrics: Path, task: Task, result: Result, **more) -> None:

@@ -12,23 +12,28 @@ from pipeline.tinybert.rows import Row
 from pipeline.tinybert.tasks import Task
 
 
-def rows(name: str) -> list[Row]:
+def rows(task: Task, name: str) -> list[Row]:
     """Without labels: the teacher's outputs are the only targets."""
     paths = Path("data", name, "augmented", "rows.jsonl"), Path("data", name, "unlabelled", "rows.jsonl")
     return [
-        {key: value for key, value in row.items() if key != "label"}
+        {key: value for key, value in row.items() if key not in task.targets}
         for row in chain.from_iterable(rows_on_disk.read(path) for path in paths)
     ]
 
 
 def encode(task: Task, transfer_rows: list[Row], tokenizer) -> datasets.Dataset:
-    """Model inputs, ``length`` and ``row``, the number that leads to a row's teacher logits."""
+    """Model inputs, ``length``, ``kept`` and ``number``, which leads to a sequence's teacher logits."""
     data = training.encode(task, transfer_rows, tokenizer)
-    return data.add_column("row", np.arange(len(data)))
+    return data.add_column("number", np.arange(len(data)))
+
+
+def counts(data: datasets.Dataset) -> list[int]:
+    """How many rows of class logits count in each sequence."""
+    return [sum(kept) for kept in data["kept"]]
 
 
 def sample(data: datasets.Dataset, count: int | None, seed: int) -> datasets.Dataset:
-    """``count`` rows drawn without replacement; all, where it is None or more than there are."""
+    """``count`` sequences drawn without replacement; all, where it is None or more than there are."""
     if count is None or count >= len(data):
         return data
     return data.select(np.sort(np.random.default_rng(seed).permutation(len(data))[:count]))

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.tinybert import augmentation
-from pipeline.tinybert.augmentation import Augmenter, in_the_case_of, nearest_words, splice
+from pipeline.tinybert.augmentation import Augmenter, in_the_case_of, nearest_words
 from pipeline.tinybert.settings import Augment
+from pipeline.tinybert.tasks.task import spliced
 
 ROWS = [{"id": f"train-{n}", "text": text, "label": label} for n, (text, label) in enumerate(tiny.sentences(24, 5))]
 LONG = " ".join(tiny.NOUNS * 12)  # 120 word-pieces, where the tiny model takes 64
@@ -38,7 +39,15 @@ VECTORS = vectors_of([*tiny.WORDS, *tiny.RARE.split()])
 
 
 def augmenter(model=MODEL, vectors=VECTORS, tokenizer=None, task=None, **changes) -> Augmenter:
-    values = {"seed": 1, "variants": 5, "candidates": 4, "probability": 0.4, "masked_at_once": 3, "batch_size": 5}
+    values = {
+        "seed": 1,
+        "variants": 5,
+        "candidates": 4,
+        "probability": 0.4,
+        "masked_at_once": 3,
+        "batch_size": 5,
+        "entities": False,
+    }
     task = task or tiny.task(["negative", "positive"])
     return Augmenter(task, model, tokenizer or tiny.tokenizer(), vectors, Augment(**{**values, **changes}))
 
@@ -235,7 +244,7 @@ def test_splicing_undone_gives_the_text_back(text, cuts):
     bounds = sorted({min(place, len(text)) for start, end, _ in cuts for place in (start, end)})
     spans = list(zip(bounds[::2], bounds[1::2], strict=False))
     cut = [(start, end, f"<{number}>") for number, (start, end) in enumerate(spans)]
-    made = splice(text.replace("<", "("), cut)
+    made = spliced(text.replace("<", "("), cut)
     for start, end, mark in cut:
         made = made.replace(mark, text.replace("<", "(")[start:end], 1)
     assert made == text.replace("<", "(")
@@ -255,18 +264,19 @@ def test_variants_are_new_and_come_after_the_original(text):
     assert [made["variant"] for made in variants] == sorted({made["variant"] for made in variants})
 
 
-def test_no_variants_asked_for_give_the_originals():
+def test_no_variants_asked_for_give_the_originals_and_ask_no_model(forwards):
     assert list(augmenter(variants=0)(ROWS)) == [{**row, "variant": 0} for row in ROWS]
+    assert forwards == []
 
 
 class Pair:
     """A task of two texts, of the second of which only the first four characters may change."""
 
     def replaceable(self, row):
-        return {"first": [(0, len(row["first"]))], "second": [(0, 4)]}
+        return {"first": (row["first"], [(0, len(row["first"]))]), "second": (row["second"], [(0, 4)])}
 
-    def replaced(self, row, field, text):
-        return {**row, field: text}
+    def replaced(self, row, field, edits):
+        return {**row, field: spliced(row[field], edits)}
 
 
 def test_a_variant_of_a_pair_changes_one_text_of_one_copy():

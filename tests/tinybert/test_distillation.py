@@ -11,12 +11,14 @@ from torch import nn
 from transformers import BertForSequenceClassification, BertModel
 
 from pipeline import distill_intermediate
-from pipeline.tinybert import distillation, models, rows, tasks, transfer
+from pipeline.tinybert import distillation, models, rows, tasks, training, transfer
 from pipeline.tinybert.distillation import Imitation, fill_logits, imitate, intermediate_losses, states_and_scores
+from pipeline.tinybert.logits import Logits
 from pipeline.tinybert.losses import soft_cross_entropy
 from pipeline.tinybert.settings import DistillIntermediate, DistillPrediction
 from pipeline.tinybert.stage import UserError
 
+TASK = tiny.task(["negative", "positive"])
 LAYER_MAPS = ["uniform", "first", "last", [4, 1]]
 WEIGHTS = [(1, 1, 1), (0.5, 2, 0.25), (1, 0, 0), (0, 1, 0), (0, 0, 1)]
 TEXTS = [" ".join(["good film", "the plot was dull"][row % 2] for _ in range(1 + row % 4)) for row in range(10)]
@@ -40,7 +42,8 @@ def intermediate(**changes) -> DistillIntermediate:
 
 def prediction(**changes) -> DistillPrediction:
     recipe = {"epochs": 2, "batch_size": 4, "learning_rate": 1e-3, "warmup": 0.1, "weight_decay": 0.01}
-    return DistillPrediction.model_validate({**recipe, "dropout": None, "temperature": 1.0, **changes})
+    more = {"patience": None, "accumulation": 1, "checkpointing": False}
+    return DistillPrediction.model_validate({**recipe, **more, "dropout": None, "temperature": 1.0, **changes})
 
 
 def make_student(**shape) -> BertModel:
@@ -71,13 +74,14 @@ def plain_logits(teacher) -> np.ndarray:
         return np.concatenate([teacher(**tokenizer(text, return_tensors="pt")).logits.numpy() for text in TEXTS])
 
 
-def no_logits(rows: int = len(TEXTS)) -> np.ndarray:
-    return np.full((rows, 2), np.nan, dtype=np.float32)
+def no_logits() -> Logits:
+    return Logits.unknown([1] * len(TEXTS), 2)
 
 
 def run(student, teacher, data, recipe=None, logits=None, seed=1, precision="float32"):
     recipe, numerics = recipe or intermediate(), tiny.numerics(seed, precision)
-    return imitate(student, teacher, data, tiny.tokenizer(), recipe, numerics, "distill_intermediate", logits)
+    keep = logits and distillation.keep_logits(TASK, logits)
+    return imitate(student, teacher, data, tiny.tokenizer(), recipe, numerics, "distill_intermediate", keep)
 
 
 # The losses, against an implementation that knows nothing of this project's ----------------------------------------
@@ -179,25 +183,25 @@ def test_dropout_of_the_teacher_is_not_applied(in_empty_folder, data):
     first, second = no_logits(), no_logits()
     run(make_student(), teacher.train(), data, logits=first, seed=1)
     run(make_student(), teacher.train(), data, logits=second, seed=2)
-    np.testing.assert_allclose(first, expected, atol=1e-5)
-    np.testing.assert_allclose(second, expected, atol=1e-5)
+    np.testing.assert_allclose(first.values, expected, atol=1e-5)
+    np.testing.assert_allclose(second.values, expected, atol=1e-5)
 
 
 def test_the_teacher_s_logits_fall_out_of_the_training(in_empty_folder, data):
     teacher, logits = make_teacher(), no_logits()
     run(make_student(), teacher, data, logits=logits)
-    np.testing.assert_allclose(logits, plain_logits(teacher), atol=1e-5)
+    np.testing.assert_allclose(logits.values, plain_logits(teacher), atol=1e-5)
 
 
 @pytest.mark.parametrize("already", [[], [0, 7, 9], range(10)])
 def test_rows_without_logits_are_filled_and_the_others_left(data, already):
     teacher, logits = make_teacher(dropout=0.5), no_logits()
-    logits[list(already)] = 100 + np.arange(10)[list(already), None]
-    kept = logits.copy()
-    fill_logits(teacher, data, tiny.tokenizer(), logits, tiny.numerics())
+    logits.values[list(already)] = 100 + np.arange(10)[list(already), None]
+    kept = logits.values.copy()
+    fill_logits(teacher, TASK, data, tiny.tokenizer(), logits, tiny.numerics())
     new = sorted(set(range(10)) - set(already))
-    np.testing.assert_array_equal(logits[list(already)], kept[list(already)])
-    np.testing.assert_allclose(logits[new], plain_logits(teacher)[new], atol=1e-5)
+    np.testing.assert_array_equal(logits.values[list(already)], kept[list(already)])
+    np.testing.assert_allclose(logits.values[new], plain_logits(teacher)[new], atol=1e-5)
 
 
 def test_training_on_some_rows_gives_these_their_logits_and_the_rest_is_filled(in_empty_folder, data):
@@ -205,9 +209,9 @@ def test_training_on_some_rows_gives_these_their_logits_and_the_rest_is_filled(i
     part = transfer.sample(data, 6, seed=1)
     assert len(part) == 6
     run(make_student(), teacher, part, logits=logits)
-    assert sorted(np.flatnonzero(~np.isnan(logits).any(axis=1))) == sorted(part["row"])
-    fill_logits(teacher, data, tiny.tokenizer(), logits, tiny.numerics())
-    np.testing.assert_allclose(logits, plain_logits(teacher), atol=1e-5)
+    assert sorted(set(range(10)) - set(logits.missing())) == sorted(part["number"])
+    fill_logits(teacher, TASK, data, tiny.tokenizer(), logits, tiny.numerics())
+    np.testing.assert_allclose(logits.values, plain_logits(teacher), atol=1e-5)
 
 
 @pytest.mark.parametrize(("batch_size", "epochs", "steps"), [(4, 1, 3), (4, 2, 6), (64, 1, 1)])
@@ -278,7 +282,7 @@ def stage(in_empty_folder, task, teacher_of_the_stage):
         tiny.write_params(Path("params.yaml"), **{f"distill_intermediate.{key}": v for key, v in changes.items()})
         distill_intermediate.main("tiny")
         student = BertForSequenceClassification.from_pretrained("models/tiny/intermediate")
-        return student, np.load("data/tiny/teacher_logits/logits.npy")
+        return student, Logits.load("data/tiny/teacher_logits").values
 
     return run_stage
 
@@ -360,7 +364,9 @@ def targets() -> np.ndarray:
 
 def learn(student, task, data, logits, seed=1, precision="float32", **changes):
     recipe, numerics = prediction(**changes), tiny.numerics(seed, precision)
-    return distillation.learn_logits(student, tiny.tokenizer(), task, data, logits, VALIDATION, recipe, numerics)
+    tokenizer, teacher_logits = tiny.tokenizer(), Logits(logits, np.arange(len(logits) + 1))
+    validation = training.Scored(task, VALIDATION, tokenizer)
+    return distillation.learn_logits(student, tokenizer, task, data, teacher_logits, validation, recipe, numerics)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
@@ -436,12 +442,12 @@ def test_both_stages_compute_in_the_precision_set_and_keep_float32_weights(
 ):
     student, teacher, logits = classifier(), make_teacher(), no_logits()
     run(student.base_model, teacher, data, logits=logits, precision=precision)
-    fill_logits(teacher, data, tiny.tokenizer(), no_logits(), tiny.numerics(precision=precision))
+    fill_logits(teacher, TASK, data, tiny.tokenizer(), no_logits(), tiny.numerics(precision=precision))
     assert products == {getattr(torch, precision)}
-    learn(student, task, data, logits, precision=precision)
+    learn(student, task, data, logits.values, precision=precision)
     assert products == {getattr(torch, precision), torch.float32}  # the latter on validation
     assert {parameter.dtype for parameter in student.parameters()} == {torch.float32}
-    np.testing.assert_allclose(logits, plain_logits(teacher), atol=0.05)
+    np.testing.assert_allclose(logits.values, plain_logits(teacher), atol=0.05)
 
 
 def test_bfloat16_learns_what_float32_learns(in_empty_folder, task, data):

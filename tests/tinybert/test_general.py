@@ -114,7 +114,7 @@ def test_a_checkpoint_of_another_family_stops_with_the_setting(in_empty_folder):
     DistilBertModel(DistilBertConfig(vocab_size=50, dim=8, n_layers=1, n_heads=2, hidden_dim=8)).save_pretrained(
         "checkpoint"
     )
-    with pytest.raises(UserError, match=r"^general_student\.checkpoint: .*'distilbert': expected one of bert"):
+    with pytest.raises(UserError, match=r"^general_student\.checkpoint: .*'distilbert', but the encoder's is 'bert'"):
         general.from_checkpoint(wanted("checkpoint"))
 
 

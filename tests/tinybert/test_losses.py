@@ -5,7 +5,14 @@ import torch
 from torch import tensor
 from torch.nn.functional import pad
 
-from pipeline.tinybert.losses import attention_loss, hidden_loss, soft_cross_entropy
+from pipeline.tinybert.losses import (
+    attention_loss,
+    hidden_loss,
+    mean_squared_error,
+    soft_binary_cross_entropy,
+    soft_cross_entropy,
+    span_cross_entropy,
+)
 
 # Two sequences of two positions, the second one's last position padded.
 MASK = tensor([[1, 1], [1, 0]])
@@ -60,6 +67,47 @@ def test_soft_cross_entropy_has_no_gradient_for_the_teacher_s_own_logits():
     student = logits.clone().requires_grad_()
     soft_cross_entropy(student, logits, torch.ones(3), 2.0).backward()
     torch.testing.assert_close(student.grad, torch.zeros(3, 4), atol=1e-7, rtol=0)
+
+
+def test_binary_cross_entropy_is_that_computed_by_hand():
+    student, teacher = torch.tensor([[[0.0, 2.0]], [[1.0, 5.0]]]), torch.tensor([[[4.0, -2.0]], [[0.0, 0.0]]])
+    q, p = torch.sigmoid(student[0, 0] / 2), torch.sigmoid(teacher[0, 0] / 2)
+    expected = -(p * q.log() + (1 - p) * (1 - q).log()).sum()  # the second row does not count
+    mask = torch.tensor([[True], [False]])
+    torch.testing.assert_close(soft_binary_cross_entropy(student, teacher, mask, 2.0), expected)
+
+
+def test_the_span_loss_is_a_cross_entropy_over_the_kept_positions_for_start_and_for_end():
+    draw = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(2, 5, 2, generator=draw) for _ in range(2))
+    mask = torch.tensor([[True, False, True, True, False], [True, True, False, False, False]])
+    rows = []
+    for row, kept in enumerate(mask):
+        for side in range(2):
+            target = (teacher[row, kept, side] / 3).softmax(-1)
+            rows.append(-(target * (student[row, kept, side] / 3).log_softmax(-1)).sum())
+    torch.testing.assert_close(span_cross_entropy(student, teacher, mask, 3.0), sum(rows) / 4)
+
+
+def test_squares_are_those_of_the_rows_that_count():
+    student, teacher = torch.tensor([[[1.0]], [[2.0]], [[9.0]]]), torch.tensor([[[3.0]], [[2.5]], [[0.0]]])
+    mask = torch.tensor([[True], [True], [False]])
+    assert mean_squared_error(student, teacher, mask).item() == pytest.approx((4 + 0.25) / 2)
+
+
+@pytest.mark.parametrize(
+    "loss", [soft_cross_entropy, soft_binary_cross_entropy, span_cross_entropy, mean_squared_error]
+)
+def test_padding_changes_no_loss_of_class_logits_and_has_no_gradient(loss):
+    draw = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(2, 4, 2, generator=draw) for _ in range(2))
+    mask = torch.tensor([[True, True, False, True], [True, False, True, False]])
+    alone = loss(student, teacher, mask)
+    longer = pad(student, (0, 0, 0, 3), value=50.0).requires_grad_()
+    value = loss(longer, pad(teacher, (0, 0, 0, 3), value=-50.0), pad(mask, (0, 3)))
+    torch.testing.assert_close(value, alone)
+    value.backward()
+    assert not longer.grad[~pad(mask, (0, 3))].any() and longer.grad[:, :4][mask].any()
 
 
 def states(positions: int):

@@ -1,7 +1,7 @@
 import pytest
 import tiny
 import torch
-from transformers import AutoModel, BertModel, BertTokenizerFast
+from transformers import AutoModel, BertModel, BertTokenizerFast, GPT2Config
 
 from pipeline.tinybert import models
 from pipeline.tinybert.stage import UserError
@@ -96,11 +96,11 @@ def test_a_checkpoint_that_wants_its_own_code_is_refused(tmp_path):
 
 
 def test_another_model_family_is_an_error_that_names_the_setting():
-    model = BertModel(tiny.config(layers=1))
-    models.check_family(model, "encoder.checkpoint")
-    model.config.model_type = "gpt2"
-    with pytest.raises(UserError, match=r"^encoder\.checkpoint: .*'gpt2': expected one of bert"):
-        models.check_family(model, "encoder.checkpoint")
+    models.check_family(tiny.config(layers=1), "encoder.checkpoint")
+    with pytest.raises(
+        UserError, match=r"^encoder\.checkpoint: .*'gpt2': expected one of bert, roberta, electra, distilbert"
+    ):
+        models.check_family(GPT2Config(), "encoder.checkpoint")
 
 
 @pytest.mark.parametrize("saved", [torch.float16, torch.bfloat16])

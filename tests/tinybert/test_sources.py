@@ -19,7 +19,9 @@ ROWS = [("good film", "1"), ("bad plot", "0"), ("so so", "1")]
 
 
 def records(location, split=None, **more) -> list[tuple[str, dict]]:
-    return list(sources.records(Source(location=str(location), **more), split, "tasks.tiny.source"))
+    source = Source(location=str(location), **more)
+    columns = [source.text or "text", *([source.label] if source.label else [])]
+    return list(sources.records(source, split, columns, "tasks.tiny.source"))
 
 
 def write(path, content: str | bytes):
@@ -53,7 +55,7 @@ def offline(tmp_path, monkeypatch):
 def test_a_file_of_a_package_is_found_without_importing_it(package):
     assert sources.local_path("package:broken_corpus/data/rows.csv", "key") == package / "data" / "rows.csv"
     assert sources.local_path("package:broken_corpus", "key") == package
-    assert records("package:broken_corpus/data/rows.csv") == [("rows.csv, row 1", {"text": "good film", "label": "1"})]
+    assert records("package:broken_corpus/data/rows.csv") == [("rows.csv, line 2", {"text": "good film", "label": "1"})]
 
 
 def test_a_path_is_taken_from_the_working_folder(in_empty_folder):
@@ -117,12 +119,21 @@ def table(request, tmp_path):
 
 def test_rows_are_read_from_every_kind_of_file(table):
     assert records(table, label="label") == [
-        (f"{table.name}, row {number}", {"text": text, "label": label}) for number, (text, label) in enumerate(ROWS, 1)
+        (f"{table.name}, {place(table, number)}", {"text": text, "label": label})
+        for number, (text, label) in enumerate(ROWS, 1)
     ]
 
 
+def place(table, number: int) -> str:
+    """Where the record of this number stands: the line in files of lines, after the header."""
+    kind = table.suffix.lower()
+    return f"row {number}" if kind in (".json", ".parquet") else f"line {number + (kind in ('.csv', '.tsv'))}"
+
+
 def test_where_chooses_rows_which_keep_their_numbers(table):
-    assert [where for where, _ in records(table, where={"label": 1})] == [f"{table.name}, row {n}" for n in (1, 3)]
+    assert [where for where, _ in records(table, where={"label": 1})] == [
+        f"{table.name}, {place(table, number)}" for number in (1, 3)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -186,7 +197,7 @@ def test_integers_of_a_parquet_file_stay_integers_beside_a_missing_one(tmp_path)
         ("rows.csv", "text,label\na,1\nb, c,0\n", "line 3: 3 fields, the header has 2"),
         ("rows.csv", 'text,label\n"a,1\nb,0\n', "line 3: unexpected end of data"),
         ("rows.csv", 'text,label\n"a" b,1\n', "line 2: "),
-        ("rows.csv", "text,label\ncafé,1\n".encode("latin-1"), "cannot be read as csv: 'utf-8' codec can't decode"),
+        ("rows.csv", "text,label\ncafé,1\n".encode("latin-1"), "cannot be read as csv: line 2: not UTF-8 (byte 0xe9)"),
         ("rows.csv", "", "has no column 'text'"),
         ("rows.csv", "text,label\n", "has no row"),
         ("rows.parquet", "text", "cannot be read as parquet"),
@@ -196,6 +207,64 @@ def test_a_bad_file_is_named_with_its_setting_and_line(tmp_path, name, content, 
     with pytest.raises(UserError, match=f"^tasks.tiny.source: .*{name}") as raised:
         records(write(tmp_path / name, content))
     assert expected in str(raised.value)
+
+
+def of(path, columns, **more) -> list[tuple[str, dict]]:
+    return list(sources.records(Source(location=str(path), **more), None, columns, "tasks.tiny.source"))
+
+
+@pytest.mark.parametrize(("delimiter", "setting"), [("\t", "\t"), ("\t", None), (" ", None), ("   ", None), ("|", "|")])
+@pytest.mark.parametrize("name", ["rows.conll", "rows.bio", "rows.iob"])
+def test_conll_files_give_a_record_for_each_sentence(tmp_path, delimiter, setting, name):
+    lines = ["-DOCSTART-  O", "", "EU NNP B-ORG", "rejects VBZ O", "", "", "Peter NNP B-PER", ""]
+    path = write(tmp_path / name, "\r\n".join(lines).replace(" ", delimiter))
+    assert of(path, [1, 3], delimiter=setting) == [
+        (f"{name}, sentence at line 3", {1: ["EU", "rejects"], 2: ["NNP", "VBZ"], 3: ["B-ORG", "O"]}),
+        (f"{name}, sentence at line 7", {1: ["Peter"], 2: ["NNP"], 3: ["B-PER"]}),
+    ]
+
+
+def test_a_conll_line_with_other_columns_is_named(tmp_path):
+    path = write(tmp_path / "rows.conll", "EU B-ORG\nrejects\n")
+    with pytest.raises(UserError, match=r"line 2: 1 columns, the lines before have 2: 'rejects'"):
+        of(path, [1, 2])
+    with pytest.raises(UserError, match=r"rows.conll has no column '4' \(it has: 1, 2\)"):
+        of(write(tmp_path / "rows.conll", "EU B-ORG\n"), [1, 4])
+
+
+def squad_file(**question) -> str:
+    asked = {"id": "q1", "question": "who?", "answers": [{"text": "Smith", "answer_start": 3}], **question}
+    paragraphs = [{"context": "By Smith", "qas": [asked]}]
+    return json.dumps({"version": "v2.0", "data": [{"title": "Films", "paragraphs": paragraphs}]})
+
+
+def test_squad_files_give_a_record_for_each_question(tmp_path):
+    answers = [{"text": "Smith", "answer_start": 3}]
+    path = write(tmp_path / "squad.json", squad_file())
+    assert of(path, ["question"]) == [
+        (
+            "squad.json, question q1",
+            {"id": "q1", "title": "Films", "context": "By Smith", "question": "who?", "answers": answers},
+        )
+    ]
+    write(path, squad_file(is_impossible=True, plausible_answers=answers))
+    assert of(path, ["question"])[0][1]["answers"] == []
+
+
+def test_a_file_that_is_nearly_squad_s_is_named(tmp_path):
+    path = write(tmp_path / "squad.json", json.dumps({"data": [{"paragraphs": [{"context": "By Smith"}]}]}))
+    with pytest.raises(UserError, match=r"squad.json cannot be read as json: not in SQuAD's form .*'qas'"):
+        of(path, ["question"])
+
+
+def test_a_field_of_a_million_characters_is_read_whole(tmp_path):
+    path = write(tmp_path / "rows.csv", 'text,label\n"' + "film " * 200_000 + '",1\n')
+    assert len(records(path)[0][1]["text"]) == 1_000_000
+
+
+def test_a_column_that_stands_twice_is_named(tmp_path):
+    with pytest.raises(UserError, match="the column 'text' stands twice in the header"):
+        records(write(tmp_path / "rows.csv", "text,label,text\na,1,b\n"))
 
 
 def test_splits_are_files_of_the_folder(tmp_path):

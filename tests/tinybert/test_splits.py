@@ -2,15 +2,16 @@ import json
 from collections import Counter
 
 import pytest
+import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.tinybert import splits
-from pipeline.tinybert.settings import Source
-from pipeline.tinybert.settings import Task as TaskSettings
+from pipeline.tinybert.settings import Source, Text
 from pipeline.tinybert.stage import UserError
 
 KEY = "tasks.tiny.source"
+TASK = tiny.task([])
 
 
 def rows_of(labels: list[str], split: str = "train", start: int = 0) -> list[dict]:
@@ -32,19 +33,7 @@ def read(folder, content, **source) -> splits.Parts:
     for name, records in files.items():
         (folder / name).write_text("".join(json.dumps(record) + "\n" for record in records))
     location = folder if isinstance(content, dict) else folder / "rows.jsonl"
-    task = TaskSettings.model_validate(
-        {
-            "kind": "text_classification",
-            "source": {"location": str(location), "label": "label", **source},
-            "unlabelled": None,
-            "metric": "accuracy",
-            "max_length": 32,
-            **dict.fromkeys(name for name in TaskSettings.model_fields if name.startswith(("fine", "dist", "gen"))),
-            "augment": None,
-            "evaluate": None,
-        }
-    )
-    return splits.read(task, KEY)
+    return splits.read(TASK, Source(location=str(location), **source), KEY)
 
 
 # Reading.
@@ -61,7 +50,7 @@ def test_the_splits_that_a_source_has_are_kept(tmp_path):
     files = {"a.jsonl": balanced(8), "b.jsonl": rows_of(["class 0", "class 1"], start=20)}
     parts = read(tmp_path, files, splits={"train": "a.jsonl", "test": "b.jsonl"})
     assert [row["id"] for row in parts["test"]] == ["test-0", "test-1"]
-    complete = splits.complete(parts, test=0.5, validation=0.25, seed=1, key=KEY)
+    complete = splits.complete(TASK, parts, test=0.5, validation=0.25, seed=1, key=KEY)
     assert complete["test"] == parts["test"]
     assert {name: len(part) for name, part in complete.items()} == {"train": 6, "validation": 2, "test": 2}
 
@@ -74,13 +63,13 @@ def test_splits_without_one_for_training_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("record", "expected"),
     [
-        ({"text": "", "label": 1}, "rows.jsonl, row 2: column 'text': empty text"),
-        ({"text": " \n", "label": 1}, "rows.jsonl, row 2: column 'text': empty text"),
-        ({"label": 1}, "rows.jsonl, row 2: column 'text': empty text"),
-        ({"text": "film"}, "rows.jsonl, row 2: column 'label': no label"),
-        ({"text": "film", "label": None}, "rows.jsonl, row 2: column 'label': no label"),
-        ({"text": "film", "label": " "}, "rows.jsonl, row 2: column 'label': no label"),
-        ({"text": "film", "label": 2}, f"rows.jsonl, row 2: label '2' is not in {KEY}.labels (0, 1)"),
+        ({"text": "", "label": 1}, f"{KEY}: rows.jsonl, line 2: column 'text': empty text"),
+        ({"text": " \n", "label": 1}, f"{KEY}: rows.jsonl, line 2: column 'text': empty text"),
+        ({"label": 1}, f"{KEY}: rows.jsonl, line 2: column 'text': empty text"),
+        ({"text": "film"}, f"{KEY}: rows.jsonl, line 2: column 'label': no label"),
+        ({"text": "film", "label": None}, f"{KEY}: rows.jsonl, line 2: column 'label': no label"),
+        ({"text": "film", "label": " "}, f"{KEY}: rows.jsonl, line 2: column 'label': no label"),
+        ({"text": "film", "label": 2}, f"{KEY}: rows.jsonl, line 2: label '2' is not in the source's `labels` (0, 1)"),
     ],
 )
 def test_a_bad_row_is_named_with_its_file(tmp_path, record, expected):
@@ -99,20 +88,22 @@ def part(*rows: tuple[str, str], split: str) -> list[dict]:
 
 def test_duplicates_are_dropped_and_counted(capsys):
     parts = {
-        "train": part(("a", "x"), ("b", "x"), ("a", "y"), ("c", "x"), ("d", "y"), ("a", "x"), split="train"),
+        "train": part(
+            ("a", "x"), ("b", "x"), ("a", "y"), ("c", "x"), ("d", "y"), ("a", "x"), ("f", "y"), split="train"
+        ),
         "validation": part(("c", "x"), ("e", "y"), split="validation"),
         "test": part(("d", "x"), ("c", "y"), ("d", "x"), split="test"),
     }
-    kept = splits.without_duplicates(parts)
+    kept = splits.without_duplicates(TASK, parts, {"hard": part(("f", "x"), split="hard")})
     assert {name: texts(rows) for name, rows in kept.items()} == {
         "train": ["a", "b"],
         "validation": ["e"],
-        "test": ["d", "c"],
+        "test": ["d", "c", "d"],
     }
     assert list(kept) == ["train", "validation", "test"]
     assert kept["train"][0]["label"] == "x"
     assert sorted(capsys.readouterr().out.splitlines()) == [
-        "test: 1 rows dropped whose text comes before",
+        "train: 1 rows dropped whose text stands in hard",
         "train: 2 rows dropped whose text comes before",
         "train: 2 rows dropped whose text stands in test",
         "validation: 1 rows dropped whose text stands in test",
@@ -124,11 +115,13 @@ named = st.lists(st.tuples(st.sampled_from("abcdefgh"), st.sampled_from("xy")))
 
 @settings(deadline=None)
 @given(named, named, named)
-def test_no_text_stands_twice_and_none_is_lost(train, validation, test):
+def test_no_text_of_training_stands_twice_or_is_tested_and_none_is_lost(train, validation, test):
     given_parts = {"train": train, "validation": validation, "test": test}
     parts = {name: part(*rows, split=name) for name, rows in given_parts.items()}
-    kept = [row["text"] for rows in splits.without_duplicates(parts).values() for row in rows]
-    assert sorted(kept) == sorted({text for rows in given_parts.values() for text, _ in rows})
+    kept = splits.without_duplicates(TASK, parts, {})
+    assert kept["test"] == parts["test"]
+    seen = [*texts(kept["train"]), *texts(kept["validation"]), *set(texts(kept["test"]))]
+    assert sorted(seen) == sorted({text for rows in given_parts.values() for text, _ in rows})
 
 
 # Splitting.
@@ -138,7 +131,7 @@ def test_no_text_stands_twice_and_none_is_lost(train, validation, test):
 @given(st.lists(st.integers(15, 60), min_size=2, max_size=4), st.sampled_from([0.1, 0.2, 0.3]), st.integers(0, 99))
 def test_each_class_has_its_share_of_every_split(counts, test, seed):
     labels = [f"class {number}" for number, count in enumerate(counts) for _ in range(count)]
-    parts = splits.complete({"train": rows_of(labels)}, test, 0.2, seed, KEY)
+    parts = splits.complete(TASK, {"train": rows_of(labels)}, test, 0.2, seed, KEY)
     assert {name: len(rows) for name, rows in parts.items()} == {
         "train": len(labels) - round(test * len(labels)) - round(0.2 * len(labels)),
         "validation": round(0.2 * len(labels)),
@@ -152,13 +145,13 @@ def test_each_class_has_its_share_of_every_split(counts, test, seed):
 
 
 def test_the_split_is_fixed_by_its_seed():
-    one, again, other = (splits.complete({"train": balanced(60)}, 0.2, 0.1, seed, KEY) for seed in (1, 1, 2))
+    one, again, other = (splits.complete(TASK, {"train": balanced(60)}, 0.2, 0.1, seed, KEY) for seed in (1, 1, 2))
     assert one == again
     assert one["test"] != other["test"] and one["validation"] != other["validation"]
 
 
 def test_rows_keep_the_order_of_the_source():
-    for rows in splits.complete({"train": balanced(60)}, 0.2, 0.1, 1, KEY).values():
+    for rows in splits.complete(TASK, {"train": balanced(60)}, 0.2, 0.1, 1, KEY).values():
         numbers = [int(row["id"].removeprefix("train-")) for row in rows]
         assert numbers == sorted(numbers)
 
@@ -166,7 +159,6 @@ def test_rows_keep_the_order_of_the_source():
 @pytest.mark.parametrize(
     ("labels", "test", "validation", "expected"),
     [
-        ("x" * 9, 0.2, 0.2, "all 9 rows have the label 'x': expected two classes or more"),
         ("", 0.2, 0.2, "no row is left for train"),
         ("xy" * 4, 0.1, 0.2, "8 rows, 4 of them 'x': too few to split off 1 rows for test.* change prepare.test"),
         ("xy" * 10, 0.2, 0.05, "too few to split off 1 rows for validation .* bring more rows or change prepare.vali"),
@@ -178,45 +170,68 @@ def test_rows_keep_the_order_of_the_source():
 )
 def test_rows_that_cannot_be_split_are_refused_with_what_to_change(labels, test, validation, expected):
     with pytest.raises(UserError, match=expected):
-        splits.complete({"train": rows_of(list(labels))}, test, validation, 1, KEY)
+        splits.complete(TASK, {"train": rows_of(list(labels))}, test, validation, 1, KEY)
 
 
 # Labels.
 
 
-@pytest.mark.parametrize(
-    ("named", "expected"),
-    [
-        (None, ["bad", "good"]),
-        ({"good": 1, "bad": 0}, ["good", "bad"]),
-        ({"bad": 0, "odd": 2, "good": 1}, ["bad", "good"]),
-    ],
-)
-def test_labels_stand_in_the_order_of_the_settings_else_of_the_alphabet(named, expected):
-    parts = {"train": rows_of(["good", "bad"]), "test": rows_of(["bad"])}
-    assert splits.label_names(parts, Source(location="x", labels=named), KEY) == expected
-
-
 def test_a_label_that_training_never_shows_is_refused():
     parts = {"train": rows_of(["good", "bad"]), "test": rows_of(["bad", "odd"])}
     with pytest.raises(UserError, match=rf"^{KEY}: test has the label 'odd', which no row of train has \(bad, good\)"):
-        splits.label_names(parts, Source(location="x"), KEY)
+        splits.check_labels(TASK, parts, KEY)
 
 
-def test_labels_are_counted_in_order_of_their_names():
-    assert list(splits.label_counts(rows_of(["b", "a", "b"])).items()) == [("a", 1), ("b", 2)]
+# Groups.
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(1, 9), min_size=20, max_size=40), st.integers(0, 99))
+def test_a_group_stands_on_one_side_alone(sizes, seed):
+    groups = [f"film {number}" for number, size in enumerate(sizes) for _ in range(size)]
+    rows = [{**row, "group": group} for row, group in zip(balanced(len(groups)), groups, strict=True)]
+    parts = splits.complete(TASK, {"train": rows}, 0.2, 0.1, seed, KEY)
+    group_of = {row["id"]: row["group"] for row in rows}
+    sides = [{group_of[row["id"]] for row in part} for part in parts.values()]
+    assert sum(len(side) for side in sides) == len(sizes)
+    assert sum(len(part) for part in parts.values()) == len(rows)
+    assert all(sides) and not any("group" in row for part in parts.values() for row in part)
+
+
+def test_the_column_that_groups_rows_is_read(tmp_path):
+    parts = read(tmp_path, [{"text": "film", "label": 1, "title": 7}], group="title")
+    assert parts["train"] == [{"id": "train-0", "text": "film", "label": "1", "group": "7"}]
+
+
+def test_too_few_groups_are_refused():
+    rows = [{**row, "group": "one film"} for row in balanced(40)]
+    with pytest.raises(UserError, match="1 groups in 40 rows: too few to split off 8 rows for test"):
+        splits.complete(TASK, {"train": rows}, 0.2, 0.1, 1, KEY)
 
 
 # Unlabelled rows.
 
 
-def test_unlabelled_texts_that_stand_in_a_split_are_dropped_and_counted(capsys):
+def unlabelled(tmp_path, texts, parts):
+    (tmp_path / "text.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    wanted = tiny.task_settings().model_copy(
+        update={"unlabelled": Text(location=str(tmp_path / "text.jsonl"), limit=100)}
+    )
+    return splits.unlabelled(TASK, wanted, parts, 1, "tasks.tiny.unlabelled")
+
+
+def test_unlabelled_texts_that_stand_in_a_split_are_dropped_and_counted(tmp_path, capsys):
     parts = {name: part((name, "x"), split=name) for name in ("train", "validation", "test")}
-    rows = splits.unlabelled_rows(["one", "test", "train", "validation", "Test"], parts)
-    assert rows == [{"id": f"unlabelled-{n}", "text": text} for n, text in enumerate(["one", "Test"])]
+    rows = unlabelled(tmp_path, ["one", "test", "train", "validation", "Test"], parts)
+    assert [row["id"] for row in rows] == ["unlabelled-0", "unlabelled-1"]
+    assert {row["text"] for row in rows} == {"one", "Test"}
     assert capsys.readouterr().out.startswith("unlabelled: 3 texts dropped")
 
 
-def test_nothing_is_said_where_no_unlabelled_text_is_dropped(capsys):
-    assert len(splits.unlabelled_rows(["one", "two"], {"train": rows_of(["x"])})) == 2
+def test_nothing_is_said_where_no_unlabelled_text_is_dropped(tmp_path, capsys):
+    assert len(unlabelled(tmp_path, ["one", "two"], {"train": rows_of(["x"])})) == 2
     assert capsys.readouterr().out == ""
+
+
+def test_a_task_without_unlabelled_text_has_no_such_rows():
+    assert splits.unlabelled(TASK, tiny.task_settings(), {"train": []}, 1, "key") == []

@@ -22,7 +22,9 @@ def encoder(in_empty_folder):
 
 def recipe(**changes) -> FinetuneTeacher:
     values = {"epochs": 2, "batch_size": 4, "learning_rate": 2e-3, "warmup": 0.25, "weight_decay": 0.01}
-    return FinetuneTeacher.model_validate({**values, **changes})
+    more = {"patience": None, "accumulation": 1, "checkpointing": False}
+    own = {"checkpoint": None, "class_weights": False}
+    return FinetuneTeacher.model_validate({**values, **more, **own, **changes})
 
 
 def fine_tune(encoder, task, train=TRAIN, seed=1, precision="float32", **changes):
@@ -37,13 +39,17 @@ def classifier(layers: int = 2) -> BertForSequenceClassification:
     return BertForSequenceClassification(tiny.config(layers=layers)).eval()
 
 
+def predict(model, task, rows) -> np.ndarray:
+    return training.predict(model, tiny.tokenizer(), training.Scored(task, rows, tiny.tokenizer()))
+
+
 def test_predictions_come_in_row_order_whatever_the_lengths(in_empty_folder, task):
     model, tokenizer = classifier(), tiny.tokenizer()
     rows = [{"text": " ".join(["great film"] * length)} for length in [3, 1, 9, 2, 7, 14, 1, 8] * 9]
     with torch.no_grad():
         expected = [model(**tokenizer(row["text"], return_tensors="pt")).logits[0].numpy() for row in rows]
     assert len(rows) > trainer.EVALUATION_BATCH
-    np.testing.assert_allclose(training.predict(model, tokenizer, task, rows), expected, atol=1e-6)
+    np.testing.assert_allclose(predict(model, task, rows)[:, 0], expected, atol=1e-6)
 
 
 def test_predictions_are_made_without_dropout_and_without_labels(in_empty_folder, task):
@@ -52,15 +58,15 @@ def test_predictions_are_made_without_dropout_and_without_labels(in_empty_folder
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.5
     without = [{"text": row["text"]} for row in ROWS]
-    first, second = (training.predict(model.train(), tiny.tokenizer(), task, rows) for rows in (ROWS, without))
+    first, second = (predict(model.train(), task, rows) for rows in (ROWS, without))
     np.testing.assert_array_equal(first, second)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_the_reported_score_is_that_of_the_model_that_is_kept(encoder, task, precision):
     model, result = fine_tune(encoder, task, epochs=3, precision=precision)
-    logits = training.predict(model, tiny.tokenizer(), task, VALIDATION)
-    assert result.score == task.score(VALIDATION, task.predictions(logits))["accuracy"]
+    answers = training.answering(task, model, tiny.tokenizer())
+    assert result.score == task.score(VALIDATION, answers(VALIDATION))["accuracy"]
 
 
 @pytest.mark.parametrize(("scores", "best"), [([0.25, 0.75, 0.5], 2), ([0.5, 0.5, 0.25], 1), ([0.1, 0.2, 0.3], 3)])
@@ -118,6 +124,41 @@ def test_adamw_clips_all_gradients_together_and_its_rate_rises_then_falls(encode
     )
 
 
+def test_training_stops_when_epochs_in_a_row_bring_nothing(encoder, task, monkeypatch):
+    scores = iter([0.25, 0.5, 0.4, 0.5, 0.9])
+    monkeypatch.setattr(task, "score", lambda rows, predictions: {"accuracy": next(scores)})
+    _, result = fine_tune(encoder, task, epochs=5, patience=2)
+    assert (result.score, result.epoch) == (0.5, 2)
+    assert result.curve[-1][1] == 4
+
+
+@pytest.mark.parametrize("changes", [{"batch_size": 2, "accumulation": 2}, {"checkpointing": True}], ids=str)
+def test_accumulated_batches_and_computing_again_learn_what_whole_batches_learn(encoder, task, changes):
+    rows = [{"text": "a good film", "label": "positive"}, {"text": "a bad film", "label": "negative"}] * 6
+    curves = [fine_tune(encoder, task, rows, **settings)[1].curve for settings in ({}, changes)]
+    assert len(curves[0]) == len(curves[1]) == 6
+    assert [loss for *_, loss in curves[0]] == pytest.approx([loss for *_, loss in curves[1]], rel=1e-3)
+
+
+def test_weights_let_rare_labels_count_as_much_as_frequent_ones(encoder, task):
+    rare = [{"text": "a bad film", "label": "negative"}] + [{"text": "a good film", "label": "positive"}] * 3
+    assert task.class_weights(rare) == [2.0, pytest.approx(2 / 3)]
+    model = task.load_model(encoder, 1)
+    with torch.no_grad():
+        logits = model.eval()(**tiny.tokenizer()([row["text"] for row in rare], return_tensors="pt")).logits
+    each = torch.nn.functional.cross_entropy(logits, torch.tensor([0, 1, 1, 1]), reduction="none")
+    settings, numerics = recipe(epochs=1), tiny.numerics()
+    _, result = training.fine_tune(
+        encoder, tiny.tokenizer(), task, rare, VALIDATION, settings, numerics, 1e-3, dropout=0, weighted=True
+    )
+    assert result.curve[0][2] == pytest.approx((each[0] / 2 + each[1:].mean() / 2).item(), rel=1e-4)
+
+
+def test_weights_are_refused_where_there_are_no_classes(encoder):
+    with pytest.raises(UserError, match="^finetune_teacher.class_weights: this kind of task has no classes"):
+        tiny.task(["score"], "pearson", kind="regression").class_weights([])
+
+
 def test_a_batch_is_padded_to_its_longest_row_and_holds_model_inputs_only(task):
     data = training.encode(task, [{"text": "good"}, {"text": "a good film"}], tiny.tokenizer())
     batch = training.Collator(tiny.tokenizer())([data[0], data[1]])
@@ -169,6 +210,6 @@ def test_validation_and_prediction_are_in_float32_whatever_the_training_computes
     model, _ = fine_tune(encoder, task, epochs=1, precision="bfloat16")
     assert seen == {(True, torch.bfloat16), (False, torch.float32)}
     seen.clear()
-    training.predict(model, tiny.tokenizer(), task, VALIDATION)
+    predict(model, task, VALIDATION)
     fine_tune(encoder, task, epochs=1, precision="float32")
     assert {kind for _, kind in seen} == {torch.float32}

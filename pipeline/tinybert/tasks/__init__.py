@@ -1,69 +1,46 @@
 """The one seam between task kinds. Everything that differs between them stands behind ``Task``.
 
-A kind is one module here with a class of this form, entered in ``KINDS``; nothing else names a kind.
+A kind is one module here with a class of that form, entered in ``KINDS``; nothing else names a kind.
 """
 
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Protocol
 
-import numpy as np
-import torch
-
-from pipeline.tinybert.rows import Row, write_json
-from pipeline.tinybert.settings import Source
+from pipeline.tinybert.rows import write_json
 from pipeline.tinybert.settings import Task as TaskSettings
+from pipeline.tinybert.settings import checked
 from pipeline.tinybert.stage import UserError
+from pipeline.tinybert.tasks.multi_label import MultiLabel
+from pipeline.tinybert.tasks.named_entities import NamedEntities
+from pipeline.tinybert.tasks.question_answering import QuestionAnswering
+from pipeline.tinybert.tasks.regression import Regression
+from pipeline.tinybert.tasks.task import Task
 from pipeline.tinybert.tasks.text_classification import TextClassification
 
-KINDS = {"text_classification": TextClassification}
+KINDS: dict[str, type[Task]] = {
+    "text_classification": TextClassification,
+    "regression": Regression,
+    "multi_label": MultiLabel,
+    "named_entities": NamedEntities,
+    "question_answering": QuestionAnswering,
+}
 
 
-class Task(Protocol):
-    kind: str
-    metrics: tuple[str, ...]
-    labels: list[str]
-    metric: str
-    max_length: int
-
-    @classmethod
-    def read(cls, records: Iterable[tuple[str, dict]], source: Source, key: str) -> list[Row]:
-        """Records as checked rows, each with the ``where`` it came from; UserError names the bad ones."""
-
-    def encode(self, rows: Iterable[Row], tokenizer) -> dict[str, list]:
-        """Columns of model inputs, cut at ``max_length``, saying how many; with ``labels`` where the rows have one."""
-
-    def replaceable(self, row: Row) -> dict[str, list[tuple[int, int]]]:
-        """Field → the spans of its text in which words may be replaced."""
-
-    def replaced(self, row: Row, field: str, text: str) -> Row:
-        """A valid copy of ``row`` in which ``field`` now reads ``text``."""
-
-    def load_model(self, folder: str | Path, seed: int = 0) -> torch.nn.Module:
-        """The model of ``folder`` with this task's head (drawn by ``seed`` where the folder has none)."""
-
-    def class_logits(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """A model's logits of B rows as rows of class logits ``(N, C)`` and a mask ``(N,)`` of those that count."""
-
-    def predictions(self, logits: np.ndarray) -> list[str]:
-        """Logits as label names."""
-
-    def score(self, rows: list[Row], predictions: list[str]) -> dict[str, float]:
-        """Every metric of the kind, ``metric`` among them."""
-
-    def trivial_predictions(self, train: list[Row], rows: list[Row]) -> list[str]:
-        """What the trivial predictor says of ``rows``: the score that a teacher has to beat."""
-
-
-def check_metric(settings: TaskSettings, key: str) -> None:
-    metrics = KINDS[settings.kind].metrics
-    if settings.metric not in metrics:
-        raise UserError(f"{key}: expected one of {', '.join(metrics)} for {settings.kind}, found '{settings.metric}'")
-
-
-def create(settings: TaskSettings, labels: list[str]) -> Task:
-    return KINDS[settings.kind](labels, settings.metric, settings.max_length)
+def create(wanted: TaskSettings, name: str, labels: Iterable[str] = ()) -> Task:
+    """The task that params.yaml has as ``name``. Raises UserError where its kind, options or metric do not exist."""
+    key = f"tasks.{name}"
+    kind = KINDS.get(wanted.kind)
+    if kind is None:
+        raise UserError(f"params.yaml: {key}.kind: expected one of {', '.join(KINDS)}, found '{wanted.kind}'")
+    options = checked(kind.Options, wanted.options or {}, f"params.yaml: {key}.options")
+    task = kind(wanted.metric, wanted.max_length, options, labels)
+    if task.metric not in task.metrics:
+        raise UserError(
+            f"params.yaml: {key}.metric: expected one of {', '.join(task.metrics)} for {wanted.kind}, found"
+            f" '{task.metric}'"
+        )
+    return task
 
 
 def save(task: Task, path: Path) -> None:
@@ -71,6 +48,6 @@ def save(task: Task, path: Path) -> None:
     write_json(path, {"labels": task.labels})
 
 
-def load(path: str | Path, settings: TaskSettings) -> Task:
+def load(path: str | Path, wanted: TaskSettings, name: str) -> Task:
     """The task as ``save`` left it, with its settings."""
-    return create(settings, **json.loads(Path(path).read_text(encoding="utf-8")))
+    return create(wanted, name, **json.loads(Path(path).read_text(encoding="utf-8")))

@@ -1,104 +1,107 @@
-"""Classification of one text into one of two or more classes."""
+"""Classification of one text or a pair into one of two or more classes."""
 
 from collections import Counter
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
 
 import numpy as np
-import torch
-from transformers import AutoModelForSequenceClassification
 
-from pipeline.tinybert import models
 from pipeline.tinybert.rows import Row
 from pipeline.tinybert.settings import Source
 from pipeline.tinybert.stage import UserError
+from pipeline.tinybert.tasks.task import BadRecordError, balanced
+from pipeline.tinybert.tasks.texts import Texts
 
 
-class TextClassification:
-    kind = "text_classification"
-    metrics = ("accuracy", "macro_f1", "mcc")
+class TextClassification(Texts):
+    details: ClassVar = ("labels",)
+    loss: ClassVar = "soft_cross_entropy"
+    metrics: ClassVar = ("accuracy", "macro_f1", "mcc")
 
-    def __init__(self, labels: list[str], metric: str, max_length: int):
-        self.labels, self.metric, self.max_length = labels, metric, max_length
+    def label(self, record: dict, source: Source) -> str:
+        column = source.label or self.columns["label"]
+        label = record[column]
+        label = label.strip() if isinstance(label, str) else label
+        if label is None or label != label or label == "":
+            raise BadRecordError(f"column '{column}': no label")
+        wanted = source.labels or {}
+        names = {name: name for name in wanted} | {str(value): name for name, value in wanted.items()}
+        if names and str(label) not in names:
+            raise BadRecordError(
+                f"label '{label}' is not in the source's `labels` ({', '.join(map(str, wanted.values()))})"
+            )
+        return names.get(str(label), str(label))
 
-    @classmethod
-    def read(cls, records: Iterable[tuple[str, dict]], source: Source, key: str) -> list[Row]:
-        if source.label is None:
-            raise UserError(f"{key}.label: missing: name the column that holds the label")
-        names = {str(value): name for name, value in (source.labels or {}).items()}
-        rows, bad = [], []
-        for where, record in records:
-            text, label = record[source.text], record[source.label]
-            label = label.strip() if isinstance(label, str) else label
-            if not isinstance(text, str) or not text.strip():
-                bad.append(f"{where}: column '{source.text}': empty text")
-            elif label is None or label != label or label == "":
-                bad.append(f"{where}: column '{source.label}': no label")
-            elif names and str(label) not in names:
-                bad.append(f"{where}: label '{label}' is not in {key}.labels ({', '.join(names)})")
-            else:
-                rows.append({"text": text.strip(), "label": names.get(str(label), str(label)), "where": where})
-        if bad:
-            raise UserError("; ".join(bad[:10]) + (f"; and {len(bad) - 10} more" if len(bad) > 10 else ""))
-        return rows
+    def target(self, row: Row) -> int:
+        return self.labels.index(row["label"])
 
-    def encode(self, rows: Iterable[Row], tokenizer) -> dict[str, list]:
-        rows = list(rows)
-        longest = min(self.max_length, tokenizer.model_max_length)
-        encoded = tokenizer([row["text"] for row in rows], truncation=True, max_length=longest)
-        models.say_how_many_are_cut(encoded, longest)
-        columns = dict(encoded)
-        if rows and all("label" in row for row in rows):
-            number = {name: index for index, name in enumerate(self.labels)}
-            columns["labels"] = [number[row["label"]] for row in rows]
-        return columns
+    def class_weights(self, rows: list[Row]) -> list[float]:
+        counts = _counts(rows)
+        return balanced([counts.get(name, 0) for name in self.labels])
 
-    def replaceable(self, row: Row) -> dict[str, list[tuple[int, int]]]:
-        return {"text": [(0, len(row["text"]))]}
+    def stratum(self, row: Row) -> str:
+        return row["label"]
 
-    def replaced(self, row: Row, field: str, text: str) -> Row:
-        return {**row, field: text}
+    def labels_in(self, row: Row) -> list[str]:
+        return [row["label"]]
 
-    def load_model(self, folder: str | Path, seed: int = 0) -> torch.nn.Module:
-        names = dict(enumerate(self.labels))
-        return models.load(
-            AutoModelForSequenceClassification,
-            folder,
-            seed=seed,
-            id2label=names,
-            label2id={name: index for index, name in names.items()},
-        )
+    def label_names(self, train: list[Row], source: Source, key: str) -> list[str]:
+        """Those of train, in the order of the source's ``labels``, else of the alphabet."""
+        counts = _counts(train)
+        if len(counts) < 2:
+            raise UserError(
+                f"{key}: all {len(train)} rows of train have the label '{train[0]['label']}': expected two classes or"
+                " more: look at its `label` and `where`"
+            )
+        return [name for name in source.labels or counts if name in counts]
 
-    def class_logits(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return logits, torch.ones(len(logits), dtype=torch.bool, device=logits.device)
+    def described(self, rows: list[Row]) -> str:
+        return ", ".join(f"{label} {count}" for label, count in _counts(rows).items())
 
-    def predictions(self, logits: np.ndarray) -> list[str]:
-        return [self.labels[index] for index in logits.argmax(axis=-1)]
+    def predictions(self, logits: list[np.ndarray], data: Any, rows: list[Row]) -> list[str]:
+        return [self.labels[index] for index in np.concatenate(logits).argmax(axis=-1)]
 
-    def score(self, rows: list[Row], predictions: list[str]) -> dict[str, float]:
+    def scorer(self, rows: list[Row], predictions: list[str]) -> Callable[[np.ndarray], dict[str, float]]:
         number = {name: index for index, name in enumerate(self.labels)}
-        actual, said = [number[row["label"]] for row in rows], [number[name] for name in predictions]
-        counts = np.zeros((len(self.labels), len(self.labels)))
-        np.add.at(counts, (actual, said), 1)
-        return _metrics(counts)
+        actual = np.array([number[row["label"]] for row in rows])
+        predicted = np.array([number[name] for name in predictions])
+
+        def score(chosen: np.ndarray) -> dict[str, float]:
+            counts = np.zeros((len(self.labels), len(self.labels)))
+            np.add.at(counts, (actual[chosen], predicted[chosen]), 1)
+            return _metrics(counts, self.labels)
+
+        return score
 
     def trivial_predictions(self, train: list[Row], rows: list[Row]) -> list[str]:
         majority = Counter(row["label"] for row in train).most_common(1)[0][0]
         return [majority] * len(rows)
 
+    def submitted(self, prediction: str, source: Source) -> str:
+        """The value that the source has for the label."""
+        return str((source.labels or {}).get(prediction, prediction))
 
-def _metrics(counts: np.ndarray) -> dict[str, float]:
-    """Accuracy, F1 (the mean over the classes that occur) and Matthews correlation from counts (actual, predicted).
+    def confusion(self, rows: list[Row], predictions: list[str]) -> Iterator[tuple[str, str]]:
+        return zip((row["label"] for row in rows), predictions, strict=True)
 
-    As scikit-learn has them, which is a hundred times slower on the many resamples of an interval.
+
+def _counts(rows: list[Row]) -> dict[str, int]:
+    return dict(sorted(Counter(row["label"] for row in rows).items()))
+
+
+def _metrics(counts: np.ndarray, labels: list[str]) -> dict[str, float]:
+    """Accuracy, F1 (the mean over the classes that occur, and by class) and Matthews correlation from counts (actual,
+    predicted). As scikit-learn has them, which is a hundred times slower on the many resamples of an interval.
     """
     total, right = counts.sum(), np.diag(counts)
     actual, predicted = counts.sum(axis=1), counts.sum(axis=0)
     occurs = actual + predicted > 0
+    f1 = 2 * right / np.where(occurs, actual + predicted, 1)
     spread = (total**2 - actual @ actual) * (total**2 - predicted @ predicted)
     covariance = right.sum() * total - actual @ predicted
     return {
         "accuracy": float(right.sum() / total),
-        "macro_f1": float((2 * right[occurs] / (actual + predicted)[occurs]).mean()),
+        "macro_f1": float(f1[occurs].mean()),
         "mcc": float(covariance / np.sqrt(spread)) if spread else 0.0,
+        "f1": {name: float(value) for name, value in zip(labels, f1, strict=True)},
     }

@@ -1,5 +1,6 @@
 import copy
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,18 +11,17 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from transformers import BertForSequenceClassification, pipeline
 
-from pipeline.tinybert import tasks
 from pipeline.tinybert.settings import Source
 from pipeline.tinybert.stage import UserError
-from pipeline.tinybert.tasks.text_classification import TextClassification
+from pipeline.tinybert.tasks.task import checked
 
 THREE = ["a", "b", "c"]
 TOKENIZER = tiny.tokenizer()
 
 
 def read(*records, **source):
-    numbered = [(f"rows.csv, row {number}", record) for number, record in enumerate(records, 1)]
-    return TextClassification.read(numbered, Source(location="x", **{"label": "label", **source}), "tasks.tiny.source")
+    numbered = [(f"rows.csv, line {number}", record) for number, record in enumerate(records, 1)]
+    return checked(tiny.task([]), numbered, Source(location="x", **source), "tasks.tiny.source")
 
 
 def labelled(labels) -> list[dict]:
@@ -34,8 +34,8 @@ def labelled(labels) -> list[dict]:
 def test_records_become_rows_with_stripped_text_and_named_labels():
     rows = read({"text": " good ", "label": 1, "more": 2}, {"text": "bad", "label": "0 "}, labels={"no": 0, "yes": 1})
     assert rows == [
-        {"text": "good", "label": "yes", "where": "rows.csv, row 1"},
-        {"text": "bad", "label": "no", "where": "rows.csv, row 2"},
+        {"text": "good", "label": "yes", "where": "rows.csv, line 1"},
+        {"text": "bad", "label": "no", "where": "rows.csv, line 2"},
     ]
 
 
@@ -43,9 +43,14 @@ def test_labels_without_names_are_their_own():
     assert [row["label"] for row in read({"text": "x", "label": 3}, {"text": "y", "label": "odd"})] == ["3", "odd"]
 
 
-def test_a_source_that_names_no_label_column_is_refused():
-    with pytest.raises(UserError, match="^tasks.tiny.source.label: missing: name the column"):
-        read({"text": "film", "label": 1}, label=None)
+def test_a_pair_has_two_texts():
+    rows = read({"one": "a film ", "other": "a plot", "label": 1}, text="one", pair="other")
+    assert rows == [{"text": "a film", "pair": "a plot", "label": "1", "where": "rows.csv, line 1"}]
+
+
+def test_a_pair_without_its_second_text_is_refused():
+    with pytest.raises(UserError, match="line 1: column 'other': empty text"):
+        read({"text": "a film", "other": " ", "label": 1}, pair="other")
 
 
 def test_all_bad_rows_are_told_of_and_ten_are_named():
@@ -53,22 +58,27 @@ def test_all_bad_rows_are_told_of_and_ten_are_named():
     with pytest.raises(UserError) as raised:
         read({"text": "film", "label": 1}, *bad)
     message = str(raised.value)
-    assert "row 2: column 'text': empty text; rows.csv, row 3: column 'label': no label; " in message
-    assert "row 11" in message and "row 12" not in message and message.endswith("; and 3 more")
+    assert "line 2: column 'text': empty text; rows.csv, line 3: column 'label': no label; " in message
+    assert "line 11" in message and "line 12" not in message and message.endswith("; and 3 more")
 
 
-def test_an_unknown_metric_is_refused_with_those_that_there_are():
-    with pytest.raises(UserError, match="^key: expected one of accuracy, macro_f1, mcc .* found 'f1'"):
-        tasks.check_metric(tiny.task_settings("f1"), "key")
-    tasks.check_metric(tiny.task_settings("mcc"), "key")
+def test_labels_stand_in_the_order_of_the_settings_else_of_the_alphabet():
+    train = labelled(["good", "bad"])
+    for names, expected in [
+        (None, ["bad", "good"]),
+        ({"good": 1, "bad": 0}, ["good", "bad"]),
+        ({"bad": 0, "odd": 2, "good": 1}, ["bad", "good"]),
+    ]:
+        assert tiny.task([]).label_names(train, Source(location="x", labels=names), "key") == expected
 
 
-def test_a_task_is_saved_and_loaded(tmp_path):
-    settings = tiny.task_settings("mcc", max_length=77)
-    tasks.save(tasks.create(settings, ["é", "b"]), tmp_path / "task.json")
-    loaded = tasks.load(tmp_path / "task.json", settings)
-    assert isinstance(loaded, TextClassification)
-    assert (loaded.labels, loaded.metric, loaded.max_length) == (["é", "b"], "mcc", 77)
+def test_one_class_is_none_to_learn():
+    with pytest.raises(UserError, match="^key: all 9 rows of train have the label 'x': expected two classes or more"):
+        tiny.task([]).label_names(labelled("x" * 9), Source(location="x"), "key")
+
+
+def test_labels_are_counted_in_order_of_their_names():
+    assert tiny.task([]).described(labelled(["b", "a", "b"])) == "a 1, b 2"
 
 
 # Model inputs.
@@ -97,9 +107,23 @@ def test_the_whole_text_may_change_in_a_copy_of_the_row(text, other):
     task = tiny.task(THREE)
     row = {"id": "train-0", "text": text, "label": "a", "note": 1}
     before = copy.deepcopy(row)
-    assert task.replaceable(row) == {"text": [(0, len(text))]}
-    assert task.replaced(row, "text", other) == {**before, "text": other}
+    assert task.replaceable(row) == {"text": (text, [(0, len(text))])}
+    assert task.replaced(row, "text", [(0, len(text), other)]) == {**before, "text": other}
     assert row == before
+
+
+def test_one_text_of_a_pair_changes_and_the_other_stays():
+    task = tiny.task(THREE)
+    row = {"id": "train-0", "text": "a good film", "pair": "a bad film", "label": "a"}
+    assert task.replaceable(row) == {"text": ("a good film", [(0, 11)]), "pair": ("a bad film", [(0, 10)])}
+    assert task.replaced(row, "pair", [(2, 5, "poor")]) == {**row, "pair": "a poor film"}
+
+
+def test_a_pair_is_read_by_the_model_as_two_texts(task):
+    rows = [{"text": "good film", "pair": "bad"}, {"text": "bad", "pair": "plot"}]
+    encoded = task.encode(rows, TOKENIZER)
+    assert encoded["input_ids"] == TOKENIZER(["good film", "bad"], ["bad", "plot"])["input_ids"]
+    assert [sum(types) for types in encoded["token_type_ids"]] == [2, 2]
 
 
 def test_a_model_is_loaded_with_a_head_of_the_tasks_labels(tmp_path):
@@ -123,14 +147,14 @@ def test_a_saved_model_answers_with_the_tasks_label_names(tmp_path, task):
 
 def test_each_row_has_one_row_of_class_logits_that_counts(task):
     logits = torch.randn(4, 2)
-    rows, mask = task.class_logits(logits)
-    assert torch.equal(rows, logits)
-    assert mask.dtype == torch.bool and mask.tolist() == [True] * 4
+    assert torch.equal(task.class_logits(SimpleNamespace(logits=logits)), logits.unsqueeze(1))
+    assert task.encode([{"text": "film"}] * 4, TOKENIZER)["kept"] == [[True]] * 4
 
 
 def test_the_greatest_logit_is_the_prediction():
     task = tiny.task(THREE)
-    assert task.predictions(np.array([[0, 2, 1], [-1, -3, -2], [0, 0, 9]])) == ["b", "a", "c"]
+    logits = [np.array([row]) for row in ([0, 2, 1], [-1, -3, -2], [0, 0, 9])]
+    assert task.predictions(logits, None, []) == ["b", "a", "c"]
 
 
 def test_scores_are_those_computed_by_hand():
@@ -142,6 +166,7 @@ def test_scores_are_those_computed_by_hand():
         "accuracy": pytest.approx(7 / 10),
         "macro_f1": pytest.approx((2 * 5 / (6 + 7) + 2 * 2 / (4 + 3)) / 2),
         "mcc": pytest.approx((5 * 2 - 2 * 1) / (7 * 6 * 4 * 3) ** 0.5),
+        "f1": {"no": pytest.approx(2 * 2 / (4 + 3)), "yes": pytest.approx(2 * 5 / (6 + 7))},
     }
 
 
@@ -155,6 +180,13 @@ def test_scores_are_those_of_scikit_learn(pairs):
         "accuracy": pytest.approx(accuracy_score(actual, predicted)),
         "macro_f1": pytest.approx(f1_score(actual, predicted, average="macro", zero_division=0)),
         "mcc": pytest.approx(matthews_corrcoef(actual, predicted)),
+        "f1": pytest.approx(
+            dict(
+                zip(
+                    "abcd", f1_score(actual, predicted, average=None, labels=list("abcd"), zero_division=0), strict=True
+                )
+            )
+        ),
     }
 
 
@@ -163,3 +195,8 @@ def test_the_trivial_predictor_says_the_most_frequent_label_of_training():
     labels = ["a"] * 3 + ["b"] * 5 + ["c"] * 4
     random.Random(0).shuffle(labels)
     assert task.trivial_predictions(labelled(labels), labelled("ac")) == ["b", "b"]
+
+
+def test_the_confusion_is_told_row_by_row():
+    pairs = tiny.task(["no", "yes"]).confusion(labelled(["no", "yes", "yes"]), ["yes", "yes", "no"])
+    assert list(pairs) == [("no", "yes"), ("yes", "yes"), ("yes", "no")]

@@ -1,0 +1,102 @@
+"""Multi-label classification: a set of labels, empty or not, for one text or a pair.
+
+The column ``label`` holds the labels of a row, a list or a text with a ``separator`` between them; or ``label`` is a
+list of columns, one a label, that hold 1 or 0.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
+
+import numpy as np
+
+from pipeline.tinybert.rows import Row
+from pipeline.tinybert.settings import Source
+from pipeline.tinybert.stage import UserError
+from pipeline.tinybert.tasks.task import BadRecordError
+from pipeline.tinybert.tasks.texts import Texts
+
+ON, OFF = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no", "")
+
+
+class MultiLabel(Texts):
+    details: ClassVar = ("labels", "separator")
+    loss: ClassVar = "soft_binary_cross_entropy"
+    metrics: ClassVar = ("micro_f1", "macro_f1")
+    problem_type: ClassVar = "multi_label_classification"
+
+    def label(self, record: dict, source: Source) -> list[str]:
+        if isinstance(source.label, list):
+            return sorted(str(column) for column in source.label if _is_on(record[column], column))
+        column = source.label or self.columns["label"]
+        cell = record[column]
+        if cell is None or isinstance(cell, float):
+            raise BadRecordError(f"column '{column}': no labels (a row without any has an empty list or text)")
+        if isinstance(cell, str):
+            cell = [name.strip() for name in cell.split(source.separator or ",")]
+        names = {str(value): name for name, value in (source.labels or {}).items()}
+        found = sorted({names.get(str(label), str(label)) for label in cell if str(label)})
+        unknown = [label for label in found if source.labels and label not in source.labels]
+        if unknown:
+            raise BadRecordError(f"label '{unknown[0]}' is not in the source's `labels` ({', '.join(names)})")
+        return found
+
+    def target(self, row: Row) -> list[float]:
+        return [float(name in row["label"]) for name in self.labels]
+
+    def labels_in(self, row: Row) -> list[str]:
+        return row["label"]
+
+    def label_names(self, train: list[Row], source: Source, key: str) -> list[str]:
+        counts = _counts(train)
+        if len(counts) < 2:
+            raise UserError(f"{key}: {len(counts)} labels in {len(train)} rows: expected two or more: look at `label`")
+        return [name for name in source.labels or counts if name in counts]
+
+    def described(self, rows: list[Row]) -> str:
+        return ", ".join(f"{label} {count}" for label, count in _counts(rows).items())
+
+    def predictions(self, logits: list[np.ndarray], data: Any, rows: list[Row]) -> list[list[str]]:
+        """Labels of a probability of at least one half."""
+        return [sorted(name for name, value in zip(self.labels, row[0], strict=True) if value >= 0) for row in logits]
+
+    def scorer(self, rows: list[Row], predictions: list[list[str]]) -> Callable[[np.ndarray], dict[str, float]]:
+        actual = np.array([self.target(row) for row in rows])
+        predicted = np.array([self.target({"label": said}) for said in predictions])
+        right, sizes = actual * predicted, actual + predicted
+
+        def score(chosen: np.ndarray) -> dict[str, float]:
+            by_label = _f1(right[chosen].sum(axis=0), sizes[chosen].sum(axis=0))
+            return {
+                "micro_f1": float(_f1(right[chosen].sum(), sizes[chosen].sum())),
+                "macro_f1": float(by_label.mean()),
+                "f1": {name: float(value) for name, value in zip(self.labels, by_label, strict=True)},
+            }
+
+        return score
+
+    def trivial_predictions(self, train: list[Row], rows: list[Row]) -> list[list[str]]:
+        """Always the most frequent label."""
+        return [[Counter(label for row in train for label in row["label"]).most_common(1)[0][0]]] * len(rows)
+
+    def confusion(self, rows: list[Row], predictions: list[list[str]]) -> Iterator[tuple[str, str]]:
+        """For each label a pair that names it, or says that it is not there."""
+        for row, said in zip(rows, predictions, strict=True):
+            for name in self.labels:
+                if name in row["label"] or name in said:
+                    yield name if name in row["label"] else "none", name if name in said else "none"
+
+
+def _is_on(cell: Any, column: str) -> bool:
+    text = str(cell).strip().lower()
+    if text not in (*ON, *OFF):
+        raise BadRecordError(f"column '{column}': expected 1 or 0, found {cell!r}")
+    return text in ON
+
+
+def _f1(right: Any, sizes: Any) -> Any:
+    return 2 * right / np.where(sizes > 0, sizes, 1)
+
+
+def _counts(rows: list[Row]) -> dict[str, int]:
+    return dict(sorted(Counter(label for row in rows for label in row["label"]).items()))

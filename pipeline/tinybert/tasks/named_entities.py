@@ -1,0 +1,275 @@
+"""Named entities: words, each with a tag in IOB2, IOB1 or BIOES. Inside the project all tags are IOB2.
+
+A row has ``words`` and ``tags``; its text, where words are replaced, is the words with one space between them.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
+
+import numpy as np
+from nltk.tokenize import NLTKWordTokenizer
+from seqeval.scheme import IOB2, Entities
+from torch import Tensor
+from transformers import AutoModelForTokenClassification
+
+from pipeline.tinybert import models
+from pipeline.tinybert.rows import Row
+from pipeline.tinybert.settings import Source, Table
+from pipeline.tinybert.stage import UserError
+from pipeline.tinybert.tasks.task import BadRecordError, Edit, Span, Task, balanced, say_how_many, spliced, text_of
+
+OUTSIDE = "O"
+IGNORED = -100
+TAG = re.compile(r"O|[BIES]-\S+")
+FIELD = "text"
+
+
+class NamedEntities(Task):
+    details: ClassVar = ("scheme", "text")
+    loss: ClassVar = "soft_cross_entropy"
+    metrics: ClassVar = ("f1", "precision", "recall")
+    head: ClassVar = AutoModelForTokenClassification
+    columns: ClassVar = {"words": "words", "tags": "tags"}
+    targets: ClassVar = ("tags",)
+
+    def row(self, record: dict, source: Table, labelled: bool) -> Row:
+        if not labelled and source.text is not None:
+            return {"words": _words_of(text_of(record, source.text))}
+        column = source.words or self.columns["words"]
+        words = _list(record[column], column)
+        if not words:
+            raise BadRecordError("an empty sentence")
+        for number, word in enumerate(words, 1):
+            if not word.strip() or word != word.strip():
+                raise BadRecordError(f"word {number} is {word!r}: expected a word without spaces around it")
+        if not labelled:
+            return {"words": words}
+        column = source.tags or self.columns["tags"]
+        tags = _list(record[column], column)
+        if len(tags) != len(words):
+            raise BadRecordError(f"{len(words)} words, {len(tags)} tags: expected one tag for each word")
+        return {"words": words, "tags": to_iob2(words, tags, source.scheme or "IOB2")}
+
+    def identity(self, row: Row) -> Any:
+        return " ".join(row["words"])
+
+    def labels_in(self, row: Row) -> list[str]:
+        return [tag[2:] for tag in row["tags"] if tag != OUTSIDE]
+
+    def label_names(self, train: list[Row], source: Source, key: str) -> list[str]:
+        types = sorted({kind for row in train for kind in self.labels_in(row)})
+        if not types:
+            raise UserError(f"{key}: none of {len(train)} sentences has an entity: look at its `tags`")
+        return [OUTSIDE, *(f"{mark}-{kind}" for kind in types for mark in "BI")]
+
+    def described(self, rows: list[Row]) -> str:
+        counts = Counter(kind for row in rows for kind, _, _ in spans_of(row["tags"]))
+        return ", ".join(f"{kind} {count}" for kind, count in sorted(counts.items()))
+
+    def encode(self, rows: list[Row], tokenizer) -> dict[str, list]:
+        longest = min(self.max_length, tokenizer.model_max_length)
+        sentences = [_readable(row["words"], tokenizer) for row in rows]
+        encoded = tokenizer(sentences, is_split_into_words=True, truncation=True, max_length=longest)
+        models.say_how_many_are_cut(encoded, longest)
+        first = [_first_pieces(encoded.word_ids(number)) for number in range(len(rows))]
+        columns = {
+            **encoded,
+            "kept": [[word is not None for word in words] for words in first],
+            "example": list(range(len(rows))),
+        }
+        if rows and all("tags" in row for row in rows):
+            number = {name: index for index, name in enumerate(self.labels)}
+            columns["labels"] = [
+                [IGNORED if word is None else number[row["tags"][word]] for word in words]
+                for row, words in zip(rows, first, strict=True)
+            ]
+        return columns
+
+    def class_weights(self, rows: list[Row]) -> list[float]:
+        counts = Counter(tag for row in rows for tag in row["tags"])
+        return balanced([counts[name] for name in self.labels])
+
+    def class_logits(self, outputs) -> Tensor:
+        return outputs.logits
+
+    def predictions(self, logits: list[np.ndarray], data: Any, rows: list[Row]) -> list[list[str]]:
+        """A tag for each word; words that were cut off are outside."""
+        said, cut = [], 0
+        for row, values in zip(rows, logits, strict=True):
+            tags = [self.labels[index] for index in values.argmax(axis=-1)]
+            missing = len(row["words"]) - len(tags)
+            cut += missing
+            said.append([*tags, *[OUTSIDE] * missing])
+        say_how_many(cut, sum(len(row["words"]) for row in rows), "words are cut off and count as no entity")
+        return said
+
+    def scorer(self, rows: list[Row], predictions: list[list[str]]) -> Callable[[np.ndarray], dict[str, float]]:
+        """seqeval's strict precision, recall and F1 over all entities, and F1 by type."""
+        types = sorted({name[2:] for name in self.labels if name != OUTSIDE})
+        actual, predicted = ([spans_of(tags) for tags in side] for side in ([r["tags"] for r in rows], predictions))
+        right = [one & other for one, other in zip(actual, predicted, strict=True)]
+        counts = np.stack([_counts(sentences, types) for sentences in (right, actual, predicted)])  # (3, rows, types)
+
+        def score(chosen: np.ndarray) -> dict[str, float]:
+            found, there, said = by_type = counts[:, chosen].sum(axis=1)
+            right, all_there, all_said = by_type.sum(axis=1)
+            return {
+                "f1": _ratio(2 * right, all_there + all_said),
+                "precision": _ratio(right, all_said),
+                "recall": _ratio(right, all_there),
+                "f1_by_type": {kind: _ratio(2 * found[i], there[i] + said[i]) for i, kind in enumerate(types)},
+            }
+
+        return score
+
+    def trivial_predictions(self, train: list[Row], rows: list[Row]) -> list[list[str]]:
+        """No entity anywhere."""
+        return [[OUTSIDE] * len(row["words"]) for row in rows]
+
+    def confusion(self, rows: list[Row], predictions: list[list[str]]) -> Iterator[tuple[str, str]]:
+        """Types, word by word, where one side has an entity."""
+        for row, said in zip(rows, predictions, strict=True):
+            for pair in zip(row["tags"], said, strict=True):
+                if pair != (OUTSIDE, OUTSIDE):
+                    actual, predicted = ("none" if tag == OUTSIDE else tag[2:] for tag in pair)
+                    yield actual, predicted
+
+    def replaceable(self, row: Row) -> dict[str, tuple[str, list[Span]]]:
+        spans = _word_spans(row["words"])
+        tags = row.get("tags", [OUTSIDE] * len(spans))
+        return {
+            FIELD: (" ".join(row["words"]), [span for span, tag in zip(spans, tags, strict=True) if tag == OUTSIDE])
+        }
+
+    def replaced(self, row: Row, field: str, edits: list[Edit]) -> Row:
+        """An edit lies within one word outside entities, which keeps its tag, or is that of a whole entity, whose words
+        take the tags of its type.
+        """
+        words, tags = [], []
+        for words_there, tag_there, own in _pieces(row, edits):
+            if tag_there == OUTSIDE:
+                words += words_there
+                tags += [OUTSIDE] * len(words_there)
+            else:
+                new = own[0][2].split() if own else words_there
+                words += new
+                tags += [f"B-{tag_there}", *[f"I-{tag_there}"] * (len(new) - 1)]
+        return {**row, "words": words, "tags": tags} if "tags" in row else {**row, "words": words}
+
+    def exchangeable(self, train: list[Row]) -> dict[str, list[str]]:
+        """Type → the different entities of train, of any length."""
+        found: dict[str, dict[str, None]] = {}
+        for row in train:
+            for kind, start, end in sorted(spans_of(row["tags"]), key=lambda span: span[1]):
+                found.setdefault(kind, {}).setdefault(" ".join(row["words"][start:end]))
+        return {kind: list(entities) for kind, entities in found.items()}
+
+    def swaps(self, row: Row, others: dict[str, list[str]], probability: float, draw) -> dict[str, list[Edit]]:
+        """Each entity goes with ``probability`` for another of its type."""
+        spans, edits = _word_spans(row["words"]), []
+        for kind, start, end in sorted(spans_of(row.get("tags", [])), key=lambda span: span[1]):
+            text = " ".join(row["words"][start:end])
+            if draw.random() < probability and others.get(kind, [text]) != [text]:
+                while (new := draw.choice(others[kind])) == text:
+                    pass
+                edits.append((spans[start][0], spans[end - 1][1], new))
+        return {FIELD: edits}
+
+
+def spans_of(tags: list[str]) -> set[tuple[str, int, int]]:
+    """(type, first word, word after the last) of the entities of IOB2 tags, as seqeval's strict mode reads them."""
+    return {(entity.tag, entity.start, entity.end) for entity in Entities([tags], IOB2).entities[0]}
+
+
+def to_iob2(words: list[str], tags: list[str], scheme: str) -> list[str]:
+    """Tags of a scheme as IOB2. BadRecordError where a tag is none of the scheme's or stands in a broken order."""
+    made, before = [], OUTSIDE
+    marks = {"IOB2": "BI", "IOB1": "BI", "BIOES": "BIES"}[scheme]
+    for number, (word, tag) in enumerate(zip(words, tags, strict=True), 1):
+        place = f"word {number} ({word}), tag '{tag}'"
+        if not TAG.fullmatch(tag) or (tag != OUTSIDE and tag[0] not in marks):
+            raise BadRecordError(
+                f"{place}: expected O or {' or '.join(f'{mark}-TYPE' for mark in marks)} (the source's `scheme` is"
+                f" {scheme}; there are IOB2, IOB1 and BIOES)"
+            )
+        mark, kind = tag[0], tag[2:]
+        is_open = before[0] in ("BI" if scheme == "BIOES" else "BIES") and before != OUTSIDE
+        continues = is_open and before[2:] == kind
+        if (mark in "IE" and scheme != "IOB1" and not continues) or (
+            scheme == "IOB1" and mark == "B" and not continues
+        ):
+            raise BadRecordError(
+                f"{place} after '{before}': no {scheme}: "
+                + (
+                    "B- only parts neighbours of one type"
+                    if scheme == "IOB1"
+                    else "an entity goes on that did not begin"
+                )
+            )
+        if scheme == "BIOES" and is_open and not (mark in "IE" and continues):
+            raise BadRecordError(f"{place} after '{before}': no BIOES: the entity before it does not end")
+        made.append(OUTSIDE if tag == OUTSIDE else f"{'I' if mark in 'IE' and continues else 'B'}-{kind}")
+        before = tag
+    if scheme == "BIOES" and before != OUTSIDE and before[0] in "BI":
+        raise BadRecordError(f"word {len(words)} ({words[-1]}), tag '{before}': no BIOES: the entity does not end")
+    return made
+
+
+def _list(cell: Any, column: Any) -> list[str]:
+    if not isinstance(cell, list | tuple | np.ndarray):
+        raise BadRecordError(f"column '{column}': expected a list, found {type(cell).__name__}")
+    return [str(value) for value in cell]
+
+
+def _words_of(text: str) -> list[str]:
+    return NLTKWordTokenizer().tokenize(text)
+
+
+def _word_spans(words: list[str]) -> list[Span]:
+    """Where each word stands in the words with one space between them."""
+    ends = np.cumsum([len(word) + 1 for word in words])
+    return [(int(end) - len(word) - 1, int(end) - 1) for word, end in zip(words, ends, strict=True)]
+
+
+def _readable(words: list[str], tokenizer) -> list[str]:
+    """Words of which the tokenizer keeps nothing (a variation selector, say) become its unknown one."""
+    encoded = tokenizer(words, add_special_tokens=False)["input_ids"] if words else []
+    return [word if pieces else tokenizer.unk_token for word, pieces in zip(words, encoded, strict=True)]
+
+
+def _first_pieces(word_ids: list[int | None]) -> list[int | None]:
+    """The number of the word at its first word-piece; None elsewhere."""
+    return [
+        word if word is not None and word != before else None
+        for word, before in zip(word_ids, [None, *word_ids], strict=False)
+    ]
+
+
+def _pieces(row: Row, edits: list[Edit]) -> Iterator[tuple[list[str], str, list[Edit]]]:
+    """(words, O or type, edits) of each word outside entities, its edits done, and of each entity."""
+    spans = _word_spans(row["words"])
+    entities = {start: (kind, end) for kind, start, end in spans_of(row.get("tags", []))}
+    number = 0
+    while number < len(spans):
+        kind, after = entities.get(number, (OUTSIDE, number + 1))
+        start, end = spans[number][0], spans[after - 1][1]
+        own = [edit for edit in edits if start <= edit[0] and edit[1] <= end]
+        words = row["words"][number:after]
+        if kind == OUTSIDE:
+            words = [spliced(words[0], [(low - start, high - start, new) for low, high, new in own])]
+        yield words, kind, own
+        number = after
+
+
+def _counts(sentences: list[set], types: list[str]) -> np.ndarray:
+    counts = np.zeros((len(sentences), len(types)))
+    for row, spans in enumerate(sentences):
+        for kind, _, _ in spans:
+            counts[row, types.index(kind)] += 1
+    return counts
+
+
+def _ratio(part: float, whole: float) -> float:
+    return float(part / whole) if whole else 0.0

@@ -1,0 +1,73 @@
+"""Regression: a number for one text or a pair."""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
+
+import numpy as np
+from scipy.stats import rankdata
+
+from pipeline.tinybert.rows import Row
+from pipeline.tinybert.settings import Source
+from pipeline.tinybert.tasks.task import BadRecordError
+from pipeline.tinybert.tasks.texts import Texts
+
+
+class Regression(Texts):
+    loss: ClassVar = "mean_squared_error"
+    metrics: ClassVar = ("pearson_spearman", "pearson", "spearman")
+    problem_type: ClassVar = "regression"
+
+    def label(self, record: dict, source: Source) -> float:
+        column = source.label or self.columns["label"]
+        try:
+            number = float(record[column])
+        except (TypeError, ValueError):
+            number = math.nan
+        if not math.isfinite(number):
+            raise BadRecordError(f"column '{column}': expected a number, found {record[column]!r}")
+        return number
+
+    def target(self, row: Row) -> float:
+        return row["label"]
+
+    def label_names(self, train: list[Row], source: Source, key: str) -> list[str]:
+        return ["score"]
+
+    def described(self, rows: list[Row]) -> str:
+        scores = [row["label"] for row in rows]
+        return f"from {min(scores):g} to {max(scores):g}, mean {np.mean(scores):.3g}" if rows else ""
+
+    def predictions(self, logits: list[np.ndarray], data: Any, rows: list[Row]) -> list[float]:
+        return [float(value) for value in np.concatenate(logits)[:, 0]]
+
+    def scorer(self, rows: list[Row], predictions: list[float]) -> Callable[[np.ndarray], dict[str, float]]:
+        actual, predicted = np.array([row["label"] for row in rows]), np.array(predictions)
+
+        def score(chosen: np.ndarray) -> dict[str, float]:
+            pearson = correlation(actual[chosen], predicted[chosen])
+            spearman = correlation(rankdata(actual[chosen]), rankdata(predicted[chosen]))
+            return {"pearson_spearman": (pearson + spearman) / 2, "pearson": pearson, "spearman": spearman}
+
+        return score
+
+    def trivial_predictions(self, train: list[Row], rows: list[Row]) -> list[float]:
+        return [float(np.mean([row["label"] for row in train]))] * len(rows)
+
+    def agree(self, row: Row, one: float, other: float) -> bool:
+        return round(one) == round(other)
+
+    def submitted(self, prediction: float, source: Source) -> str:
+        return f"{prediction:.3f}"
+
+    def confusion(self, rows: list[Row], predictions: list[float]) -> Iterator[tuple[str, str]]:
+        """Rounded to whole numbers."""
+        for row, predicted in zip(rows, predictions, strict=True):
+            yield f"{row['label']:.0f}", f"{predicted:.0f}"
+
+
+def correlation(one: np.ndarray, other: np.ndarray) -> float:
+    """Pearson's; 0, as scipy has no value there, where one side is constant (a trivial predictor's)."""
+    one, other = one - one.mean(), other - other.mean()
+    spread = math.sqrt(float(one @ one) * float(other @ other))
+    return float(one @ other) / spread if spread > 1e-12 else 0.0

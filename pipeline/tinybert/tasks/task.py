@@ -1,0 +1,243 @@
+"""What a task kind has to answer, and what the kinds share."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.tinybert import models
+from pipeline.tinybert.rows import Row
+from pipeline.tinybert.settings import Group, Source, Table
+from pipeline.tinybert.stage import UserError, say
+
+Span = tuple[int, int]
+Edit = tuple[int, int, str]  # from, to, what stands there afterwards
+Records = Iterable[tuple[str, dict]]
+SHOWN = 10
+GENERAL = ("location", "config", "delimiter", "where")
+OF_SOURCES = ("group", "splits", "more_tests", "submissions")
+OF_TEXT = ("split", "sentences", "limit")
+
+
+class BadRecordError(Exception):
+    """What is wrong with one record, said without its place."""
+
+
+class Task(ABC):
+    """A task of one kind, as its settings and, once rows have been read, its labels describe it.
+
+    Outputs of all kinds reduce to rows of class logits, (B, P, C) for B sequences, of which a mask (B, P) keeps some:
+    a sentence has one, a tagged sentence one a word, a question one a position of its passage.
+    """
+
+    metrics: ClassVar[tuple[str, ...]]
+    columns: ClassVar[dict[str, str | None]]  # those read of a source, and the name each goes by (None: only if set)
+    targets: ClassVar[tuple[str, ...]]  # those of them that unlabelled rows have not
+    details: ClassVar[tuple[str, ...]] = ()  # further settings of a source that this kind reads
+    head: ClassVar[type]  # the library's class of models with such a head
+    loss: ClassVar[str]  # the function of `losses` that compares class logits (B, P, C) with the teacher's
+    Options: ClassVar[type[Group]] = Group
+
+    def __init__(self, metric: str, max_length: int, options: Any, labels: Iterable[str] = ()):
+        self.metric, self.max_length, self.options, self.labels = metric, max_length, options, list(labels)
+
+    # Rows
+
+    @abstractmethod
+    def row(self, record: dict, source: Table, labelled: bool) -> Row:
+        """A record, column → value, as a row; BadRecordError says what is wrong with it."""
+
+    @abstractmethod
+    def identity(self, row: Row) -> Any:
+        """What two rows share that are the same but for their answer."""
+
+    def stratum(self, row: Row) -> str | None:
+        """What a split keeps in proportion; None where there is nothing."""
+        return None
+
+    def group(self, row: Row) -> str | None:
+        """Rows of one group stay on one side of a split, unless the source names its own groups."""
+        return None
+
+    @abstractmethod
+    def label_names(self, train: list[Row], source: Source, key: str) -> list[str]:
+        """The labels in the order of the model's outputs, from the rows of train."""
+
+    def labels_in(self, row: Row) -> list[str]:
+        """The labels that a row has, each of which train must have too."""
+        return []
+
+    def described(self, rows: list[Row]) -> str:
+        """What a reader wants to know of a split beside its size."""
+        return ""
+
+    # Models
+
+    @abstractmethod
+    def encode(self, rows: list[Row], tokenizer) -> dict[str, list]:
+        """Columns of model inputs, one entry a sequence, and with them
+
+        ``kept``: for each sequence, which of its rows of class logits count; ``example``: the number of the row that
+        it came from; with the model's targets where the rows have labels. Cut at ``max_length``, saying how many.
+        """
+
+    def load_model(self, folder: str | Path, seed: int = 0) -> torch.nn.Module:
+        """The model of ``folder`` with this task's head (drawn by ``seed`` where the folder has none)."""
+        return models.load(self.head, folder, seed=seed, **self.head_options())
+
+    def head_options(self) -> dict[str, Any]:
+        """What the configuration of a model says of the task: the names of its labels."""
+        names = dict(enumerate(self.labels))
+        return {"id2label": names, "label2id": {name: index for index, name in names.items()}}
+
+    def class_weights(self, rows: list[Row]) -> list[float]:
+        """A weight for each class by which all count the same in the loss: scikit-learn's "balanced"."""
+        raise UserError("finetune_teacher.class_weights: this kind of task has no classes to weigh: set it to false")
+
+    def class_logits(self, outputs) -> Tensor:
+        """A model's outputs as (B, P, C)."""
+        return outputs.logits.unsqueeze(1)
+
+    @property
+    def classes(self) -> int:
+        """C."""
+        return len(self.labels)
+
+    # Predictions
+
+    @abstractmethod
+    def predictions(self, logits: list[np.ndarray], data, rows: list[Row]) -> list:
+        """One answer for each row from the kept class logits, (kept, C), of each sequence of ``data``."""
+
+    @property
+    def needs_threshold(self) -> bool:
+        """Whether answers are separated from none by a threshold, which is chosen on validation."""
+        return False
+
+    def threshold(self, rows: list[Row], predictions: list) -> float | None:
+        """The threshold that is the best for these rows; None for kinds that need none."""
+        return None
+
+    def decided(self, predictions: list, threshold: float | None) -> list:
+        """The predictions after the threshold."""
+        return predictions
+
+    @abstractmethod
+    def scorer(self, rows: list[Row], predictions: list) -> Callable[[np.ndarray], dict[str, float]]:
+        """A function from the numbers of rows, repeated or not, to every metric of the kind, ``metric`` among them."""
+
+    def score(self, rows: list[Row], predictions: list) -> dict[str, float]:
+        return self.scorer(rows, predictions)(np.arange(len(rows)))
+
+    @abstractmethod
+    def trivial_predictions(self, train: list[Row], rows: list[Row]) -> list:
+        """What the trivial predictor says of ``rows``: the score that a teacher has to beat."""
+
+    def submitted(self, prediction: Any, source: Source) -> str:
+        """A prediction as a benchmark's server takes it."""
+        raise UserError("source.submissions: this kind of task has no such files: leave them out")
+
+    def agree(self, row: Row, one: Any, other: Any) -> bool:
+        """Whether two models say the same of a row."""
+        return one == other
+
+    @abstractmethod
+    def confusion(self, rows: list[Row], predictions: list) -> Iterator[tuple[str, str]]:
+        """(actual, predicted) pairs for the plot."""
+
+    # Augmentation
+
+    @abstractmethod
+    def replaceable(self, row: Row) -> dict[str, tuple[str, list[Span]]]:
+        """Field → its text, and the spans of the text in which words may be replaced."""
+
+    @abstractmethod
+    def replaced(self, row: Row, field: str, edits: list[Edit]) -> Row:
+        """A valid copy of ``row``, its labels still true, after edits of the text of ``field``, in order."""
+
+    def swaps(self, row: Row, others: dict, probability: float, draw) -> dict[str, list[Edit]]:
+        """Edits of labelled parts, field → edits, from what ``exchangeable`` found; none for most kinds."""
+        return {}
+
+    def exchangeable(self, train: list[Row]) -> dict:
+        return {}
+
+
+def checked(task: Task, records: Records, source: Table, key: str, labelled: bool = True) -> list[Row]:
+    """Records as rows, each with ``where`` it stands. UserError names the bad ones: the first ten, and how many more.
+
+    A row may say under ``repaired`` what was mended in it; that is counted and said.
+    """
+    rows, bad, repaired = [], [], []
+    for where, record in records:
+        try:
+            row = task.row(record, source, labelled)
+        except BadRecordError as error:
+            bad.append(f"{where}: {error}")
+            continue
+        if repair := row.pop("repaired", None):
+            repaired.append(f"{where}: {repair}")
+        if labelled and source.group is not None:
+            row["group"] = str(record[source.group])
+        rows.append({**row, "where": where})
+    if bad:
+        raise UserError(f"{key}: {shown(bad)}")
+    if repaired:
+        say(f"{key}: {len(repaired)} rows repaired: {shown(repaired)}")
+    return rows
+
+
+def shown(messages: list[str]) -> str:
+    more = f"; and {len(messages) - SHOWN} more" if len(messages) > SHOWN else ""
+    return "; ".join(messages[:SHOWN]) + more
+
+
+def check_source(task: Task, source: Table, key: str) -> None:
+    """Raise UserError where a source's settings name what this kind of task does not read."""
+    known = {*GENERAL, *OF_SOURCES, *OF_TEXT, *task.columns, *task.details}
+    for name in sorted(source.model_fields_set - known):
+        raise UserError(f"{key}.{name}: no setting of this kind of task, which reads {', '.join(task.columns)}")
+
+
+def column_names(task: type[Task] | Task, source: Table, labelled: bool = True) -> dict[str, Any]:
+    """The columns that a kind reads of a source, by what they are for."""
+    names = {field: getattr(source, field, None) or default for field, default in task.columns.items()}
+    return {
+        field: name for field, name in names.items() if name is not None and (labelled or field not in task.targets)
+    }
+
+
+def text_of(record: dict, column: Any, what: str = "text") -> str:
+    """A text of a record, stripped; BadRecordError where it is missing, empty, or none."""
+    text = record[column]
+    if text is None or (isinstance(text, float) and text != text):
+        raise BadRecordError(f"column '{column}': empty {what}")
+    if not isinstance(text, str):
+        raise BadRecordError(f"column '{column}': expected text, found {type(text).__name__} {text!r}")
+    if not text.strip():
+        raise BadRecordError(f"column '{column}': empty {what}")
+    return text.strip()
+
+
+def spliced(text: str, edits: list[Edit]) -> str:
+    """``text`` with (start, end, new) spans replaced, in order; everything between them stays to the character."""
+    parts, last = [], 0
+    for start, end, new in edits:
+        parts += [text[last:start], new]
+        last = end
+    return "".join([*parts, text[last:]])
+
+
+def balanced(counts: list[int]) -> list[float]:
+    """Weights of classes that occur so often; 1 for one that never does."""
+    there = sum(count > 0 for count in counts)
+    return [sum(counts) / (there * count) if count else 1.0 for count in counts]
+
+
+def say_how_many(count: int, total: int, what: str) -> None:
+    if count:
+        say(f"{count} of {total} {what}")

@@ -1,0 +1,58 @@
+"""What the kinds share whose rows are one text or a pair, with one answer for the whole."""
+
+from abc import abstractmethod
+from typing import Any, ClassVar
+
+from transformers import AutoModelForSequenceClassification
+
+from pipeline.tinybert import models
+from pipeline.tinybert.rows import Row
+from pipeline.tinybert.settings import Table
+from pipeline.tinybert.tasks.task import Edit, Span, Task, spliced, text_of
+
+FIELDS = ("text", "pair")
+
+
+class Texts(Task):
+    columns: ClassVar = {"text": "text", "pair": None, "label": "label"}
+    targets: ClassVar = ("label",)
+    head: ClassVar = AutoModelForSequenceClassification
+    problem_type: ClassVar[str | None] = None
+
+    @abstractmethod
+    def label(self, record: dict, source: Table) -> Any:
+        """The label of a record; BadRecordError where it has none."""
+
+    @abstractmethod
+    def target(self, row: Row) -> Any:
+        """A row's label as the model's loss takes it."""
+
+    def row(self, record: dict, source: Table, labelled: bool) -> Row:
+        row = {"text": text_of(record, source.text or self.columns["text"])}
+        if source.pair is not None:
+            row["pair"] = text_of(record, source.pair)
+        if labelled:
+            row["label"] = self.label(record, source)
+        return row
+
+    def identity(self, row: Row) -> Any:
+        return (row["text"], row["pair"]) if "pair" in row else row["text"]
+
+    def encode(self, rows: list[Row], tokenizer) -> dict[str, list]:
+        longest = min(self.max_length, tokenizer.model_max_length)
+        texts = [[row[field] for row in rows] for field in FIELDS if rows and field in rows[0]]
+        encoded = tokenizer(*(texts or [[]]), truncation=True, max_length=longest)
+        models.say_how_many_are_cut(encoded, longest)
+        columns = {**encoded, "kept": [[True]] * len(rows), "example": list(range(len(rows)))}
+        if rows and all("label" in row for row in rows):
+            columns["labels"] = [self.target(row) for row in rows]
+        return columns
+
+    def head_options(self) -> dict[str, Any]:
+        return {**super().head_options(), **({"problem_type": self.problem_type} if self.problem_type else {})}
+
+    def replaceable(self, row: Row) -> dict[str, tuple[str, list[Span]]]:
+        return {field: (row[field], [(0, len(row[field]))]) for field in FIELDS if field in row}
+
+    def replaced(self, row: Row, field: str, edits: list[Edit]) -> Row:
+        return {**row, field: spliced(row[field], edits)}

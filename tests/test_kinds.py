@@ -1,0 +1,137 @@
+"""Every kind of task, and every family of encoders, through every stage."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import tiny
+import transformers
+from tiny import PER_TASK, STAGES_A_TASK_MAY_CHANGE, run_stage
+
+from pipeline.tinybert import models, rows
+from pipeline.tinybert.stage import UserError
+
+KINDS = {
+    "text_classification": "text-classification",
+    "regression": "text-classification",
+    "multi_label": "text-classification",
+    "named_entities": "token-classification",
+    "question_answering": None,  # the library has no such pipeline any more
+}
+
+
+def run_task(world: Path, kind: str, **changes) -> dict:
+    """All stages of a task of this kind in the tiny world: its scores."""
+    entry = {**tiny.write_kind(world / "data" / "raw", kind), **dict.fromkeys(STAGES_A_TASK_MAY_CHANGE)}
+    tiny.write_params(world / "params.yaml", run=[kind], tasks={kind: entry}, **changes)
+    for stage in PER_TASK:
+        run_stage(stage, kind)
+    return json.loads(Path("metrics", kind, "scores.json").read_text())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_stage_runs_and_the_student_learns_from_the_teacher(world, kind):
+    scores = run_task(world, kind, **{"augment.entities": True, "finetune_teacher.epochs": 6})
+    metric = json.loads(Path("metrics", kind, "finetune_teacher", "validation.json").read_text())
+    assert scores["retention"] > 0.7, (scores, metric)
+    assert 0 < scores["agreement"] <= 1
+    unlabelled = list(rows.read(Path("data", kind, "unlabelled", "rows.jsonl")))
+    augmented = list(rows.read(Path("data", kind, "augmented", "rows.jsonl")))
+    assert len(augmented) > 2 * 112 and all("label" not in row and "tags" not in row for row in unlabelled)
+    if pipeline := KINDS[kind]:
+        assert transformers.pipeline(pipeline, model=str(Path("models", kind, "student")))("a good film")
+
+
+@pytest.mark.parametrize(
+    ("family", "kind"),
+    [("roberta", "named_entities"), ("roberta", "text_classification"), ("electra", "text_classification"),
+     ("distilbert", "text_classification"), ("distilbert", "question_answering")],
+)  # fmt: skip
+def test_every_family_goes_through_every_stage(world, family, kind):
+    shutil.rmtree(world / "data" / "raw" / "checkpoint")
+    tiny.write_family(world / "data" / "raw" / "checkpoint", family)
+    run_stage("encoder")
+    scores = run_task(world, kind, **{"finetune_teacher.epochs": 6, "distill_prediction.epochs": 6})
+    assert scores["retention"] > 0.7, scores
+    config = json.loads(Path("models", kind, "student", "config.json").read_text())
+    assert config["model_type"] == family
+    originals, variants = {}, []
+    for row in rows.read(Path("data", kind, "augmented", "rows.jsonl")):
+        if row["variant"]:
+            variants.append((originals[row["id"]], row))
+        else:
+            originals[row["id"]] = row
+    field = {"named_entities": "words", "text_classification": "pair", "question_answering": "passage"}[kind]
+    assert any(one[field] != other[field] for one, other in variants)
+
+
+@pytest.mark.parametrize("start", ["layers", "distillation"])
+@pytest.mark.parametrize("family", ["roberta", "electra", "distilbert"])
+def test_the_general_student_is_of_the_encoder_s_family(world, family, start):
+    shutil.rmtree(world / "data" / "raw" / "checkpoint")
+    tiny.write_family(world / "data" / "raw" / "checkpoint", family)
+    run_stage("encoder")
+    shape = {"layers": 2, "hidden": 24, "heads": 2, "feed_forward": 48 if start == "layers" else 40}
+    tiny.write_params(world / "params.yaml", **{"general_student.start": start, "general_student.shape": shape})
+    run_stage("general_student")
+    student = transformers.AutoModel.from_pretrained("models/tiny/general_student")
+    assert models.shape_of(student.config).model_dump() == shape
+    assert student.config.model_type == family
+
+
+def test_further_tests_are_scored_and_predictions_of_splits_without_labels_written(world):
+    folder = world / "data" / "raw" / "glue"
+    made = tiny.sentences(160, seed=0)
+    parts = {"train": made[:110], "matched": made[110:130], "mismatched": made[130:150], "unlabelled": made[150:]}
+    for name, part in parts.items():
+        lines = [f'"{text}"' + (f",{label}" if name != "unlabelled" else "") for text, label in part]
+        header = "text" if name == "unlabelled" else "text,label"
+        (folder / f"{name}.csv").parent.mkdir(exist_ok=True)
+        (folder / f"{name}.csv").write_text("\n".join([header, *lines]) + "\n")
+    source = {
+        "location": "data/raw/glue",
+        "labels": {"negative": 0, "positive": 1},
+        "splits": {"train": "train.csv", "test": "matched.csv"},
+        "more_tests": {"mismatched": "mismatched.csv"},
+        "submissions": {"TINY.tsv": "unlabelled.csv"},
+    }
+    tiny.write_params(world / "params.yaml", **{"tasks.tiny.source": source})
+    run_stage("prepare")
+    run_stage("evaluate")
+    scores = json.loads(Path("metrics/tiny/scores.json").read_text())
+    assert set(scores["mismatched"]) == {"teacher", "student", "student_alone"}
+    assert scores["mismatched"]["teacher"]["accuracy"] > 0.8
+    for model in ("teacher", "student"):
+        header, *lines = Path("data/tiny/submission", model, "TINY.tsv").read_text().splitlines()
+        assert header == "index\tprediction"
+        assert [line.split("\t")[0] for line in lines] == [str(number) for number in range(10)]
+        right = sum(
+            line.split("\t")[1] == str(int(label == "positive"))
+            for line, (_, label) in zip(lines, parts["unlabelled"], strict=True)
+        )
+        assert right >= 8
+
+
+def test_the_user_s_own_teacher_is_taken_scored_and_not_trained(world):
+    own = world / "data" / "raw" / "own"
+    shutil.copytree(world / "models" / "tiny" / "teacher", own)
+    tiny.write_params(world / "params.yaml", **{"finetune_teacher.checkpoint": "data/raw/own"})
+    run_stage("finetune_teacher")
+    taken, theirs = (
+        transformers.AutoModelForSequenceClassification.from_pretrained(folder).state_dict()
+        for folder in ("models/tiny/teacher", own)
+    )
+    assert all((taken[name] == weights).all() for name, weights in theirs.items())
+    assert json.loads(Path("metrics/tiny/finetune_teacher/validation.json").read_text())["epoch"] == 0
+
+
+def test_an_own_teacher_that_is_no_better_than_a_trivial_predictor_is_refused(world):
+    own = world / "data" / "raw" / "own"
+    shutil.copytree(world / "models" / "tiny" / "teacher", own)
+    config = json.loads((own / "config.json").read_text())
+    config["id2label"] = {"0": "positive", "1": "negative"}  # the wrong way round
+    (own / "config.json").write_text(json.dumps(config))
+    tiny.write_params(world / "params.yaml", **{"finetune_teacher.checkpoint": "data/raw/own"})
+    with pytest.raises(UserError, match="no better than a trivial predictor.* or change finetune_teacher.checkpoint$"):
+        run_stage("finetune_teacher")

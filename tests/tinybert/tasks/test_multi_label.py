@@ -1,0 +1,97 @@
+import numpy as np
+import pytest
+import tiny
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import f1_score
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from pipeline.tinybert.settings import Source
+from pipeline.tinybert.stage import UserError
+from pipeline.tinybert.tasks.task import checked
+
+NAMES = ["funny", "long", "sad"]
+TASK = tiny.task(NAMES, "micro_f1", kind="multi_label")
+
+
+def labelled(sets) -> list[dict]:
+    return [{"id": str(number), "text": "text", "label": sorted(labels)} for number, labels in enumerate(sets)]
+
+
+def read(*records, **source) -> list[list[str]]:
+    numbered = [(f"rows.csv, line {number}", {"text": "a film", **record}) for number, record in enumerate(records, 2)]
+    rows = checked(TASK, numbered, Source(location="x", **source), "tasks.tiny.source")
+    return [row["label"] for row in rows]
+
+
+def test_labels_are_a_list_or_a_text_with_separators_and_may_be_none():
+    cells = [["sad", "funny"], "funny, sad", "", [], "long"]
+    assert read(*({"label": cell} for cell in cells)) == [["funny", "sad"], ["funny", "sad"], [], [], ["long"]]
+    assert read({"tags": "sad|long"}, label="tags", separator="|") == [["long", "sad"]]
+    assert read({"label": [0, 2]}, labels={"funny": 0, "long": 1, "sad": 2}) == [["funny", "sad"]]
+
+
+def test_each_label_may_have_a_column_of_its_own():
+    rows = read({"funny": "1", "sad": "0"}, {"funny": 0, "sad": True}, {"funny": "", "sad": 0}, label=["sad", "funny"])
+    assert rows == [["funny"], ["sad"], []]
+
+
+@pytest.mark.parametrize(
+    ("record", "source", "expected"),
+    [
+        ({"label": None}, {}, "line 2: column 'label': no labels"),
+        ({"label": "funny,odd"}, {"labels": {"funny": "funny"}}, "label 'odd' is not in the source's `labels`"),
+        ({"funny": "2"}, {"label": ["funny"]}, "column 'funny': expected 1 or 0, found '2'"),
+    ],
+)
+def test_what_are_no_labels_is_named_with_its_line(record, source, expected):
+    with pytest.raises(UserError) as raised:
+        read(record, **source)
+    assert expected in str(raised.value)
+
+
+def test_one_label_is_too_few():
+    with pytest.raises(UserError, match="^key: 1 labels in 2 rows: expected two or more"):
+        TASK.label_names(labelled([{"sad"}, set()]), Source(location="x"), "key")
+
+
+def test_the_model_learns_each_label_by_itself(tmp_path):
+    tiny.write_checkpoint(tmp_path / "encoder", layers=1)
+    model = TASK.load_model(tmp_path / "encoder").eval()
+    encoded = TASK.encode([{"text": "good film", "label": ["funny", "sad"]}], tiny.tokenizer())
+    assert encoded["labels"] == [[1.0, 0.0, 1.0]]
+    labels = torch.tensor(encoded["labels"])
+    outputs = model(**tiny.tokenizer()(["good film"], return_tensors="pt"), labels=labels)
+    torch.testing.assert_close(outputs.loss, binary_cross_entropy_with_logits(outputs.logits, labels))
+
+
+def test_labels_of_at_least_half_a_probability_are_said():
+    logits = [np.array([[1.0, -1.0, 0.0]]), np.array([[-3.0, -0.1, -2.0]])]
+    assert TASK.predictions(logits, None, []) == [["funny", "sad"], []]
+
+
+sets = st.sets(st.sampled_from(NAMES))
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(sets, sets), min_size=1, max_size=20))
+def test_scores_are_those_of_scikit_learn(pairs):
+    actual, predicted = map(list, zip(*pairs, strict=True))
+    matrices = [np.array([[name in labels for name in NAMES] for labels in side]) for side in (actual, predicted)]
+    by_label = f1_score(*matrices, average=None, zero_division=0)
+    assert TASK.score(labelled(actual), [sorted(labels) for labels in predicted]) == {
+        "micro_f1": pytest.approx(f1_score(*matrices, average="micro", zero_division=0)),
+        "macro_f1": pytest.approx(f1_score(*matrices, average="macro", zero_division=0)),
+        "f1": pytest.approx(dict(zip(NAMES, by_label, strict=True))),
+    }
+
+
+def test_the_trivial_predictor_says_the_most_frequent_label():
+    train = labelled([{"sad"}, {"sad", "long"}, set()])
+    assert TASK.trivial_predictions(train, labelled([set(), {"sad"}])) == [["sad"], ["sad"]]
+
+
+def test_the_confusion_has_a_pair_for_each_label_that_a_side_has():
+    pairs = TASK.confusion(labelled([{"sad", "long"}, set()]), [["funny", "sad"], []])
+    assert sorted(pairs) == [("long", "none"), ("none", "funny"), ("sad", "sad")]

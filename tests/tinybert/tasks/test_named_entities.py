@@ -1,0 +1,281 @@
+import random
+import warnings
+
+import numpy as np
+import pytest
+import tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from seqeval.metrics import classification_report
+from seqeval.scheme import IOB1, IOB2, IOBES, Entities
+from transformers import BertForTokenClassification, pipeline
+
+from pipeline.tinybert.settings import Source, Text
+from pipeline.tinybert.stage import UserError
+from pipeline.tinybert.tasks.named_entities import spans_of, to_iob2
+from pipeline.tinybert.tasks.task import BadRecordError, checked
+
+TYPES = ["cast", "film"]
+LABELS = ["O", "B-cast", "I-cast", "B-film", "I-film"]
+TASK = tiny.task(LABELS, "f1", kind="named_entities")
+KEY = "tasks.tiny.source"
+ROW = {
+    "id": "train-0",
+    "words": ["The", "director", "of", "great", "heartwarming", "plot", "is", "Lovely", "Smith", "."],
+    "tags": ["O", "O", "O", "B-film", "I-film", "I-film", "O", "B-cast", "I-cast", "O"],
+}
+
+
+def read(*records, labelled=True, **source):
+    numbered = [(f"rows.conll, sentence at line {number}", record) for number, record in enumerate(records, 1)]
+    made = Source(location="x", **source) if labelled else Text(location="x", limit=9, **source)
+    return checked(TASK, numbered, made, KEY, labelled)
+
+
+# Rows and schemes.
+
+words_and_entities = st.lists(st.tuples(st.sampled_from([None, *TYPES]), st.integers(1, 3)), min_size=1, max_size=8)
+
+
+def tags_of(parts, scheme: str) -> list[str]:
+    """Tags of runs of words, each an entity of a type, or outside."""
+    tags, before = [], None
+    for kind, length in parts:
+        if kind is None:
+            tags += ["O"] * length
+        elif scheme == "IOB2":
+            tags += [f"B-{kind}", *[f"I-{kind}"] * (length - 1)]
+        elif scheme == "IOB1":
+            tags += [f"{'B' if before == kind else 'I'}-{kind}", *[f"I-{kind}"] * (length - 1)]
+        else:
+            one = length == 1
+            tags += [f"S-{kind}"] if one else [f"B-{kind}", *[f"I-{kind}"] * (length - 2), f"E-{kind}"]
+        before = kind
+    return tags
+
+
+@pytest.mark.parametrize(("scheme", "seqevals"), [("IOB2", IOB2), ("IOB1", IOB1), ("BIOES", IOBES)])
+@settings(deadline=None)
+@given(parts=words_and_entities)
+def test_every_scheme_is_read_as_seqeval_reads_it(scheme, seqevals, parts):
+    tags = tags_of(parts, scheme)
+    made = to_iob2(["word"] * len(tags), tags, scheme)
+    assert made == tags_of(parts, "IOB2")
+    found = Entities([tags], seqevals).entities[0]
+    assert spans_of(made) == {(entity.tag, entity.start, entity.end) for entity in found}
+
+
+@pytest.mark.parametrize(
+    ("tags", "scheme", "expected"),
+    [
+        (
+            ["O", "I-cast"],
+            "IOB2",
+            "word 2 (word), tag 'I-cast' after 'O': no IOB2: an entity goes on that did not",
+        ),
+        (["B-film", "I-cast"], "IOB2", "word 2 (word), tag 'I-cast' after 'B-film': no IOB2"),
+        (["O", "B-cast"], "IOB1", "tag 'B-cast' after 'O': no IOB1: B- only parts neighbours of one type"),
+        (
+            ["B-cast", "O"],
+            "BIOES",
+            "tag 'O' after 'B-cast': no BIOES: the entity before it does not end",
+        ),
+        (["O", "B-cast"], "BIOES", "word 2 (word), tag 'B-cast': no BIOES: the entity does not end"),
+        (["E-cast", "O"], "BIOES", "an entity goes on that did not begin"),
+        (["S-cast", "I-cast"], "BIOES", "an entity goes on that did not begin"),
+        (
+            ["cast", "O"],
+            "IOB2",
+            "tag 'cast': expected O or B-TYPE or I-TYPE (the source's `scheme` is IOB2",
+        ),
+        (["S-cast", "O"], "IOB2", "tag 'S-cast': expected O or B-TYPE or I-TYPE"),
+        (["B-", "O"], "IOB2", "tag 'B-': expected O"),
+    ],
+)
+def test_tags_without_a_scheme_or_in_a_broken_order_are_refused(tags, scheme, expected):
+    with pytest.raises(BadRecordError) as raised:
+        to_iob2(["word"] * len(tags), tags, scheme)
+    assert expected in str(raised.value)
+
+
+def test_sentences_become_rows_in_iob2():
+    rows = read({"words": ["Smith", "acts"], "tags": ["S-cast", "O"]}, scheme="BIOES")
+    assert rows == [{"words": ["Smith", "acts"], "tags": ["B-cast", "O"], "where": "rows.conll, sentence at line 1"}]
+    assert read({1: ["a"], 4: ["O"]}, words=1, tags=4)[0]["words"] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        ({"words": ["a", "b"], "tags": ["O"]}, "2 words, 1 tags: expected one tag for each word"),
+        ({"words": [], "tags": []}, "an empty sentence"),
+        ({"words": ["a", " "], "tags": ["O", "O"]}, "word 2 is ' '"),
+        ({"words": "a b", "tags": ["O", "O"]}, "column 'words': expected a list, found str"),
+        ({"words": ["a"], "tags": None}, "column 'tags': expected a list"),
+    ],
+)
+def test_a_bad_sentence_is_named_with_its_place(record, expected):
+    with pytest.raises(UserError) as raised:
+        read({"words": ["a"], "tags": ["O"]}, record)
+    assert str(raised.value).startswith(f"{KEY}: rows.conll, sentence at line 2: ")
+    assert expected in str(raised.value)
+
+
+def test_unlabelled_sentences_are_words_or_text():
+    assert read({"words": ["a", "b"]}, labelled=False)[0]["words"] == ["a", "b"]
+    assert read({"review": "A film, by Smith."}, labelled=False, text="review")[0]["words"] == [
+        "A", "film", ",", "by", "Smith", ".",
+    ]  # fmt: skip
+
+
+def test_labels_are_the_outside_and_both_marks_of_every_type():
+    rows = [{"tags": ["B-film", "O"]}, {"tags": ["B-cast", "I-cast"]}]
+    assert TASK.label_names(rows, Source(location="x"), KEY) == LABELS
+    with pytest.raises(UserError, match="none of 1 sentences has an entity"):
+        TASK.label_names([{"tags": ["O"]}], Source(location="x"), KEY)
+
+
+# Model inputs and answers.
+
+
+def test_the_first_piece_of_each_word_counts():
+    encoded = TASK.encode([{"words": ["heartwarming", "film"], "tags": ["B-film", "I-film"]}], tiny.tokenizer())
+    pieces = tiny.tokenizer().convert_ids_to_tokens(encoded["input_ids"][0])
+    assert pieces == ["[CLS]", "heart", "##warm", "##ing", "film", "[SEP]"]
+    assert encoded["kept"] == [[False, True, False, False, True, False]]
+    assert encoded["labels"] == [[-100, 3, -100, -100, 4, -100]]
+
+
+def test_a_word_that_the_tokenizer_drops_has_its_tag_all_the_same():
+    encoded = TASK.encode([{"words": ["film", "\u200d", "plot"], "tags": ["O", "B-cast", "O"]}], tiny.tokenizer())
+    assert tiny.tokenizer().convert_ids_to_tokens(encoded["input_ids"][0])[2] == "[UNK]"
+    assert encoded["labels"][0][1:4] == [0, 1, 0]
+
+
+def test_words_that_are_cut_off_count_as_no_entity(capsys):
+    task = tiny.task(LABELS, "f1", max_length=8, kind="named_entities")
+    row = {"words": ["film"] * 10, "tags": ["B-film"] * 10}
+    encoded = task.encode([row], tiny.tokenizer())
+    assert sum(encoded["kept"][0]) == 6
+    assert task.predictions([np.eye(5)[[3] * 6]], None, [row]) == [["B-film"] * 6 + ["O"] * 4]
+    assert "1 of 1 texts are longer than 8 word-pieces" in (said := capsys.readouterr().out)
+    assert "4 of 10 words are cut off" in said
+
+
+def test_a_saved_model_answers_with_entities(tmp_path):
+    tiny.write_checkpoint(tmp_path / "model", layers=1)
+    model = TASK.load_model(tmp_path / "model")
+    assert isinstance(model, BertForTokenClassification)
+    model.save_pretrained(tmp_path / "model")
+    found = pipeline("token-classification", model=str(tmp_path / "model"))("good film")
+    assert {entity["entity"] for entity in found} <= set(LABELS)
+
+
+tag_lists = st.lists(st.sampled_from(LABELS), min_size=1, max_size=8)
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    st.lists(tag_lists.flatmap(lambda tags: st.tuples(st.just(tags), st.permutations(tags))), min_size=1, max_size=6)
+)
+def test_scores_are_those_of_seqeval(pairs):
+    actual, predicted = map(list, zip(*pairs, strict=True))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            theirs = classification_report(
+                actual, predicted, mode="strict", scheme=IOB2, output_dict=True, zero_division=0
+            )
+        except ValueError:  # it has no report where no side has an entity
+            theirs = {"micro avg": {"precision": 0, "recall": 0, "f1-score": 0}}
+    rows = [{"words": ["word"] * len(tags), "tags": tags} for tags in actual]
+    ours = TASK.score(rows, predicted)
+    for mine, its in {"precision": "precision", "recall": "recall", "f1": "f1-score"}.items():
+        assert ours[mine] == pytest.approx(theirs["micro avg"][its])
+    for kind in TYPES:
+        assert ours["f1_by_type"][kind] == pytest.approx(theirs.get(kind, {"f1-score": 0})["f1-score"])
+
+
+def test_the_trivial_predictor_finds_nothing():
+    trivial = TASK.trivial_predictions([ROW], [ROW])
+    assert trivial == [["O"] * 10]
+    assert TASK.score([ROW], trivial)["f1"] == 0
+
+
+def test_the_confusion_is_of_types_where_a_side_has_an_entity():
+    row = {"words": list("abcd"), "tags": ["B-film", "I-film", "O", "O"]}
+    pairs = TASK.confusion([row], [["B-film", "O", "B-cast", "O"]])
+    assert list(pairs) == [("film", "film"), ("film", "none"), ("none", "cast")]
+
+
+# Augmentation.
+
+
+def test_words_outside_entities_may_be_replaced():
+    text, spans = TASK.replaceable(ROW)["text"]
+    assert text == "The director of great heartwarming plot is Lovely Smith ."
+    assert [text[start:end] for start, end in spans] == ["The", "director", "of", "is", "."]
+
+
+def test_a_row_without_tags_may_change_anywhere():
+    assert len(TASK.replaceable({"words": ["a", "film"]})["text"][1]) == 2
+
+
+SOME_WORDS = ["film", "Smith", "won't", "U.S.", "電影", "a", "co-star"]
+rows = st.tuples(words_and_entities, st.integers(0, 99)).map(
+    lambda made: {
+        "id": "train-0",
+        "tags": (tags := tags_of(made[0], "IOB2")),
+        "words": random.Random(made[1]).choices(
+            ["film", "Smith", "won't", "U.S.", "電影", "a", "co-star"], k=len(tags)
+        ),
+    }
+)
+
+
+@settings(deadline=None)
+@given(row=rows, seed=st.integers(0, 99))
+def test_replaced_words_keep_their_tags_and_entities_stay(row, seed):
+    draw = random.Random(seed)
+    text, spans = TASK.replaceable(row)["text"]
+    edits = [(start, end, draw.choice(["movie", "Los", "it"])) for start, end in spans if draw.random() < 0.5]
+    made = TASK.replaced(row, "text", edits)
+    assert made["tags"] == row["tags"] and len(made["words"]) == len(row["words"])
+    changed = {start for start, _, _ in edits}
+    starts = np.cumsum([0, *(len(word) + 1 for word in row["words"])])[:-1]
+    for old, new, tag, start in zip(row["words"], made["words"], row["tags"], starts, strict=True):
+        assert new == old or (tag == "O" and start in changed)
+
+
+def entities(row) -> list[tuple[str, str]]:
+    found = sorted(spans_of(row["tags"]), key=lambda span: span[1])
+    return [(kind, " ".join(row["words"][start:end])) for kind, start, end in found]
+
+
+POOL = {"cast": ["Jane Doe", "Smith", "Anna de la Cruz"], "film": ["Heat", "The Big Sleep"]}
+
+
+@settings(deadline=None)
+@given(row=rows, seed=st.integers(0, 99))
+def test_swapped_entities_keep_their_types_and_all_else_stays(row, seed):
+    edits = TASK.swaps(row, POOL, 1.0, random.Random(seed))["text"]
+    made = TASK.replaced(row, "text", edits)
+    assert len(made["tags"]) == len(made["words"])
+    assert [kind for kind, _ in entities(made)] == [kind for kind, _ in entities(row)]
+    for (kind, old), (_, new) in zip(entities(row), entities(made), strict=True):
+        assert new in POOL[kind] and new != old
+    outside = [[word for word, tag in zip(r["words"], r["tags"], strict=True) if tag == "O"] for r in (row, made)]
+    assert outside[0] == outside[1]
+
+
+def test_entities_are_swapped_with_the_probability_set():
+    assert TASK.swaps(ROW, POOL, 0.0, random.Random(0)) == {"text": []}
+    assert TASK.swaps(ROW, {"cast": ["Lovely Smith"]}, 1.0, random.Random(0)) == {"text": []}  # there is no other
+
+
+def test_the_entities_of_train_may_stand_for_one_another():
+    other = {"words": ["Smith", "and", "Lovely", "Smith"], "tags": ["B-cast", "O", "B-cast", "I-cast"]}
+    assert TASK.exchangeable([ROW, other, ROW]) == {
+        "film": ["great heartwarming plot"],
+        "cast": ["Lovely Smith", "Smith"],
+    }

@@ -1,0 +1,311 @@
+import random
+import re
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torchmetrics.functional.text import squad
+from transformers import BertForQuestionAnswering
+
+from pipeline.tinybert.settings import Source, Text
+from pipeline.tinybert.stage import UserError
+from pipeline.tinybert.tasks.question_answering import exact_match, f1, normalised
+from pipeline.tinybert.tasks.task import checked
+
+KEY = "tasks.tiny.source"
+TASK = tiny.task([], "f1", kind="question_answering")
+SQUAD_2 = tiny.task([], "f1", kind="question_answering", unanswerable=True)
+PASSAGE = "The film was good . The director of the film was great and the cast was lovely ."
+QUESTION = "was the director lovely"
+TOKENIZER = tiny.tokenizer()
+
+
+def row_of(*answers: str, passage: str = PASSAGE, question: str = QUESTION) -> dict:
+    found = [{"text": text, "start": passage.index(text)} for text in answers]
+    return {"id": "train-0", "question": question, "passage": passage, "answers": found}
+
+
+def record(*answers: tuple[str, int], passage: str = PASSAGE) -> dict:
+    cell = [{"text": text, "answer_start": start} for text, start in answers]
+    return {"question": QUESTION, "context": passage, "answers": cell}
+
+
+def read(*records, task=TASK, labelled=True, **source):
+    numbered = [(f"rows.json, question {number}", made) for number, made in enumerate(records, 1)]
+    made = Source(location="x", **source) if labelled else Text(location="x", limit=9, **source)
+    return checked(task, numbered, made, KEY, labelled)
+
+
+# Rows.
+
+
+def test_questions_become_rows_with_their_answers():
+    (row,) = read(record(("great", 49), ("lovely", 72), ("great", 49)))
+    assert row["answers"] == [{"text": "great", "start": 49}, {"text": "lovely", "start": 72}]
+    assert (row["question"], row["passage"]) == (QUESTION, PASSAGE)
+
+
+def test_both_forms_of_squad_are_read():
+    other = {**record(), "answers": {"text": ["great"], "answer_start": [49]}}
+    assert read(other)[0]["answers"] == read(record(("great", 49)))[0]["answers"]
+
+
+def test_offsets_follow_a_passage_whose_blanks_are_stripped():
+    (row,) = read(record(("great", 52), passage=f"  \n{PASSAGE} "))
+    assert row["passage"] == PASSAGE and row["answers"] == [{"text": "great", "start": 49}]
+    (row,) = read(record((" great ", 48)))
+    assert row["answers"] == [{"text": "great", "start": 49}]
+
+
+def test_an_offset_that_is_off_is_repaired_where_the_answer_occurs_once_nearby(capsys):
+    rows = read(record(("great", 44)), record(("great", 49)), record(("lovely", 75)))
+    assert [row["answers"][0]["start"] for row in rows] == [49, 49, 72]
+    repaired = "2 rows repaired: rows.json, question 1: the answer 'great' begins at 49, not at 44;"
+    assert capsys.readouterr().out.startswith(f"{KEY}: {repaired}")
+
+
+@pytest.mark.parametrize(
+    ("bad", "expected"),
+    [
+        (record(("superb", 3)), "the answer 'superb' does not occur in its passage"),
+        (record(("was", 22)), "the answer 'was' is not at character 22 of its passage, and occurs 3 times nearby"),
+        (record(), "no answer: SQuAD 1.1 has one for every question"),
+        (record((" ", 3)), "an answer is an empty text"),
+        ({**record(("great", 49)), "context": ""}, "column 'context': empty passage"),
+        ({**record(("great", 49)), "context": None}, "column 'context': empty passage"),
+        ({**record(("great", 49)), "question": " "}, "column 'question': empty question"),
+        ({**record(), "answers": "great"}, "answers: expected a list of objects with `text` and `answer_start`"),
+    ],
+)
+def test_a_bad_question_is_named_with_its_place(bad, expected):
+    with pytest.raises(UserError) as raised:
+        read(record(("great", 49)), bad)
+    assert str(raised.value).startswith(f"{KEY}: rows.json, question 2: ")
+    assert expected in str(raised.value)
+
+
+def test_questions_without_an_answer_belong_to_squad_2():
+    assert read(record(), task=SQUAD_2)[0]["answers"] == []
+
+
+def test_unlabelled_questions_need_no_answers():
+    (row,) = read({"question": QUESTION, "context": PASSAGE}, labelled=False)
+    assert "answers" not in row and row["question"] == QUESTION
+
+
+def test_questions_on_one_passage_stay_together():
+    assert TASK.group(row_of("great")) == TASK.group(row_of("lovely"))
+    assert TASK.group(row_of("great")) != TASK.group(row_of("great", passage=PASSAGE + " Really ."))
+
+
+# Windows.
+
+LONG = " ".join(f"{word} {noun}" for word in ["The", "a", "this"] for noun in tiny.NOUNS) + " is superb ."
+
+
+def test_a_short_passage_is_one_window_whose_passage_and_first_token_count():
+    made = TASK.encode([row_of("great")], TOKENIZER)
+    pieces = TOKENIZER.convert_ids_to_tokens(made["input_ids"][0])
+    separator = pieces.index("[SEP]")
+    assert made["kept"] == [[number == 0 or separator < number < len(pieces) - 1 for number in range(len(pieces))]]
+    assert made["spans"][0][0] == [0, 0]
+    words = [PASSAGE[start:end].lower() for start, end in made["spans"][0][1:]]
+    assert [word if word != "of" else "[UNK]" for word in words] == pieces[separator + 1 : -1]
+    assert pieces[made["start_positions"][0]] == pieces[made["end_positions"][0]] == "great"
+
+
+@pytest.mark.parametrize("stride", [0, 4, 8])
+def test_a_long_passage_is_read_in_windows_that_overlap_and_leave_nothing_out(stride):
+    task = tiny.task([], "f1", kind="question_answering", max_length=32, stride=stride)
+    made = task.encode([row_of("superb", passage=LONG), row_of("great")], TOKENIZER)
+    mine = [number for number, example in enumerate(made["example"]) if example == 0]
+    assert len(mine) > 2 and made["example"][-1] == 1
+    assert max(len(ids) for ids in made["input_ids"]) == 32
+    seen = [tuple(span) for number in mine for span in made["spans"][number][1:]]
+    assert {LONG[start:end] for start, end in set(seen)} == set(LONG.split())
+    assert len(set(seen)) == len(LONG.split())
+    assert len(seen) - len(set(seen)) == stride * (len(mine) - 1)
+    # The answer stands in the last window; the others point to the first token.
+    starts = [made["start_positions"][number] for number in mine]
+    assert starts[:-1] == [0] * (len(mine) - 1) and starts[-1] > 0
+    assert TOKENIZER.convert_ids_to_tokens(made["input_ids"][mine[-1]])[starts[-1]] == "superb"
+
+
+def test_a_question_without_an_answer_points_to_the_first_token():
+    made = SQUAD_2.encode([row_of()], TOKENIZER)
+    assert (made["start_positions"], made["end_positions"]) == ([0], [0])
+
+
+def test_a_long_question_is_cut_and_counted(capsys):
+    made = TASK.encode([row_of("great", question="film " * 40)], TOKENIZER)
+    assert TOKENIZER.convert_ids_to_tokens(made["input_ids"][0]).index("[SEP]") == 17
+    assert "1 of 1 questions are longer than 16 word-pieces" in capsys.readouterr().out
+
+
+def test_start_and_end_are_the_class_logits(tmp_path):
+    tiny.write_checkpoint(tmp_path / "encoder", layers=1)
+    model = TASK.load_model(tmp_path / "encoder")
+    assert isinstance(model, BertForQuestionAnswering)
+    outputs = model(**TOKENIZER("a film", "is good", return_tensors="pt"))
+    logits = TASK.class_logits(outputs)
+    assert logits.shape == (1, 7, TASK.classes)
+    assert torch.equal(logits[..., 1], outputs.end_logits)
+
+
+# Answers.
+
+
+def said(text: str, margin: float = 0.0) -> dict:
+    return {"text": text, "start": 0, "margin": margin}
+
+
+def predictions(task, row, logits_of_window) -> dict:
+    """What the task makes of a row when each of its windows has these logits, made from the window's words."""
+    data = task.encode([row], TOKENIZER)
+    logits = []
+    for spans in data["spans"]:
+        words = ["", *(row["passage"][start:end] for start, end in spans[1:])]
+        logits.append(np.array([logits_of_window(word) for word in words], dtype=np.float32))
+    return task.predictions(logits, data, [row])[0]
+
+
+def test_the_best_start_and_end_make_the_answer():
+    scores = {"director": (5, 0), "film": (0, 4), "": (1, 1)}
+    found = predictions(TASK, row_of("great"), lambda word: scores.get(word, (0, 0)))
+    assert found == {"text": "director of the film", "start": PASSAGE.index("director"), "margin": 2 - 9}
+
+
+def test_an_end_before_the_start_and_a_long_answer_are_none():
+    task = tiny.task([], "f1", kind="question_answering", longest_answer=2)
+    scores = {"cast": (9, 0), "director": (0, 9), "great": (6, 0), "lovely": (0, 6)}
+    # great … lovely would be the best of those in order, and is too long.
+    assert predictions(task, row_of("great"), lambda word: scores.get(word, (0, 0)))["text"] in (
+        "The director", "cast was",
+    )  # fmt: skip
+
+
+def test_the_best_window_answers():
+    task = tiny.task([], "f1", kind="question_answering", max_length=32, stride=4)
+    found = predictions(task, row_of("superb", passage=LONG), lambda word: (3, 3) if word == "superb" else (0, 0))
+    assert (found["text"], found["start"]) == ("superb", LONG.index("superb"))
+
+
+def test_none_is_said_where_the_margin_is_above_the_threshold():
+    given_answers = [said("great", -1.0), said("great", 1.0)]
+    assert [answer["text"] for answer in SQUAD_2.decided(given_answers, 0.5)] == ["great", ""]
+    assert SQUAD_2.decided(given_answers, None) == given_answers
+
+
+margins = st.lists(st.tuples(st.integers(-3, 3).map(float), st.booleans(), st.booleans()), min_size=1, max_size=12)
+
+
+@settings(deadline=None)
+@given(margins)
+def test_the_threshold_is_the_best_of_all(made):
+    rows = [row_of("great") if answerable else row_of() for _, answerable, _ in made]
+    answers = [said("great" if right else "the film", margin) for margin, _, right in made]
+
+    def score(threshold):
+        return SQUAD_2.score(rows, SQUAD_2.decided(answers, threshold))["f1"]
+
+    best = max(score(threshold) for threshold in np.arange(-4.5, 5, 0.5))
+    assert score(SQUAD_2.threshold(rows, answers)) == pytest.approx(best)
+
+
+def test_questions_that_all_have_answers_need_no_threshold():
+    assert TASK.threshold([row_of("great")], [said("great")]) is None
+    assert not TASK.needs_threshold and SQUAD_2.needs_threshold
+
+
+SOME_WORDS = "the a An film Film, good-bad 1990s — it's (good) été U.S.".split()
+answer_texts = st.lists(st.sampled_from(SOME_WORDS), max_size=5).map(" ".join)
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(answer_texts.filter(normalised), min_size=1, max_size=3), answer_texts)
+def test_scores_are_those_of_torchmetrics(references, prediction):
+    row = {"answers": [{"text": text, "start": 0} for text in references]}
+    target = {"id": "1", "answers": {"text": references, "answer_start": [0] * len(references)}}
+    theirs = squad([{"id": "1", "prediction_text": prediction}], [target])
+    assert exact_match(row, prediction) == theirs["exact_match"].item() / 100
+    assert f1(row, prediction) == pytest.approx(theirs["f1"].item() / 100)
+
+
+def test_scores_of_squad_2_tell_questions_with_and_without_an_answer_apart():
+    rows = [row_of("great"), row_of("the cast"), row_of(), row_of()]
+    scores = SQUAD_2.score(rows, [said("great"), said("cast was"), said(""), said("film")])
+    assert scores == {
+        "f1": pytest.approx((1 + 2 / 3 + 1 + 0) / 4),
+        "exact_match": 0.5,
+        "f1_with_answer": pytest.approx((1 + 2 / 3) / 2),
+        "exact_match_with_answer": 0.5,
+        "without_answer": 0.5,
+    }
+
+
+def test_the_trivial_predictor_says_the_first_sentence_or_none():
+    assert TASK.trivial_predictions([row_of("great")], [row_of("good")])[0]["text"] == "The film was good "
+    assert SQUAD_2.trivial_predictions([row_of(), row_of("great")], [row_of()])[0]["text"] == ""
+
+
+def test_the_confusion_tells_answers_parts_others_and_none_apart():
+    rows = [row_of("great"), row_of("the cast"), row_of("good"), row_of("good"), row_of()]
+    answers = [said("Great."), said("cast was"), said("film"), said(""), said("film")]
+    assert list(SQUAD_2.confusion(rows, answers)) == [
+        ("answer", "answer"), ("answer", "overlaps"), ("answer", "other"), ("answer", "none"), ("none", "other"),
+    ]  # fmt: skip
+
+
+def test_models_agree_on_the_normalised_text():
+    assert TASK.agree({}, said("The film"), said("film.")) and not TASK.agree({}, said("film"), said("plot"))
+
+
+# Augmentation.
+
+passages = st.lists(
+    st.sampled_from(["film", "The", "was", "good", ",", "plot", "...", "great", "電影", "'s", '"a"', "U.S."]),
+    min_size=3,
+).map(" ".join)
+
+
+@st.composite
+def answered(draw):
+    passage = draw(passages)
+    spans = draw(st.lists(st.tuples(st.integers(0, len(passage) - 1), st.integers(1, 9)), min_size=1, max_size=3))
+    found = [(passage[start : start + size], start) for start, size in spans]
+    answers = [{"text": text.strip(), "start": start + len(text) - len(text.lstrip())} for text, start in found]
+    question = draw(passages)
+    return {"id": "x", "question": question, "passage": passage, "answers": [a for a in answers if a["text"]]}
+
+
+@settings(deadline=None)
+@given(row=answered(), seed=st.integers(0, 99))
+def test_no_answer_changes_and_each_still_reads_the_same_at_its_offset(row, seed):
+    draw = random.Random(seed)
+    for field, (text, spans) in TASK.replaceable(row).items():
+        words = [match.span() for match in re.finditer(r"\w+", text)]
+        inside = [word for word in words if any(low <= word[0] and word[1] <= high for low, high in spans)]
+        edits = [(*word, draw.choice(["x", "other", "longer_word"])) for word in inside if draw.random() < 0.7]
+        made = TASK.replaced(row, field, edits)
+        assert [answer["text"] for answer in made["answers"]] == [answer["text"] for answer in row["answers"]]
+        for answer in made["answers"]:
+            assert made["passage"].startswith(answer["text"], answer["start"])
+        other = {"passage": "question", "question": "passage"}[field]
+        assert made[other] == row[other]
+
+
+def test_words_of_an_answer_stay_in_the_question_too():
+    row = row_of("great and the cast", question="Is the Cast great or good ?")
+    text, spans = TASK.replaceable(row)["question"]
+    assert "".join(text[start:end] for start, end in spans) == "Is the   or good ?"
+
+
+def test_a_question_without_an_answer_may_change_anywhere():
+    for row in (row_of(), {"question": QUESTION, "passage": PASSAGE}):
+        assert {name: spans for name, (_, spans) in SQUAD_2.replaceable(row).items()} == {
+            "passage": [(0, len(PASSAGE))],
+            "question": [(0, len(QUESTION))],
+        }

@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+import tiny
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import pearsonr, spearmanr
+
+from pipeline.tinybert.settings import Source
+from pipeline.tinybert.stage import UserError
+from pipeline.tinybert.tasks.task import checked
+
+TASK = tiny.task(["score"], "pearson_spearman", kind="regression")
+
+
+def scored(values) -> list[dict]:
+    return [{"id": str(number), "text": "text", "label": value} for number, value in enumerate(values)]
+
+
+def read(*records, **source):
+    numbered = [(f"rows.csv, line {number}", record) for number, record in enumerate(records, 2)]
+    return checked(TASK, numbered, Source(location="x", label="score", **source), "tasks.tiny.source")
+
+
+def test_scores_are_numbers_however_they_are_written():
+    rows = read(*({"text": "a film", "score": value} for value in ("3.5", " 4 ", 2, 0.25, "1e-1")))
+    assert [row["label"] for row in rows] == [3.5, 4.0, 2.0, 0.25, 0.1]
+
+
+@pytest.mark.parametrize("value", ["good", "", None, "nan", float("inf"), "3,5", "1_000x"])
+def test_what_is_no_number_is_named_with_its_line(value):
+    with pytest.raises(UserError, match="rows.csv, line 2: column 'score': expected a number, found "):
+        read({"text": "a film", "score": value})
+
+
+def test_the_model_has_one_output_and_learns_by_squares(tmp_path):
+    tiny.write_checkpoint(tmp_path / "encoder", layers=1)
+    model = TASK.load_model(tmp_path / "encoder")
+    assert model.config.problem_type == "regression"
+    rows = [{"text": "good film", "label": 2.5}, {"text": "bad", "label": 0.5}]
+    encoded = TASK.encode(rows, tiny.tokenizer())
+    assert encoded["labels"] == [2.5, 0.5]
+    inputs = tiny.tokenizer()([row["text"] for row in rows], padding=True, return_tensors="pt")
+    outputs = model.eval()(**inputs, labels=torch.tensor(encoded["labels"]))
+    assert outputs.logits.shape == (2, 1)
+    expected = np.mean(
+        [(out - label) ** 2 for out, label in zip(outputs.logits[:, 0].tolist(), [2.5, 0.5], strict=True)]
+    )
+    assert outputs.loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_output_is_the_prediction():
+    assert TASK.predictions([np.array([[1.5]]), np.array([[-2.0]])], None, []) == [1.5, -2.0]
+
+
+pairs = st.lists(st.tuples(st.integers(0, 5), st.floats(-3, 3).map(lambda x: round(x, 3))), min_size=3, max_size=30)
+
+
+@settings(deadline=None)
+@given(pairs.filter(lambda made: all(len(set(side)) > 1 for side in zip(*made, strict=True))))
+def test_correlations_are_those_of_scipy(made):
+    actual, predicted = map(list, zip(*made, strict=True))
+    pearson, spearman = pearsonr(actual, predicted).statistic, spearmanr(actual, predicted).statistic
+    assert TASK.score(scored(actual), predicted) == {
+        "pearson": pytest.approx(pearson, abs=1e-6),
+        "spearman": pytest.approx(spearman, abs=1e-6),
+        "pearson_spearman": pytest.approx((pearson + spearman) / 2, abs=1e-6),
+    }
+
+
+def test_the_trivial_predictor_says_the_mean_and_correlates_with_nothing():
+    train, rows = scored([0.1, 0.2, 4.6]), scored([1.0, 2.0, 3.0])
+    trivial = TASK.trivial_predictions(train, rows)
+    assert trivial == [pytest.approx(4.9 / 3)] * 3
+    assert set(TASK.score(rows, trivial).values()) == {0.0}
+
+
+def test_models_agree_where_their_numbers_round_to_the_same():
+    assert TASK.agree({}, 2.4, 1.6) and not TASK.agree({}, 2.4, 2.6)
+    assert list(TASK.confusion(scored([2.4, 4.0]), [1.6, 2.51])) == [("2", "2"), ("4", "3")]

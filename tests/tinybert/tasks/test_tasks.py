@@ -1,0 +1,67 @@
+"""What holds for tasks of every kind."""
+
+import pytest
+import tiny
+
+from pipeline.tinybert import tasks
+from pipeline.tinybert.settings import Source
+from pipeline.tinybert.stage import UserError
+from pipeline.tinybert.tasks.task import check_source
+
+
+def test_an_unknown_kind_is_refused_with_those_that_there_are():
+    with pytest.raises(UserError, match=r"tasks.tiny.kind: expected one of text_classification, .* found 'sorting'"):
+        tiny.task([], kind="sorting")
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "metrics"),
+    [
+        ("text_classification", {}, "accuracy, macro_f1, mcc"),
+        ("regression", {}, "pearson_spearman, pearson, spearman"),
+        ("multi_label", {}, "micro_f1, macro_f1"),
+        ("named_entities", {}, "f1, precision, recall"),
+        ("question_answering", {}, "f1, exact_match"),
+        (
+            "question_answering",
+            {"unanswerable": True},
+            "f1, exact_match, f1_with_answer, exact_match_with_answer, without_answer",
+        ),
+    ],
+)
+def test_an_unknown_metric_is_refused_with_those_that_there_are(kind, options, metrics):
+    with pytest.raises(UserError, match=f"tasks.tiny.metric: expected one of {metrics} for {kind}, found 'bleu'"):
+        tiny.task([], "bleu", kind=kind, **options)
+    for metric in metrics.split(", "):
+        assert tiny.task([], metric, kind=kind, **options).metric == metric
+
+
+def test_an_option_that_a_kind_has_not_is_refused():
+    with pytest.raises(UserError, match="tasks.tiny.options.stride: unknown setting"):
+        tiny.task([], stride=3)
+    with pytest.raises(UserError, match="options.strid: unknown setting; did you mean 'stride'"):
+        tiny.task([], "f1", kind="question_answering", strid=3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "metric", "setting"),
+    [
+        ("text_classification", "accuracy", {"tags": "tags"}),
+        ("text_classification", "accuracy", {"scheme": "IOB1"}),
+        ("regression", "pearson", {"labels": {"a": 1}}),
+        ("named_entities", "f1", {"pair": "other"}),
+        ("question_answering", "f1", {"label": "label"}),
+    ],
+)
+def test_a_setting_of_a_source_that_a_kind_does_not_read_is_refused(kind, metric, setting):
+    source = Source(location="x", **setting)
+    with pytest.raises(UserError, match=f"^key.{next(iter(setting))}: no setting of this kind of task, which reads"):
+        check_source(tiny.task([], metric, kind=kind), source, "key")
+
+
+def test_a_task_is_saved_and_loaded(tmp_path):
+    settings = tiny.task_settings("text_classification", "mcc", max_length=77)
+    tasks.save(tasks.create(settings, "tiny", ["é", "b"]), tmp_path / "task.json")
+    loaded = tasks.load(tmp_path / "task.json", settings, "tiny")
+    assert type(loaded) is tasks.KINDS["text_classification"]
+    assert (loaded.labels, loaded.metric, loaded.max_length) == (["é", "b"], "mcc", 77)
