@@ -11,6 +11,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from pipeline.tinybert.stage import UserError, say
 
 PARAMS = Path("params.yaml")
+TAKEN = ("train", "validation", "test", "task", "teacher", "student", "student_alone", "retention", "agreement")
 RESERVED_TASK_NAMES = ("pretrained", "raw", "word_vectors")
 Share = Field(gt=0, lt=1)
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -57,6 +58,18 @@ class Source(Table):
     splits: dict[Literal["train", "validation", "test"], str] | None = None
     more_tests: dict[Name, str] = {}  # name → split, scored beside `test`
     submissions: dict[Name, str] = {}  # file → split without labels, of which the predictions are wanted
+
+    @pydantic.model_validator(mode="after")
+    def _names_are_free(self) -> "Source":
+        for name in (*self.more_tests, *self.submissions):
+            if (
+                name in TAKEN
+                or "/" in name
+                or name.startswith(".")
+                or name in self.more_tests.keys() & self.submissions
+            ):
+                raise ValueError(f"other names under more_tests and submissions than '{name}'")
+        return self
 
 
 class Text(Table):

@@ -1,10 +1,11 @@
 """From a task's source to train, validation and test: no row twice, none on two sides, labels in proportion."""
 
+import random
 from collections import Counter
 from collections.abc import Hashable
 from typing import Any
 
-from sklearn.model_selection import GroupShuffleSplit, train_test_split
+from sklearn.model_selection import train_test_split
 
 from pipeline.tinybert import sources
 from pipeline.tinybert.rows import Row
@@ -117,16 +118,23 @@ def _in_proportion(task: Task, rows: list[Row], size: int, seed: int, name: str,
 
 
 def _by_group(task: Task, rows: list[Row], size: int, seed: int, name: str, key: str):
-    groups = [row.get("group", task.group(row)) for row in rows]
-    different = len(set(groups))
-    if different * min(size, len(rows) - size) < len(rows):
+    """Whole groups, drawn by the seed, as long as they fit into ``size`` rows."""
+    members: dict[str, list[int]] = {}
+    for number, row in enumerate(rows):
+        members.setdefault(row.get("group", task.group(row)), []).append(number)
+    groups = list(members.values())
+    random.Random(seed).shuffle(groups)
+    split_off: set[int] = set()
+    for group in groups:
+        if len(split_off) + len(group) <= size:
+            split_off.update(group)
+    if len(split_off) < size / 2 or not split_off:
         raise UserError(
-            f"{key}: {different} groups in {len(rows)} rows: too few to split off {size} rows for {name} without a"
-            f" group on both sides; bring more groups, change prepare.{name}, or name a file of its own in `splits`"
+            f"{key}: {len(groups)} groups in {len(rows)} rows, the largest of {max(map(len, groups))}: they make up no"
+            f" {size} rows for {name}; bring more groups, change prepare.{name}, or name a file of its own in `splits`"
         )
-    splitter = GroupShuffleSplit(n_splits=1, test_size=size / len(rows), random_state=seed)
-    kept, split_off = next(splitter.split(rows, groups=groups))
-    return [rows[number] for number in kept], [rows[number] for number in split_off]
+    sides = ([row for number, row in enumerate(rows) if (number in split_off) is wanted] for wanted in (False, True))
+    return tuple(sides)
 
 
 def check_labels(task: Task, parts: Parts, key: str) -> None:
@@ -146,6 +154,8 @@ def unlabelled(task: Task, settings: TaskSettings, parts: Parts, seed: int, key:
         return []
     source = settings.unlabelled
     check_source(task, source, key)
+    if (settings.source.pair is None) != (source.pair is None):
+        raise UserError(f"{key}.pair: the task's rows and its unlabelled ones must both be pairs, or neither")
     columns = column_names(task, source, labelled=False)
     if "words" in columns and source.text is not None:
         columns = {"text": source.text}
@@ -153,6 +163,8 @@ def unlabelled(task: Task, settings: TaskSettings, parts: Parts, seed: int, key:
         texts = sources.texts(source, seed, key)
         records = ((f"text {number}", {columns["text"]: text}) for number, text in enumerate(texts, 1))
     else:
+        if source.sentences:
+            raise UserError(f"{key}.sentences: only single texts are cut into sentences: leave it out")
         records = sources.sample(source, list(columns.values()), seed, key)
     known = {task.identity(row) for rows in parts.values() for row in rows}
     rows = [_without(row, "where") for row in checked(task, records, source, key, labelled=False)]

@@ -24,6 +24,7 @@ def rows(task: Task, name: str) -> list[Row]:
 def encode(task: Task, transfer_rows: list[Row], tokenizer) -> datasets.Dataset:
     """Model inputs, ``length``, ``kept`` and ``number``, which leads to a sequence's teacher logits."""
     data = training.encode(task, transfer_rows, tokenizer)
+    data = data.remove_columns([name for name in ("spans", "example") if name in data.column_names])
     return data.add_column("number", np.arange(len(data)))
 
 

@@ -5,6 +5,7 @@ import typing
 from collections.abc import Iterator
 from pathlib import Path
 
+import pydantic
 import pytest
 import ruamel.yaml
 
@@ -214,7 +215,7 @@ def test_a_task_in_run_that_is_not_defined_is_refused(refusal):
 
 
 def test_a_task_given_to_a_stage_that_is_not_defined_is_refused(load):
-    with pytest.raises(UserError, match=f"no task 'nowhere' under `tasks` .defined: {TASK}"):
+    with pytest.raises(UserError, match=f"no task 'nowhere' under `tasks` .defined: .*{TASK}"):
         load().of("augment", "nowhere")
 
 
@@ -281,3 +282,12 @@ class TestTasksOwnValues:
         params = copy.deepcopy(PARAMS)
         params["tasks"][TASK][stage] = own
         assert f"{OWN}.{stage}.{message}" in refusal(params)
+
+
+@pytest.mark.parametrize(
+    "names", [{"more_tests": {"train": "x"}}, {"submissions": {"test": "x"}}, {"more_tests": {"retention": "x"}},
+              {"more_tests": {"../x": "x"}}, {"more_tests": {"a": "x"}, "submissions": {"a": "y"}}],
+)  # fmt: skip
+def test_names_of_further_splits_take_no_other_place(names):
+    with pytest.raises(pydantic.ValidationError, match="other names under more_tests and submissions than"):
+        settings.Source(location="x", **names)

@@ -205,8 +205,21 @@ def test_the_column_that_groups_rows_is_read(tmp_path):
 
 def test_too_few_groups_are_refused():
     rows = [{**row, "group": "one film"} for row in balanced(40)]
-    with pytest.raises(UserError, match="1 groups in 40 rows: too few to split off 8 rows for test"):
+    with pytest.raises(UserError, match="1 groups in 40 rows, the largest of 40: they make up no 8 rows for test"):
         splits.complete(TASK, {"train": rows}, 0.2, 0.1, 1, KEY)
+
+
+def test_a_split_by_group_has_its_share_of_the_rows_not_of_the_groups():
+    groups = ["one film"] * 91 + [f"film {number}" for number in range(39)]
+    rows = [{**row, "group": group} for row, group in zip(balanced(130), groups, strict=True)]
+    parts = splits.complete(TASK, {"train": rows}, 0.2, 0.1, 1, KEY)
+    assert [len(parts[name]) for name in ("train", "validation", "test")] == [91, 13, 26]
+
+
+@pytest.mark.parametrize("value", [None, "", float("nan")])
+def test_a_row_without_its_group_is_named(tmp_path, value):
+    with pytest.raises(UserError, match="rows.jsonl, line 1: column 'film': no group"):
+        read(tmp_path, [{"text": "a film", "label": 1, "film": value}], group="film")
 
 
 # Unlabelled rows.
@@ -235,3 +248,10 @@ def test_nothing_is_said_where_no_unlabelled_text_is_dropped(tmp_path, capsys):
 
 def test_a_task_without_unlabelled_text_has_no_such_rows():
     assert splits.unlabelled(TASK, tiny.task_settings(), {"train": []}, 1, "key") == []
+
+
+def test_unlabelled_rows_of_a_pair_task_are_pairs_too(tmp_path):
+    text = Text(location=str(tmp_path / "text.jsonl"), limit=9)
+    wanted = tiny.task_settings().model_copy(update={"source": Source(location="x", pair="other"), "unlabelled": text})
+    with pytest.raises(UserError, match="^key.pair: the task's rows and its unlabelled ones must both be pairs"):
+        splits.unlabelled(TASK, wanted, {"train": []}, 1, "key")

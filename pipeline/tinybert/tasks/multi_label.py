@@ -20,6 +20,7 @@ ON, OFF = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no", "")
 
 
 class MultiLabel(Texts):
+    label_columns: ClassVar = True
     details: ClassVar = ("labels", "separator")
     loss: ClassVar = "soft_binary_cross_entropy"
     metrics: ClassVar = ("micro_f1", "macro_f1")
@@ -27,13 +28,17 @@ class MultiLabel(Texts):
 
     def label(self, record: dict, source: Source) -> list[str]:
         if isinstance(source.label, list):
+            if source.labels:
+                raise UserError("source.labels: columns of 0 and 1 are labels by their own names: leave it out")
             return sorted(str(column) for column in source.label if _is_on(record[column], column))
         column = source.label or self.columns["label"]
         cell = record[column]
-        if cell is None or isinstance(cell, float):
-            raise BadRecordError(f"column '{column}': no labels (a row without any has an empty list or text)")
         if isinstance(cell, str):
             cell = [name.strip() for name in cell.split(source.separator or ",")]
+        if not isinstance(cell, list | tuple | np.ndarray) or any(label is None for label in cell):
+            raise BadRecordError(
+                f"column '{column}': expected labels, a list or a text with separators (empty: none), found {cell!r}"
+            )
         names = {str(value): name for name, value in (source.labels or {}).items()}
         found = sorted({names.get(str(label), str(label)) for label in cell if str(label)})
         unknown = [label for label in found if source.labels and label not in source.labels]

@@ -8,6 +8,7 @@ import re
 import string
 from collections import Counter
 from collections.abc import Callable, Iterator
+from numbers import Integral
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,6 +23,7 @@ from pipeline.tinybert.stage import UserError
 from pipeline.tinybert.tasks.task import BadRecordError, Edit, Span, Task, say_how_many, spliced, text_of
 
 NEARBY = 50  # characters that an offset may be off
+SHORTEST_WINDOW = 32  # word-pieces
 SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
 
 
@@ -94,6 +96,8 @@ class QuestionAnswering(Task):
         passage at each kept position; the first is that of the class token, which stands for no answer.
         """
         longest = min(self.max_length, tokenizer.model_max_length)
+        if longest < SHORTEST_WINDOW:
+            raise UserError(f"max_length: {longest}: question and passage need {SHORTEST_WINDOW} word-pieces or more")
         encoded = tokenizer(
             _shortened([row["question"] for row in rows], longest // 2, tokenizer),
             [row["passage"] for row in rows],
@@ -271,19 +275,31 @@ def _overlap(reference: list[str], said: list[str]) -> float:
 def _answers_of(cell: Any) -> list[tuple[str, int]]:
     """SQuAD's two forms: a list of objects with ``text`` and ``answer_start``, or one object with a list of each."""
     if isinstance(cell, dict):
-        texts, starts = cell.get("text"), cell.get("answer_start")
-    elif isinstance(cell, list | np.ndarray):
-        texts, starts = ([answer.get(name) for answer in cell] for name in ("text", "answer_start"))
+        pairs = zip(_sequence(cell.get("text")), _sequence(cell.get("answer_start")), strict=False)
+        complete = len(_sequence(cell.get("text"))) == len(_sequence(cell.get("answer_start")))
     else:
-        texts = starts = None
-    if texts is None or starts is None or len(texts) != len(starts):
-        raise BadRecordError("answers: expected a list of objects with `text` and `answer_start`")
+        cell = _sequence(cell)
+        complete = all(isinstance(answer, dict) for answer in cell)
+        pairs = ((answer.get("text"), answer.get("answer_start")) for answer in cell if complete)
     made = []
-    for text, start in zip(texts, starts, strict=True):
+    for text, start in pairs if complete else ():
         if not isinstance(text, str) or not text.strip():
             raise BadRecordError("an answer is an empty text")
+        if not isinstance(start, Integral):
+            raise BadRecordError(f"answer_start of '{text}' is {start!r}: expected a whole number")
         made.append((text.strip(), int(start) + _stripped_before(text)))
+    if not complete:
+        raise BadRecordError(EXPECTED_ANSWERS)
     return made
+
+
+EXPECTED_ANSWERS = "answers: expected a list of objects with `text` and `answer_start`"
+
+
+def _sequence(cell: Any) -> list:
+    if not isinstance(cell, list | tuple | np.ndarray):
+        raise BadRecordError(EXPECTED_ANSWERS)
+    return list(cell)
 
 
 def _stripped_before(text: str) -> int:

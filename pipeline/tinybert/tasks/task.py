@@ -37,6 +37,7 @@ class Task(ABC):
     metrics: ClassVar[tuple[str, ...]]
     columns: ClassVar[dict[str, str | None]]  # those read of a source, and the name each goes by (None: only if set)
     targets: ClassVar[tuple[str, ...]]  # those of them that unlabelled rows have not
+    label_columns: ClassVar[bool] = False  # whether `label` may be several columns
     details: ClassVar[tuple[str, ...]] = ()  # further settings of a source that this kind reads
     head: ClassVar[type]  # the library's class of models with such a head
     loss: ClassVar[str]  # the function of `losses` that compares class logits (B, P, C) with the teacher's
@@ -139,7 +140,7 @@ class Task(ABC):
 
     def submitted(self, prediction: Any, source: Source) -> str:
         """A prediction as a benchmark's server takes it."""
-        raise UserError("source.submissions: this kind of task has no such files: leave them out")
+        raise NotImplementedError(f"{type(self).__name__} has no files of predictions")
 
     def agree(self, row: Row, one: Any, other: Any) -> bool:
         """Whether two models say the same of a row."""
@@ -176,19 +177,26 @@ def checked(task: Task, records: Records, source: Table, key: str, labelled: boo
     for where, record in records:
         try:
             row = task.row(record, source, labelled)
+            if labelled and source.group is not None:
+                row["group"] = _group_of(record, source.group)
         except BadRecordError as error:
             bad.append(f"{where}: {error}")
             continue
         if repair := row.pop("repaired", None):
             repaired.append(f"{where}: {repair}")
-        if labelled and source.group is not None:
-            row["group"] = str(record[source.group])
         rows.append({**row, "where": where})
     if bad:
         raise UserError(f"{key}: {shown(bad)}")
     if repaired:
         say(f"{key}: {len(repaired)} rows repaired: {shown(repaired)}")
     return rows
+
+
+def _group_of(record: dict, column: str) -> str:
+    group = record[column]
+    if group is None or group != group or not str(group).strip():
+        raise BadRecordError(f"column '{column}': no group")
+    return str(group)
 
 
 def shown(messages: list[str]) -> str:
@@ -198,6 +206,10 @@ def shown(messages: list[str]) -> str:
 
 def check_source(task: Task, source: Table, key: str) -> None:
     """Raise UserError where a source's settings name what this kind of task does not read."""
+    if isinstance(getattr(source, "label", None), list) and not task.label_columns:
+        raise UserError(f"{key}.label: expected one column, found a list: only multi_label reads several")
+    if getattr(source, "submissions", None) and type(task).submitted is Task.submitted:
+        raise UserError(f"{key}.submissions: this kind of task has no such files: leave them out")
     known = {*GENERAL, *OF_SOURCES, *OF_TEXT, *task.columns, *task.details}
     for name in sorted(source.model_fields_set - known):
         raise UserError(f"{key}.{name}: no setting of this kind of task, which reads {', '.join(task.columns)}")

@@ -40,7 +40,11 @@ def test_each_label_may_have_a_column_of_its_own():
 @pytest.mark.parametrize(
     ("record", "source", "expected"),
     [
-        ({"label": None}, {}, "line 2: column 'label': no labels"),
+        ({"label": None}, {}, "line 2: column 'label': expected labels, a list or a text with separators"),
+        ({"label": 3}, {}, "expected labels, a list or a text with separators (empty: none), found 3"),
+        ({"label": {"funny": 1}}, {}, "expected labels"),
+        ({"label": ["funny", None]}, {}, "expected labels"),
+        ({"funny": 1}, {"label": ["funny"], "labels": {"funny": 1}}, "source.labels: columns of 0 and 1 are labels by"),
         ({"label": "funny,odd"}, {"labels": {"funny": "funny"}}, "label 'odd' is not in the source's `labels`"),
         ({"funny": "2"}, {"label": ["funny"]}, "column 'funny': expected 1 or 0, found '2'"),
     ],

@@ -77,6 +77,11 @@ def test_an_offset_that_is_off_is_repaired_where_the_answer_occurs_once_nearby(c
         ({**record(("great", 49)), "context": ""}, "column 'context': empty passage"),
         ({**record(("great", 49)), "context": None}, "column 'context': empty passage"),
         ({**record(("great", 49)), "question": " "}, "column 'question': empty question"),
+        ({**record(), "answers": ["great"]}, "answers: expected a list of objects with `text` and `answer_start`"),
+        ({**record(), "answers": [{"text": "great"}]}, "answer_start of 'great' is None: expected a whole number"),
+        ({**record(), "answers": {"text": "great", "answer_start": 0}}, "answers: expected a list of objects"),
+        ({**record(), "answers": {"text": ["great"], "answer_start": []}}, "answers: expected a list of objects"),
+        ({**record(), "answers": {"text": ["great"], "answer_start": [None]}}, "answer_start of 'great' is None"),
         ({**record(), "answers": "great"}, "answers: expected a list of objects with `text` and `answer_start`"),
     ],
 )
@@ -137,6 +142,12 @@ def test_a_long_passage_is_read_in_windows_that_overlap_and_leave_nothing_out(st
 def test_a_question_without_an_answer_points_to_the_first_token():
     made = SQUAD_2.encode([row_of()], TOKENIZER)
     assert (made["start_positions"], made["end_positions"]) == ([0], [0])
+
+
+def test_a_length_that_leaves_no_room_is_refused():
+    task = tiny.task([], "f1", kind="question_answering", max_length=31)
+    with pytest.raises(UserError, match="^max_length: 31: question and passage need 32 word-pieces or more"):
+        task.encode([row_of("great")], TOKENIZER)
 
 
 def test_a_long_question_is_cut_and_counted(capsys):

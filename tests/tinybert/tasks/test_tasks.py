@@ -59,6 +59,21 @@ def test_a_setting_of_a_source_that_a_kind_does_not_read_is_refused(kind, metric
         check_source(tiny.task([], metric, kind=kind), source, "key")
 
 
+@pytest.mark.parametrize(("kind", "metric"), [("text_classification", "accuracy"), ("regression", "pearson")])
+def test_several_columns_of_labels_are_for_many_labels_alone(kind, metric):
+    source = Source(location="x", label=["a", "b"])
+    with pytest.raises(UserError, match="^key.label: expected one column, found a list"):
+        check_source(tiny.task([], metric, kind=kind), source, "key")
+    check_source(tiny.task([], "micro_f1", kind="multi_label"), source, "key")
+
+
+@pytest.mark.parametrize("kind", ["named_entities", "question_answering"])
+def test_predictions_for_a_server_are_refused_where_there_is_no_form_for_them(kind):
+    source = Source(location="x", submissions={"a.tsv": "test"})
+    with pytest.raises(UserError, match="^key.submissions: this kind of task has no such files"):
+        check_source(tiny.task([], "f1", kind=kind), source, "key")
+
+
 def test_a_task_is_saved_and_loaded(tmp_path):
     settings = tiny.task_settings("text_classification", "mcc", max_length=77)
     tasks.save(tasks.create(settings, "tiny", ["é", "b"]), tmp_path / "task.json")
