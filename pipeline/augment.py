@@ -22,7 +22,7 @@ def main(name: str) -> None:
         task,
         models.load(AutoModelForMaskedLM, MASKED_LANGUAGE_MODEL),
         models.tokenizer(MASKED_LANGUAGE_MODEL),
-        vectors.load("data/word_vectors"),
+        *vectors.load("data/word_vectors"),
         recipe,
         train,
     )

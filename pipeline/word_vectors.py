@@ -1,6 +1,7 @@
 """Take GloVe vectors from an installed package, gensim's downloads or a text file, most frequent words first.
 
-`data/word_vectors` holds `vectors.npy` (words, dimensions), float32, and `words.txt`, a word a line.
+`data/word_vectors` holds `vectors.npy` (words, dimensions), float32, and `words.txt`, a word a line; and with them
+`stop_words.txt`, the words of the language that are not replaced.
 """
 
 from pathlib import Path
@@ -13,9 +14,10 @@ OUT = Path("data/word_vectors")
 def main() -> None:
     wanted = settings.load().word_vectors
     found = vectors.fetch(wanted.location, wanted.words, "word_vectors.location")
-    stage.say(f"{len(found)} words of {found.vector_size} dimensions")
+    stop = vectors.stop_words(wanted.stop_words, "word_vectors.stop_words")
+    stage.say(f"{len(found)} words of {found.vector_size} dimensions, {len(stop)} stop words")
     with stage.output(OUT) as out:
-        vectors.save(found, out)
+        vectors.save(found, stop, out)
 
 
 if __name__ == "__main__":

@@ -5,15 +5,14 @@ a seeded draw for each row, and splicing into the original text.
 import hashlib
 import random
 import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import numpy as np
 import torch
 from accelerate import PartialState
 from gensim.models import KeyedVectors
-from gensim.parsing.preprocessing import STOPWORDS
 from nltk.tokenize import NLTKWordTokenizer
 from torch import nn
 
@@ -21,7 +20,7 @@ from pipeline.tinybert.masked_language_model import word_logits
 from pipeline.tinybert.rows import Row
 from pipeline.tinybert.settings import Augment
 from pipeline.tinybert.tasks import Task
-from pipeline.tinybert.tasks.task import spliced
+from pipeline.tinybert.tasks.task import Span, spliced
 
 ROWS_AT_ONCE = 512
 PADDED_TO = 8
@@ -49,11 +48,16 @@ class Word:
 
 @dataclass
 class Sentence:
-    """A text of a row, as word-pieces, with its replaceable words."""
+    """A text, as word-pieces, with its replaceable words."""
 
     text: str
     pieces: list[int]
     words: list[Word]
+
+    def within(self, spans: list[Span]) -> "Sentence":
+        """The same text, of which only the words inside one of the spans may be replaced."""
+        inside = [word for word in self.words if any(low <= word.start and word.end <= high for low, high in spans)]
+        return replace(self, words=inside)
 
 
 @dataclass
@@ -76,14 +80,17 @@ class Augmenter:
         model: nn.Module,
         tokenizer,
         vectors: KeyedVectors,
+        stop_words: Collection[str],
         settings: Augment,
         train: Iterable[Row] = (),
     ):
         """``train`` are the rows whose entities may stand for one another, where the settings allow it."""
         self.task, self.tokenizer, self.vectors, self.settings = task, tokenizer, vectors, settings
+        self.stop_words = stop_words
         self.entities = task.exchangeable(train) if settings.entities else {}
         self.model = model.eval().to(PartialState().device)
         self.neighbours: dict[str, list[str]] = {}
+        self.sentences: dict[str, Sentence] = {}
         self.word_pieces, self.is_word = _whole_words(tokenizer, model.config.vocab_size)
         self.pieces_of: dict[str, list[int]] = {}
         for number in self.is_word.nonzero().flatten().tolist():
@@ -94,17 +101,25 @@ class Augmenter:
         """Rows and their variants; ``progress`` is told how many more rows are through the masked language model."""
         rows = iter(rows)
         while block := list(islice(rows, ROWS_AT_ONCE)):
-            sentences = [
-                {name: self.sentence(*text) for name, text in self.task.replaceable(row).items()} for row in block
-            ]
-            if self.settings.variants:
-                self.find_candidates([sentence for fields in sentences for sentence in fields.values()])
+            fields_of = [self.task.replaceable(row) for row in block]
+            self.read({text for fields in fields_of for text, _ in fields.values()})
             progress(len(block))
-            for row, fields in zip(block, sentences, strict=True):
-                yield from self.variants(row, fields)
+            for row, fields in zip(block, fields_of, strict=True):
+                sentences = {name: self.sentences[text].within(spans) for name, (text, spans) in fields.items()}
+                yield from self.variants(row, sentences)
 
-    def sentence(self, text: str, spans: list[tuple[int, int]]) -> Sentence:
-        """Word-pieces and replaceable words of a text: letters only, no stop word, inside one of the spans."""
+    def read(self, texts: set[str]) -> None:
+        """Make ``sentences`` those of ``texts``, with candidates. A passage is asked about once, however many questions
+        its rows ask: what the block before knew of it is kept.
+        """
+        known = {text: self.sentences[text] for text in sorted(texts) if text in self.sentences}
+        new = {text: self.sentence(text) for text in sorted(texts) if text not in known}
+        if self.settings.variants:
+            self.find_candidates(list(new.values()))
+        self.sentences = known | new
+
+    def sentence(self, text: str) -> Sentence:
+        """Word-pieces and replaceable words of a text: letters only, no stop word."""
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         pieces, words = encoded["input_ids"], []
         piece_at = {
@@ -114,8 +129,7 @@ class Augmenter:
         }
         for start, end in word_spans(text):
             word = text[start:end]
-            inside = any(low <= start and end <= high for low, high in spans)
-            if inside and is_replaceable(word) and is_whole(text, start, end):
+            if word.isalpha() and word.lower() not in self.stop_words and is_whole(text, start, end):
                 piece = piece_at.get((start, end))
                 own = [*self.pieces_of.get(word.lower(), []), *([] if piece is None else [pieces[piece]])]
                 words.append(Word(start, end, word, piece, own))
@@ -220,10 +234,6 @@ def word_spans(text: str) -> list[tuple[int, int]]:
     blanked = QUOTES.sub(lambda quote: " " * len(quote.group()), text)
     spans = NLTKWordTokenizer().span_tokenize(blanked)
     return [(start, end - 1 if end - start > 1 and text[end - 1] == "." else end) for start, end in spans]
-
-
-def is_replaceable(word: str) -> bool:
-    return word.isalpha() and word.lower() not in STOPWORDS
 
 
 def is_whole(text: str, start: int, end: int) -> bool:

@@ -123,6 +123,7 @@ class Encoder(Group):
 class WordVectors(Group):
     location: str
     words: PositiveInt
+    stop_words: str | None
 
 
 class Prepare(Group):
@@ -197,6 +198,7 @@ class DistillIntermediate(Group):
 
 
 class DistillPrediction(Schedule):
+    augmented: bool
     learning_rate: PositiveFloat
     dropout: Dropout
     temperature: PositiveFloat

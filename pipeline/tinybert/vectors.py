@@ -1,4 +1,4 @@
-"""Word vectors: GloVe as gensim KeyedVectors, from packages, gensim's downloads or text files."""
+"""What a language brings: word vectors, as gensim KeyedVectors, and stop words."""
 
 import warnings
 from collections.abc import Iterable, Iterator
@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from gensim.models import KeyedVectors
+from gensim.parsing.preprocessing import STOPWORDS
 from gensim.utils import open as open_any
 
 from pipeline.tinybert.sources import local_path
 from pipeline.tinybert.stage import UserError, say
+
+ENGLISH = "english"
 
 
 def fetch(location: str, words: int, key: str) -> KeyedVectors:
@@ -94,13 +97,37 @@ def _keyed(words: list[str], vectors: np.ndarray) -> KeyedVectors:
     return keyed
 
 
-def save(keyed: KeyedVectors, folder: Path) -> None:
+def stop_words(location: str | None, key: str) -> list[str]:
+    """Words that are never replaced, in lower case: gensim's for ``english``, those of a text file, a word a line, or
+    none.
+    """
+    if location is None:
+        return []
+    if location == ENGLISH:
+        return sorted(STOPWORDS)
+    path = local_path(location, key)
+    try:
+        words = {line.strip().lower() for line in path.read_text(encoding="utf-8-sig").splitlines()} - {""}
+    except (UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{key}: {location}: expected a text file in UTF-8, a word a line: {error}") from error
+    if several := sorted(word for word in words if len(word.split()) > 1):
+        raise UserError(f"{key}: {location}: expected a word a line, found '{several[0]}'")
+    return sorted(words)
+
+
+def save(keyed: KeyedVectors, stop: list[str], folder: Path) -> None:
     # KeyedVectors.save gives other bytes each time.
     np.save(folder / "vectors.npy", keyed.vectors.astype(np.float32))
-    (folder / "words.txt").write_text("\n".join(keyed.index_to_key) + "\n", encoding="utf-8", newline="\n")
+    for name, words in (("words.txt", keyed.index_to_key), ("stop_words.txt", stop)):
+        (folder / name).write_text("".join(f"{word}\n" for word in words), encoding="utf-8", newline="\n")
 
 
-def load(folder: str | Path) -> KeyedVectors:
-    with open(Path(folder, "words.txt"), encoding="utf-8", newline="\n") as file:
-        words = file.read().split("\n")[:-1]
-    return _keyed(words, np.load(Path(folder, "vectors.npy")))
+def load(folder: str | Path) -> tuple[KeyedVectors, frozenset[str]]:
+    """The vectors and the stop words."""
+    words, stop = (_lines(Path(folder, name)) for name in ("words.txt", "stop_words.txt"))
+    return _keyed(words, np.load(Path(folder, "vectors.npy"))), frozenset(stop)
+
+
+def _lines(path: Path) -> list[str]:
+    with open(path, encoding="utf-8", newline="\n") as file:  # some of GloVe's words hold other marks of a line's end
+        return file.read().split("\n")[:-1]

@@ -38,7 +38,7 @@ MODEL = tiny.masked_language_model()
 VECTORS = vectors_of([*tiny.WORDS, *tiny.RARE.split()])
 
 
-def augmenter(model=MODEL, vectors=VECTORS, tokenizer=None, task=None, **changes) -> Augmenter:
+def augmenter(model=MODEL, vectors=VECTORS, tokenizer=None, task=None, stop=STOPWORDS, **changes) -> Augmenter:
     values = {
         "seed": 1,
         "variants": 5,
@@ -49,7 +49,7 @@ def augmenter(model=MODEL, vectors=VECTORS, tokenizer=None, task=None, **changes
         "entities": False,
     }
     task = task or tiny.task(["negative", "positive"])
-    return Augmenter(task, model, tokenizer or tiny.tokenizer(), vectors, Augment(**{**values, **changes}))
+    return Augmenter(task, model, tokenizer or tiny.tokenizer(), vectors, stop, Augment(**{**values, **changes}))
 
 
 def of_text(text: str, **changes) -> list[str]:
@@ -59,9 +59,8 @@ def of_text(text: str, **changes) -> list[str]:
 def words_of(text: str, spans=None, **changes) -> dict:
     """The replaceable words of a text, with their candidates."""
     maker = augmenter(**changes)
-    sentence = maker.sentence(text, spans or [(0, len(text))])
-    maker.find_candidates([sentence])
-    return {word.text: word for word in sentence.words}
+    maker.read({text})
+    return {word.text: word for word in maker.sentences[text].within(spans or [(0, len(text))]).words}
 
 
 @pytest.fixture
@@ -208,6 +207,21 @@ def test_nltk_sees_no_quotes_that_it_would_rewrite_and_not_find_again(monkeypatc
 )
 def test_whole_words_of_letters_that_are_no_stop_words_may_be_replaced(text, expected):
     assert list(words_of(text)) == expected
+
+
+def test_stop_words_are_those_of_the_language():
+    assert list(words_of("The Film und the plot", stop={"film", "plot"})) == ["The", "und", "the"]
+
+
+def test_a_text_of_many_rows_is_asked_about_once(forwards, monkeypatch):
+    """As a passage that many questions ask of, across blocks of rows too."""
+    monkeypatch.setattr(augmentation, "ROWS_AT_ONCE", 2)
+    passage = "the film is good and the cast is lovely"
+    questions = [f"is the {noun} good" for noun in tiny.NOUNS]
+    rows = [{"id": str(n), "first": passage, "second": question} for n, question in enumerate(questions)]
+    list(augmenter(task=Pair(), batch_size=1, masked_at_once=1)(rows))
+    words_of_a_question = 2
+    assert len(forwards) == len(words_of(passage)) + words_of_a_question * len(questions)
 
 
 def test_words_outside_the_given_spans_stay():
@@ -366,7 +380,7 @@ def test_one_mask_at_a_time_gives_what_one_forward_for_each_word_gives():
 def test_each_word_is_masked_once_with_not_too_many_others(masked_at_once, expected):
     maker = augmenter(masked_at_once=masked_at_once)
     text = "film movie story plot cast scene script"
-    masked = list(maker.masked_forwards(maker.sentence(text, [(0, len(text))])))
+    masked = list(maker.masked_forwards(maker.sentence(text)))
     assert len(masked) == expected
     assert sorted(word.text for forward in masked for word in forward.words.values()) == sorted(text.split())
     for forward in masked:
@@ -378,7 +392,7 @@ def test_each_word_is_masked_once_with_not_too_many_others(masked_at_once, expec
 @pytest.mark.parametrize("masked_at_once", [1, 3])
 def test_a_text_longer_than_the_model_takes_is_cut_to_a_window_around_each_masked_word(masked_at_once):
     maker = augmenter(masked_at_once=masked_at_once)
-    sentence = maker.sentence(LONG, [(0, len(LONG))])
+    sentence = maker.sentence(LONG)
     masked = list(maker.masked_forwards(sentence))
     assert len(masked) == 120
     for number, forward in enumerate(masked):

@@ -74,13 +74,41 @@ def test_saved_vectors_load_as_they_were_and_have_the_same_bytes_each_time(tmp_p
     found = vectors.fetch(str(write_folder(tmp_path / "package", values, words)), 100, "word_vectors.location")
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        vectors.save(found, tmp_path / name)
-        loaded = vectors.load(tmp_path / name)
+        vectors.save(found, ["der", "für"], tmp_path / name)
+        loaded, stop = vectors.load(tmp_path / name)
         assert loaded.index_to_key == words
+        assert stop == {"der", "für"}
         np.testing.assert_array_equal(loaded.vectors, values)
     files = [sorted((path.name, path.read_bytes()) for path in (tmp_path / name).iterdir()) for name in ("one", "two")]
     assert files[0] == files[1]
-    assert [name for name, _ in files[0]] == ["vectors.npy", "words.txt"]
+    assert [name for name, _ in files[0]] == ["stop_words.txt", "vectors.npy", "words.txt"]
+
+
+# Stop words.
+
+STOP = "word_vectors.stop_words"
+
+
+def test_stop_words_come_from_gensim_or_a_file_or_there_are_none(tmp_path):
+    (tmp_path / "german.txt").write_bytes("\ufeffDer\r\n\r\nfür \r\nder\n".encode())
+    assert vectors.stop_words(str(tmp_path / "german.txt"), STOP) == ["der", "für"]
+    assert vectors.stop_words(None, STOP) == []
+    assert {"the", "is", "and"} <= set(vectors.stop_words("english", STOP))
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (None, "there is no file or folder"),
+        (b"der\nf\xfcr\n", "expected a text file in UTF-8, a word a line: .* 0xfc"),
+        (b"der\ndie oder das\n", "expected a word a line, found 'die oder das'"),
+    ],
+)
+def test_a_bad_file_of_stop_words_is_named_with_its_setting(tmp_path, content, expected):
+    if content is not None:
+        (tmp_path / "stop.txt").write_bytes(content)
+    with pytest.raises(UserError, match=f"^{STOP}: .*{expected}"):
+        vectors.stop_words(str(tmp_path / "stop.txt"), STOP)
 
 
 @pytest.mark.parametrize(
