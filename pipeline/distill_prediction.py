@@ -15,7 +15,7 @@ def main(name: str) -> None:
     tokenizer = models.tokenizer(intermediate)
     validation = training.Scored(task, list(rows.read(prepared / "validation.jsonl")), tokenizer)
     student = task.load_model(intermediate)
-    data = transfer.encode(task, transfer.rows(task, name), tokenizer)
+    data = transfer.encode(task, transfer.rows(task, name), tokenizer, recipe.augmented)
     logits = Logits.load(Path("data", name, "teacher_logits"))
 
     result = distillation.learn_logits(

@@ -21,11 +21,17 @@ def rows(task: Task, name: str) -> list[Row]:
     ]
 
 
-def encode(task: Task, transfer_rows: list[Row], tokenizer) -> datasets.Dataset:
-    """Model inputs, ``length``, ``kept`` and ``number``, which leads to a sequence's teacher logits."""
+def encode(task: Task, transfer_rows: list[Row], tokenizer, augmented: bool = True) -> datasets.Dataset:
+    """Model inputs, ``length``, ``kept`` and ``number``, which leads to a sequence's teacher logits.
+
+    augmented: with the variants of rows, not only the rows as they are.
+    """
     data = training.encode(task, transfer_rows, tokenizer)
-    data = data.remove_columns([name for name in ("spans", "example") if name in data.column_names])
-    return data.add_column("number", np.arange(len(data)))
+    data = data.add_column("number", np.arange(len(data)))
+    if not augmented:
+        row_of = data["example"]
+        data = data.select([number for number, row in enumerate(row_of) if not transfer_rows[row].get("variant")])
+    return data.remove_columns([name for name in ("spans", "example") if name in data.column_names])
 
 
 def counts(data: datasets.Dataset) -> list[int]:
