@@ -18,31 +18,30 @@ def main(name: str, check: bool = False) -> None:
     task = tasks.create(wanted, name)
 
     source = f"tasks.{name}.source"
+    read = splits.read(task, wanted.source, source)
+    for split, part in {**read.parts, **read.more_tests, **read.submissions}.items():
+        stage.say(f"{split}: {len(part)} rows read")
+    parts = splits.without_duplicates(task, read.parts, read.more_tests)
+    parts = splits.complete(task, parts, prepare.test, prepare.validation, prepare.seed, source)
+    parts |= read.more_tests
+    splits.check_labels(task, parts, wanted.source, source)
+    task.labels = task.label_names(parts["train"], wanted.source, source)
+    unlabelled = splits.unlabelled(task, wanted, parts, prepare.seed, f"tasks.{name}.unlabelled")
+    for split, part in parts.items():
+        stage.say(f"{split}: {len(part)} rows: {task.described(part)}")
+    stage.say(f"unlabelled: {len(unlabelled)} rows")
+
     if check:
         encoder = sources.checkpoint_folder(configuration.encoder.checkpoint, "encoder.checkpoint")
         tokenizer = models.tokenizer(encoder, "encoder.checkpoint")
-        checking.report(task, wanted.source, prepare, tokenizer, source)
+        checking.say_lengths(task, {**parts, **read.submissions, "unlabelled": unlabelled}, tokenizer)
         return
-
-    parts = splits.read(task, wanted.source, source)
-    more_tests, submissions = (read(task, wanted.source, source) for read in (splits.more_tests, splits.submissions))
-    parts = splits.without_duplicates(task, parts, more_tests)
-    parts = splits.complete(task, parts, prepare.test, prepare.validation, prepare.seed, source)
-    parts |= more_tests
-    splits.check_labels(task, parts, source)
-    task.labels = task.label_names(parts["train"], wanted.source, source)
-    unlabelled = splits.unlabelled(task, wanted, parts, prepare.seed, f"tasks.{name}.unlabelled")
-
     with stage.output(Path("data", name, "prepared")) as out:
-        for split, part in parts.items():
-            rows.write(out / f"{split}.jsonl", part)
-            stage.say(f"{split}: {len(part)} rows: {task.described(part)}")
-        for file, part in submissions.items():
+        for file, part in {**parts, **read.submissions}.items():
             rows.write(out / f"{file}.jsonl", part)
         tasks.save(task, out / "task.json")
     with stage.output(Path("data", name, "unlabelled")) as out:
         rows.write(out / "rows.jsonl", unlabelled)
-        stage.say(f"unlabelled: {len(unlabelled)} rows")
 
 
 if __name__ == "__main__":

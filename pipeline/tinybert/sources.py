@@ -113,7 +113,7 @@ def records(source: Table, split: str | None, columns: list[Column], key: str) -
     """
     wanted = {column: str(value) for column, value in source.where.items()}
     if source.location.startswith("hub:"):
-        table, name = _hub_table(source, split, key), source.location
+        table, name = _hub_table(source, split, key), f"{source.location}, {split or 'train'}"
     else:
         path = local_path(source.location, f"{key}.location")
         path = path / split if split else path

@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 from collections.abc import Hashable
+from dataclasses import dataclass
 from typing import Any
 
 from sklearn.model_selection import train_test_split
@@ -12,38 +13,46 @@ from pipeline.tinybert.rows import Row
 from pipeline.tinybert.settings import Source
 from pipeline.tinybert.settings import Task as TaskSettings
 from pipeline.tinybert.stage import UserError, say
-from pipeline.tinybert.tasks.task import Task, check_source, checked, column_names
+from pipeline.tinybert.tasks.task import BadRowsError, Task, check_source, checked, column_names
 
 SPLITS = ("train", "validation", "test")
 Parts = dict[str, list[Row]]
 
 
-def read(task: Task, source: Source, key: str) -> Parts:
-    """The splits that the source has (only ``train`` where it names none), as checked rows with an ``id``."""
-    return {split: read_split(task, source, split, key) for split in names(task, source, key)}
+@dataclass(frozen=True)
+class Read:
+    """What a source holds: its splits (only ``train`` where it names none), the further ones that are scored beside
+    test, and those without labels of which predictions are wanted, every row of them and in order.
+    """
+
+    parts: Parts
+    more_tests: Parts
+    submissions: Parts
 
 
-def more_tests(task: Task, source: Source, key: str) -> Parts:
-    """The further splits that are scored beside test."""
-    return {name: _rows(task, source, place, name, key) for name, place in source.more_tests.items()}
-
-
-def submissions(task: Task, source: Source, key: str) -> Parts:
-    """The splits without labels of which predictions are wanted, every row of them and in order."""
-    return {file: _rows(task, source, place, file, key, labelled=False) for file, place in source.submissions.items()}
-
-
-def names(task: Task, source: Source, key: str) -> list[str]:
-    """The splits that the source has."""
+def read(task: Task, source: Source, key: str) -> Read:
+    """All splits of a source as checked rows with an ``id``; UserError names the bad rows of all of them."""
     check_source(task, source, key)
     named = source.splits or {"train": None}
     if "train" not in named:
         raise UserError(f"{key}.splits: no 'train' (it has: {', '.join(named)})")
-    return [name for name in SPLITS if name in named]
+    bad = []
 
+    def rows(name: str, place: str | None, labelled: bool = True) -> list[Row]:
+        try:
+            return _rows(task, source, place, name, key, labelled)
+        except BadRowsError as error:
+            bad.append(str(error))
+            return []
 
-def read_split(task: Task, source: Source, split: str, key: str) -> list[Row]:
-    return _rows(task, source, source.splits[split] if source.splits else None, split, key)
+    found = Read(
+        {name: rows(name, named[name]) for name in SPLITS if name in named},
+        {name: rows(name, place) for name, place in source.more_tests.items()},
+        {name: rows(name, place, labelled=False) for name, place in source.submissions.items()},
+    )
+    if bad:
+        raise UserError("; ".join(bad))
+    return found
 
 
 def _rows(task: Task, source: Source, place: str | None, split: str, key: str, labelled: bool = True) -> list[Row]:
@@ -137,14 +146,17 @@ def _by_group(task: Task, rows: list[Row], size: int, seed: int, name: str, key:
     return tuple(sides)
 
 
-def check_labels(task: Task, parts: Parts, key: str) -> None:
+def check_labels(task: Task, parts: Parts, source: Source, key: str) -> None:
     """Every label of validation and test is one of train's."""
     train = {label for row in parts["train"] for label in task.labels_in(row)}
     for split, rows in parts.items():
         unknown = sorted({label for row in rows for label in task.labels_in(row)} - train)
         if unknown:
+            drawn = split in SPLITS and split not in (source.splits or {})
             raise UserError(
-                f"{key}: {split} has the label '{unknown[0]}', which no row of train has ({', '.join(sorted(train))})"
+                f"{key}: {split} has the label '{unknown[0]}', which no row of train has ({', '.join(sorted(train))}): "
+                + ("bring more rows with it, or change prepare.seed, which draws the split" if drawn else "")
+                + ("" if drawn else "move rows with it into train, or take it out")
             )
 
 

@@ -408,7 +408,7 @@ def test_a_data_set_of_the_hub_gives_rows_with_the_names_of_its_labels(hub_layou
         ("bad plot", "negative"),
     ]
     assert pd.isna(rows[2][1]["label"])
-    assert rows[0][0] == f"{HUB}, row 1"
+    assert rows[0][0] == f"{HUB}, train, row 1"
     for chosen in ({"config": "small", "split": "test"}, {"config": "large"}):
         assert [record["text"] for _, record in records(HUB, **chosen)] == ["good plot"]
 

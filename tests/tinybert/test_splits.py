@@ -33,7 +33,7 @@ def read(folder, content, **source) -> splits.Parts:
     for name, records in files.items():
         (folder / name).write_text("".join(json.dumps(record) + "\n" for record in records))
     location = folder if isinstance(content, dict) else folder / "rows.jsonl"
-    return splits.read(TASK, Source(location=str(location), **source), KEY)
+    return splits.read(TASK, Source(location=str(location), **source), KEY).parts
 
 
 # Reading.
@@ -176,10 +176,16 @@ def test_rows_that_cannot_be_split_are_refused_with_what_to_change(labels, test,
 # Labels.
 
 
-def test_a_label_that_training_never_shows_is_refused():
+@pytest.mark.parametrize(
+    ("given_splits", "advice"),
+    [({"train": "a", "test": "b"}, "move rows with it into train"), (None, "bring more rows with it, or change prepa")],
+)
+def test_a_label_that_training_never_shows_is_refused_with_what_to_change(given_splits, advice):
     parts = {"train": rows_of(["good", "bad"]), "test": rows_of(["bad", "odd"])}
-    with pytest.raises(UserError, match=rf"^{KEY}: test has the label 'odd', which no row of train has \(bad, good\)"):
-        splits.check_labels(TASK, parts, KEY)
+    source = Source(location="x", splits=given_splits)
+    expected = rf"^{KEY}: test has the label 'odd', which no row of train has \(bad, good\): {advice}"
+    with pytest.raises(UserError, match=expected):
+        splits.check_labels(TASK, parts, source, KEY)
 
 
 # Groups.

@@ -27,6 +27,10 @@ class BadRecordError(Exception):
     """What is wrong with one record, said without its place."""
 
 
+class BadRowsError(UserError):
+    """What is wrong with rows of one file, said with their places."""
+
+
 class Task(ABC):
     """A task of one kind, as its settings and, once rows have been read, its labels describe it.
 
@@ -169,7 +173,7 @@ class Task(ABC):
 
 
 def checked(task: Task, records: Records, source: Table, key: str, labelled: bool = True) -> list[Row]:
-    """Records as rows, each with ``where`` it stands. UserError names the bad ones: the first ten, and how many more.
+    """Records as rows, each with ``where`` it stands. BadRowsError names the first ten bad ones, and how many more.
 
     A row may say under ``repaired`` what was mended in it; that is counted and said.
     """
@@ -186,7 +190,7 @@ def checked(task: Task, records: Records, source: Table, key: str, labelled: boo
             repaired.append(f"{where}: {repair}")
         rows.append({**row, "where": where})
     if bad:
-        raise UserError(f"{key}: {shown(bad)}")
+        raise BadRowsError(f"{key}: {shown(bad)}")
     if repaired:
         say(f"{key}: {len(repaired)} rows repaired: {shown(repaired)}")
     return rows

@@ -1,0 +1,62 @@
+import json
+from pathlib import Path
+
+import pytest
+import tiny
+
+from pipeline import prepare
+from pipeline.tinybert.stage import UserError
+
+SOURCE = "tasks.tiny.source"
+
+
+def records(count: int, seed: int = 0) -> list[dict]:
+    return [{"text": text, "label": label} for text, label in tiny.sentences(count, seed)]
+
+
+@pytest.fixture
+def told(tmp_path, monkeypatch, capsys):
+    """``told(train=[…], …)``: what `prepare --check` says of a task with these splits. It writes nothing."""
+    (tmp_path / "params.yaml").write_text((tiny.ROOT / "params.yaml").read_text())
+    tiny.write_world(tmp_path)
+    monkeypatch.chdir(tmp_path)
+
+    def run(submission: tuple = (), **splits: list[dict]) -> list[str]:
+        for name, part in [*splits.items(), ("new", submission)]:
+            Path(f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in part))
+        source = {"location": ".", "splits": {name: f"{name}.jsonl" for name in splits}}
+        if submission:
+            source["submissions"] = {"new.tsv": "new.jsonl"}
+        tiny.write_params(Path("params.yaml"), **{SOURCE: source})
+        before = sorted(Path().rglob("*"))
+        prepare.main("tiny", check=True)
+        assert sorted(Path().rglob("*")) == before
+        return capsys.readouterr().out.splitlines()
+
+    return run
+
+
+def test_a_check_tells_rows_labels_duplicates_overlap_and_lengths(told):
+    train, test = records(60), records(70)[60:]
+    said = told(train=[*train, train[0], test[0]], test=test, submission=({"text": "a film"},))
+    assert {
+        "train: 62 rows read",
+        "new.tsv: 1 rows read",
+        "test: 10 rows: negative 5, positive 5",
+        "train: 1 rows dropped whose text comes before",
+        "train: 1 rows dropped whose text stands in test",
+    } <= set(said)
+    assert any(line.startswith("validation: 6 rows: ") for line in said)
+    for part in ("train", "validation", "test", "new.tsv", "unlabelled"):
+        assert any(line.startswith(f"{part}: ") and "word-pieces in the median" in line for line in said)
+
+
+def test_a_check_tells_the_bad_rows_of_every_file(told):
+    bad = {"text": "", "label": "positive"}
+    with pytest.raises(UserError) as raised:
+        told(train=[*records(60), bad], test=[bad, *records(4)], submission=({"text": ""},))
+    assert str(raised.value) == (
+        f"{SOURCE}: train.jsonl, line 61: column 'text': empty text; "
+        f"{SOURCE}: test.jsonl, line 1: column 'text': empty text; "
+        f"{SOURCE}: new.jsonl, line 1: column 'text': empty text"
+    )
