@@ -14,7 +14,7 @@ def main(task: str) -> None:
     if wanted.start == "checkpoint":
         student = general.from_checkpoint(wanted)
     elif wanted.start == "layers":
-        student = general.from_layers(wanted)
+        student = general.from_layers(wanted, configuration.seed)
     else:
         student, result = general.from_distillation(wanted, configuration.numerics)
         columns, curve = result.columns, result.curve

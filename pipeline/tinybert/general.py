@@ -4,17 +4,19 @@ from pathlib import Path
 
 import datasets
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, set_seed
 
 from pipeline.tinybert import models, sources
 from pipeline.tinybert.distillation import imitate
-from pipeline.tinybert.settings import GeneralStudent, Numerics
+from pipeline.tinybert.settings import GeneralStudent, Numerics, Shape
 from pipeline.tinybert.stage import UserError, say
+from pipeline.tinybert.trainer import EVALUATION_BATCH
 from pipeline.tinybert.training import Result
 
 KEY = "general_student"
 ENCODER = Path("models/pretrained/encoder")
+TEXTS_TO_NARROW = 512
 
 
 def from_checkpoint(wanted: GeneralStudent) -> nn.Module:
@@ -29,13 +31,16 @@ def from_checkpoint(wanted: GeneralStudent) -> nn.Module:
             f"{key}: a model of the family '{student.config.model_type}', but the encoder's is '{encoder.model_type}':"
             " a student is of its teacher's family"
         )
-    _check_shape(student, wanted, f"the checkpoint {wanted.checkpoint}")
+    _check_shape(models.shape_of(student.config), wanted, f"the checkpoint {wanted.checkpoint}")
     models.check_vocabulary(models.tokenizer(folder, key), models.tokenizer(ENCODER), key)
     return student
 
 
-def from_layers(wanted: GeneralStudent) -> nn.Module:
-    """The encoder's embeddings and those of its layers (counting from 1) that ``layers`` names, in that order."""
+def from_layers(wanted: GeneralStudent, seed: int) -> nn.Module:
+    """The encoder's embeddings and those of its layers (counting from 1) that ``layers`` names, in that order.
+
+    Where the shape's feed-forward part is narrower than the encoder's, each layer keeps its strongest neurons.
+    """
     encoder = models.load(AutoModel, ENCODER)
     blocks = models.layers(encoder)
     if not all(1 <= layer <= len(blocks) for layer in wanted.layers):
@@ -47,16 +52,71 @@ def from_layers(wanted: GeneralStudent) -> nn.Module:
             f"{KEY}.layers: {wanted.layers} are {len(wanted.layers)}, {KEY}.shape.layers is {wanted.shape.layers}:"
             " make them agree"
         )
+    own = models.shape_of(encoder.config)
+    narrower = min(wanted.shape.feed_forward, own.feed_forward)
+    _check_shape(
+        own.model_copy(update={"layers": len(wanted.layers), "feed_forward": narrower}),
+        wanted,
+        "start: layers, which keeps the encoder's widths or a part of its feed-forward one,",
+    )
+    if narrower < own.feed_forward:
+        narrow(encoder, narrower, wanted, seed)
     config = encoder.config
-    config.num_hidden_layers = len(wanted.layers)
+    models.set_shape(config, wanted.shape)
     student = AutoModel.from_config(config, dtype=torch.float32)
-    _check_shape(student, wanted, "start: layers, which keeps the encoder's widths,")
     copied, place = encoder.state_dict(), models.FAMILIES[config.model_type].layers
-    own = {name: weights for name, weights in copied.items() if not name.startswith(f"{place}.")}
-    student.load_state_dict(own, strict=False)
+    others = {name: weights for name, weights in copied.items() if not name.startswith(f"{place}.")}
+    student.load_state_dict(others, strict=False)
     for block, layer in zip(models.layers(student), wanted.layers, strict=True):
         block.load_state_dict(blocks[layer - 1].state_dict())
     return student
+
+
+def narrow(encoder: nn.Module, width: int, wanted: GeneralStudent, seed: int) -> None:
+    """Keep the ``width`` neurons of each feed-forward part whose activations matter most to its output on unlabelled
+    text: standard deviation times the norm of the outgoing weights. What the others add on average goes into the bias.
+    """
+    recipe = wanted.distillation
+    text = recipe.text.model_copy(update={"limit": min(TEXTS_TO_NARROW, recipe.text.limit)})
+    texts = sources.texts(text, seed, f"{KEY}.distillation.text")
+    say(f"feed-forward parts: {width} neurons of each stay, by {len(texts)} texts")
+    parts = [models.feed_forward(block, encoder.config.model_type) for block in models.layers(encoder)]
+    for (to, back), (mean, deviation) in zip(
+        parts, _activations(encoder, parts, texts, recipe.max_length), strict=True
+    ):
+        strength = deviation * back.weight.norm(dim=0)
+        kept, dropped = strength.argsort(descending=True, stable=True).tensor_split([width])
+        kept = kept.sort().values
+        back.bias.data += back.weight[:, dropped] @ mean[dropped]
+        to.weight.data, to.bias.data, back.weight.data = to.weight[kept], to.bias[kept], back.weight[:, kept]
+
+
+@torch.no_grad()
+def _activations(encoder: nn.Module, parts: list, texts: list[str], longest: int) -> list[tuple[Tensor, Tensor]]:
+    """Of each of the feed-forward ``parts``: mean and standard deviation, (F,), of what its neurons hold."""
+    tokenizer = models.tokenizer(ENCODER)
+    longest = min(longest, tokenizer.model_max_length)
+    inputs: dict[nn.Module, Tensor] = {}
+    hooks = [back.register_forward_pre_hook(lambda part, given: inputs.update({part: given[0]})) for _, back in parts]
+    sums, squares, positions = [0.0] * len(parts), [0.0] * len(parts), 0
+    encoder.eval()
+    for start in range(0, len(texts), EVALUATION_BATCH):
+        some = texts[start : start + EVALUATION_BATCH]
+        batch = tokenizer(some, padding=True, truncation=True, max_length=longest, return_tensors="pt")
+        encoder(**batch)
+        mask = batch["attention_mask"].bool()
+        positions += int(mask.sum())
+        for number, (_, back) in enumerate(parts):
+            real = inputs[back][mask].double()
+            sums[number] = sums[number] + real.sum(0)
+            squares[number] = squares[number] + real.square().sum(0)
+    for hook in hooks:
+        hook.remove()
+    means = [total / positions for total in sums]
+    variances = [total / positions - mean.square() for total, mean in zip(squares, means, strict=True)]
+    return [
+        (mean.float(), variance.clamp(min=0).sqrt().float()) for mean, variance in zip(means, variances, strict=True)
+    ]
 
 
 def from_distillation(wanted: GeneralStudent, numerics: Numerics) -> tuple[nn.Module, Result]:
@@ -87,8 +147,7 @@ def from_distillation(wanted: GeneralStudent, numerics: Numerics) -> tuple[nn.Mo
     return student, result
 
 
-def _check_shape(student: nn.Module, wanted: GeneralStudent, which: str) -> None:
-    found = models.shape_of(student.config)
+def _check_shape(found: Shape, wanted: GeneralStudent, which: str) -> None:
     for name, value in found.model_dump().items():
         if value != getattr(wanted.shape, name):
             raise UserError(

@@ -16,13 +16,15 @@ from pipeline.tinybert.stage import UserError, say
 
 @dataclass(frozen=True)
 class Family:
-    """What differs between families of encoders: where the layers are, the feed-forward width's name, positions that
-    text cannot take, and the part of the masked language model that turns hidden states into words.
+    """What differs between families of encoders: where the layers are, the feed-forward width's name and its two
+    projections in a layer, positions that text cannot take, and the part of the masked language model that turns hidden
+    states into words.
     """
 
     layers: str
     head: Callable[[nn.Module, Tensor], Tensor]
     feed_forward: str = "intermediate_size"
+    projections: tuple[str, str] = ("intermediate.dense", "output.dense")
     reserved_positions: int = 0
 
 
@@ -38,6 +40,7 @@ FAMILIES = {
             model.vocab_layer_norm(model.activation(model.vocab_transform(hidden)))
         ),
         feed_forward="hidden_dim",
+        projections=("ffn.lin1", "ffn.lin2"),
     ),
 }
 UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, SafetensorError, pickle.UnpicklingError)
@@ -158,6 +161,12 @@ def map_layers(layer_map: LayerMap, student: int, teacher: int, key: str) -> lis
 
 def layers(encoder: nn.Module) -> nn.ModuleList:
     return encoder.get_submodule(FAMILIES[encoder.config.model_type].layers)
+
+
+def feed_forward(block: nn.Module, family: str) -> tuple[nn.Linear, nn.Linear]:
+    """The two projections of a layer's feed-forward part, to its neurons (F, D) and back (D, F)."""
+    to, back = FAMILIES[family].projections
+    return block.get_submodule(to), block.get_submodule(back)
 
 
 def word_logits(model: nn.Module, hidden: Tensor) -> Tensor:
