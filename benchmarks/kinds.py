@@ -1,0 +1,135 @@
+"""Every kind of task on real data: ``python benchmarks/kinds.py --data FOLDER`` prints one table.
+
+FOLDER has a folder for each task of kinds.yaml, beside this script, with the files that its entry names. Each task runs
+by `dvc repro` in a clone of what is committed, under `.dvc/tmp/kinds`, with DVC's cache shared: what has run before is
+not run again. Name tasks to run only those. ``--jobs 2`` runs two tasks at once, each with half of the cores; minutes
+are those of one task. ``--upto STAGE`` stops there, and prints no table.
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import ruamel.yaml
+from stages import LINE
+
+ROOT = Path(__file__).resolve().parents[1]
+WORK = ROOT / ".dvc" / "tmp" / "kinds"
+ENTRIES = Path(__file__).with_name("kinds.yaml")
+FOR_ALL_TASKS = ("encoder", "word_vectors")
+MODELS = ("teacher", "student", "student_alone")
+YAML = ruamel.yaml.YAML(pure=True)
+
+
+def clone(task: str, entries: dict, data: Path) -> Path:
+    """A clone of what is committed whose params.yaml has the entry, and that shares this repository's cache."""
+    folder = WORK / task
+    commit = git(ROOT, "rev-parse", "HEAD").strip()
+    if folder.exists():
+        git(folder, "fetch", "--quiet", "origin", commit)
+    else:
+        WORK.mkdir(parents=True, exist_ok=True)
+        git(WORK, "clone", "--quiet", str(ROOT), task)
+    git(folder, "reset", "--quiet", "--hard", commit)
+    subprocess.run(["dvc", "cache", "dir", "--quiet", "--local", str(ROOT / ".dvc" / "cache")], cwd=folder, check=True)
+    shutil.copytree(data, folder / "data" / "raw", dirs_exist_ok=True, copy_function=shutil.copyfile)
+
+    params = YAML.load((folder / "params.yaml").read_text(encoding="utf-8"))
+    params["run"] = [task]
+    params["tasks"][task] = entries[task]
+    with open(folder / "params.yaml", "w", encoding="utf-8", newline="\n") as file:
+        YAML.dump(params, file)
+    return folder
+
+
+def git(folder: Path, *command: str) -> str:
+    return subprocess.run(["git", *command], cwd=folder, check=True, capture_output=True, text=True).stdout
+
+
+def repro(folder: Path, threads: int, *targets: str) -> None:
+    """Run stages in a clone; their output goes on in a log beside it."""
+    log = folder.with_suffix(".log")
+    print(f"{folder.name}: dvc repro {' '.join(targets)}; output in {log}", flush=True)
+    with open(log, "a", encoding="utf-8") as file:
+        done = subprocess.run(
+            ["dvc", "repro", *targets],
+            cwd=folder,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+        )
+    if done.returncode:
+        sys.exit(f"{folder.name}: failed: the end of {log} says why")
+
+
+def share_of_flops(folder: Path, task: str, length: int) -> float:
+    """Multiplications in the student's encoder layers over those in the teacher's, on a text of full length."""
+
+    def flops(which: str) -> int:
+        config = json.loads((folder / "models" / task / which / "config.json").read_text(encoding="utf-8"))
+        width = config["hidden_size"]
+        a_position = 4 * width**2 + 2 * width * config["intermediate_size"] + 2 * length * width
+        return config["num_hidden_layers"] * a_position
+
+    return flops("student") / flops("teacher")
+
+
+def measured(task: str) -> tuple[float, float]:
+    """Seconds and the most memory, GiB, of the task's own stages, by the latest run of each."""
+    latest = {}
+    for line in re.split(r"[\r\n]+", (WORK / f"{task}.log").read_text(encoding="utf-8")):
+        if (found := LINE.match(line.strip())) and found["task"]:
+            latest[found["stage"]] = found
+    return sum(float(found["seconds"]) for found in latest.values()), max(float(f["memory"]) for f in latest.values())
+
+
+def row(folder: Path, entry: dict) -> str:
+    task, metric = folder.name, entry["metric"]
+    scores = json.loads((folder / "metrics" / task / "scores.json").read_text(encoding="utf-8"))
+    validation = json.loads(
+        (folder / "metrics" / task / "distill_prediction" / "validation.json").read_text(encoding="utf-8")
+    )
+    seconds, memory = measured(task)
+    numbers = [*(scores[which][metric] for which in MODELS), scores["retention"], validation[metric]]
+    cells = ["undefined" if number is None else f"{100 * number:.1f}" for number in numbers]
+    share = share_of_flops(folder, task, entry["max_length"])
+    return f"| {task} | {metric} | {' | '.join(cells)} | {100 * share:.0f} % | {seconds / 60:.0f} | {memory:.2f} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("tasks", nargs="*", help="tasks of kinds.yaml; all, where there is none")
+    parser.add_argument("--data", type=Path, required=True, help="the folder with a folder for each task")
+    parser.add_argument("--jobs", type=int, default=1, help="how many run at once")
+    parser.add_argument("--upto", help="the stage to stop at")
+    arguments = parser.parse_args()
+    entries = YAML.load(ENTRIES.read_text(encoding="utf-8"))["tasks"]
+    tasks = arguments.tasks or list(entries)
+    if unknown := set(tasks) - set(entries):
+        sys.exit(f"no such task: {', '.join(sorted(unknown))} (there are: {', '.join(entries)})")
+
+    folders = {task: clone(task, entries, arguments.data) for task in tasks}
+    repro(folders[tasks[0]], os.cpu_count(), *FOR_ALL_TASKS)
+    threads = max(1, os.cpu_count() // arguments.jobs)
+    last = arguments.upto or "evaluate"
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        list(pool.map(lambda task: repro(folders[task], threads, f"{last}@{task}"), tasks))
+    if arguments.upto:
+        return
+    print(
+        "\n| task | metric, in % | teacher | student | student alone | retention | student, validation "
+        "| FLOPs | minutes | GiB |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    for task in tasks:
+        print(row(folders[task], entries[task]))
+
+
+if __name__ == "__main__":
+    main()
