@@ -1,7 +1,7 @@
 """Every kind of task on real data: ``python benchmarks/kinds.py --data FOLDER`` prints one table.
 
 FOLDER has a folder for each task of kinds.yaml, beside this script, with the files that its entry names. Each task runs
-by `dvc repro` in a clone of what is committed, under `.dvc/tmp/kinds`, with DVC's cache shared: what has run before is
+by `dvc repro` in a clone of the last commit, under `.dvc/tmp/kinds`, with DVC's cache shared: what has run before does
 not run again. Name tasks to run only those. ``--jobs 2`` runs two tasks at once, each with half of the cores; minutes
 are those of one task. ``--upto STAGE`` stops there, and prints no table.
 """
@@ -52,8 +52,8 @@ def git(folder: Path, *command: str) -> str:
     return subprocess.run(["git", *command], cwd=folder, check=True, capture_output=True, text=True).stdout
 
 
-def repro(folder: Path, threads: int, *targets: str) -> None:
-    """Run stages in a clone; their output goes on in a log beside it."""
+def repro(folder: Path, threads: int, *targets: str) -> bool:
+    """Run stages in a clone; their output goes on in a log beside it. Whether all went well."""
     log = folder.with_suffix(".log")
     print(f"{folder.name}: dvc repro {' '.join(targets)}; output in {log}", flush=True)
     with open(log, "a", encoding="utf-8") as file:
@@ -65,7 +65,8 @@ def repro(folder: Path, threads: int, *targets: str) -> None:
             env={**os.environ, "OMP_NUM_THREADS": str(threads)},
         )
     if done.returncode:
-        sys.exit(f"{folder.name}: failed: the end of {log} says why")
+        print(f"{folder.name}: failed: the end of {log} says why", file=sys.stderr, flush=True)
+    return not done.returncode
 
 
 def share_of_flops(folder: Path, task: str, length: int) -> float:
@@ -80,13 +81,23 @@ def share_of_flops(folder: Path, task: str, length: int) -> float:
     return flops("student") / flops("teacher")
 
 
-def measured(task: str) -> tuple[float, float]:
-    """Seconds and the most memory, GiB, of the task's own stages, by the latest run of each."""
+def measured(task: str) -> tuple[str, str]:
+    """Minutes of the task's own stages, and the most memory, GiB, by the latest run of each; unknown where DVC's cache
+    had a stage whose run is in no log.
+    """
     latest = {}
     for line in re.split(r"[\r\n]+", (WORK / f"{task}.log").read_text(encoding="utf-8")):
         if (found := LINE.match(line.strip())) and found["task"]:
             latest[found["stage"]] = found
-    return sum(float(found["seconds"]) for found in latest.values()), max(float(f["memory"]) for f in latest.values())
+    if set(latest) != stages_of_a_task():
+        return "unknown", "unknown"
+    minutes = sum(float(found["seconds"]) for found in latest.values()) / 60
+    return f"{minutes:.0f}", f"{max(float(found['memory']) for found in latest.values()):.2f}"
+
+
+def stages_of_a_task() -> set[str]:
+    stages = YAML.load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    return {name for name, stage in stages.items() if "matrix" in stage}
 
 
 def row(folder: Path, entry: dict) -> str:
@@ -95,11 +106,10 @@ def row(folder: Path, entry: dict) -> str:
     validation = json.loads(
         (folder / "metrics" / task / "distill_prediction" / "validation.json").read_text(encoding="utf-8")
     )
-    seconds, memory = measured(task)
     numbers = [*(scores[which][metric] for which in MODELS), scores["retention"], validation[metric]]
     cells = ["undefined" if number is None else f"{100 * number:.1f}" for number in numbers]
     share = share_of_flops(folder, task, entry["max_length"])
-    return f"| {task} | {metric} | {' | '.join(cells)} | {100 * share:.0f} % | {seconds / 60:.0f} | {memory:.2f} |"
+    return f"| {' | '.join([task, metric, *cells, f'{100 * share:.0f} %', *measured(task)])} |"
 
 
 def main() -> None:
@@ -114,21 +124,29 @@ def main() -> None:
     if unknown := set(tasks) - set(entries):
         sys.exit(f"no such task: {', '.join(sorted(unknown))} (there are: {', '.join(entries)})")
 
+    if missing := [str(arguments.data / task) for task in tasks if not (arguments.data / task).is_dir()]:
+        sys.exit(f"--data: there is no folder {', '.join(missing)}")
+
     folders = {task: clone(task, entries, arguments.data) for task in tasks}
-    repro(folders[tasks[0]], os.cpu_count(), *FOR_ALL_TASKS)
+    if not repro(folders[tasks[0]], os.cpu_count(), *FOR_ALL_TASKS):
+        sys.exit(1)
     threads = max(1, os.cpu_count() // arguments.jobs)
     last = arguments.upto or "evaluate"
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        list(pool.map(lambda task: repro(folders[task], threads, f"{last}@{task}"), tasks))
-    if arguments.upto:
-        return
+        went_well = list(pool.map(lambda task: repro(folders[task], threads, f"{last}@{task}"), tasks))
+    if not arguments.upto:
+        print_table([(folders[task], entries[task]) for task, well in zip(tasks, went_well, strict=True) if well])
+    sys.exit(not all(went_well))
+
+
+def print_table(done: list[tuple[Path, dict]]) -> None:
     print(
         "\n| task | metric, in % | teacher | student | student alone | retention | student, validation "
         "| FLOPs | minutes | GiB |"
     )
     print("|---|---|---|---|---|---|---|---|---|---|")
-    for task in tasks:
-        print(row(folders[task], entries[task]))
+    for folder, entry in done:
+        print(row(folder, entry))
 
 
 if __name__ == "__main__":

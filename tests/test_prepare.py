@@ -60,3 +60,10 @@ def test_a_check_tells_the_bad_rows_of_every_file(told):
         f"{SOURCE}: test.jsonl, line 1: column 'text': empty text; "
         f"{SOURCE}: new.jsonl, line 1: column 'text': empty text"
     )
+
+
+def test_a_check_tells_the_bad_rows_of_one_file_beside_what_is_wrong_with_another(told):
+    with pytest.raises(UserError) as raised:
+        told(train=[*records(60), {"text": "", "label": "positive"}], test=[{"review": "a film", "label": "positive"}])
+    assert f"{SOURCE}: train.jsonl, line 61: column 'text': empty text; {SOURCE}: " in str(raised.value)
+    assert "test.jsonl has no column 'text'" in str(raised.value)

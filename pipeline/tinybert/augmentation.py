@@ -109,8 +109,8 @@ class Augmenter:
                 yield from self.variants(row, sentences)
 
     def read(self, texts: set[str]) -> None:
-        """Make ``sentences`` those of ``texts``, with candidates. A passage is asked about once, however many questions
-        its rows ask: what the block before knew of it is kept.
+        """Make ``sentences`` those of ``texts``, with candidates for all their words, whatever a row allows: so a
+        passage is asked about once, however many questions its rows ask. What the block before knew of it is kept.
         """
         known = {text: self.sentences[text] for text in sorted(texts) if text in self.sentences}
         new = {text: self.sentence(text) for text in sorted(texts) if text not in known}

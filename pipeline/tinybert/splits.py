@@ -13,7 +13,7 @@ from pipeline.tinybert.rows import Row
 from pipeline.tinybert.settings import Source
 from pipeline.tinybert.settings import Task as TaskSettings
 from pipeline.tinybert.stage import UserError, say
-from pipeline.tinybert.tasks.task import BadRowsError, Task, check_source, checked, column_names
+from pipeline.tinybert.tasks.task import Task, check_source, checked, column_names
 
 SPLITS = ("train", "validation", "test")
 Parts = dict[str, list[Row]]
@@ -31,7 +31,7 @@ class Read:
 
 
 def read(task: Task, source: Source, key: str) -> Read:
-    """All splits of a source as checked rows with an ``id``; UserError names the bad rows of all of them."""
+    """All splits of a source as checked rows with an ``id``; UserError says what is wrong with each of them."""
     check_source(task, source, key)
     named = source.splits or {"train": None}
     if "train" not in named:
@@ -41,7 +41,7 @@ def read(task: Task, source: Source, key: str) -> Read:
     def rows(name: str, place: str | None, labelled: bool = True) -> list[Row]:
         try:
             return _rows(task, source, place, name, key, labelled)
-        except BadRowsError as error:
+        except UserError as error:
             bad.append(str(error))
             return []
 
@@ -51,7 +51,7 @@ def read(task: Task, source: Source, key: str) -> Read:
         {name: rows(name, place, labelled=False) for name, place in source.submissions.items()},
     )
     if bad:
-        raise UserError("; ".join(bad))
+        raise UserError("; ".join(dict.fromkeys(bad)))  # that of the whole source would come again with each split
     return found
 
 
@@ -153,10 +153,10 @@ def check_labels(task: Task, parts: Parts, source: Source, key: str) -> None:
         unknown = sorted({label for row in rows for label in task.labels_in(row)} - train)
         if unknown:
             drawn = split in SPLITS and split not in (source.splits or {})
+            drawing = "bring more rows with it, or change prepare.seed, which draws the split"
             raise UserError(
                 f"{key}: {split} has the label '{unknown[0]}', which no row of train has ({', '.join(sorted(train))}): "
-                + ("bring more rows with it, or change prepare.seed, which draws the split" if drawn else "")
-                + ("" if drawn else "move rows with it into train, or take it out")
+                + (drawing if drawn else "bring other rows with it into train, or take it out")
             )
 
 

@@ -105,7 +105,10 @@ def stop_words(location: str | None, key: str) -> list[str]:
         return []
     if location == ENGLISH:
         return sorted(STOPWORDS)
-    path = local_path(location, key)
+    try:
+        path = local_path(location, key)
+    except UserError as error:
+        raise UserError(f"{error}: expected {ENGLISH}, a text file with a word a line, or blank for none") from None
     try:
         words = {line.strip().lower() for line in path.read_text(encoding="utf-8-sig").splitlines()} - {""}
     except (UnicodeDecodeError, OSError) as error:

@@ -178,7 +178,10 @@ def test_rows_that_cannot_be_split_are_refused_with_what_to_change(labels, test,
 
 @pytest.mark.parametrize(
     ("given_splits", "advice"),
-    [({"train": "a", "test": "b"}, "move rows with it into train"), (None, "bring more rows with it, or change prepa")],
+    [
+        ({"train": "a", "test": "b"}, "bring other rows with it into train"),
+        (None, "bring more rows with it, or change prepa"),
+    ],
 )
 def test_a_label_that_training_never_shows_is_refused_with_what_to_change(given_splits, advice):
     parts = {"train": rows_of(["good", "bad"]), "test": rows_of(["bad", "odd"])}

@@ -99,7 +99,7 @@ def test_stop_words_come_from_gensim_or_a_file_or_there_are_none(tmp_path):
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (None, "there is no file or folder"),
+        (None, "there is no file or folder .*: expected english, a text file with a word a line, or blank"),
         (b"der\nf\xfcr\n", "expected a text file in UTF-8, a word a line: .* 0xfc"),
         (b"der\ndie oder das\n", "expected a word a line, found 'die oder das'"),
     ],
