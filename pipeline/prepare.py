@@ -22,6 +22,7 @@ def main(name: str, check: bool = False) -> None:
     for split, part in {**read.parts, **read.more_tests, **read.submissions}.items():
         stage.say(f"{split}: {len(part)} rows read")
     parts = splits.without_duplicates(task, read.parts, read.more_tests)
+    splits.say_shared_groups(task, {**parts, **read.more_tests})
     parts = splits.complete(task, parts, prepare.test, prepare.validation, prepare.seed, source)
     parts |= read.more_tests
     splits.check_labels(task, parts, wanted.source, source)
@@ -38,7 +39,7 @@ def main(name: str, check: bool = False) -> None:
         return
     with stage.output(Path("data", name, "prepared")) as out:
         for file, part in {**parts, **read.submissions}.items():
-            rows.write(out / f"{file}.jsonl", part)
+            rows.write(out / f"{file}.jsonl", splits.as_written(part))
         tasks.save(task, out / "task.json")
     with stage.output(Path("data", name, "unlabelled")) as out:
         rows.write(out / "rows.jsonl", unlabelled)

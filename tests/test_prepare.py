@@ -51,6 +51,14 @@ def test_a_check_tells_rows_labels_duplicates_overlap_and_lengths(told):
         assert any(line.startswith(f"{part}: ") and "word-pieces in the median" in line for line in said)
 
 
+def test_rows_are_written_without_what_only_their_reading_needs(told, tmp_path):
+    told(train=records(60), test=records(70)[60:])
+    prepare.main("tiny")
+    for file in ("train", "validation", "test"):
+        rows = [json.loads(line) for line in Path("data/tiny/prepared", f"{file}.jsonl").read_text().splitlines()]
+        assert rows and all(row.keys() == {"id", "text", "label"} for row in rows)
+
+
 def test_a_check_tells_the_bad_rows_of_every_file(told):
     bad = {"text": "", "label": "positive"}
     with pytest.raises(UserError) as raised:

@@ -16,6 +16,8 @@ def say_lengths(task: Task, parts: dict[str, list[Row]], tokenizer) -> None:
     unlimited, boundless = copy.copy(task), copy.deepcopy(tokenizer)
     unlimited.max_length = boundless.model_max_length = ANY_LENGTH
     longest = min(task.max_length, tokenizer.model_max_length)
+    if longest < task.max_length:
+        say(f"max_length: {task.max_length}: the model takes {longest} word-pieces: set the task's to that or less")
     for name, rows in parts.items():
         if rows:
             found = np.array([len(ids) for ids in unlimited.encode(rows, boundless)["input_ids"]])

@@ -12,6 +12,7 @@ from pipeline.tinybert.stage import UserError, say
 
 PARAMS = Path("params.yaml")
 TAKEN = ("train", "validation", "test", "task", "teacher", "student", "student_alone", "retention", "agreement")
+BLANK = " (write the key, with nothing after it where there is nothing to set)"
 RESERVED_TASK_NAMES = ("pretrained", "raw", "word_vectors")
 Share = Field(gt=0, lt=1)
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -37,6 +38,7 @@ class Table(Group):
     location: str
     config: str | None = None
     delimiter: str | None = Field(default=None, min_length=1, max_length=1)
+    quotes: bool = True  # of CSV and TSV: fields in double quotes, a quote inside doubled
     where: dict[str, str | int | float | bool] = {}
     text: Name | None = None
     pair: Name | None = None
@@ -363,7 +365,7 @@ def _explain(error: pydantic.ValidationError, root: type[Group] = Settings, pref
             known = _known_keys(root, keys[:-1])
             lines.setdefault(name, f"{name}: unknown setting{_like(keys[-1], known)} (known here: {', '.join(known)})")
         elif item["type"] == "missing":
-            lines.setdefault(name, f"{name}: missing")
+            lines.setdefault(name, f"{name}: missing" + (BLANK if _may_be_blank(root, keys) else ""))
         elif name in lines:  # the next form that a value may have
             lines[name] = lines[name].replace(", found", f" or {_expected(item, root, keys)}, found", 1)
         else:
@@ -382,16 +384,27 @@ def _expected(item: Any, root: type[Group], keys: list) -> str:
     return item["msg"].removeprefix("Input should be ")
 
 
+def _may_be_blank(root: type[Group], keys: list) -> bool:
+    """Whether a key, which DVC needs to be there, may stand with nothing after it."""
+    last = _group_at(root, keys[:-1]).model_fields[keys[-1]].annotation
+    return type(None) in getattr(last, "__args__", ())
+
+
 def _is_union_branch(key: str) -> bool:
     """What pydantic adds to the place of an error, and is no key of the file."""
     return key.startswith(("literal[", "list[", "constrained-")) or key in ("str", "int", "float", "bool", "[key]")
 
 
 def _known_keys(model: Any, keys: list) -> list[str]:
+    return list(getattr(_group_at(model, keys), "model_fields", {}))
+
+
+def _group_at(model: Any, keys: list) -> Any:
+    """The type of what stands under ``keys``, a group where there is one."""
     for key in keys:
         fields = getattr(model, "model_fields", {})
         annotation = fields[key].annotation if key in fields else model
         candidates = [annotation, *getattr(annotation, "__args__", ())]
         groups = [kind for kind in candidates if isinstance(kind, type) and issubclass(kind, Group)]
         model = groups[0] if groups else annotation
-    return list(getattr(model, "model_fields", {}))
+    return model

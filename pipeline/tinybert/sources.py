@@ -16,16 +16,18 @@ import random
 import re
 from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import huggingface_hub
 import pandas as pd
 
 from pipeline.tinybert.settings import Column, Table, Text
-from pipeline.tinybert.stage import UserError, say
+from pipeline.tinybert.stage import UserError, say, shown
 
 PUNKT_CHARACTERS = 1_000_000
 SHORTEST_SENTENCE = 3  # words
+LONGEST_SENTENCE = 500  # words, if it is the only one of a file
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 huggingface_hub.logging.set_verbosity_error()  # it warns of each of its retries
@@ -117,7 +119,7 @@ def records(source: Table, split: str | None, columns: list[Column], key: str) -
     else:
         path = local_path(source.location, f"{key}.location")
         path = path / split if split else path
-        table, name = _file_table(path, source.delimiter, key), path.name
+        table, name = _file_table(path, source, key), path.name
     for column in (*columns, *wanted):
         if column not in table.columns:
             raise UserError(f"{key}: {name} has no column '{column}' (it has: {', '.join(map(str, table.columns))})")
@@ -132,18 +134,20 @@ def records(source: Table, split: str | None, columns: list[Column], key: str) -
         yield f"{name}, {unit} {place}", dict(zip(names, values, strict=True))
 
 
-def _file_table(path: Path, delimiter: str | None, key: str) -> pd.DataFrame:
+def _file_table(path: Path, source: Table, key: str) -> pd.DataFrame:
     """The records of a file, its values as they stand there: no type is guessed, no number becomes another.
 
     The index says where each stands, and its name in what: a line, a row, a question.
     """
     read = READERS.get(path.suffix.lower())
+    if path.is_dir():
+        raise UserError(f"{key}: {path} is a folder: name its files under `splits` (train: …) or `split`")
     if read is None:
         raise UserError(f"{key}: {path}: expected a file that ends with one of {', '.join(READERS)}")
     if not path.is_file():
         raise UserError(f"{key}: there is no file {path}")
     try:
-        return read(path, delimiter)
+        return read(path, source)
     except (ValueError, OSError, csv.Error) as error:
         raise UserError(f"{key}: {path} cannot be read as {path.suffix[1:]}: {error}") from error
 
@@ -163,12 +167,19 @@ def _table(records: list, columns: list | None, places: list, unit: str) -> pd.D
     return pd.DataFrame(records, columns=columns, index=pd.Index(places, name=unit), dtype=object)
 
 
-def _read_csv(path: Path, delimiter: str | None = None) -> pd.DataFrame:
+def _read_csv(path: Path, source: Table, delimiter: str = ",") -> pd.DataFrame:
     csv.field_size_limit(1 << 30)
-    records, places = [], []
-    lines = csv.reader(io.StringIO(_text_of(path), newline=""), delimiter=delimiter or ",", strict=True)
+    records, places, before = [], [], 0
+    lines = csv.reader(
+        io.StringIO(_text_of(path), newline=""),
+        delimiter=source.delimiter or delimiter,
+        quoting=csv.QUOTE_MINIMAL if source.quotes else csv.QUOTE_NONE,
+        strict=True,
+    )
     try:
         header = next(lines, [])
+        if not header:
+            raise csv.Error("the file is empty: expected a header that names the columns")
         repeated = [name for name, count in Counter(header).items() if count > 1]
         if repeated:
             raise csv.Error(f"the column '{repeated[0]}' stands twice in the header")
@@ -176,26 +187,47 @@ def _read_csv(path: Path, delimiter: str | None = None) -> pd.DataFrame:
         for fields in lines:
             missing = len(header) - len(fields)
             if missing < 0:
-                raise csv.Error(f"{len(fields)} fields, the header has {len(header)}")
+                raise csv.Error(f"{len(fields)} fields, the header has {len(header)}: quote a field that holds commas")
             if fields:
                 records.append([*fields, *[None] * missing])
                 places.append(before + 1)
             before = lines.line_num
     except csv.Error as error:
-        raise ValueError(f"line {lines.line_num}: {error}") from None
+        first, last = before + 1, lines.line_num
+        if str(error).startswith(("unexpected end", repr(lines.dialect.delimiter))):  # as csv says it
+            error = (
+                "a quote opens in it that does not close, or closes within a field: double a quote that belongs to the"
+                " text, or set `quotes: false` where none has another meaning"
+            )
+        raise ValueError(f"line {first}{f' to {last}' if last > first else ''}: {error}") from None
+    _say_long_records(path, [*places, before + 1])
     return _table(records, header, places, "line")
 
 
-def _read_tsv(path: Path, delimiter: str | None) -> pd.DataFrame:
-    return _read_csv(path, delimiter or "\t")
+def _say_long_records(path: Path, starts: list[int]) -> None:
+    """A quote that is not closed takes in all lines to the next one: nothing but its length tells it from a text."""
+    lengths = [end - start for start, end in pairwise(starts)]
+    several = sum(length > 1 for length in lengths)
+    if several:
+        longest = max(range(len(lengths)), key=lengths.__getitem__)
+        say(
+            f"{path.name}: {several} of {len(lengths)} records go over several lines, the longest from line"
+            f" {starts[longest]} to {starts[longest + 1] - 1}: if it should not, a quote is left open there"
+        )
 
 
-def _read_json_lines(path: Path, _delimiter: str | None) -> pd.DataFrame:
+def _read_tsv(path: Path, source: Table) -> pd.DataFrame:
+    return _read_csv(path, source, "\t")
+
+
+def _read_json_lines(path: Path, _source: Table) -> pd.DataFrame:
     records, places = [], []
     for number, line in enumerate(_text_of(path).split("\n"), 1):
         if line.strip():
             try:
                 found = _json_records(f"[{line}]")
+            except json.JSONDecodeError as error:
+                raise ValueError(f"line {number}, character {error.pos}: not valid JSON: {error.msg}") from None
             except ValueError as error:
                 raise ValueError(f"line {number}: {error}") from None
             records += found
@@ -203,7 +235,7 @@ def _read_json_lines(path: Path, _delimiter: str | None) -> pd.DataFrame:
     return _table(records, None, places, "line")
 
 
-def _read_json(path: Path, _delimiter: str | None) -> pd.DataFrame:
+def _read_json(path: Path, _source: Table) -> pd.DataFrame:
     text = _text_of(path)
     content = json.loads(text)
     if isinstance(content, dict) and isinstance(content.get("data"), list):
@@ -216,10 +248,16 @@ def _read_json(path: Path, _delimiter: str | None) -> pd.DataFrame:
 
 def _squad_questions(articles: list[dict]) -> Iterator[dict]:
     """The questions of SQuAD's file, each with its passage; 1.1 and 2.0 have the same form."""
+    place = ""
     try:
-        for article in articles:
+        for number, article in enumerate(articles, 1):
+            place = f"article {number}"
             for paragraph in article["paragraphs"]:
+                place = f"article {number} ({article.get('title')})"
                 for question in paragraph["qas"]:
+                    place = f"article {number} ({article.get('title')}), question {question.get('id')}"
+                    if question.get("is_impossible") and question.get("answers"):
+                        raise ValueError(f"{place}: is_impossible, but it has answers: take one of them out")
                     yield {
                         "id": question["id"],
                         "title": article.get("title"),
@@ -227,9 +265,9 @@ def _squad_questions(articles: list[dict]) -> Iterator[dict]:
                         "question": question["question"],
                         "answers": [] if question.get("is_impossible") else question.get("answers", []),
                     }
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"not in SQuAD's form (data, paragraphs, context, qas, id, question, answers): {error}"
+            f"{place}: not in SQuAD's form (data, paragraphs, context, qas, id, question, answers): {error}"
         ) from None
 
 
@@ -246,7 +284,7 @@ def _check_characters(text: str, records: list[dict]) -> None:
         json.dumps(records, ensure_ascii=False).encode("utf-8")
 
 
-def _read_conll(path: Path, delimiter: str | None) -> pd.DataFrame:
+def _read_conll(path: Path, source: Table) -> pd.DataFrame:
     """One word a line, columns numbered from 1, an empty line after each sentence: one record a sentence, lists of the
     same length in its columns. Without a delimiter columns are parted by white space.
     """
@@ -258,15 +296,17 @@ def _read_conll(path: Path, delimiter: str | None) -> pd.DataFrame:
                 places.append(number - len(sentence))
             sentence = []
         elif not line.startswith("-DOCSTART-"):
-            fields = line.split(delimiter)
+            fields = line.split(source.delimiter)
             width = width or len(fields)
             if len(fields) != width:
                 raise ValueError(f"line {number}: {len(fields)} columns, the lines before have {width}: '{line[:50]}'")
             sentence.append(fields)
+    if len(sentences) == 1 and len(sentences[0][0]) > LONGEST_SENTENCE:
+        raise ValueError(f"one sentence of {len(sentences[0][0])} words: an empty line ends a sentence")
     return _table(sentences, list(range(1, (width or 0) + 1)), places, "sentence at line")
 
 
-def _read_parquet(path: Path, _delimiter: str | None) -> pd.DataFrame:
+def _read_parquet(path: Path, _source: Table) -> pd.DataFrame:
     # Integers stay integers beside a missing value: the label 1 is not 1.0.
     table = pd.read_parquet(path, to_pandas_kwargs={"integer_object_nulls": True}).reset_index(drop=True)
     table = table.astype(object).where(table.notna(), None)
@@ -311,13 +351,18 @@ def texts(source: Text, seed: int, key: str) -> list[str]:
     With ``sentences`` each record is cut into sentences, and those of fewer than three words are left out.
     """
     column = source.text or "text"
-    values = (record[column] for _, record in records(source, source.split, [column], key))
-    documents = [text.strip() for text in values if isinstance(text, str)]
+    documents, left_out = [], []
+    for where, record in records(source, source.split, [column], key):
+        if isinstance(record[column], str) and record[column].strip():
+            documents.append(record[column].strip())
+        else:
+            left_out.append(where)
+    if left_out:
+        say(f"{key}: {len(left_out)} rows left out, which have no text in column '{column}': {shown(left_out)}")
     random.Random(seed).shuffle(documents)
     found: dict[str, None] = {}
     for text in _sentences(documents) if source.sentences else documents:
-        if text:
-            found.setdefault(text)
+        found.setdefault(text)
         if len(found) == source.limit:
             break
     if not found:

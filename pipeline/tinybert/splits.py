@@ -12,7 +12,7 @@ from pipeline.tinybert import sources
 from pipeline.tinybert.rows import Row
 from pipeline.tinybert.settings import Source
 from pipeline.tinybert.settings import Task as TaskSettings
-from pipeline.tinybert.stage import UserError, say
+from pipeline.tinybert.stage import UserError, say, shown
 from pipeline.tinybert.tasks.task import Task, check_source, checked, column_names
 
 SPLITS = ("train", "validation", "test")
@@ -31,7 +31,9 @@ class Read:
 
 
 def read(task: Task, source: Source, key: str) -> Read:
-    """All splits of a source as checked rows with an ``id``; UserError says what is wrong with each of them."""
+    """All splits of a source as checked rows with an ``id`` and ``where`` they stand; UserError says what is wrong with
+    each split.
+    """
     check_source(task, source, key)
     named = source.splits or {"train": None}
     if "train" not in named:
@@ -58,7 +60,7 @@ def read(task: Task, source: Source, key: str) -> Read:
 def _rows(task: Task, source: Source, place: str | None, split: str, key: str, labelled: bool = True) -> list[Row]:
     records = sources.records(source, place, needed_columns(task, source, labelled), key)
     rows = checked(task, records, source, key, labelled)
-    return [{"id": f"{split}-{number}", **_without(row, "where")} for number, row in enumerate(rows)]
+    return [{"id": f"{split}-{number}", **row} for number, row in enumerate(rows)]
 
 
 def needed_columns(task: Task, source: Source, labelled: bool = True) -> list[Any]:
@@ -72,25 +74,45 @@ def without_duplicates(task: Task, parts: Parts, more_tests: Parts) -> Parts:
     """Train and validation without the rows that stand twice, or in a later split; what is given as test stays whole,
     that its scores compare with others'.
     """
-    taken: dict[Hashable, str] = {}
+    taken: dict[Hashable, tuple[str, Row]] = {}
     for name, rows in reversed([("test", parts.get("test", [])), *more_tests.items()]):
-        taken |= {task.identity(row): name for row in rows}
+        taken |= {task.identity(row): (name, row) for row in rows}
     kept = {}
     for split in (name for name in ("validation", "train") if name in parts):
-        kept[split], dropped = [], Counter()
+        kept[split], dropped = [], {}
         for row in parts[split]:
             identity = task.identity(row)
             if identity in taken:
-                dropped[taken[identity]] += 1
+                owner, same = taken[identity]
+                dropped.setdefault(owner, []).append((row, same))
             else:
-                taken[identity] = split
+                taken[identity] = split, row
                 kept[split].append(row)
-        for owner, count in dropped.items():
-            say(
-                f"{split}: {count} rows dropped whose text "
-                + ("comes before" if owner == split else f"stands in {owner}")
-            )
+        for owner, pairs in dropped.items():
+            _say_dropped(task, split, owner, pairs)
     return {split: kept.get(split, parts[split]) for split in SPLITS if split in parts}
+
+
+def _say_dropped(task: Task, split: str, owner: str, pairs: list[tuple[Row, Row]]) -> None:
+    """``pairs``: a row that is dropped, and the one that is kept."""
+    other = [row["where"] for row, same in pairs if any(row[name] != same[name] for name in task.targets)]
+    say(
+        f"{split}: {len(pairs)} rows dropped whose text "
+        + ("comes before" if owner == split else f"stands in {owner}")
+        + (f", {len(other)} of them with another answer there: {shown(other)}" if other else "")
+    )
+
+
+def say_shared_groups(task: Task, parts: Parts) -> None:
+    """Of splits that the source gives: groups that stand on two sides, as one film's reviews or one passage."""
+    groups = {name: {_group(task, row) for row in rows} - {None} for name, rows in parts.items()}
+    for name in groups.keys() - {"train"}:
+        if shared := groups[name] & groups["train"]:
+            say(f"{name}: {len(shared)} of its {len(groups[name])} groups stand in train too: its scores may flatter")
+
+
+def _group(task: Task, row: Row) -> str | None:
+    return row.get("group", task.group(row))
 
 
 def complete(task: Task, parts: Parts, test: float, validation: float, seed: int, key: str) -> Parts:
@@ -103,13 +125,14 @@ def complete(task: Task, parts: Parts, test: float, validation: float, seed: int
     shares = {name: share for name, share in (("test", test), ("validation", validation)) if name not in parts}
     if sum(shares.values()) >= 1:
         raise UserError(f"prepare.test + prepare.validation = {sum(shares.values())}: nothing is left for train")
-    groups = [row.get("group", task.group(row)) for row in rows]
+    groups = [_group(task, row) for row in rows]
     split = _by_group if groups[0] is not None else _in_proportion
     made, total = {}, len(rows)
     for name, share in shares.items():
         rows, made[name] = split(task, rows, round(share * total), seed, name, key)
+        say(f"{name}: {len(made[name])} rows split off train")
     all_parts = {**parts, **made, "train": rows}
-    return {name: [_without(row, "group") for row in sorted(all_parts[name], key=_number)] for name in SPLITS}
+    return {name: sorted(all_parts[name], key=_number) for name in SPLITS}
 
 
 def _in_proportion(task: Task, rows: list[Row], size: int, seed: int, name: str, key: str):
@@ -130,7 +153,7 @@ def _by_group(task: Task, rows: list[Row], size: int, seed: int, name: str, key:
     """Whole groups, drawn by the seed, as long as they fit into ``size`` rows."""
     members: dict[str, list[int]] = {}
     for number, row in enumerate(rows):
-        members.setdefault(row.get("group", task.group(row)), []).append(number)
+        members.setdefault(_group(task, row), []).append(number)
     groups = list(members.values())
     random.Random(seed).shuffle(groups)
     split_off: set[int] = set()
@@ -150,13 +173,18 @@ def check_labels(task: Task, parts: Parts, source: Source, key: str) -> None:
     """Every label of validation and test is one of train's."""
     train = {label for row in parts["train"] for label in task.labels_in(row)}
     for split, rows in parts.items():
-        unknown = sorted({label for row in rows for label in task.labels_in(row)} - train)
+        unknown: dict[str, list[str]] = {}
+        for row in rows:
+            for label in sorted(set(task.labels_in(row)) - train):
+                unknown.setdefault(label, []).append(row["where"])
         if unknown:
             drawn = split in SPLITS and split not in (source.splits or {})
-            drawing = "bring more rows with it, or change prepare.seed, which draws the split"
+            drawing = "bring more rows with them, or change prepare.seed, which draws the split"
             raise UserError(
-                f"{key}: {split} has the label '{unknown[0]}', which no row of train has ({', '.join(sorted(train))}): "
-                + (drawing if drawn else "bring other rows with it into train, or take it out")
+                f"{key}: {split} has labels that no row of train has: "
+                + ", ".join(f"'{label}' ({shown(places)})" for label, places in sorted(unknown.items()))
+                + f"; train has {', '.join(sorted(train))}: "
+                + (drawing if drawn else "correct them, bring other rows with them into train, or take them out")
             )
 
 
@@ -190,5 +218,10 @@ def _number(row: Row) -> int:
     return int(row["id"].rpartition("-")[2])
 
 
-def _without(row: Row, key: str) -> Row:
-    return {name: value for name, value in row.items() if name != key}
+def _without(row: Row, *keys: str) -> Row:
+    return {name: value for name, value in row.items() if name not in keys}
+
+
+def as_written(rows: list[Row]) -> list[Row]:
+    """Rows without what only the reading of them needs."""
+    return [_without(row, "where", "group") for row in rows]

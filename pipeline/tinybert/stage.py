@@ -18,6 +18,8 @@ FULL_DISK = re.compile(
     r"No space left on device|\d+ requested and \d+ written|iostream error|unexpected pos \d+ vs \d+"
 )
 
+SHOWN = 10
+
 
 class UserError(Exception):
     """Something that the user can mend. The message names the file, row or key and says what to do."""
@@ -44,7 +46,8 @@ def run(main: Callable[..., None], *names: str, flags: tuple[str, ...] = ()) -> 
     stage_name = Path(sys.argv[0]).stem
     chosen = {flag: True for flag in flags if f"--{flag}" in sys.argv[1:]}
     arguments = [argument for argument in sys.argv[1:] if argument.removeprefix("--") not in chosen]
-    if len(arguments) != len(names):
+    unknown = [argument for argument in arguments if argument.startswith("-")]
+    if len(arguments) != len(names) or unknown:
         usage = " ".join(
             [
                 "python -m",
@@ -53,7 +56,8 @@ def run(main: Callable[..., None], *names: str, flags: tuple[str, ...] = ()) -> 
                 *(f"[--{flag}]" for flag in flags),
             ]
         )
-        raise UserError(f"{len(arguments)} arguments given, {len(names)} expected: {usage}")
+        found = f"no option {unknown[0]}" if unknown else f"{len(arguments)} arguments given, {len(names)} expected"
+        raise UserError(f"{found}: {usage}")
     title = " ".join([stage_name, *arguments])
     say(f"{title}: starts")
     start = time.perf_counter()
@@ -63,6 +67,12 @@ def run(main: Callable[..., None], *names: str, flags: tuple[str, ...] = ()) -> 
 
 def say(message: str) -> None:
     print(message, flush=True)
+
+
+def shown(found: list) -> str:
+    """The first ten, and how many more."""
+    more = f"; and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+    return "; ".join(map(str, found[:SHOWN])) + more
 
 
 def peak_memory_gib() -> float:

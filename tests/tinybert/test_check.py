@@ -12,3 +12,8 @@ def test_lengths_and_how_many_would_be_cut_are_told_of_each_part(capsys):
     assert said.startswith("test: ")
     assert f"the longest {max(lengths)}; {sum(n > 12 for n in lengths)} of 30 are longer than max_length, 12" in said
     assert len(said.splitlines()) == 1
+
+
+def test_a_length_beyond_the_model_s_is_told(capsys):
+    check.say_lengths(tiny.task([], max_length=640), {"test": [{"text": "a film"}]}, tiny.tokenizer())
+    assert "max_length: 640: the model takes 64 word-pieces: set the task's to that or less" in capsys.readouterr().out

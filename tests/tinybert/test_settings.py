@@ -115,6 +115,19 @@ def test_a_missing_key_is_named(key, refusal):
     assert f"{key}: missing" in refusal(params)
 
 
+def test_a_key_that_may_stand_blank_says_so_where_it_is_missing(refusal):
+    params = copy.deepcopy(PARAMS)
+    task = next(iter(params["tasks"]))
+    for key in ("augment", "unlabelled", "metric"):
+        del params["tasks"][task][key]
+    del params["distill_intermediate"]["dropout"]
+    message = refusal(params)
+    blank = "missing (write the key, with nothing after it where there is nothing to set)"
+    for key in (f"tasks.{task}.augment", f"tasks.{task}.unlabelled", "distill_intermediate.dropout"):
+        assert f"{key}: {blank}" in message
+    assert f"tasks.{task}.metric: missing;" in f"{message};"
+
+
 @pytest.mark.parametrize("key", KEYS)
 def test_a_value_of_another_type_is_named_with_what_was_expected(key, refusal):
     params = copy.deepcopy(PARAMS)

@@ -189,16 +189,22 @@ def test_integers_of_a_parquet_file_stay_integers_beside_a_missing_one(tmp_path)
     [
         ("rows.txt", "text", "expected a file that ends with one of .csv, .tsv, .jsonl, .json, .parquet"),
         ("rows", "text", "expected a file that ends with one of"),
-        ("rows.jsonl", '{"text": "a"}\n{"text": "b"\n', "cannot be read as jsonl: line 2: Expecting ',' delimiter"),
+        (
+            "rows.jsonl",
+            '{"text": "a"}\n{"text": "b"\n',
+            "line 2, character 13: not valid JSON: Expecting ',' delimiter",
+        ),
         ("rows.jsonl", '{"text": "a"}\n["b"]\n', "line 2: expected objects"),
         ("rows.jsonl", '{"text": "a"}\n{"text": "\\ud800"}\n', "line 2: "),
         ("rows.json", '{"text": "a"}', "cannot be read as json: expected objects"),
         ("rows.json", "5", "cannot be read as json: expected objects"),
-        ("rows.csv", "text,label\na,1\nb, c,0\n", "line 3: 3 fields, the header has 2"),
-        ("rows.csv", 'text,label\n"a,1\nb,0\n', "line 3: unexpected end of data"),
-        ("rows.csv", 'text,label\n"a" b,1\n', "line 2: "),
+        ("rows.csv", "text,label\na,1\nb, c,0\n", "line 3: 3 fields, the header has 2: quote"),
+        ("rows.csv", 'text,label\nb,0\n"a,1\nb,0\n', "line 3 to 4: a quote opens in it that does not close"),
+        ("rows.csv", 'text,label\n"a" b,1\n', "line 2: a quote opens in it that does not close, or closes within"),
+        ("rows.csv", 'text,label\n"a,1\nb "c",0\n', "line 2 to 3: a quote opens in it"),
         ("rows.csv", "text,label\ncafé,1\n".encode("latin-1"), "cannot be read as csv: line 2: not UTF-8 (byte 0xe9)"),
-        ("rows.csv", "", "has no column 'text'"),
+        ("rows.csv", "", "line 1: the file is empty: expected a header"),
+        ("rows.conll", "word O\n" * 501, "one sentence of 501 words: an empty line ends a sentence"),
         ("rows.csv", "text,label\n", "has no row"),
         ("rows.parquet", "text", "cannot be read as parquet"),
     ],
@@ -247,14 +253,36 @@ def test_squad_files_give_a_record_for_each_question(tmp_path):
             {"id": "q1", "title": "Films", "context": "By Smith", "question": "who?", "answers": answers},
         )
     ]
-    write(path, squad_file(is_impossible=True, plausible_answers=answers))
+    write(path, squad_file(is_impossible=True, plausible_answers=answers, answers=[]))
     assert of(path, ["question"])[0][1]["answers"] == []
 
 
 def test_a_file_that_is_nearly_squad_s_is_named(tmp_path):
     path = write(tmp_path / "squad.json", json.dumps({"data": [{"paragraphs": [{"context": "By Smith"}]}]}))
-    with pytest.raises(UserError, match=r"squad.json cannot be read as json: not in SQuAD's form .*'qas'"):
+    with pytest.raises(UserError, match=r"cannot be read as json: article 1 \(None\): not in SQuAD's form .*'qas'"):
         of(path, ["question"])
+    write(path, squad_file(is_impossible=True))
+    with pytest.raises(UserError, match=r"article 1 \(Films\), question q1: is_impossible, but it has answers"):
+        of(path, ["question"])
+
+
+def test_records_over_several_lines_are_counted_and_the_longest_named(tmp_path, capsys):
+    """A quote that is left open takes in the rows to the next one."""
+    rows = [f"a film,{number % 2}" for number in range(20)]
+    rows[4], rows[9] = '"a film,0', 'a film",1'
+    assert len(records(write(tmp_path / "rows.csv", "\n".join(["text,label", '"two\nlines",1', *rows])))) == 16
+    assert capsys.readouterr().out == (
+        "rows.csv: 2 of 16 records go over several lines, the longest from line 8 to 13: if it should not, a quote is"
+        " left open there\n"
+    )
+
+
+@pytest.mark.parametrize(("name", "delimiter"), [("rows.csv", ","), ("rows.tsv", "\t")])
+def test_without_quotes_they_belong_to_the_text(tmp_path, capsys, name, delimiter):
+    path = write(tmp_path / name, f'text{delimiter}label\n"a" film{delimiter}1\n"a plot{delimiter}0\n')
+    found = of(path, ["text"], quotes=False)
+    assert [record["text"] for _, record in found] == ['"a" film', '"a plot']
+    assert capsys.readouterr().out == ""
 
 
 def test_a_field_of_a_million_characters_is_read_whole(tmp_path):
@@ -272,7 +300,7 @@ def test_splits_are_files_of_the_folder(tmp_path):
     assert len(records(tmp_path / "folder", split="dev.csv")) == 3
     with pytest.raises(UserError, match=r"^tasks.tiny.source: there is no file .*folder/train.csv"):
         records(tmp_path / "folder", split="train.csv")
-    with pytest.raises(UserError, match=r"^tasks.tiny.source: .*folder: expected a file that ends with"):
+    with pytest.raises(UserError, match=r"^tasks.tiny.source: .*folder is a folder: name its files under `splits`"):
         records(tmp_path / "folder")
 
 
@@ -453,6 +481,16 @@ def test_whole_records_are_taken_once_each_without_empty_ones(reviews):
 def test_texts_are_taken_from_the_named_column_of_the_chosen_rows(tmp_path):
     path = write(tmp_path / "text.csv", "text,review,from\nno,a good film,here\nno,another film,there\n")
     assert texts(path, text="review", where={"from": "there"}) == ["another film"]
+
+
+def test_rows_without_a_text_are_left_out_counted_and_named(tmp_path, capsys):
+    lines = ['{"body": "a film"}', '{"body": " "}', '{"bdy": "a film"}', '{"body": 7}']
+    text = Text(location=str(write(tmp_path / "more.jsonl", "\n".join(lines))), text="body", limit=9)
+    assert sources.texts(text, 1, "tasks.tiny.unlabelled") == ["a film"]
+    assert capsys.readouterr().out == (
+        "tasks.tiny.unlabelled: 3 rows left out, which have no text in column 'body': more.jsonl, line 2; more.jsonl,"
+        " line 3; more.jsonl, line 4\n"
+    )
 
 
 def test_sentences_have_three_words_or_more_and_end_at_line_breaks(reviews):

@@ -33,7 +33,8 @@ def read(folder, content, **source) -> splits.Parts:
     for name, records in files.items():
         (folder / name).write_text("".join(json.dumps(record) + "\n" for record in records))
     location = folder if isinstance(content, dict) else folder / "rows.jsonl"
-    return splits.read(TASK, Source(location=str(location), **source), KEY).parts
+    parts = splits.read(TASK, Source(location=str(location), **source), KEY).parts
+    return {name: [{key: row[key] for key in row if key != "where"} for row in rows] for name, rows in parts.items()}
 
 
 # Reading.
@@ -83,7 +84,10 @@ def test_a_bad_row_is_named_with_its_file(tmp_path, record, expected):
 
 
 def part(*rows: tuple[str, str], split: str) -> list[dict]:
-    return [{"id": f"{split}-{n}", "text": text, "label": label} for n, (text, label) in enumerate(rows)]
+    return [
+        {"id": f"{split}-{n}", "text": text, "label": label, "where": f"{split}, line {n}"}
+        for n, (text, label) in enumerate(rows)
+    ]
 
 
 def test_duplicates_are_dropped_and_counted(capsys):
@@ -103,10 +107,11 @@ def test_duplicates_are_dropped_and_counted(capsys):
     assert list(kept) == ["train", "validation", "test"]
     assert kept["train"][0]["label"] == "x"
     assert sorted(capsys.readouterr().out.splitlines()) == [
-        "train: 1 rows dropped whose text stands in hard",
-        "train: 2 rows dropped whose text comes before",
-        "train: 2 rows dropped whose text stands in test",
-        "validation: 1 rows dropped whose text stands in test",
+        "train: 1 rows dropped whose text stands in hard, 1 of them with another answer there: train, line 6",
+        "train: 2 rows dropped whose text comes before, 1 of them with another answer there: train, line 2",
+        "train: 2 rows dropped whose text stands in test, 2 of them with another answer there: train, line 3; train,"
+        " line 4",
+        "validation: 1 rows dropped whose text stands in test, 1 of them with another answer there: validation, line 0",
     ]
 
 
@@ -179,14 +184,16 @@ def test_rows_that_cannot_be_split_are_refused_with_what_to_change(labels, test,
 @pytest.mark.parametrize(
     ("given_splits", "advice"),
     [
-        ({"train": "a", "test": "b"}, "bring other rows with it into train"),
-        (None, "bring more rows with it, or change prepa"),
+        ({"train": "a", "test": "b"}, "correct them, bring other rows with them into train"),
+        (None, "bring more rows with them, or change prepa"),
     ],
 )
 def test_a_label_that_training_never_shows_is_refused_with_what_to_change(given_splits, advice):
     parts = {"train": rows_of(["good", "bad"]), "test": rows_of(["bad", "odd"])}
     source = Source(location="x", splits=given_splits)
-    expected = rf"^{KEY}: test has the label 'odd', which no row of train has \(bad, good\): {advice}"
+    for number, row in enumerate(parts["test"]):
+        row["where"] = f"b, line {number}"
+    expected = rf"^{KEY}: test has labels that no row of train has: 'odd' \(b, line 1\); train has bad, good: {advice}"
     with pytest.raises(UserError, match=expected):
         splits.check_labels(TASK, parts, source, KEY)
 
@@ -204,12 +211,23 @@ def test_a_group_stands_on_one_side_alone(sizes, seed):
     sides = [{group_of[row["id"]] for row in part} for part in parts.values()]
     assert sum(len(side) for side in sides) == len(sizes)
     assert sum(len(part) for part in parts.values()) == len(rows)
-    assert all(sides) and not any("group" in row for part in parts.values() for row in part)
+    assert all(sides)
 
 
 def test_the_column_that_groups_rows_is_read(tmp_path):
     parts = read(tmp_path, [{"text": "film", "label": 1, "title": 7}], group="title")
     assert parts["train"] == [{"id": "train-0", "text": "film", "label": "1", "group": "7"}]
+
+
+def test_groups_that_stand_on_two_given_sides_are_told(capsys):
+    """Splits that the source gives stay as they are: who made them may have had reasons."""
+
+    def of(*groups: str) -> list[dict]:
+        return [{**row, "group": group} for row, group in zip(balanced(len(groups)), groups, strict=True)]
+
+    splits.say_shared_groups(TASK, {"train": of("a", "b", "c"), "validation": of("b", "c", "d"), "test": of("e")})
+    splits.say_shared_groups(TASK, {"train": balanced(4), "test": balanced(4)})
+    assert capsys.readouterr().out == ("validation: 2 of its 3 groups stand in train too: its scores may flatter\n")
 
 
 def test_too_few_groups_are_refused():

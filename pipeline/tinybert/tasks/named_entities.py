@@ -201,7 +201,7 @@ def to_iob2(words: list[str], tags: list[str], scheme: str) -> list[str]:
             scheme == "IOB1" and mark == "B" and not continues
         ):
             raise BadRecordError(
-                f"{place} after '{before}': no {scheme}: "
+                f"{place} after '{before}': not {scheme}, the source's `scheme`: "
                 + (
                     "B- only parts neighbours of one type"
                     if scheme == "IOB1"
@@ -209,11 +209,11 @@ def to_iob2(words: list[str], tags: list[str], scheme: str) -> list[str]:
                 )
             )
         if scheme == "BIOES" and is_open and not (mark in "IE" and continues):
-            raise BadRecordError(f"{place} after '{before}': no BIOES: the entity before it does not end")
+            raise BadRecordError(f"{place} after '{before}': not BIOES: the entity before it does not end")
         made.append(OUTSIDE if tag == OUTSIDE else f"{'I' if mark in 'IE' and continues else 'B'}-{kind}")
         before = tag
     if scheme == "BIOES" and before != OUTSIDE and before[0] in "BI":
-        raise BadRecordError(f"word {len(words)} ({words[-1]}), tag '{before}': no BIOES: the entity does not end")
+        raise BadRecordError(f"word {len(words)} ({words[-1]}), tag '{before}': not BIOES: the entity does not end")
     return made
 
 

@@ -19,7 +19,7 @@ from transformers import AutoModelForQuestionAnswering
 
 from pipeline.tinybert.rows import Row
 from pipeline.tinybert.settings import Group, Source, Table
-from pipeline.tinybert.stage import UserError
+from pipeline.tinybert.stage import UserError, shown
 from pipeline.tinybert.tasks.task import BadRecordError, Edit, Span, Task, say_how_many, spliced, text_of
 
 NEARBY = 50  # characters that an offset may be off
@@ -315,8 +315,9 @@ def _found(text: str, start: int, passage: str) -> int:
     low = max(0, start - NEARBY)
     near = [match.start() + low for match in re.finditer(re.escape(text), passage[low : start + len(text) + NEARBY])]
     if len(near) != 1:
+        places = [match.start() for match in re.finditer(re.escape(text), passage)]
         raise BadRecordError(
-            f"the answer '{text}' is not at character {start} of its passage, and occurs {len(near)} times nearby"
+            f"the answer '{text}' is not at character {start} of its passage, but at {shown(places)}: correct its start"
         )
     return near[0]
 

@@ -9,6 +9,7 @@ from scipy.stats import rankdata
 
 from pipeline.tinybert.rows import Row
 from pipeline.tinybert.settings import Source
+from pipeline.tinybert.stage import UserError
 from pipeline.tinybert.tasks.task import BadRecordError
 from pipeline.tinybert.tasks.texts import Texts
 
@@ -32,6 +33,9 @@ class Regression(Texts):
         return row["label"]
 
     def label_names(self, train: list[Row], source: Source, key: str) -> list[str]:
+        scores = {row["label"] for row in train}
+        if len(scores) < 2:
+            raise UserError(f"{key}: all rows of train have the score {scores.pop():g}: look at its `label`")
         return ["score"]
 
     def described(self, rows: list[Row]) -> str:

@@ -12,23 +12,18 @@ from torch import Tensor
 from pipeline.tinybert import models
 from pipeline.tinybert.rows import Row
 from pipeline.tinybert.settings import Group, Source, Table
-from pipeline.tinybert.stage import UserError, say
+from pipeline.tinybert.stage import UserError, say, shown
 
 Span = tuple[int, int]
 Edit = tuple[int, int, str]  # from, to, what stands there afterwards
 Records = Iterable[tuple[str, dict]]
-SHOWN = 10
-GENERAL = ("location", "config", "delimiter", "where")
+GENERAL = ("location", "config", "delimiter", "quotes", "where")
 OF_SOURCES = ("group", "splits", "more_tests", "submissions")
 OF_TEXT = ("split", "sentences", "limit")
 
 
 class BadRecordError(Exception):
     """What is wrong with one record, said without its place."""
-
-
-class BadRowsError(UserError):
-    """What is wrong with rows of one file, said with their places."""
 
 
 class Task(ABC):
@@ -173,7 +168,7 @@ class Task(ABC):
 
 
 def checked(task: Task, records: Records, source: Table, key: str, labelled: bool = True) -> list[Row]:
-    """Records as rows, each with ``where`` it stands. BadRowsError names the first ten bad ones, and how many more.
+    """Records as rows, each with ``where`` it stands. UserError names the first ten bad ones, and how many more.
 
     A row may say under ``repaired`` what was mended in it; that is counted and said.
     """
@@ -190,7 +185,7 @@ def checked(task: Task, records: Records, source: Table, key: str, labelled: boo
             repaired.append(f"{where}: {repair}")
         rows.append({**row, "where": where})
     if bad:
-        raise BadRowsError(f"{key}: {shown(bad)}")
+        raise UserError(f"{key}: {shown(bad)}")
     if repaired:
         say(f"{key}: {len(repaired)} rows repaired: {shown(repaired)}")
     return rows
@@ -201,11 +196,6 @@ def _group_of(record: dict, column: str) -> str:
     if group is None or group != group or not str(group).strip():
         raise BadRecordError(f"column '{column}': no group")
     return str(group)
-
-
-def shown(messages: list[str]) -> str:
-    more = f"; and {len(messages) - SHOWN} more" if len(messages) > SHOWN else ""
-    return "; ".join(messages[:SHOWN]) + more
 
 
 def check_source(task: Task, source: Table, key: str) -> None:

@@ -22,6 +22,8 @@ class TextClassification(Texts):
         column = source.label or self.columns["label"]
         label = record[column]
         label = label.strip() if isinstance(label, str) else label
+        if isinstance(label, list | tuple | dict | np.ndarray):
+            raise BadRecordError(f"column '{column}': expected one label, found {label!r} (or kind multi_label)")
         if label is None or label != label or label == "":
             raise BadRecordError(f"column '{column}': no label")
         wanted = source.labels or {}

@@ -71,16 +71,20 @@ def test_every_scheme_is_read_as_seqeval_reads_it(scheme, seqevals, parts):
         (
             ["O", "I-cast"],
             "IOB2",
-            "word 2 (word), tag 'I-cast' after 'O': no IOB2: an entity goes on that did not",
+            "word 2 (word), tag 'I-cast' after 'O': not IOB2, the source's `scheme`: an entity goes on that did not",
         ),
-        (["B-film", "I-cast"], "IOB2", "word 2 (word), tag 'I-cast' after 'B-film': no IOB2"),
-        (["O", "B-cast"], "IOB1", "tag 'B-cast' after 'O': no IOB1: B- only parts neighbours of one type"),
+        (["B-film", "I-cast"], "IOB2", "word 2 (word), tag 'I-cast' after 'B-film': not IOB2"),
+        (
+            ["O", "B-cast"],
+            "IOB1",
+            "tag 'B-cast' after 'O': not IOB1, the source's `scheme`: B- only parts neighbours of one type",
+        ),
         (
             ["B-cast", "O"],
             "BIOES",
-            "tag 'O' after 'B-cast': no BIOES: the entity before it does not end",
+            "tag 'O' after 'B-cast': not BIOES: the entity before it does not end",
         ),
-        (["O", "B-cast"], "BIOES", "word 2 (word), tag 'B-cast': no BIOES: the entity does not end"),
+        (["O", "B-cast"], "BIOES", "word 2 (word), tag 'B-cast': not BIOES: the entity does not end"),
         (["E-cast", "O"], "BIOES", "an entity goes on that did not begin"),
         (["S-cast", "I-cast"], "BIOES", "an entity goes on that did not begin"),
         (

@@ -33,6 +33,12 @@ def test_what_is_no_number_is_named_with_its_line(value):
         read({"text": "a film", "score": value})
 
 
+def test_one_score_for_all_is_nothing_to_learn():
+    with pytest.raises(UserError, match=r"^tasks.tiny.source: all rows of train have the score 3: look at its `label`"):
+        TASK.label_names(scored([3, 3.0]), Source(location="x"), "tasks.tiny.source")
+    assert TASK.label_names(scored([3, 3.5]), Source(location="x"), "tasks.tiny.source") == ["score"]
+
+
 def test_the_model_has_one_output_and_learns_by_squares(tmp_path):
     tiny.write_checkpoint(tmp_path / "encoder", layers=1)
     model = TASK.load_model(tmp_path / "encoder")

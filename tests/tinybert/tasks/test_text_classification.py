@@ -62,6 +62,12 @@ def test_all_bad_rows_are_told_of_and_ten_are_named():
     assert "line 11" in message and "line 12" not in message and message.endswith("; and 3 more")
 
 
+def test_several_labels_are_none():
+    for several in (["good"], ["good", "bad"], {"good": 1}):
+        with pytest.raises(UserError, match=r"line 1: column 'label': expected one label, found .* multi_label"):
+            read({"text": "a film", "label": several})
+
+
 def test_labels_stand_in_the_order_of_the_settings_else_of_the_alphabet():
     train = labelled(["good", "bad"])
     for names, expected in [
