@@ -18,8 +18,14 @@ from pathlib import Path
 
 import ruamel.yaml
 from stages import LINE
+from transformers import AutoConfig
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from pipeline.tinybert.models import shape_of  # noqa: E402
+from pipeline.tinybert.settings import Shape  # noqa: E402
+
 WORK = ROOT / ".dvc" / "tmp" / "kinds"
 ENTRIES = Path(__file__).with_name("kinds.yaml")
 FOR_ALL_TASKS = ("encoder", "word_vectors")
@@ -69,16 +75,16 @@ def repro(folder: Path, threads: int, *targets: str) -> bool:
     return not done.returncode
 
 
+def multiplications(shape: Shape, length: int) -> int:
+    """In the encoder layers of a model, for each position of a text of ``length`` word-pieces."""
+    return shape.layers * (4 * shape.hidden**2 + 2 * shape.hidden * shape.feed_forward + 2 * length * shape.hidden)
+
+
 def share_of_flops(folder: Path, task: str, length: int) -> float:
-    """Multiplications in the student's encoder layers over those in the teacher's, on a text of full length."""
-
-    def flops(which: str) -> int:
-        config = json.loads((folder / "models" / task / which / "config.json").read_text(encoding="utf-8"))
-        width = config["hidden_size"]
-        a_position = 4 * width**2 + 2 * width * config["intermediate_size"] + 2 * length * width
-        return config["num_hidden_layers"] * a_position
-
-    return flops("student") / flops("teacher")
+    """Of the student over the teacher, on a text of full length."""
+    configurations = (AutoConfig.from_pretrained(folder / "models" / task / which) for which in ("student", "teacher"))
+    student, teacher = (multiplications(shape_of(found), length) for found in configurations)
+    return student / teacher
 
 
 def measured(task: str) -> tuple[str, str]:
