@@ -141,7 +141,7 @@ GOOD, BAD = ["a good film", "positive"], ["a bad film", "negative"]
             "30 rows, 1 of them 'b': too few to split off 6 rows for test with every class on both sides",
         ),
         ([HEAD], f"{SOURCE}: rows.csv has no row"),
-        ([], f"{SOURCE}: rows.csv has no column 'text'"),
+        ([], f"{SOURCE}: {ROWS} cannot be read as csv: line 1: the file is empty: expected a header"),
         ([HEAD, ["a", "b", "c", "d"]], f"{SOURCE}: {ROWS} cannot be read as csv"),
     ],
     ids=["empty text", "no label", "all bad rows", "one class", "too small", "rare class", "no row", "empty", "ragged"],
