@@ -106,9 +106,10 @@ def _say_dropped(task: Task, split: str, owner: str, pairs: list[tuple[Row, Row]
 def say_shared_groups(task: Task, parts: Parts) -> None:
     """Of splits that the source gives: groups that stand on two sides, as one film's reviews or one passage."""
     groups = {name: {_group(task, row) for row in rows} - {None} for name, rows in parts.items()}
-    for name in groups.keys() - {"train"}:
-        if shared := groups[name] & groups["train"]:
-            say(f"{name}: {len(shared)} of its {len(groups[name])} groups stand in train too: its scores may flatter")
+    for name, found in groups.items():
+        shared = found & groups["train"]
+        if shared and name != "train":
+            say(f"{name}: {len(shared)} of its {len(found)} groups stand in train too: its scores may flatter")
 
 
 def _group(task: Task, row: Row) -> str | None:
