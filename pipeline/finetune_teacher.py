@@ -28,6 +28,7 @@ def main(name: str) -> None:
             recipe,
             configuration.numerics,
             recipe.learning_rate,
+            recipe.dropout,
             weighted=recipe.class_weights,
         )
     trivial = task.score(validation, task.trivial_predictions(train, validation))[task.metric]

@@ -175,6 +175,7 @@ class GeneralStudent(Group):
 class FinetuneTeacher(Schedule):
     checkpoint: str | None
     learning_rate: PositiveFloat
+    dropout: Dropout
     class_weights: bool
 
 
