@@ -135,3 +135,14 @@ def test_an_own_teacher_that_is_no_better_than_a_trivial_predictor_is_refused(wo
     tiny.write_params(world / "params.yaml", **{"finetune_teacher.checkpoint": "data/raw/own"})
     with pytest.raises(UserError, match="no better than a trivial predictor.* or change finetune_teacher.checkpoint$"):
         run_stage("finetune_teacher")
+
+
+@pytest.mark.parametrize("stage", ["finetune_teacher", "finetune_student"])
+@pytest.mark.parametrize("dropout", [None, 0.0, 0.1])
+def test_dropout_as_set_or_of_the_checkpoint_itself(world, stage, dropout):
+    """The tiny checkpoint's own is 0."""
+    loss = Path("metrics", "tiny", stage, "loss.csv")
+    without = loss.read_text()
+    tiny.write_params(world / "params.yaml", **{f"{stage}.dropout": dropout})
+    run_stage(stage)
+    assert (loss.read_text() == without) == (dropout != 0.1)
