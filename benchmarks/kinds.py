@@ -17,14 +17,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import ruamel.yaml
-from stages import LINE
 from transformers import AutoConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from comparison import multiplications  # noqa: E402
+from stages import LINE  # noqa: E402
+
 from pipeline.tinybert.models import shape_of  # noqa: E402
-from pipeline.tinybert.settings import Shape  # noqa: E402
 
 WORK = ROOT / ".dvc" / "tmp" / "kinds"
 ENTRIES = Path(__file__).with_name("kinds.yaml")
@@ -73,11 +74,6 @@ def repro(folder: Path, threads: int, *targets: str) -> bool:
     if done.returncode:
         print(f"{folder.name}: failed: the end of {log} says why", file=sys.stderr, flush=True)
     return not done.returncode
-
-
-def multiplications(shape: Shape, length: int) -> int:
-    """In the encoder layers of a model, for each position of a text of ``length`` word-pieces."""
-    return shape.layers * (4 * shape.hidden**2 + 2 * shape.hidden * shape.feed_forward + 2 * length * shape.hidden)
 
 
 def share_of_flops(folder: Path, task: str, length: int) -> float:

@@ -1,11 +1,23 @@
-"""The entries that benchmarks/kinds.py measures: they cannot all be run in a test, but they can be read."""
+"""The benchmarks: that the sides they compare do the same work, and that they run; no timing."""
+
+import copy
+import subprocess
+import sys
 
 import kinds
+import plain_recipe as plain
 import pytest
+import tiny
+import torch
+from comparison import forward_operations, multiplications
 from tiny import ROOT
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import BertForMaskedLM, BertForQuestionAnswering, BertForSequenceClassification, BertModel
 
-from pipeline.tinybert import models, settings, tasks
-from pipeline.tinybert.settings import Shape
+from pipeline.tinybert import augmentation, distillation, losses, models, settings, tasks, vectors
+from pipeline.tinybert.settings import Losses, Shape
+
+# The measured kinds ---------------------------------------------------------------------------------------------------
 
 ENTRIES = kinds.YAML.load(kinds.ENTRIES.read_text(encoding="utf-8"))["tasks"]
 TEACHER = Shape(layers=6, hidden=384, heads=12, feed_forward=1536)  # the default encoder
@@ -26,7 +38,7 @@ def configuration(tmp_path_factory) -> settings.Settings:
 def test_a_measured_student_is_as_small_as_its_kind_demands(configuration, name):
     task, student = configuration.task(name), configuration.of("general_student", name)
     most = 1 / 3 if task.kind == "text_classification" else 1 / 2
-    mine, whole = (kinds.multiplications(shape, task.max_length) for shape in (student.shape, TEACHER))
+    mine, whole = (multiplications(shape, task.max_length) for shape in (student.shape, TEACHER))
     assert mine <= most * whole
 
 
@@ -36,3 +48,115 @@ def test_a_measured_entry_is_one_that_the_stages_accept(configuration, name):
     student, recipe = configuration.of("general_student", name), configuration.of("distill_intermediate", name)
     assert len(student.layers) == student.shape.layers
     models.map_layers(recipe.layer_map, student.shape.layers, TEACHER.layers, f"tasks.{name}")
+
+
+# The released recipe --------------------------------------------------------------------------------------------------
+
+TEXTS = ["the good film was dull", "a movie with lovely cast", "the story is really fine"]  # all of five words
+
+
+@pytest.fixture
+def inputs() -> dict[str, torch.Tensor]:
+    """A batch without padding, over which the released recipe takes its means too."""
+    return dict(tiny.tokenizer()(TEXTS, return_tensors="pt"))
+
+
+def made(kind: type, seed: int, **shape):
+    torch.manual_seed(seed)
+    return kind(tiny.config(**shape)).eval()
+
+
+def test_the_released_intermediate_loss_is_ours_where_nothing_is_padded(inputs):
+    student, teacher = made(BertModel, 1, layers=2), made(BertModel, 2, layers=4, hidden=32)
+    imitation = distillation.Imitation(copy.deepcopy(student), 32, "shared")
+    for encoder in (student, teacher):
+        encoder.set_attn_implementation(plain.SCORES)
+    expected = plain.intermediate_loss(student, teacher, imitation.projections[0], inputs, [2, 4])
+    expected.backward()
+
+    distillation.capturing(imitation.student)
+    states, scores = distillation.states_and_scores(distillation.capturing(teacher), inputs, [2, 4])
+    weights = Losses(embeddings=1, hidden=1, attention=1)
+    ours = sum(distillation.intermediate_losses(imitation, states, scores, inputs, [2, 4], weights).values())
+    torch.testing.assert_close(ours, expected, atol=1e-6, rtol=1e-5)
+    imitation.projections.zero_grad()
+    ours.backward()
+    for own, theirs in zip(imitation.student.parameters(), student.parameters(), strict=True):
+        if theirs.grad is not None:
+            torch.testing.assert_close(own.grad, theirs.grad, atol=2e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "head", "ours"),
+    [
+        ("text_classification", BertForSequenceClassification, losses.soft_cross_entropy),
+        ("question_answering", BertForQuestionAnswering, losses.span_cross_entropy),
+    ],
+)
+def test_the_released_prediction_loss_is_ours_where_nothing_is_padded(inputs, kind, head, ours):
+    student, teacher = (made(head, seed)(**inputs) for seed in (1, 2))
+    task = tiny.task(["negative", "positive"]) if kind == "text_classification" else tiny.task([], "f1", kind=kind)
+    own, theirs = task.class_logits(student), task.class_logits(teacher)
+    everywhere = torch.ones(own.shape[:2], dtype=torch.bool)
+    torch.testing.assert_close(ours(own, theirs, everywhere), plain.TARGETS[kind](student, teacher))
+
+
+@pytest.fixture
+def released(tmp_path):
+    tiny.write_vectors(tmp_path / "vectors.txt")
+    keyed = vectors.fetch(str(tmp_path / "vectors.txt"), 100, "word_vectors.location")
+    return plain.Augmenter(made(BertForMaskedLM, 1), tiny.tokenizer(), keyed, {"the", "a"}, 6, 5, 0.5, 1)
+
+
+def test_the_released_word_vectors_propose_what_ours_do(released):
+    for word in tiny.RARE.split():
+        ours = augmentation.nearest_words(released_vectors(released), [word], 5)[word]
+        assert len(ours) == 5 and sorted(released.nearest(word)) == ours
+
+
+def released_vectors(released):
+    keyed = vectors.KeyedVectors(released.vectors.shape[1])
+    keyed.add_vectors(released.words, released.vectors.astype("float32"))
+    return keyed
+
+
+def test_the_released_augmentation_replaces_words_that_are_no_stop_words(released):
+    text, *variants = released("The good film was unwatchable.")
+    assert text == "The good film was unwatchable." and 1 <= len(variants) <= 6
+    assert len(set(variants)) == len(variants)
+    for words in (variant.split() for variant in variants):
+        assert len(words) == 6 and words[0] == "the" and words[-1] == "."
+    assert len({words.split()[4] for words in variants}) > 1  # of several word-pieces: from the vectors
+    assert len({words.split()[1] for words in variants}) > 1
+
+
+def test_the_released_recipe_learns_states_and_logits(inputs):
+    torch.manual_seed(1)
+    rows = plain.Rows({name: values.tolist() for name, values in inputs.items()}, tiny.tokenizer(), 12)
+    student, teacher = made(BertForSequenceClassification, 1, layers=2), made(BertForSequenceClassification, 2)
+    states = plain.learn_states(student.base_model, teacher.base_model, rows, [2, 4], 60, 2, 1e-3)
+    assert len(states) == 120 and states[-1] < states[0] / 2
+    seen = []
+    logits = plain.learn_logits(student, teacher, rows, plain.of_classes, seen.append, 60, 2, 1e-3, 0.1)
+    assert len(logits) == 120 and logits[-1] < logits[0] and seen == [student]
+
+
+def test_counted_operations_are_those_that_torch_counts():
+    model = made(BertModel, 1, layers=3, hidden=32, heads=4, feed_forward=64)
+    model.set_attn_implementation("eager")
+    lengths = [5, 12]
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        for length in lengths:
+            model.encoder(torch.rand(1, length, 32), attention_mask=None)
+    assert counter.get_total_flops() == forward_operations(models.shape_of(model.config), lengths)
+
+
+def test_the_comparison_prints_a_row_for_each_stage(world):
+    command = "recipe.py tiny --rows 2 --variants 2 --rounds 1 --within".split()
+    ran = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / command[0], *command[1:], world], capture_output=True, text=True
+    )
+    assert ran.returncode == 0, ran.stderr
+    table = [line.split("|")[1].strip() for line in ran.stdout.splitlines() if line.startswith("| ")]
+    stages = ["augment, one masked word a forward", "augment", "distill_intermediate", "distill_prediction"]
+    assert table == ["stage", *stages, "all three"]

@@ -1,0 +1,70 @@
+"""What the benchmarks share: running two sides in turn, counting operations, the machine's limit, the table."""
+
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import torch
+
+from pipeline.tinybert.settings import Shape
+from pipeline.tinybert.stage import say
+
+LARGE = 2048
+TRAINING = 3  # forwards that a training step costs: the backward pass has two products for each of the forward's
+
+
+@dataclass
+class Side:
+    """One way to do a piece of work: ``run`` does it; ``operations`` are those that it needs, padding not counted."""
+
+    run: Callable[[], object]
+    operations: float = 0.0
+    seconds: list[float] = field(default_factory=list)
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+
+def in_turn(sides: dict[str, Side], rounds: int, what: str) -> None:
+    """Run the sides one after the other, so many times, and let each note its seconds."""
+    for number in range(1, rounds + 1):
+        for name, side in sides.items():
+            start = time.perf_counter()
+            side.run()
+            side.seconds.append(time.perf_counter() - start)
+            say(f"{what}, round {number} of {rounds}: {name} {side.seconds[-1]:.2f} s")
+
+
+def multiplications(shape: Shape, length: int) -> int:
+    """In the encoder layers of a model, for each position of a text of ``length`` word-pieces."""
+    return shape.layers * (4 * shape.hidden**2 + 2 * shape.hidden * shape.feed_forward + 2 * length * shape.hidden)
+
+
+def forward_operations(shape: Shape, lengths: Iterable[int]) -> float:
+    """Floating-point operations, two for each multiplication, of a forward over texts of so many word-pieces each."""
+    return sum(2.0 * length * multiplications(shape, length) for length in lengths)
+
+
+def limit(rounds: int = 7) -> float:
+    """Operations a second of a large float32 matrix product, the median of so many."""
+    one, other = torch.rand(LARGE, LARGE), torch.rand(LARGE, LARGE)
+    one @ other
+    seconds = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        one @ other
+        seconds.append(time.perf_counter() - start)
+    return 2 * LARGE**3 / statistics.median(seconds)
+
+
+def machine() -> str:
+    return f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
+def print_table(columns: list[str], rows: list[list[str]]) -> None:
+    print(f"\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+    for row in rows:
+        print(f"| {' | '.join(row)} |")

@@ -1,0 +1,262 @@
+"""How much faster the recipe is than as released: ``python benchmarks/recipe.py`` runs both and prints a table.
+
+Both sides do the same work on the same rows with the same models, in turn, several times: they augment some training
+rows, learn the teacher's states of these and their variants for one epoch, then its logits for three. The released
+recipe is ``plain_recipe.py``. The models and rows are those of a finished `dvc repro`. Times are medians; the limit is
+that of a large float32 matrix product, and padding no work.
+
+``--quick`` ends in minutes. ``--stages`` names those to measure. ``--within FOLDER`` measures a task of another working
+copy, as ``kinds.py`` leaves them: ``python benchmarks/recipe.py squad --within .dvc/tmp/kinds/squad --stages
+distill_intermediate distill_prediction --rows 256``.
+"""
+
+import argparse
+import os
+import random
+import sys
+from functools import partial
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForMaskedLM
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import plain_recipe as plain  # noqa: E402
+from comparison import TRAINING, Side, forward_operations, in_turn, limit, machine, print_table  # noqa: E402
+
+from pipeline.tinybert import distillation, models, rows, settings, stage, tasks, training, transfer, vectors  # noqa: E402
+from pipeline.tinybert.augmentation import Augmenter  # noqa: E402
+from pipeline.tinybert.logits import Logits  # noqa: E402
+
+STAGES = ("augment", "distill_intermediate", "distill_prediction")
+MASKED_LANGUAGE_MODEL = Path("models/pretrained/masked_language_model")
+EPOCHS = 3  # of the prediction stage
+ROWS, FEW_ROWS = 48, 8
+PLAIN, OURS, ONE_AT_A_TIME = "as released", "here", "here, one masked word a forward"
+
+
+class World:
+    """What a finished `dvc repro` left of a task, and its settings."""
+
+    def __init__(self, name: str):
+        configuration = settings.load()
+        self.name, self.seed, self.numerics = name, configuration.seed, configuration.numerics
+        self.kind = configuration.task(name).kind
+        self.recipes = {stage_name: configuration.of(stage_name, name) for stage_name in STAGES}
+        prepared = Path("data", name, "prepared")
+        self.task = tasks.load(prepared / "task.json", configuration.task(name), name)
+        self.train = list(rows.read(prepared / "train.jsonl"))
+        self.validation = list(rows.read(prepared / "validation.jsonl"))
+        self.tokenizer = models.tokenizer(Path("models", name, "general_student"))
+
+    def teacher(self):
+        return self.task.load_model(Path("models", self.name, "teacher"))
+
+    def student(self):
+        return self.task.load_model(Path("models", self.name, "general_student"), self.seed)
+
+
+class Augmentation:
+    """The rows, and how either side makes variants of them."""
+
+    def __init__(self, world: World, chosen: list[dict], variants: int):
+        self.world, self.chosen = world, chosen
+        self.recipe = world.recipes["augment"].model_copy(update={"variants": variants})
+        self.model = models.load(AutoModelForMaskedLM, MASKED_LANGUAGE_MODEL)
+        self.tokenizer = models.tokenizer(MASKED_LANGUAGE_MODEL)
+        self.vectors, self.stop_words = vectors.load("data/word_vectors")
+
+    def sides(self) -> dict[str, Side]:
+        at_once = {ONE_AT_A_TIME: 1, OURS: self.recipe.masked_at_once}
+        ours = {name: Side(partial(self.ours, count), self.operations(count)) for name, count in at_once.items()}
+        return {PLAIN: Side(self.plain), **ours}
+
+    def plain(self) -> None:
+        recipe = self.recipe
+        draws = recipe.variants, recipe.candidates, recipe.probability, recipe.seed
+        augmenter = plain.Augmenter(self.model, self.tokenizer, self.vectors, self.stop_words, *draws)
+        for row in self.chosen:
+            augmenter(row["text"])
+
+    def ours(self, masked_at_once: int) -> list[dict]:
+        return list(self.augmenter(masked_at_once)(self.chosen))
+
+    def augmenter(self, masked_at_once: int) -> Augmenter:
+        recipe = self.recipe.model_copy(update={"masked_at_once": masked_at_once})
+        return Augmenter(self.world.task, self.model, self.tokenizer, self.vectors, self.stop_words, recipe)
+
+    def operations(self, masked_at_once: int) -> float:
+        """Of the masked language model's forwards, its head at the masked positions, the products of word vectors."""
+        augmenter, config = self.augmenter(masked_at_once), self.model.config
+        texts = [text for row in self.chosen for text, _ in self.world.task.replaceable(row).values()]
+        sentences = [augmenter.sentence(text) for text in texts]
+        forwards = [forward for sentence in sentences for forward in augmenter.masked_forwards(sentence)]
+        body = forward_operations(models.shape_of(config), [len(forward.pieces) for forward in forwards])
+        masked = sum(len(forward.words) for forward in forwards)
+        head = 2.0 * masked * config.hidden_size * (config.hidden_size + config.vocab_size)
+        words = {word.text.lower() for sentence in sentences for word in sentence.words if word.piece is None}
+        return body + head + 2.0 * len(words & self.vectors.key_to_index.keys()) * self.vectors.vectors.size
+
+
+class Distillation:
+    """The rows, and how either side learns the teacher's states and logits of them."""
+
+    def __init__(self, world: World, learned: list[dict]):
+        self.world, self.learned = world, [drop_targets(world.task, row) for row in learned]
+        self.intermediate, self.prediction = world.recipes["distill_intermediate"], world.recipes["distill_prediction"]
+        self.teacher, self.student = (models.shape_of(model.config) for model in (world.teacher(), world.student()))
+        self.layer_map = models.map_layers(
+            self.intermediate.layer_map, self.student.layers, self.teacher.layers, "distill_intermediate.layer_map"
+        )
+        # As many validation rows for each row learned as in a whole run: else a short one would do little but evaluate.
+        whole = len(world.train) * (world.recipes["augment"].variants + 1)
+        count = max(1, len(world.validation) * len(learned) // whole)
+        self.validation = training.Scored(world.task, world.validation[:count], world.tokenizer)
+        self.logits = None
+
+    def encoded(self):
+        return transfer.encode(self.world.task, self.learned, self.world.tokenizer)
+
+    def sides(self) -> dict[str, dict[str, Side]]:
+        lengths = self.encoded()["length"]
+        teacher, student = (forward_operations(shape, lengths) for shape in (self.teacher, self.student))
+        return {
+            "distill_intermediate": {
+                PLAIN: Side(self.plain_intermediate),
+                OURS: Side(self.our_intermediate, teacher + TRAINING * student),
+            },
+            "distill_prediction": {
+                PLAIN: Side(self.plain_prediction),
+                OURS: Side(self.our_prediction, EPOCHS * TRAINING * student),
+            },
+        }
+
+    def padded(self, columns) -> plain.Rows:
+        return plain.Rows(columns, self.world.tokenizer, self.world.task.max_length)
+
+    def plain_intermediate(self) -> None:
+        plain.learn_states(
+            self.world.student().base_model,
+            self.world.teacher().base_model,
+            self.padded(self.world.task.encode(self.learned, self.world.tokenizer)),
+            self.layer_map,
+            1,
+            self.intermediate.batch_size,
+            self.intermediate.learning_rate,
+        )
+
+    def our_intermediate(self) -> None:
+        data, task = self.encoded(), self.world.task
+        self.logits = Logits.unknown(transfer.counts(data), task.classes)
+        distillation.imitate(
+            self.world.student().base_model,
+            self.world.teacher(),
+            data,
+            self.world.tokenizer,
+            self.intermediate.model_copy(update={"epochs": 1}),
+            self.world.numerics,
+            "distill_intermediate",
+            distillation.keep_logits(task, self.logits),
+        )
+
+    def plain_prediction(self) -> None:
+        validation = self.padded(self.validation.data)
+        plain.learn_logits(
+            self.world.student(),
+            self.world.teacher(),
+            self.padded(self.world.task.encode(self.learned, self.world.tokenizer)),
+            plain.TARGETS[self.world.kind],
+            lambda student: plain.outputs_of(student, validation),
+            EPOCHS,
+            self.prediction.batch_size,
+            self.prediction.learning_rate,
+            self.prediction.warmup,
+        )
+
+    def our_prediction(self) -> None:
+        """With the teacher's logits that the intermediate stage left."""
+        distillation.learn_logits(
+            self.world.student(),
+            self.world.tokenizer,
+            self.world.task,
+            self.encoded(),
+            self.logits,
+            self.validation,
+            self.prediction.model_copy(update={"epochs": EPOCHS}),
+            self.world.numerics,
+        )
+
+
+def check(world: World, stages: list[str]) -> None:
+    """The released recipe is one of sentences; others have extended it to questions, without augmentation."""
+    if world.kind not in plain.TARGETS:
+        raise stage.UserError(f"{world.name} is {world.kind}: expected a task of {' or '.join(plain.TARGETS)}")
+    if "augment" in stages and set(world.task.replaceable(world.train[0])) != {"text"}:
+        raise stage.UserError(f"--stages augment: rows of {world.name} have several texts: name the other stages")
+
+
+def drop_targets(task, row: dict) -> dict:
+    return {key: value for key, value in row.items() if key not in task.targets}
+
+
+def table_row(what: str, released: Side, ours: Side, ceiling: float) -> list[str]:
+    share = f"{100 * ours.operations / ours.median / ceiling:.0f} %" if ours.operations else ""
+    seconds = [f"{side.median:.1f}" for side in (released, ours)]
+    return [what, *seconds, f"{released.median / ours.median:.1f}", share]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("task", nargs="?", default="rotten_tomatoes")
+    parser.add_argument("--within", type=Path, default=ROOT, help="the working copy in which the task's stages ran")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
+    parser.add_argument("--rows", type=int, help=f"training rows; {ROWS}, or {FEW_ROWS} with --quick")
+    parser.add_argument("--variants", type=int, default=20, help="of each row, where augment is one of the stages")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="few rows")
+    arguments = parser.parse_args()
+    stage.end_in_one_line()
+    os.chdir(arguments.within)
+    torch.manual_seed(1)
+    world = World(arguments.task)
+    check(world, arguments.stages)
+    count = arguments.rows or (FEW_ROWS if arguments.quick else ROWS)
+    learned = random.Random(1).sample(world.train, min(count, len(world.train)))
+
+    ceiling, compared = limit(), {}
+    if "augment" in arguments.stages:
+        augmentation = Augmentation(world, learned, arguments.variants)
+        compared["augment"] = augmentation.sides()
+        learned = augmentation.ours(augmentation.recipe.masked_at_once)
+    distillation_of_both = Distillation(world, learned)
+    distilled = distillation_of_both.sides()
+    compared |= {name: distilled[name] for name in arguments.stages if name in distilled}
+    if "distill_prediction" in compared and "distill_intermediate" not in compared:
+        distillation_of_both.our_intermediate()  # for its logits
+    for name, sides in compared.items():
+        in_turn(sides, arguments.rounds, name)
+
+    print(f"\n{machine()}; the limit: {ceiling / 1e9:.0f} GFLOP/s; precision here: {world.numerics.precision}")
+    print(f"{count} rows of {world.name} of at most {world.task.max_length} word-pieces, with variants {len(learned)}")
+    table = [
+        table_row(f"{name}{side.removeprefix(OURS)}", sides[PLAIN], sides[side], ceiling)
+        for name, sides in compared.items()
+        for side in sides
+        if side != PLAIN
+    ]
+    if len(compared) == len(STAGES):
+        table.append(table_row("all three", together(compared, PLAIN), together(compared, OURS), ceiling))
+    print_table(["stage", "as released, s", "here, s", "ratio", "of the limit"], table)
+
+
+def together(compared: dict[str, dict[str, Side]], side: str) -> Side:
+    """The sum of the stages, as one side."""
+    parts = [sides[side] for sides in compared.values()]
+    seconds = [sum(round_of) for round_of in zip(*(part.seconds for part in parts), strict=True)]
+    return Side(parts[0].run, sum(part.operations for part in parts), seconds)
+
+
+if __name__ == "__main__":
+    main()
