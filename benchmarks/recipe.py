@@ -14,6 +14,7 @@ import argparse
 import os
 import random
 import sys
+import tempfile
 from functools import partial
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from comparison import TRAINING, Side, forward_operations, in_turn, limit, machi
 from pipeline.tinybert import distillation, models, rows, settings, stage, tasks, training, transfer, vectors  # noqa: E402
 from pipeline.tinybert.augmentation import Augmenter  # noqa: E402
 from pipeline.tinybert.logits import Logits  # noqa: E402
+from pipeline.tinybert.sequences import Sequences  # noqa: E402
 
 STAGES = ("augment", "distill_intermediate", "distill_prediction")
 MASKED_LANGUAGE_MODEL = Path("models/pretrained/masked_language_model")
@@ -114,13 +116,14 @@ class Distillation:
         whole = len(world.train) * (world.recipes["augment"].variants + 1)
         count = max(1, len(world.validation) * len(learned) // whole)
         self.validation = training.Scored(world.task, world.validation[:count], world.tokenizer)
+        self.scratch = tempfile.TemporaryDirectory()
         self.logits = None
 
-    def encoded(self):
-        return transfer.encode(self.world.task, self.learned, self.world.tokenizer)
+    def encoded(self) -> Sequences:
+        return transfer.encode(self.world.task, self.learned, self.world.tokenizer, self.scratch.name)
 
     def sides(self) -> dict[str, dict[str, Side]]:
-        lengths = self.encoded()["length"]
+        lengths = self.encoded().lengths.tolist()
         teacher, student = (forward_operations(shape, lengths) for shape in (self.teacher, self.student))
         return {
             "distill_intermediate": {
@@ -149,7 +152,7 @@ class Distillation:
 
     def our_intermediate(self) -> None:
         data, task = self.encoded(), self.world.task
-        self.logits = Logits.unknown(transfer.counts(data), task.classes)
+        self.logits = Logits.unknown(self.scratch.name, data.counts(), task.classes)
         distillation.imitate(
             self.world.student().base_model,
             self.world.teacher(),

@@ -16,7 +16,8 @@ def main(name: str) -> None:
     recipe = configuration.of("augment", name)
     prepared = Path("data", name, "prepared")
     task = tasks.load(prepared / "task.json", configuration.task(name), name)
-    train = list(rows.read(prepared / "train.jsonl"))
+    train = prepared / "train.jsonl"
+    total = rows.count(train)
 
     augmenter = Augmenter(
         task,
@@ -24,11 +25,11 @@ def main(name: str) -> None:
         models.tokenizer(MASKED_LANGUAGE_MODEL),
         *vectors.load("data/word_vectors"),
         recipe,
-        train,
+        rows.read(train),
     )
-    with stage.output(Path("data", name, "augmented")) as out, tqdm(total=len(train), unit="row") as progress:
-        count = rows.write(out / "rows.jsonl", augmenter(train, progress.update))
-    stage.say(f"{len(train)} rows became {count}")
+    with stage.output(Path("data", name, "augmented")) as out, tqdm(total=total, unit="row") as progress:
+        count = rows.write(out / "rows.jsonl", augmenter(rows.read(train), progress.update))
+    stage.say(f"{total} rows became {count}")
 
 
 if __name__ == "__main__":

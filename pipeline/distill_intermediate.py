@@ -8,6 +8,7 @@ from pathlib import Path
 from pipeline.tinybert import distillation, models, settings, stage, tasks, transfer
 from pipeline.tinybert.logits import Logits
 from pipeline.tinybert.rows import write_csv
+from pipeline.tinybert.trainer import scratch_folder
 
 
 def main(name: str) -> None:
@@ -19,29 +20,29 @@ def main(name: str) -> None:
     tokenizer.model_max_length = min(tokenizer.model_max_length, other.model_max_length)
     teacher = task.load_model(Path("models", name, "teacher"))
     student = transfer.student_with_head(task, name, configuration.seed)
-    data = transfer.encode(task, transfer.rows(task, name), tokenizer)
-
-    logits = Logits.unknown(transfer.counts(data), task.classes)
     columns, curve = ["step", "epoch", "loss"], []
-    if recipe.epochs:
-        part = transfer.sample(data, recipe.max_rows, configuration.seed)
-        result = distillation.imitate(
-            student.base_model,
-            teacher,
-            part,
-            tokenizer,
-            recipe,
-            configuration.numerics,
-            "distill_intermediate",
-            distillation.keep_logits(task, logits),
-        )
-        columns, curve = result.columns, result.curve
-    distillation.fill_logits(teacher, task, data, tokenizer, logits, configuration.numerics)
+    with scratch_folder() as scratch:
+        data = transfer.encode(task, transfer.rows(task, name), tokenizer, scratch)
+        logits = Logits.unknown(scratch, data.counts(), task.classes)
+        if recipe.epochs:
+            part = transfer.sample(data, recipe.max_rows, configuration.seed)
+            result = distillation.imitate(
+                student.base_model,
+                teacher,
+                part,
+                tokenizer,
+                recipe,
+                configuration.numerics,
+                "distill_intermediate",
+                distillation.keep_logits(task, logits),
+            )
+            columns, curve = result.columns, result.curve
+        distillation.fill_logits(teacher, task, data, tokenizer, logits, configuration.numerics)
+        with stage.output(Path("data", name, "teacher_logits")) as out:
+            logits.save(out)
 
     with stage.output(Path("models", name, "intermediate")) as out:
         models.save(out, student, tokenizer)
-    with stage.output(Path("data", name, "teacher_logits")) as out:
-        logits.save(out)
     with stage.output(Path("metrics", name, "distill_intermediate", "loss.csv")) as out:
         write_csv(out, columns, curve)
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from pipeline.tinybert import distillation, models, rows, settings, stage, tasks, training, transfer
 from pipeline.tinybert.logits import Logits
+from pipeline.tinybert.trainer import scratch_folder
 
 
 def main(name: str) -> None:
@@ -15,12 +16,13 @@ def main(name: str) -> None:
     tokenizer = models.tokenizer(intermediate)
     validation = training.Scored(task, list(rows.read(prepared / "validation.jsonl")), tokenizer)
     student = task.load_model(intermediate)
-    data = transfer.encode(task, transfer.rows(task, name), tokenizer, recipe.augmented)
     logits = Logits.load(Path("data", name, "teacher_logits"))
 
-    result = distillation.learn_logits(
-        student, tokenizer, task, data, logits, validation, recipe, configuration.numerics
-    )
+    with scratch_folder() as scratch:
+        data = transfer.encode(task, transfer.rows(task, name), tokenizer, scratch, recipe.augmented)
+        result = distillation.learn_logits(
+            student, tokenizer, task, data, logits, validation, recipe, configuration.numerics
+        )
     stage.say(f"student: {task.metric} {result.score:.4f} on validation, epoch {result.epoch}")
 
     with stage.output(Path("models", name, "student")) as out:

@@ -7,7 +7,6 @@ import random
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from itertools import islice
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from nltk.tokenize import NLTKWordTokenizer
 from torch import nn
 
 from pipeline.tinybert.masked_language_model import word_logits
-from pipeline.tinybert.rows import Row
+from pipeline.tinybert.rows import Row, blocks
 from pipeline.tinybert.settings import Augment
 from pipeline.tinybert.tasks import Task
 from pipeline.tinybert.tasks.task import Span, spliced
@@ -99,8 +98,7 @@ class Augmenter:
 
     def __call__(self, rows: Iterable[Row], progress: Callable[[int], None] = lambda done: None) -> Iterator[Row]:
         """Rows and their variants; ``progress`` is told how many more rows are through the masked language model."""
-        rows = iter(rows)
-        while block := list(islice(rows, ROWS_AT_ONCE)):
+        for block in blocks(rows, ROWS_AT_ONCE):
             fields_of = [self.task.replaceable(row) for row in block]
             self.read({text for fields in fields_of for text, _ in fields.values()})
             progress(len(block))
@@ -202,10 +200,11 @@ class Augmenter:
 
     def ask_vectors(self, words: list[Word]) -> None:
         """The K nearest words by cosine, once for each distinct word; a word without a vector has none."""
-        new = {word.text.lower() for word in words} - self.neighbours.keys()
-        self.neighbours |= nearest_words(self.vectors, sorted(new), self.settings.candidates)
+        known = {word.text.lower() for word in words} & self.vectors.key_to_index.keys()
+        new = sorted(known - self.neighbours.keys())
+        self.neighbours |= nearest_words(self.vectors, new, self.settings.candidates)
         for word in words:
-            word.candidates = self.neighbours[word.text.lower()]
+            word.candidates = self.neighbours.get(word.text.lower(), [])
 
     def variants(self, row: Row, sentences: dict[str, Sentence]) -> Iterator[Row]:
         """The row itself and its new variants, ``variants`` at most. A variant changes one text of one copy."""

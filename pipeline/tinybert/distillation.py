@@ -15,12 +15,12 @@ from tqdm import tqdm
 from pipeline.tinybert import losses, models
 from pipeline.tinybert.capture import attention_scores, capturing
 from pipeline.tinybert.logits import Logits
+from pipeline.tinybert.sequences import ByLength, Sequences
 from pipeline.tinybert.settings import DistillIntermediate, GeneralDistillation, Losses, Numerics
 from pipeline.tinybert.stage import UserError, say
 from pipeline.tinybert.tasks import Task
 from pipeline.tinybert.trainer import (
     EVALUATION_BATCH,
-    INPUTS,
     Collator,
     QuietTrainer,
     arguments,
@@ -100,7 +100,17 @@ def intermediate_losses(
     return parts
 
 
-class IntermediateTrainer(QuietTrainer):
+class FromDisk:
+    """Of a Trainer whose rows are ``Sequences``: batches of like lengths, without a list of all lengths."""
+
+    def _get_train_sampler(self, train_dataset=None):
+        data = self.train_dataset if train_dataset is None else train_dataset
+        if not isinstance(data, Sequences):
+            return super()._get_train_sampler(train_dataset)
+        return ByLength(data.lengths, self.args.train_batch_size * self.args.gradient_accumulation_steps)
+
+
+class IntermediateTrainer(FromDisk, QuietTrainer):
     """Trains an ``Imitation`` on the intermediate losses. ``keep`` takes the teacher's outputs that fall out."""
 
     def __init__(self, *, teacher: nn.Module, layer_map: list[int], weights: Losses, keep: Keep | None, **rest):
@@ -141,7 +151,7 @@ def check_heads(student: nn.Module, teacher: nn.Module, weights: Losses, key: st
 def imitate(
     student: nn.Module,
     teacher: nn.Module,
-    data: datasets.Dataset,
+    data: Sequences | datasets.Dataset,
     tokenizer,
     settings: DistillIntermediate | GeneralDistillation,
     numerics: Numerics,
@@ -150,7 +160,7 @@ def imitate(
 ) -> Result:
     """Train ``student`` (an encoder) in place on the teacher's states and attention scores; keep the last epoch.
 
-    ``data`` has model inputs, ``length`` and, where ``keep`` is to take the teacher's outputs, ``number`` and ``kept``.
+    ``data`` has model inputs and, where ``keep`` is to take the teacher's outputs, ``number`` and ``kept``.
     The learning rate is constant, as in the paper.
     """
     check_heads(student, teacher, settings.losses, key)
@@ -196,27 +206,25 @@ def keep_logits(task: Task, logits: Logits) -> Keep:
 
 
 @torch.no_grad()
-def fill_logits(
-    teacher: nn.Module, task: Task, data: datasets.Dataset, tokenizer, logits: Logits, numerics: Numerics
-) -> None:
-    """Compute the teacher's logits of the sequences that have none yet, longest first."""
-    missing = logits.missing()
-    if not len(missing):
+def fill_logits(teacher: nn.Module, task: Task, data: Sequences, tokenizer, logits: Logits, numerics: Numerics) -> None:
+    """Compute the teacher's logits of the sequences that have none yet: some at a time, the longest of these first."""
+    count = sum(map(len, logits.missing()))
+    if not count:
         return
-    say(f"teacher's logits of {len(missing)} rows")
+    say(f"teacher's logits of {count} rows")
     teacher.eval().to(PartialState().device)
     collate = Collator(tokenizer, "kept")
-    lengths = np.asarray(data["length"])[missing]
-    order = missing[np.argsort(-lengths, kind="stable")]
-    columns = data.select_columns([name for name in (*INPUTS, "kept") if name in data.column_names])
-    for start in tqdm(range(0, len(order), EVALUATION_BATCH), desc="teacher", unit="batch"):
-        numbers = order[start : start + EVALUATION_BATCH]
-        batch = {
-            name: values.to(teacher.device) for name, values in collate([columns[int(n)] for n in numbers]).items()
-        }
-        kept = batch.pop("kept")
-        with computing(numerics.precision, teacher.device):
-            logits.put(numbers, task.class_logits(teacher(**batch)), kept)
+    with tqdm(total=count, desc="teacher", unit="row") as progress:
+        for missing in logits.missing():
+            order = missing[np.argsort(-data.lengths[missing].astype(np.int32), kind="stable")]
+            for start in range(0, len(order), EVALUATION_BATCH):
+                numbers = order[start : start + EVALUATION_BATCH]
+                batch = collate([data[int(number)] for number in numbers])
+                batch = {name: values.to(teacher.device) for name, values in batch.items()}
+                kept = batch.pop("kept")
+                with computing(numerics.precision, teacher.device):
+                    logits.put(numbers, task.class_logits(teacher(**batch)), kept)
+                progress.update(len(numbers))
 
 
 class LogitsCollator(Collator):
@@ -235,7 +243,7 @@ class LogitsCollator(Collator):
         return batch
 
 
-class PredictionTrainer(TaskTrainer):
+class PredictionTrainer(FromDisk, TaskTrainer):
     """Trains a student on the teacher's logits, at a temperature."""
 
     def __init__(self, *, temperature: float, **rest):
@@ -253,7 +261,7 @@ def learn_logits(
     student: nn.Module,
     tokenizer,
     task: Task,
-    data: datasets.Dataset,
+    data: Sequences,
     logits: Logits,
     validation: Scored,
     settings,

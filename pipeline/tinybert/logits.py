@@ -1,51 +1,73 @@
 """The teacher's class logits of many sequences, each with as many rows as count in it, packed one after the other."""
 
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.tinybert.arrays import ArrayFile
+
+AT_ONCE = 1 << 17
+
 
 class Logits:
-    """``values`` (rows of all sequences, C) in float32; where each sequence begins: ``starts`` (sequences + 1,)."""
+    """``values`` (rows of all sequences, C) in float32, and where each sequence begins, ``starts`` (sequences + 1,);
+    both on disk.
+    """
 
-    def __init__(self, values: np.ndarray, starts: np.ndarray):
-        self.values, self.starts = values, starts
+    def __init__(self, folder: str | Path, values: ArrayFile, starts: ArrayFile):
+        self.folder, self.values, self.starts = Path(folder), values, starts
 
     @classmethod
-    def unknown(cls, counts: list[int], classes: int) -> "Logits":
-        """For sequences of so many rows, none of them computed yet: NaN."""
-        starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
-        return cls(np.full((int(starts[-1]), classes), np.nan, dtype=np.float32), starts)
+    def unknown(cls, folder: str | Path, counts: np.ndarray, classes: int) -> "Logits":
+        """In ``folder``, for sequences of so many rows, none of them computed yet: NaN."""
+        folder, rows = Path(folder), int(counts.sum(dtype=np.int64))
+        starts = ArrayFile.create_npy(folder / "starts.npy", np.int64, (len(counts) + 1,))
+        values = ArrayFile.create_npy(folder / "values.npy", np.float32, (rows, classes))
+        place = np.zeros(1, dtype=np.int64)
+        starts.append(place)
+        for begin in range(0, len(counts), AT_ONCE):
+            ends = place[-1] + np.cumsum(counts[begin : begin + AT_ONCE], dtype=np.int64)
+            starts.append(ends)
+            place = ends
+        for begin in range(0, rows, AT_ONCE):
+            values.append(np.full((min(AT_ONCE, rows - begin), classes), np.nan, dtype=np.float32))
+        return cls(folder, values, starts)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Logits":
+        """For reading only."""
+        return cls(folder, *(ArrayFile.open_npy(Path(folder, f"{name}.npy")) for name in ("values", "starts")))
 
     def __len__(self) -> int:
         return len(self.starts) - 1
 
     def __getitem__(self, sequence: int) -> np.ndarray:
-        return self.values[self.starts[sequence] : self.starts[sequence + 1]]
+        return self.values.read(*self.starts.read(sequence, sequence + 2).tolist())
 
-    def missing(self) -> np.ndarray:
-        """The numbers of the sequences that are not computed yet."""
-        unknown = np.isnan(self.values).any(axis=-1)
-        counts = np.concatenate([[0], np.cumsum(unknown)])
-        return np.flatnonzero(counts[self.starts[1:]] > counts[self.starts[:-1]])
+    def missing(self) -> Iterator[np.ndarray]:
+        """The numbers of the sequences that are not computed yet, part by part."""
+        for begin in range(0, len(self), AT_ONCE):
+            starts = self.starts.read(begin, begin + AT_ONCE + 1)
+            unknown = np.isnan(self.values.read(int(starts[0]), int(starts[-1]))).any(axis=-1)
+            counts = np.concatenate([[0], np.cumsum(unknown)])[starts - starts[0]]
+            yield begin + np.flatnonzero(counts[1:] > counts[:-1])
 
     def put(self, sequences: np.ndarray, logits: Tensor, kept: Tensor) -> None:
         """Take a batch's class logits (B, P, C) where ``kept`` (B, P) says that they count."""
         for sequence, rows, mask in zip(sequences, logits.float().cpu(), kept.cpu(), strict=True):
-            self.values[self.starts[sequence] : self.starts[sequence + 1]] = rows[mask].numpy()
+            self.values.write(int(self.starts.read(sequence, sequence + 1)[0]), rows[mask].numpy())
 
     def batch(self, sequences: np.ndarray, kept: Tensor) -> Tensor:
         """(B, P, C) with 0 where ``kept`` (B, P) is false."""
-        made = torch.zeros(*kept.shape, self.values.shape[-1])
+        made = torch.zeros(*kept.shape, self.values.width)
         made[kept] = torch.from_numpy(np.concatenate([self[sequence] for sequence in sequences]))
         return made
 
     def save(self, folder: Path) -> None:
-        np.save(folder / "values.npy", self.values)
-        np.save(folder / "starts.npy", self.starts)
-
-    @classmethod
-    def load(cls, folder: str | Path) -> "Logits":
-        return cls(*(np.load(Path(folder, f"{name}.npy")) for name in ("values", "starts")))
+        for name, file in (("values", self.values), ("starts", self.starts)):
+            file.flush()
+            shutil.copyfile(self.folder / f"{name}.npy", folder / f"{name}.npy")

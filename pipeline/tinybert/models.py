@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from pipeline.tinybert.settings import LayerMap, Shape
-from pipeline.tinybert.stage import UserError, say
+from pipeline.tinybert.stage import UserError, say_how_many
 
 
 @dataclass(frozen=True)
@@ -96,10 +96,10 @@ def tokenizer(folder: str | Path, key: str = ""):
 
 
 def say_how_many_are_cut(encoded, longest: int) -> None:
-    """Of texts that a tokenizer has cut at ``longest`` word-pieces; nothing where none was."""
-    cut = sum(bool(text.overflowing) for text in encoded.encodings or [])
-    if cut:
-        say(f"{cut} of {len(encoded.encodings)} texts are longer than {longest} word-pieces (max_length) and are cut")
+    """Of texts that a tokenizer has cut at ``longest`` word-pieces."""
+    found = encoded.encodings or []
+    cut = sum(bool(text.overflowing) for text in found)
+    say_how_many(cut, len(found), f"texts are longer than {longest} word-pieces (max_length) and are cut")
 
 
 def set_dropout(model: nn.Module, dropout: float | None) -> None:

@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 
 Row = dict
@@ -12,6 +13,17 @@ def read(path: str | Path) -> Iterator[Row]:
     with open(path, encoding="utf-8") as file:
         for line in file:
             yield json.loads(line)
+
+
+def blocks(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
+    rows = iter(rows)
+    while block := list(islice(rows, size)):
+        yield block
+
+
+def count(path: str | Path) -> int:
+    with open(path, "rb") as file:
+        return sum(1 for _ in file)
 
 
 def write(path: str | Path, rows: Iterable[Row]) -> int:

@@ -1,6 +1,7 @@
 """How a stage starts and how it ends: arguments, progress, errors in one line, whole outputs or none."""
 
 import contextlib
+import contextvars
 import errno
 import os
 import re
@@ -67,6 +68,32 @@ def run(main: Callable[..., None], *names: str, flags: tuple[str, ...] = ()) -> 
 
 def say(message: str) -> None:
     print(message, flush=True)
+
+
+def say_how_many(count: int, total: int, what: str) -> None:
+    """ "3 of 10" and what, where there are any; within ``adding_up`` at its end, for all that was counted there."""
+    tally = _tally.get()
+    if tally is not None:
+        before = tally.get(what, (0, 0))
+        tally[what] = before[0] + count, before[1] + total
+    elif count:
+        say(f"{count} of {total} {what}")
+
+
+_tally: contextvars.ContextVar[dict[str, tuple[int, int]] | None] = contextvars.ContextVar("tally", default=None)
+
+
+@contextlib.contextmanager
+def adding_up() -> Iterator[None]:
+    """For work that is done in parts: what they count is said once, for the whole."""
+    tally = {}
+    token = _tally.set(tally)
+    try:
+        yield
+    finally:
+        _tally.reset(token)
+    for what, (count, total) in tally.items():
+        say_how_many(count, total, what)
 
 
 def shown(found: list) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
+from torch.utils.data import Dataset
 from transformers import EarlyStoppingCallback
 
 from pipeline.tinybert import models
@@ -62,16 +63,20 @@ class Result:
     curve: list[tuple]
 
 
-def encode(task: Task, rows: list[Row], tokenizer) -> datasets.Dataset:
-    """Rows as a data set of model inputs with their ``length``."""
+def columns(task: Task, rows: list[Row], tokenizer) -> dict[str, list]:
+    """Rows as model inputs: what ``Task.encode`` gives, once the task's length is one that the model takes."""
     if task.max_length > tokenizer.model_max_length:
         raise UserError(
             f"max_length: {task.max_length}: the model takes {tokenizer.model_max_length} word-pieces: set the task's"
             " max_length to that or less"
         )
-    columns = task.encode(rows, tokenizer)
-    columns["length"] = [len(ids) for ids in columns["input_ids"]]
-    return datasets.Dataset.from_dict(columns)
+    return task.encode(rows, tokenizer)
+
+
+def encode(task: Task, rows: list[Row], tokenizer) -> datasets.Dataset:
+    """Rows as a data set of model inputs with their ``length``."""
+    encoded = columns(task, rows, tokenizer)
+    return datasets.Dataset.from_dict({**encoded, "length": [len(ids) for ids in encoded["input_ids"]]})
 
 
 class Scored:
@@ -97,7 +102,7 @@ def train_to_best_epoch(
     model: nn.Module,
     collator: Collator,
     task: Task,
-    train: datasets.Dataset,
+    train: Dataset,
     validation: Scored,
     settings,
     numerics: Numerics,
@@ -120,7 +125,7 @@ def train_to_best_epoch(
                 learning_rate=learning_rate,
                 num_train_epochs=settings.epochs,
                 gradient_accumulation_steps=settings.accumulation,
-                gradient_checkpointing=settings.checkpointing,
+                activation_checkpointing=settings.checkpointing,
                 warmup_steps=settings.warmup,
                 weight_decay=settings.weight_decay,
                 eval_strategy="epoch",

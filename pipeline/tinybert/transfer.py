@@ -1,45 +1,50 @@
-"""The transfer set, the rows that both distillation stages learn from: augmented ones, then unlabelled ones."""
+"""The transfer set, the rows that both distillation stages learn from: augmented ones, then unlabelled ones.
 
+There may be millions of them: they pass from file to file, and memory holds a few at a time.
+"""
+
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
-import datasets
 import numpy as np
 
 from pipeline.tinybert import rows as rows_on_disk
-from pipeline.tinybert import training
+from pipeline.tinybert import stage, training
 from pipeline.tinybert.rows import Row
+from pipeline.tinybert.sequences import Sequences, SequencesWriter
 from pipeline.tinybert.tasks import Task
 
+ROWS_AT_ONCE = 1000
 
-def rows(task: Task, name: str) -> list[Row]:
+
+def rows(task: Task, name: str) -> Iterator[Row]:
     """Without labels: the teacher's outputs are the only targets."""
     paths = Path("data", name, "augmented", "rows.jsonl"), Path("data", name, "unlabelled", "rows.jsonl")
-    return [
-        {key: value for key, value in row.items() if key not in task.targets}
-        for row in chain.from_iterable(rows_on_disk.read(path) for path in paths)
-    ]
+    for row in chain.from_iterable(rows_on_disk.read(path) for path in paths):
+        yield {key: value for key, value in row.items() if key not in task.targets}
 
 
-def encode(task: Task, transfer_rows: list[Row], tokenizer, augmented: bool = True) -> datasets.Dataset:
-    """Model inputs, ``length``, ``kept`` and ``number``, which leads to a sequence's teacher logits.
+def encode(
+    task: Task, transfer_rows: Iterable[Row], tokenizer, folder: str | Path, augmented: bool = True
+) -> Sequences:
+    """Model inputs, ``kept`` and ``number``, which leads to a sequence's teacher logits; in files of ``folder``.
 
     augmented: with the variants of rows, not only the rows as they are.
     """
-    data = training.encode(task, transfer_rows, tokenizer)
-    data = data.add_column("number", np.arange(len(data)))
-    if not augmented:
-        row_of = data["example"]
-        data = data.select([number for number, row in enumerate(row_of) if not transfer_rows[row].get("variant")])
-    return data.remove_columns([name for name in ("spans", "example") if name in data.column_names])
+    writer, originals = SequencesWriter(folder), []
+    with stage.adding_up():
+        for block in rows_on_disk.blocks(transfer_rows, ROWS_AT_ONCE):
+            columns = training.columns(task, block, tokenizer)
+            if not augmented:
+                original = [not block[row].get("variant") for row in columns["example"]]
+                originals.append(len(writer) + np.flatnonzero(original).astype(np.int32))
+            writer.add(columns)
+    data = writer.finished()
+    return data if augmented else data.select(np.concatenate(originals or [np.zeros(0, dtype=np.int32)]))
 
 
-def counts(data: datasets.Dataset) -> list[int]:
-    """How many rows of class logits count in each sequence."""
-    return [sum(kept) for kept in data["kept"]]
-
-
-def sample(data: datasets.Dataset, count: int | None, seed: int) -> datasets.Dataset:
+def sample(data: Sequences, count: int | None, seed: int) -> Sequences:
     """``count`` sequences drawn without replacement; all, where it is None or more than there are."""
     if count is None or count >= len(data):
         return data

@@ -1,6 +1,7 @@
 import copy
 import itertools
 import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -61,8 +62,8 @@ def make_teacher(dropout: float = 0.0, **shape) -> BertForSequenceClassification
 
 
 @pytest.fixture
-def data(task):
-    return transfer.encode(task, [{"text": text} for text in TEXTS], tiny.tokenizer())
+def data(in_empty_folder, task):
+    return transfer.encode(task, [{"text": text} for text in TEXTS], tiny.tokenizer(), tempfile.mkdtemp(dir="."))
 
 
 def plain_logits(teacher) -> np.ndarray:
@@ -75,7 +76,15 @@ def plain_logits(teacher) -> np.ndarray:
 
 
 def no_logits() -> Logits:
-    return Logits.unknown([1] * len(TEXTS), 2)
+    return Logits.unknown(tempfile.mkdtemp(dir="."), np.ones(len(TEXTS), dtype=np.uint16), 2)
+
+
+def values_of(logits: Logits) -> np.ndarray:
+    return logits.values.read(0, len(TEXTS))
+
+
+def missing_of(logits: Logits) -> set[int]:
+    return set(np.concatenate(list(logits.missing())))
 
 
 def run(student, teacher, data, recipe=None, logits=None, seed=1, precision="float32"):
@@ -183,25 +192,26 @@ def test_dropout_of_the_teacher_is_not_applied(in_empty_folder, data):
     first, second = no_logits(), no_logits()
     run(make_student(), teacher.train(), data, logits=first, seed=1)
     run(make_student(), teacher.train(), data, logits=second, seed=2)
-    np.testing.assert_allclose(first.values, expected, atol=1e-5)
-    np.testing.assert_allclose(second.values, expected, atol=1e-5)
+    np.testing.assert_allclose(values_of(first), expected, atol=1e-5)
+    np.testing.assert_allclose(values_of(second), expected, atol=1e-5)
 
 
 def test_the_teacher_s_logits_fall_out_of_the_training(in_empty_folder, data):
     teacher, logits = make_teacher(), no_logits()
     run(make_student(), teacher, data, logits=logits)
-    np.testing.assert_allclose(logits.values, plain_logits(teacher), atol=1e-5)
+    np.testing.assert_allclose(values_of(logits), plain_logits(teacher), atol=1e-5)
 
 
 @pytest.mark.parametrize("already", [[], [0, 7, 9], range(10)])
 def test_rows_without_logits_are_filled_and_the_others_left(data, already):
     teacher, logits = make_teacher(dropout=0.5), no_logits()
-    logits.values[list(already)] = 100 + np.arange(10)[list(already), None]
-    kept = logits.values.copy()
+    for number in already:
+        logits.values.write(number, np.full((1, 2), 100 + number))
+    kept = values_of(logits).copy()
     fill_logits(teacher, TASK, data, tiny.tokenizer(), logits, tiny.numerics())
     new = sorted(set(range(10)) - set(already))
-    np.testing.assert_array_equal(logits.values[list(already)], kept[list(already)])
-    np.testing.assert_allclose(logits.values[new], plain_logits(teacher)[new], atol=1e-5)
+    np.testing.assert_array_equal(values_of(logits)[list(already)], kept[list(already)])
+    np.testing.assert_allclose(values_of(logits)[new], plain_logits(teacher)[new], atol=1e-5)
 
 
 def test_training_on_some_rows_gives_these_their_logits_and_the_rest_is_filled(in_empty_folder, data):
@@ -209,9 +219,9 @@ def test_training_on_some_rows_gives_these_their_logits_and_the_rest_is_filled(i
     part = transfer.sample(data, 6, seed=1)
     assert len(part) == 6
     run(make_student(), teacher, part, logits=logits)
-    assert sorted(set(range(10)) - set(logits.missing())) == sorted(part["number"])
+    assert set(range(10)) - missing_of(logits) == {row["number"] for row in part}
     fill_logits(teacher, TASK, data, tiny.tokenizer(), logits, tiny.numerics())
-    np.testing.assert_allclose(logits.values, plain_logits(teacher), atol=1e-5)
+    np.testing.assert_allclose(values_of(logits), plain_logits(teacher), atol=1e-5)
 
 
 @pytest.mark.parametrize(("batch_size", "epochs", "steps"), [(4, 1, 3), (4, 2, 6), (64, 1, 1)])
@@ -282,7 +292,7 @@ def stage(in_empty_folder, task, teacher_of_the_stage):
         tiny.write_params(Path("params.yaml"), **{f"distill_intermediate.{key}": v for key, v in changes.items()})
         distill_intermediate.main("tiny")
         student = BertForSequenceClassification.from_pretrained("models/tiny/intermediate")
-        return student, Logits.load("data/tiny/teacher_logits").values
+        return student, values_of(Logits.load("data/tiny/teacher_logits"))
 
     return run_stage
 
@@ -364,7 +374,8 @@ def targets() -> np.ndarray:
 
 def learn(student, task, data, logits, seed=1, precision="float32", **changes):
     recipe, numerics = prediction(**changes), tiny.numerics(seed, precision)
-    tokenizer, teacher_logits = tiny.tokenizer(), Logits(logits, np.arange(len(logits) + 1))
+    tokenizer, teacher_logits = tiny.tokenizer(), no_logits()
+    teacher_logits.values.write(0, logits)
     validation = training.Scored(task, VALIDATION, tokenizer)
     return distillation.learn_logits(student, tokenizer, task, data, teacher_logits, validation, recipe, numerics)
 
@@ -386,7 +397,7 @@ def test_prediction_training_uses_the_last_smaller_batch(in_empty_folder, task, 
 def test_prediction_training_learns_from_logits_alone(in_empty_folder, task, data):
     student = classifier()
     result = learn(student, task, data, targets(), epochs=4, learning_rate=1e-2)
-    assert "labels" not in data.column_names
+    assert "labels" not in data[0]
     assert result.score == 1.0
     np.testing.assert_array_equal(plain_logits(student).argmax(axis=1), [1, 0] * 5)
 
@@ -444,10 +455,10 @@ def test_both_stages_compute_in_the_precision_set_and_keep_float32_weights(
     run(student.base_model, teacher, data, logits=logits, precision=precision)
     fill_logits(teacher, TASK, data, tiny.tokenizer(), no_logits(), tiny.numerics(precision=precision))
     assert products == {getattr(torch, precision)}
-    learn(student, task, data, logits.values, precision=precision)
+    learn(student, task, data, values_of(logits), precision=precision)
     assert products == {getattr(torch, precision), torch.float32}  # the latter on validation
     assert {parameter.dtype for parameter in student.parameters()} == {torch.float32}
-    np.testing.assert_allclose(logits.values, plain_logits(teacher), atol=0.05)
+    np.testing.assert_allclose(values_of(logits), plain_logits(teacher), atol=0.05)
 
 
 def test_bfloat16_learns_what_float32_learns(in_empty_folder, task, data):

@@ -1,30 +1,54 @@
 import numpy as np
+import pytest
 import torch
 
+from pipeline.tinybert import logits as module
 from pipeline.tinybert.logits import Logits
 
 
-def test_logits_of_sequences_of_several_lengths_are_put_and_given_back_in_batches():
-    logits = Logits.unknown([2, 1, 3], classes=2)
-    assert list(logits.missing()) == [0, 1, 2]
+def unknown(folder, counts, classes) -> Logits:
+    return Logits.unknown(folder, np.array(counts, dtype=np.uint16), classes)
+
+
+def missing(logits) -> list[int]:
+    return np.concatenate(list(logits.missing())).tolist()
+
+
+@pytest.fixture(params=[1, 2, 100], autouse=True)
+def at_once(request, monkeypatch):
+    """Whatever the parts in which the files are gone through."""
+    monkeypatch.setattr(module, "AT_ONCE", request.param)
+
+
+def test_logits_of_sequences_of_several_lengths_are_put_and_given_back_in_batches(tmp_path):
+    logits = unknown(tmp_path, [2, 1, 3], classes=2)
+    assert missing(logits) == [0, 1, 2]
     kept = torch.tensor([[False, True, True, True], [True, False, True, False]])
     values = torch.arange(16.0).reshape(2, 4, 2)
     logits.put(np.array([2, 0]), values, kept)
-    assert list(logits.missing()) == [1]
+    assert missing(logits) == [1]
     np.testing.assert_array_equal(logits[2], [[2, 3], [4, 5], [6, 7]])
     np.testing.assert_array_equal(logits[0], [[8, 9], [12, 13]])
     assert torch.equal(logits.batch(np.array([2, 0]), kept), values * kept.unsqueeze(-1))
 
 
-def test_a_sequence_without_rows_is_not_missing():
-    assert list(Logits.unknown([0, 1, 0], classes=3).missing()) == [1]
+def test_a_sequence_without_rows_is_not_missing(tmp_path):
+    assert missing(unknown(tmp_path, [0, 1, 0], classes=3)) == [1]
 
 
-def test_logits_are_saved_and_loaded(tmp_path):
-    logits = Logits.unknown([1, 2], classes=2)
-    logits.put(np.array([0, 1]), torch.rand(2, 2, 2), torch.tensor([[True, False], [True, True]]))
-    logits.save(tmp_path)
-    loaded = Logits.load(tmp_path)
-    assert len(loaded) == 2 and loaded.values.dtype == np.float32
+@pytest.mark.parametrize("classes", [1, 2])
+def test_logits_are_saved_as_numpy_saves_them_and_loaded(tmp_path, classes):
+    logits = unknown(tmp_path, [1, 2], classes)
+    values = torch.rand(2, 2, classes)
+    logits.put(np.array([0, 1]), values, torch.tensor([[True, False], [True, True]]))
+    saved = tmp_path / "saved"
+    saved.mkdir()
+    logits.save(saved)
+    expected = {"values": values.numpy()[[0, 1, 1], [0, 0, 1]], "starts": np.array([0, 1, 3])}
+    for name, array in expected.items():
+        np.save(tmp_path / "expected.npy", array)
+        assert (saved / f"{name}.npy").read_bytes() == (tmp_path / "expected.npy").read_bytes()
+    loaded = Logits.load(saved)
+    assert len(loaded) == 2
     for number in range(2):
         np.testing.assert_array_equal(loaded[number], logits[number])

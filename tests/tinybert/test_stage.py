@@ -158,3 +158,14 @@ def test_a_full_disk_is_known_behind_other_errors(error):
         raise ValueError("while saving") from error
     except ValueError as raised:
         assert stage._message(raised) == "the disk is full: free some space, then `dvc repro` goes on"
+
+
+def test_what_is_counted_in_parts_is_said_once(capsys):
+    with stage.adding_up():
+        for count in (1, 0, 2):
+            stage.say_how_many(count, 10, "rows are odd")
+            stage.say_how_many(0, 10, "rows are even")
+        assert capsys.readouterr().out == ""
+    assert capsys.readouterr().out == "3 of 30 rows are odd\n"
+    stage.say_how_many(1, 10, "rows are odd")
+    assert capsys.readouterr().out == "1 of 10 rows are odd\n"

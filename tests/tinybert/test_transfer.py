@@ -1,32 +1,97 @@
-import datasets
+import json
+
+import numpy as np
 import pytest
 import tiny
 
-from pipeline.tinybert import transfer
+from pipeline.tinybert import training, transfer
+from pipeline.tinybert.sequences import Sequences
 
-DATA = datasets.Dataset.from_dict({"number": list(range(100))})
+TASK = tiny.task(["negative", "positive"])
+KINDS = ["text_classification", "named_entities", "question_answering"]
+LONG = " ".join(tiny.NOUNS * 3)  # as a passage: several windows
+TEXTS = {
+    "text_classification": {"text": LONG},
+    "named_entities": {"words": ["heartwarming", *tiny.NOUNS]},
+    "question_answering": {"question": "is the film good", "passage": LONG},
+}
 
 
-def test_a_sample_is_drawn_by_its_seed_without_replacement():
-    first, again, other = (transfer.sample(DATA, 20, seed)["number"][:] for seed in (1, 1, 2))
+def task_of(kind: str):
+    options = {"stride": 4} if kind == "question_answering" else {}
+    options["metric"] = "accuracy" if kind == "text_classification" else "f1"
+    return tiny.task(["O"] if kind == "named_entities" else [], kind=kind, max_length=48, **options)
+
+
+def rows_of(kind: str) -> list[dict]:
+    """The last one is unlabelled text."""
+    return [{**TEXTS[kind], "variant": number % 3} for number in range(6)] + [TEXTS[kind]]
+
+
+@pytest.fixture
+def hundred(tmp_path) -> Sequences:
+    return transfer.encode(TASK, [{"text": "film"}] * 100, tiny.tokenizer(), tmp_path)
+
+
+def numbers(data: Sequences) -> list[int]:
+    return [row["number"] for row in data]
+
+
+def test_a_sample_is_drawn_by_its_seed_without_replacement(hundred):
+    first, again, other = (numbers(transfer.sample(hundred, 20, seed)) for seed in (1, 1, 2))
     assert first == again != other
     assert len(set(first)) == 20
     assert min(first) < 30 and max(first) >= 70
 
 
 @pytest.mark.parametrize("count", [None, 100, 101])
-def test_a_sample_of_as_many_rows_as_there_are_is_all_of_them(count):
-    assert transfer.sample(DATA, count, seed=1)["number"][:] == list(range(100))
+def test_a_sample_of_as_many_rows_as_there_are_is_all_of_them(hundred, count):
+    assert numbers(transfer.sample(hundred, count, seed=1)) == list(range(100))
 
 
-@pytest.mark.parametrize("kind", ["text_classification", "question_answering"])
-def test_without_variants_the_rows_and_the_unlabelled_ones_keep_the_numbers_of_their_logits(kind):
-    long = " ".join(tiny.NOUNS * 3)  # a passage of several windows
-    texts = {"text": long} if kind == "text_classification" else {"question": "is the film good", "passage": long}
-    rows = [{**texts, "variant": number % 3} for number in range(6)] + [texts]  # the last one is unlabelled
-    options = {"metric": "f1", "stride": 4} if kind == "question_answering" else {}
-    task = tiny.task([], kind=kind, max_length=48, **options)
-    whole, part = (transfer.encode(task, rows, tiny.tokenizer(), augmented) for augmented in (True, False))
+@pytest.mark.parametrize("rows_at_once", [1, 3, 1000])
+@pytest.mark.parametrize("kind", KINDS)
+def test_encoded_rows_are_on_disk_what_they_are_in_memory(tmp_path, monkeypatch, kind, rows_at_once):
+    task, rows, tokenizer = task_of(kind), rows_of(kind), tiny.tokenizer()
+    monkeypatch.setattr(transfer, "ROWS_AT_ONCE", rows_at_once)
+    data = transfer.encode(task, iter(rows), tokenizer, tmp_path)
+    expected = training.encode(task, rows, tokenizer)
+    assert len(data) == len(expected) and data.lengths.tolist() == expected["length"][:]
+    for number, row in enumerate(data):
+        assert row.pop("number") == number
+        assert row == {name: value for name, value in expected[number].items() if name in row}
+        assert row.keys() == {"input_ids", "attention_mask", "token_type_ids", "kept"}
+    assert data.counts().tolist() == [sum(kept) for kept in expected["kept"]]
+    json.dumps(data[0])  # plain numbers, as the collator takes them
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_variants_the_rows_and_the_unlabelled_ones_keep_the_numbers_of_their_logits(
+    tmp_path, monkeypatch, kind
+):
+    monkeypatch.setattr(transfer, "ROWS_AT_ONCE", 2)
+    task, rows, tokenizer = task_of(kind), rows_of(kind), tiny.tokenizer()
+    folders = tmp_path / "whole", tmp_path / "part"
+    for folder in folders:
+        folder.mkdir()
+    whole, part = (
+        transfer.encode(task, rows, tokenizer, folder, augmented)
+        for folder, augmented in zip(folders, (True, False), strict=True)
+    )
     windows = len(whole) // len(rows)
-    assert part["number"][:] == [number for number in range(len(whole)) if number // windows in (0, 3, 6)]
-    assert part[:] == whole.select(part["number"][:])[:]
+    assert numbers(part) == [number for number in range(len(whole)) if number // windows in (0, 3, 6)]
+    assert list(part) == [whole[number] for number in numbers(part)]
+    assert part.lengths.tolist() == whole.lengths[numbers(part)].tolist()
+    assert numbers(transfer.sample(part, 2, seed=1)) == numbers(part.select(np.sort(_drawn(len(part), 2))))
+
+
+def _drawn(count: int, some: int) -> np.ndarray:
+    return np.random.default_rng(1).permutation(count)[:some]
+
+
+def test_rows_that_are_cut_are_counted_once_for_all_parts(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(transfer, "ROWS_AT_ONCE", 2)
+    task = tiny.task(["negative", "positive"], max_length=8)
+    transfer.encode(task, [{"text": "good " * length} for length in (2, 20, 30, 1, 9)], tiny.tokenizer(), tmp_path)
+    said = capsys.readouterr().out
+    assert said == "3 of 5 texts are longer than 8 word-pieces (max_length) and are cut\n"

@@ -17,8 +17,8 @@ from transformers import AutoModelForTokenClassification
 from pipeline.tinybert import models
 from pipeline.tinybert.rows import Row
 from pipeline.tinybert.settings import Source, Table
-from pipeline.tinybert.stage import UserError
-from pipeline.tinybert.tasks.task import BadRecordError, Edit, Span, Task, balanced, say_how_many, spliced, text_of
+from pipeline.tinybert.stage import UserError, say_how_many
+from pipeline.tinybert.tasks.task import BadRecordError, Edit, Span, Task, balanced, spliced, text_of
 
 OUTSIDE = "O"
 IGNORED = -100

@@ -19,8 +19,8 @@ from transformers import AutoModelForQuestionAnswering
 
 from pipeline.tinybert.rows import Row
 from pipeline.tinybert.settings import Group, Source, Table
-from pipeline.tinybert.stage import UserError, shown
-from pipeline.tinybert.tasks.task import BadRecordError, Edit, Span, Task, say_how_many, spliced, text_of
+from pipeline.tinybert.stage import UserError, say_how_many, shown
+from pipeline.tinybert.tasks.task import BadRecordError, Edit, Span, Task, spliced, text_of
 
 NEARBY = 50  # characters that an offset may be off
 SHORTEST_WINDOW = 32  # word-pieces

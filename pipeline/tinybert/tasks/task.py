@@ -242,8 +242,3 @@ def balanced(counts: list[int]) -> list[float]:
     """Weights of classes that occur so often; 1 for one that never does."""
     there = sum(count > 0 for count in counts)
     return [sum(counts) / (there * count) if count else 1.0 for count in counts]
-
-
-def say_how_many(count: int, total: int, what: str) -> None:
-    if count:
-        say(f"{count} of {total} {what}")

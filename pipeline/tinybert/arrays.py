@@ -1,0 +1,57 @@
+"""Long arrays on disk, read and written in parts: memory holds the part alone, whatever the array's length."""
+
+from pathlib import Path
+
+import numpy as np
+
+
+class ArrayFile:
+    """Entries of one type, each a number or, where there is a ``width``, so many of them."""
+
+    def __init__(self, file, dtype, width: int | None = None):
+        """``file`` is open for what is wanted, and stands at the first entry."""
+        self.file, self.dtype, self.width, self.begin = file, np.dtype(dtype), width, file.tell()
+        self.size = self.dtype.itemsize * (width or 1)
+
+    @classmethod
+    def create(cls, path: str | Path, dtype) -> "ArrayFile":
+        """An empty one, without a header."""
+        return cls(open(path, "w+b"), dtype)
+
+    @classmethod
+    def create_npy(cls, path: str | Path, dtype, shape: tuple[int, ...]) -> "ArrayFile":
+        """One of this shape, (entries,) or (entries, width), which numpy can load once all entries are written."""
+        file = open(path, "w+b")  # noqa: SIM115 closed with the array
+        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        return cls(file, dtype, *shape[1:])
+
+    @classmethod
+    def open_npy(cls, path: str | Path) -> "ArrayFile":
+        """For reading only."""
+        file = open(path, "rb")  # noqa: SIM115
+        np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        return cls(file, dtype, *shape[1:])
+
+    def __len__(self) -> int:
+        return (self.file.seek(0, 2) - self.begin) // self.size
+
+    def __del__(self):
+        self.file.close()
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Entries ``start`` to ``stop``, or as many as there are: (entries,), or (entries, width)."""
+        self.file.seek(self.begin + start * self.size)
+        found = np.frombuffer(self.file.read((stop - start) * self.size), self.dtype)
+        return found.reshape(-1, self.width) if self.width else found
+
+    def write(self, start: int, values: np.ndarray) -> None:
+        self.file.seek(self.begin + start * self.size)
+        self.file.write(np.ascontiguousarray(values, self.dtype).data)
+
+    def append(self, values: np.ndarray) -> None:
+        self.write(len(self), values)
+
+    def flush(self) -> None:
+        self.file.flush()

@@ -1,0 +1,113 @@
+"""Encoded sequences on disk, as many as there may be: in memory are their lengths alone, two bytes each."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Sampler
+
+from pipeline.tinybert.arrays import ArrayFile
+
+MEGABATCH = 50  # batches, drawn at random, within which sequences of like lengths come together
+
+
+class Sequences(Dataset):
+    """Model inputs, which rows of class logits count (``kept``), and ``number``: ``data[i]`` is a dict of them, as of a
+    data set of the library.
+    """
+
+    def __init__(self, files: dict[str, ArrayFile], lengths: np.ndarray, numbers: np.ndarray | None = None):
+        """``lengths``: of all sequences of the files. ``numbers``: those that are meant, all where it is None."""
+        self.files, self.whole, self.numbers = files, lengths, numbers
+        self.lengths = lengths if numbers is None else lengths[numbers]
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, index: int) -> dict:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        number = index if self.numbers is None else int(self.numbers[index])
+        start, stop = (int(place) for place in self.files["starts"].read(number, number + 2))
+        columns = {name: file.read(start, stop).tolist() for name, file in self.files.items() if name in PIECEWISE}
+        kept = columns.pop("kept", None)
+        return {
+            **columns,
+            "attention_mask": [1] * (stop - start),
+            "kept": [True] if kept is None else [bool(keep) for keep in kept],
+            "number": number,
+        }
+
+    def select(self, indices: np.ndarray) -> "Sequences":
+        return Sequences(self.files, self.whole, indices if self.numbers is None else self.numbers[indices])
+
+    def counts(self) -> np.ndarray:
+        """How many rows of class logits count in each sequence of the files."""
+        count = len(self.whole)
+        return self.files["counts"].read(0, count) if "counts" in self.files else np.ones(count, dtype=np.uint16)
+
+
+PIECEWISE = {"input_ids": np.int32, "token_type_ids": np.uint8, "kept": np.bool_}  # an entry a word-piece
+
+
+class SequencesWriter:
+    """Takes columns of `Task.encode`, part by part; ``finished`` gives back what has been written."""
+
+    def __init__(self, folder: str | Path):
+        self.folder, self.files, self.lengths = Path(folder), {}, []
+        self.place = 0
+        self._append("starts", np.int64, [0])
+
+    def __len__(self) -> int:
+        return sum(map(len, self.lengths))
+
+    def add(self, columns: dict[str, list]) -> None:
+        lengths = np.array([len(ids) for ids in columns["input_ids"]], dtype=np.uint16)
+        self.lengths.append(lengths)
+        self._append("starts", np.int64, self.place + np.cumsum(lengths, dtype=np.int64))
+        self.place += int(lengths.sum())
+        one_row_each = all(len(kept) == 1 for kept in columns["kept"])  # a sequence has two word-pieces at least
+        for name, dtype in PIECEWISE.items():
+            if name in columns and not (name == "kept" and one_row_each):
+                self._append(name, dtype, [entry for sequence in columns[name] for entry in sequence])
+        if not one_row_each:
+            self._append("counts", np.uint16, [sum(kept) for kept in columns["kept"]])
+
+    def _append(self, name: str, dtype, values) -> None:
+        if name not in self.files:
+            self.files[name] = ArrayFile.create(self.folder / f"{name}.bin", dtype)
+        self.files[name].append(np.asarray(values, dtype))
+
+    def finished(self) -> Sequences:
+        return Sequences(self.files, np.concatenate([np.zeros(0, dtype=np.uint16), *self.lengths]))
+
+
+class ByLength(Sampler):
+    """The order of the library's ``LengthGroupedSampler``, from eight bytes a sequence instead of a hundred.
+
+    Sequences are permuted at random, then sorted by length within each megabatch; the longest of all comes first.
+    """
+
+    def __init__(self, lengths: np.ndarray, batch_size: int):
+        self.lengths = lengths
+        self.size = batch_size * max(1, min(len(lengths) // (4 * batch_size), MEGABATCH))
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        order = torch.randperm(len(self.lengths)).numpy()
+        begins = range(0, len(order), self.size)
+        longest = [self.lengths[order[begin : begin + self.size]].max() for begin in begins]
+        first, other = 0, int(np.argmax(longest)) * self.size
+        heads = {begin: self._sorted(order, begin)[0] for begin in {first, other}}
+        for begin in begins:
+            megabatch = self._sorted(order, begin)
+            if begin in heads:  # the longest sequence and the first one change places
+                megabatch[0] = heads[first + other - begin]
+            yield from megabatch
+
+    def _sorted(self, order: np.ndarray, begin: int) -> list[int]:
+        megabatch = order[begin : begin + self.size]
+        return megabatch[np.argsort(-self.lengths[megabatch].astype(np.int32), kind="stable")].tolist()
