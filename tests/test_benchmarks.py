@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import kinds
+import memory
 import plain_recipe as plain
 import pytest
 import tiny
@@ -14,7 +15,7 @@ from tiny import ROOT
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertForMaskedLM, BertForQuestionAnswering, BertForSequenceClassification, BertModel
 
-from pipeline.tinybert import augmentation, distillation, losses, models, settings, tasks, vectors
+from pipeline.tinybert import augmentation, distillation, losses, models, rows, settings, tasks, vectors
 from pipeline.tinybert.settings import Losses, Shape
 
 # The measured kinds ---------------------------------------------------------------------------------------------------
@@ -132,12 +133,12 @@ def test_the_released_augmentation_replaces_words_that_are_no_stop_words(release
 
 def test_the_released_recipe_learns_states_and_logits(inputs):
     torch.manual_seed(1)
-    rows = plain.Rows({name: values.tolist() for name, values in inputs.items()}, tiny.tokenizer(), 12)
+    padded = plain.Rows({name: values.tolist() for name, values in inputs.items()}, tiny.tokenizer(), 12)
     student, teacher = made(BertForSequenceClassification, 1, layers=2), made(BertForSequenceClassification, 2)
-    states = plain.learn_states(student.base_model, teacher.base_model, rows, [2, 4], 60, 2, 1e-3)
+    states = plain.learn_states(student.base_model, teacher.base_model, padded, [2, 4], 60, 2, 1e-3)
     assert len(states) == 120 and states[-1] < states[0] / 2
     seen = []
-    logits = plain.learn_logits(student, teacher, rows, plain.of_classes, seen.append, 60, 2, 1e-3, 0.1)
+    logits = plain.learn_logits(student, teacher, padded, plain.of_classes, seen.append, 60, 2, 1e-3, 0.1)
     assert len(logits) == 120 and logits[-1] < logits[0] and seen == [student]
 
 
@@ -160,3 +161,13 @@ def test_the_comparison_prints_a_row_for_each_stage(world):
     table = [line.split("|")[1].strip() for line in ran.stdout.splitlines() if line.startswith("| ")]
     stages = ["augment, one masked word a forward", "augment", "distill_intermediate", "distill_prediction"]
     assert table == ["stage", *stages, "all three"]
+
+
+def test_memory_is_measured_for_ever_more_rows(world):
+    fewer, more = memory.measured(world, "augment", [42, 84])
+    assert [fewer[:2], more[:2]] == [["augment", "42"], ["augment", "84"]]
+    peaks, added = (float(fewer[2]), float(more[2])), float(more[3])
+    assert min(peaks) > 100 and fewer[3] == ""
+    assert added == pytest.approx((peaks[1] - peaks[0]) * (1 << 20) / 42, abs=(1 << 20) / 42)  # peaks are rounded
+    written = list(rows.read(world / "data/tiny/augmented/rows.jsonl"))
+    assert {row["id"] for row in written} == {f"train-{number}" for number in range(4)}  # 21 rows of each, had it 20
