@@ -1,15 +1,25 @@
 """What the benchmarks share: running two sides in turn, counting operations, the machine's limit, the table."""
 
+import os
 import platform
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 
-from pipeline.tinybert.settings import Shape
-from pipeline.tinybert.stage import say
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+import tiny  # noqa: E402
+
+from pipeline.tinybert.settings import Shape  # noqa: E402
+from pipeline.tinybert.stage import say  # noqa: E402
 
 LARGE = 2048
 TRAINING = 3  # forwards that a training step costs: the backward pass has two products for each of the forward's
@@ -36,6 +46,21 @@ def in_turn(sides: dict[str, Side], rounds: int, what: str) -> None:
             side.run()
             side.seconds.append(time.perf_counter() - start)
             say(f"{what}, round {number} of {rounds}: {name} {side.seconds[-1]:.2f} s")
+
+
+def run_stage(folder: Path, stage: str) -> tuple[float, float]:
+    """Seconds and peak memory, MiB, of a stage of the tiny world in ``folder``, in a process of its own."""
+    command = [sys.executable, "-m", f"pipeline.{stage}", *([] if stage in tiny.COMMON else ["tiny"])]
+    start = time.perf_counter()
+    with tempfile.TemporaryFile() as said:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=said, stderr=said)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - start
+        if status:
+            said.seek(0)
+            sys.exit(f"{stage} failed:\n{said.read().decode()[-2000:]}")
+    return seconds, usage.ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
 
 
 def multiplications(shape: Shape, length: int) -> int:

@@ -7,19 +7,16 @@ has added to it since the fewest rows, and time a row. ``--quick`` leaves the mi
 
 import argparse
 import json
-import os
 import shutil
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import tiny  # noqa: E402
-from comparison import machine, print_table  # noqa: E402
+from comparison import machine, print_table, run_stage  # noqa: E402
 
 STAGES = ("augment", "distill_intermediate", "distill_prediction")
 ROWS = (10_000, 100_000, 1_000_000)
@@ -39,10 +36,8 @@ def small_world(folder: Path) -> None:
     """All stages once, so that each has what it reads."""
     shutil.copy(ROOT / "params.yaml", folder)
     tiny.write_world(folder, **CHEAP)
-    for stage in tiny.COMMON:
-        run(folder, stage)
-    for stage in tiny.PER_TASK[:-1]:
-        run(folder, stage, "tiny")
+    for stage in (*tiny.COMMON, *tiny.PER_TASK):
+        run_stage(folder, stage)
 
 
 def write_rows(folder: Path, count: int) -> None:
@@ -56,28 +51,12 @@ def write_rows(folder: Path, count: int) -> None:
                 file.write(json.dumps(row) + "\n")
 
 
-def run(folder: Path, stage: str, *task: str) -> tuple[float, float]:
-    """Seconds and peak memory, MiB, of a stage in a process of its own."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    start = time.perf_counter()
-    with tempfile.TemporaryFile() as said:
-        process = subprocess.Popen(
-            [sys.executable, "-m", f"pipeline.{stage}", *task], cwd=folder, env=environment, stdout=said, stderr=said
-        )
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - start
-        if status:
-            said.seek(0)
-            sys.exit(f"{stage} failed:\n{said.read().decode()[-2000:]}")
-    return seconds, usage.ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
-
-
 def measured(folder: Path, stage: str, sizes: list[int]) -> list[list[str]]:
     """The table's rows of a stage."""
     table, fewest = [], None
     for count in sizes:
         write_rows(folder, count)
-        seconds, peak = run(folder, stage, "tiny")
+        seconds, peak = run_stage(folder, stage)
         fewest = fewest or (count, peak)
         more = f"{(peak - fewest[1]) * (1 << 20) / (count - fewest[0]):.1f}" if count > fewest[0] else ""
         table.append([stage, f"{count:,}", f"{peak:.0f}", more, f"{1000 * seconds / count:.2f}"])
