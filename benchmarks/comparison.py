@@ -1,11 +1,8 @@
 """What the benchmarks share: running two sides in turn, counting operations, the machine's limit, the table."""
 
-import os
 import platform
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -13,10 +10,7 @@ from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
-import tiny  # noqa: E402
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pipeline.tinybert.settings import Shape  # noqa: E402
 from pipeline.tinybert.stage import say  # noqa: E402
@@ -42,25 +36,11 @@ def in_turn(sides: dict[str, Side], rounds: int, what: str) -> None:
     """Run the sides one after the other, so many times, and let each note its seconds."""
     for number in range(1, rounds + 1):
         for name, side in sides.items():
+            torch.use_deterministic_algorithms(False)  # as the library's Trainer has left it: it sets it for itself
             start = time.perf_counter()
             side.run()
             side.seconds.append(time.perf_counter() - start)
             say(f"{what}, round {number} of {rounds}: {name} {side.seconds[-1]:.2f} s")
-
-
-def run_stage(folder: Path, stage: str) -> tuple[float, float]:
-    """Seconds and peak memory, MiB, of a stage of the tiny world in ``folder``, in a process of its own."""
-    command = [sys.executable, "-m", f"pipeline.{stage}", *([] if stage in tiny.COMMON else ["tiny"])]
-    start = time.perf_counter()
-    with tempfile.TemporaryFile() as said:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=said, stderr=said)
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - start
-        if status:
-            said.seek(0)
-            sys.exit(f"{stage} failed:\n{said.read().decode()[-2000:]}")
-    return seconds, usage.ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
 
 
 def multiplications(shape: Shape, length: int) -> int:
@@ -73,9 +53,9 @@ def forward_operations(shape: Shape, lengths: Iterable[int]) -> float:
     return sum(2.0 * length * multiplications(shape, length) for length in lengths)
 
 
-def limit(rounds: int = 7) -> float:
-    """Operations a second of a large float32 matrix product, the median of so many."""
-    one, other = torch.rand(LARGE, LARGE), torch.rand(LARGE, LARGE)
+def limit(dtype: torch.dtype, rounds: int = 7) -> float:
+    """Operations a second of a large matrix product, the median of so many."""
+    one, other = torch.rand(LARGE, LARGE, dtype=dtype), torch.rand(LARGE, LARGE, dtype=dtype)
     one @ other
     seconds = []
     for _ in range(rounds):

@@ -105,13 +105,13 @@ class Augmenter:
         return [self.words[other] for other in np.argsort(-cosines)[1 : self.candidates + 1]]
 
 
-Target = Callable[[object, object], Tensor]  # the loss of the student's outputs, against the teacher's
+Loss = Callable[[object, object], Tensor]  # of the student's outputs, against the teacher's
 
 
 class Rows(TensorDataset):
     """Encoded sequences, all padded to the maximum length."""
 
-    def __init__(self, columns, tokenizer, length: int):
+    def __init__(self, columns: dict[str, list], tokenizer, length: int):
         self.names = [name for name in ("input_ids", "attention_mask", "token_type_ids") if name in columns]
         fillers = {"input_ids": tokenizer.pad_token_id}
         super().__init__(*(_padded(columns[name], length, fillers.get(name, 0)) for name in self.names))
@@ -175,7 +175,7 @@ def learn_logits(
     student: nn.Module,
     teacher: nn.Module,
     rows: Rows,
-    target: Target,
+    loss_of: Loss,
     evaluate: Callable[[nn.Module], None],
     epochs: int,
     batch_size: int,
@@ -194,7 +194,7 @@ def learn_logits(
             outputs = student.train()(**inputs, output_attentions=True)
             with torch.no_grad():
                 goals = teacher(**inputs, output_attentions=True)
-            loss = target(outputs, goals)
+            loss = loss_of(outputs, goals)
             _step(optimizer, loss)
             schedule.step()
             curve.append(loss.item())
@@ -230,4 +230,4 @@ def of_spans(outputs, goals) -> Tensor:
     return (start + soft_cross_entropy(outputs.end_logits, goals.end_logits)) / 2
 
 
-TARGETS = {"text_classification": of_classes, "question_answering": of_spans}
+LOSSES = {"text_classification": of_classes, "question_answering": of_spans}

@@ -3,6 +3,7 @@
 Every row of the transfer set (augmented rows, then unlabelled ones) gets its logits in `data/<task>/teacher_logits`.
 """
 
+from contextlib import closing
 from pathlib import Path
 
 from pipeline.tinybert import distillation, models, settings, stage, tasks, transfer
@@ -21,9 +22,11 @@ def main(name: str) -> None:
     teacher = task.load_model(Path("models", name, "teacher"))
     student = transfer.student_with_head(task, name, configuration.seed)
     columns, curve = ["step", "epoch", "loss"], []
-    with scratch_folder() as scratch:
-        data = transfer.encode(task, transfer.rows(task, name), tokenizer, scratch)
-        logits = Logits.unknown(scratch, data.counts(), task.classes)
+    with (
+        scratch_folder() as scratch,
+        closing(transfer.encode(task, transfer.rows(task, name), tokenizer, scratch)) as data,
+        closing(Logits.unknown(scratch, data.counts(), task.classes)) as logits,
+    ):
         if recipe.epochs:
             part = transfer.sample(data, recipe.max_rows, configuration.seed)
             result = distillation.imitate(

@@ -1,5 +1,6 @@
 """The student learns the teacher's logits, which `distill_intermediate` left: the teacher does not run again."""
 
+from contextlib import closing
 from pathlib import Path
 
 from pipeline.tinybert import distillation, models, rows, settings, stage, tasks, training, transfer
@@ -16,10 +17,12 @@ def main(name: str) -> None:
     tokenizer = models.tokenizer(intermediate)
     validation = training.Scored(task, list(rows.read(prepared / "validation.jsonl")), tokenizer)
     student = task.load_model(intermediate)
-    logits = Logits.load(Path("data", name, "teacher_logits"))
 
-    with scratch_folder() as scratch:
-        data = transfer.encode(task, transfer.rows(task, name), tokenizer, scratch, recipe.augmented)
+    with (
+        scratch_folder() as scratch,
+        closing(transfer.encode(task, transfer.rows(task, name), tokenizer, scratch, recipe.augmented)) as data,
+        closing(Logits.load(Path("data", name, "teacher_logits"))) as logits,
+    ):
         result = distillation.learn_logits(
             student, tokenizer, task, data, logits, validation, recipe, configuration.numerics
         )

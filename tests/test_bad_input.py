@@ -384,9 +384,13 @@ def test_an_interrupted_training_leaves_nothing_and_can_be_started_again(world):
     assert Path("models/tiny/teacher/model.safetensors").exists()
 
 
-@pytest.mark.parametrize("room", [40, 260], ids=["while training", "while saving"])
-def test_a_full_disk_is_one_line(room, refusal, small_disk):
+@pytest.mark.parametrize(
+    ("stage", "room"),
+    [("finetune_teacher", 40), ("finetune_teacher", 260), ("distill_intermediate", 20)],
+    ids=["while training", "while saving", "while encoding rows"],
+)
+def test_a_full_disk_is_one_line(stage, room, refusal, small_disk):
     """``room``: KiB beside what the stages before left."""
     blocks = sum(-(-path.stat().st_size // 4096) for path in Path("models").rglob("*"))
     small_disk(Path("models"), kib=4 * blocks + room)
-    assert refusal("finetune_teacher").startswith("the disk is full")
+    assert refusal(stage).startswith("the disk is full")

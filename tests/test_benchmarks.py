@@ -8,6 +8,7 @@ import kinds
 import memory
 import plain_recipe as plain
 import pytest
+import recipe
 import tiny
 import torch
 from comparison import forward_operations, multiplications
@@ -99,7 +100,7 @@ def test_the_released_prediction_loss_is_ours_where_nothing_is_padded(inputs, ki
     task = tiny.task(["negative", "positive"]) if kind == "text_classification" else tiny.task([], "f1", kind=kind)
     own, theirs = task.class_logits(student), task.class_logits(teacher)
     everywhere = torch.ones(own.shape[:2], dtype=torch.bool)
-    torch.testing.assert_close(ours(own, theirs, everywhere), plain.TARGETS[kind](student, teacher))
+    torch.testing.assert_close(ours(own, theirs, everywhere), plain.LOSSES[kind](student, teacher))
 
 
 @pytest.fixture
@@ -138,8 +139,12 @@ def test_the_released_recipe_learns_states_and_logits(inputs):
     states = plain.learn_states(student.base_model, teacher.base_model, padded, [2, 4], 60, 2, 1e-3)
     assert len(states) == 120 and states[-1] < states[0] / 2
     seen = []
-    logits = plain.learn_logits(student, teacher, padded, plain.of_classes, seen.append, 60, 2, 1e-3, 0.1)
-    assert len(logits) == 120 and logits[-1] < logits[0] and seen == [student]
+
+    def evaluate(model) -> None:
+        seen.append([len(outputs.logits) for outputs in plain.outputs_of(model, padded)])
+
+    logits = plain.learn_logits(student, teacher, padded, plain.of_classes, evaluate, 60, 2, 1e-3, 0.1)
+    assert len(logits) == 120 and logits[-1] < logits[0] and seen == [[3]]
 
 
 def test_counted_operations_are_those_that_torch_counts():
@@ -166,8 +171,20 @@ def test_the_comparison_prints_a_row_for_each_stage(world):
 def test_memory_is_measured_for_ever_more_rows(world):
     fewer, more = memory.measured(world, "augment", [42, 84])
     assert [fewer[:2], more[:2]] == [["augment", "42"], ["augment", "84"]]
-    peaks, added = (float(fewer[2]), float(more[2])), float(more[3])
-    assert min(peaks) > 100 and fewer[3] == ""
+    peaks, added = (float(fewer[3]), float(more[3])), float(more[4])
+    assert min(peaks) > 100 and fewer[4:] == ["", ""]
     assert added == pytest.approx((peaks[1] - peaks[0]) * (1 << 20) / 42, abs=(1 << 20) / 42)  # peaks are rounded
     written = list(rows.read(world / "data/tiny/augmented/rows.jsonl"))
     assert {row["id"] for row in written} == {f"train-{number}" for number in range(4)}  # 21 rows of each, had it 20
+
+
+def test_counted_operations_of_augmentation_are_those_that_torch_counts(world):
+    """But for the products of word vectors, which numpy computes."""
+    texts = ["the good film was very dull", "a heartwarming film dull"]  # eight word-pieces, so that none is padded
+    augmentation = recipe.Augmentation(recipe.World("tiny"), [{"id": text, "text": text} for text in texts], 2)
+    augmentation.model.set_attn_implementation("eager")
+    vectors_alone = 2.0 * augmentation.vectors.vectors.size
+    for at_once in (1, 3):
+        with FlopCounterMode(display=False) as counter:
+            augmentation.ours(at_once)
+        assert augmentation.operations(at_once) == counter.get_total_flops() + vectors_alone

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
+BUFFER = 8192  # bytes: what is read is a row's, here and there; some file systems would read megabytes for each
+
 
 class ArrayFile:
     """Entries of one type, each a number or, where there is a ``width``, so many of them."""
@@ -16,29 +18,29 @@ class ArrayFile:
     @classmethod
     def create(cls, path: str | Path, dtype) -> "ArrayFile":
         """An empty one, without a header."""
-        return cls(open(path, "w+b"), dtype)
+        return cls(open(path, "w+b", BUFFER), dtype)
 
     @classmethod
     def create_npy(cls, path: str | Path, dtype, shape: tuple[int, ...]) -> "ArrayFile":
         """One of this shape, (entries,) or (entries, width), which numpy can load once all entries are written."""
-        file = open(path, "w+b")  # noqa: SIM115 closed with the array
+        file = open(path, "w+b", BUFFER)  # noqa: SIM115 closed with the array
         header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
         return cls(file, dtype, *shape[1:])
 
     @classmethod
     def open_npy(cls, path: str | Path) -> "ArrayFile":
-        """For reading only."""
-        file = open(path, "rb")  # noqa: SIM115
+        """For reading only. ValueError where the file ends before its array."""
+        file = open(path, "rb", BUFFER)  # noqa: SIM115
         np.lib.format.read_magic(file)
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-        return cls(file, dtype, *shape[1:])
+        made = cls(file, dtype, *shape[1:])
+        if len(made) != shape[0]:
+            raise ValueError(f"{path}: {len(made)} entries, expected {shape[0]}")
+        return made
 
     def __len__(self) -> int:
         return (self.file.seek(0, 2) - self.begin) // self.size
-
-    def __del__(self):
-        self.file.close()
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Entries ``start`` to ``stop``, or as many as there are: (entries,), or (entries, width)."""
@@ -55,3 +57,6 @@ class ArrayFile:
 
     def flush(self) -> None:
         self.file.flush()
+
+    def close(self) -> None:
+        self.file.close()

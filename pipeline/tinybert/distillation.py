@@ -100,8 +100,8 @@ def intermediate_losses(
     return parts
 
 
-class FromDisk:
-    """Of a Trainer whose rows are ``Sequences``: batches of like lengths, without a list of all lengths."""
+class GroupsByLength:
+    """A Trainer that takes the batches of ``Sequences`` from ``ByLength``."""
 
     def _get_train_sampler(self, train_dataset=None):
         data = self.train_dataset if train_dataset is None else train_dataset
@@ -110,7 +110,7 @@ class FromDisk:
         return ByLength(data.lengths, self.args.train_batch_size * self.args.gradient_accumulation_steps)
 
 
-class IntermediateTrainer(FromDisk, QuietTrainer):
+class IntermediateTrainer(GroupsByLength, QuietTrainer):
     """Trains an ``Imitation`` on the intermediate losses. ``keep`` takes the teacher's outputs that fall out."""
 
     def __init__(self, *, teacher: nn.Module, layer_map: list[int], weights: Losses, keep: Keep | None, **rest):
@@ -243,7 +243,7 @@ class LogitsCollator(Collator):
         return batch
 
 
-class PredictionTrainer(FromDisk, TaskTrainer):
+class PredictionTrainer(GroupsByLength, TaskTrainer):
     """Trains a student on the teacher's logits, at a temperature."""
 
     def __init__(self, *, temperature: float, **rest):

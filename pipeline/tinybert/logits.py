@@ -10,7 +10,8 @@ from torch import Tensor
 
 from pipeline.tinybert.arrays import ArrayFile
 
-AT_ONCE = 1 << 17
+AT_ONCE = 1 << 17  # sequences whose missing logits are told together
+LOOKED_AT = 1 << 12  # entries in memory while looking
 
 
 class Logits:
@@ -33,8 +34,9 @@ class Logits:
             ends = place[-1] + np.cumsum(counts[begin : begin + AT_ONCE], dtype=np.int64)
             starts.append(ends)
             place = ends
-        for begin in range(0, rows, AT_ONCE):
-            values.append(np.full((min(AT_ONCE, rows - begin), classes), np.nan, dtype=np.float32))
+        at_once = max(1, LOOKED_AT // classes)
+        for begin in range(0, rows, at_once):
+            values.append(np.full((min(at_once, rows - begin), classes), np.nan, dtype=np.float32))
         return cls(folder, values, starts)
 
     @classmethod
@@ -51,15 +53,24 @@ class Logits:
     def missing(self) -> Iterator[np.ndarray]:
         """The numbers of the sequences that are not computed yet, part by part."""
         for begin in range(0, len(self), AT_ONCE):
-            starts = self.starts.read(begin, begin + AT_ONCE + 1)
+            yield np.concatenate(list(self._missing(begin, min(begin + AT_ONCE, len(self)))))
+
+    def _missing(self, begin: int, end: int) -> Iterator[np.ndarray]:
+        while begin < end:
+            starts = self.starts.read(begin, min(begin + LOOKED_AT, end) + 1)
+            starts = starts[: max(2, np.searchsorted(starts, starts[0] + LOOKED_AT, side="right"))]
             unknown = np.isnan(self.values.read(int(starts[0]), int(starts[-1]))).any(axis=-1)
             counts = np.concatenate([[0], np.cumsum(unknown)])[starts - starts[0]]
             yield begin + np.flatnonzero(counts[1:] > counts[:-1])
+            begin += len(starts) - 1
 
     def put(self, sequences: np.ndarray, logits: Tensor, kept: Tensor) -> None:
         """Take a batch's class logits (B, P, C) where ``kept`` (B, P) says that they count."""
         for sequence, rows, mask in zip(sequences, logits.float().cpu(), kept.cpu(), strict=True):
-            self.values.write(int(self.starts.read(sequence, sequence + 1)[0]), rows[mask].numpy())
+            start, stop = self.starts.read(sequence, sequence + 2).tolist()
+            if stop - start != mask.sum():
+                raise ValueError(f"sequence {sequence}: {mask.sum()} rows, expected {stop - start}")
+            self.values.write(start, rows[mask].numpy())
 
     def batch(self, sequences: np.ndarray, kept: Tensor) -> Tensor:
         """(B, P, C) with 0 where ``kept`` (B, P) is false."""
@@ -71,3 +82,7 @@ class Logits:
         for name, file in (("values", self.values), ("starts", self.starts)):
             file.flush()
             shutil.copyfile(self.folder / f"{name}.npy", folder / f"{name}.npy")
+
+    def close(self) -> None:
+        for file in (self.values, self.starts):
+            file.close()

@@ -19,7 +19,7 @@ class Sequences(Dataset):
 
     def __init__(self, files: dict[str, ArrayFile], lengths: np.ndarray, numbers: np.ndarray | None = None):
         """``lengths``: of all sequences of the files. ``numbers``: those that are meant, all where it is None."""
-        self.files, self.whole, self.numbers = files, lengths, numbers
+        self.files, self.all_lengths, self.numbers = files, lengths, numbers
         self.lengths = lengths if numbers is None else lengths[numbers]
 
     def __len__(self) -> int:
@@ -35,17 +35,22 @@ class Sequences(Dataset):
         return {
             **columns,
             "attention_mask": [1] * (stop - start),
-            "kept": [True] if kept is None else [bool(keep) for keep in kept],
+            "kept": [True] if kept is None else kept,
             "number": number,
         }
 
     def select(self, indices: np.ndarray) -> "Sequences":
-        return Sequences(self.files, self.whole, indices if self.numbers is None else self.numbers[indices])
+        indices = indices.astype(np.int32)
+        return Sequences(self.files, self.all_lengths, indices if self.numbers is None else self.numbers[indices])
 
     def counts(self) -> np.ndarray:
         """How many rows of class logits count in each sequence of the files."""
-        count = len(self.whole)
+        count = len(self.all_lengths)
         return self.files["counts"].read(0, count) if "counts" in self.files else np.ones(count, dtype=np.uint16)
+
+    def close(self) -> None:
+        for file in self.files.values():
+            file.close()
 
 
 PIECEWISE = {"input_ids": np.int32, "token_type_ids": np.uint8, "kept": np.bool_}  # an entry a word-piece
@@ -99,13 +104,11 @@ class ByLength(Sampler):
     def __iter__(self) -> Iterator[int]:
         order = torch.randperm(len(self.lengths)).numpy()
         begins = range(0, len(order), self.size)
-        longest = [self.lengths[order[begin : begin + self.size]].max() for begin in begins]
-        first, other = 0, int(np.argmax(longest)) * self.size
-        heads = {begin: self._sorted(order, begin)[0] for begin in {first, other}}
+        longest = int(np.argmax([self.lengths[order[begin : begin + self.size]].max() for begin in begins])) * self.size
+        swapped = {0: self._sorted(order, longest)[0], longest: self._sorted(order, 0)[0]}
         for begin in begins:
             megabatch = self._sorted(order, begin)
-            if begin in heads:  # the longest sequence and the first one change places
-                megabatch[0] = heads[first + other - begin]
+            megabatch[0] = swapped.get(begin, megabatch[0])
             yield from megabatch
 
     def _sorted(self, order: np.ndarray, begin: int) -> list[int]:

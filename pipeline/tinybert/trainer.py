@@ -131,7 +131,7 @@ def steps_of(rows: int, epochs: int, batch_size: int, accumulation: int = 1) -> 
 
 
 def scratch_folder() -> tempfile.TemporaryDirectory:
-    """A folder for the Trainer's checkpoints, on the disk of the models, gone at the end."""
+    """A folder for the Trainer's checkpoints and for encoded rows, on the disk of the models, gone at the end."""
     Path("models").mkdir(exist_ok=True)
     return tempfile.TemporaryDirectory(dir="models", prefix=".scratch-")
 

@@ -21,7 +21,11 @@ ROWS_AT_ONCE = 1000
 def rows(task: Task, name: str) -> Iterator[Row]:
     """Without labels: the teacher's outputs are the only targets."""
     paths = Path("data", name, "augmented", "rows.jsonl"), Path("data", name, "unlabelled", "rows.jsonl")
-    for row in chain.from_iterable(rows_on_disk.read(path) for path in paths):
+    return without_targets(task, chain.from_iterable(rows_on_disk.read(path) for path in paths))
+
+
+def without_targets(task: Task, rows: Iterable[Row]) -> Iterator[Row]:
+    for row in rows:
         yield {key: value for key, value in row.items() if key not in task.targets}
 
 

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -18,6 +20,7 @@ def missing(logits) -> list[int]:
 def at_once(request, monkeypatch):
     """Whatever the parts in which the files are gone through."""
     monkeypatch.setattr(module, "AT_ONCE", request.param)
+    monkeypatch.setattr(module, "LOOKED_AT", request.param)
 
 
 def test_logits_of_sequences_of_several_lengths_are_put_and_given_back_in_batches(tmp_path):
@@ -52,3 +55,31 @@ def test_logits_are_saved_as_numpy_saves_them_and_loaded(tmp_path, classes):
     assert len(loaded) == 2
     for number in range(2):
         np.testing.assert_array_equal(loaded[number], logits[number])
+
+
+def test_logits_of_another_number_of_rows_are_refused(tmp_path):
+    logits = unknown(tmp_path, [2, 1], classes=2)
+    with pytest.raises(ValueError, match="sequence 0: 1 rows, expected 2"):
+        logits.put(np.array([0]), torch.ones(1, 2, 2), torch.tensor([[True, False]]))
+
+
+def test_a_file_that_ends_too_soon_is_refused(tmp_path):
+    unknown(tmp_path, [1, 2], classes=2).close()
+    (tmp_path / "values.npy").write_bytes((tmp_path / "values.npy").read_bytes()[:-8])
+    with pytest.raises(ValueError, match="values.npy: 2 entries, expected 3"):
+        Logits.load(tmp_path)
+
+
+def test_looking_for_missing_logits_takes_little_memory_however_many_rows_a_sequence_has(tmp_path, monkeypatch):
+    monkeypatch.undo()
+
+    def peak(sequences: int) -> int:
+        tracemalloc.start()
+        logits = unknown(tmp_path, [300] * sequences, classes=9)
+        assert len(missing(logits)) == sequences
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    peak(10)
+    assert (peak(2100) - peak(100)) / 2000 < 60  # bytes a sequence: the lists of this test, and of the numbers found

@@ -39,7 +39,8 @@ def test_sequences_and_their_order_take_a_few_bytes_each(tmp_path):
         return most
 
     peak(1)
-    assert (peak(60) - peak(10)) / 50_000 < 16
+    order = torch.randperm(1).element_size()  # which the trace does not see
+    assert (peak(60) - peak(10)) / 50_000 + order < 16
 
 
 def test_nothing_encoded_is_an_empty_set(tmp_path):
