@@ -64,10 +64,12 @@ def main() -> None:
     sizes = arguments.rows or list(ROWS[:-1] if arguments.quick else ROWS)
     with tempfile.TemporaryDirectory() as folder:
         finished_world(Path(folder), **CHEAP)
-        if "distill_intermediate" not in arguments.stages:  # whose logits the next stage reads
+        if (
+            "distill_prediction" in arguments.stages and "distill_intermediate" not in arguments.stages
+        ):  # for its logits
             write_rows(Path(folder), sizes[-1])
             run_stage(Path(folder), "distill_intermediate")
-        table = [row for stage in STAGES if stage in arguments.stages for row in measured(Path(folder), stage, sizes)]
+        table = [row for stage in STAGES if stage in stages for row in measured(Path(folder), stage, sizes)]
     print(f"\n{machine()}")
     print_table(
         ["stage", "augmented rows", "s", "peak memory, MiB", "bytes, each row more", "ms, each row more"], table

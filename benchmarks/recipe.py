@@ -120,10 +120,14 @@ class Distillation:
         whole = len(world.train) * (variants + 1)
         count = max(1, len(world.validation) * len(learned) // whole)
         self.validation = training.Scored(world.task, world.validation[:count], world.tokenizer)
-        self.logits = None
+        self.scratch, self.logits = tempfile.TemporaryDirectory(), None
+
+    def folder(self) -> str:
+        """A new one, so that no round writes into files of another."""
+        return tempfile.mkdtemp(dir=self.scratch.name)
 
     def encoded(self) -> Sequences:
-        return transfer.encode(self.world.task, self.learned, self.world.tokenizer, tempfile.mkdtemp())
+        return transfer.encode(self.world.task, self.learned, self.world.tokenizer, self.folder())
 
     def sides(self) -> dict[str, dict[str, Side]]:
         lengths = self.encoded().lengths.tolist()
@@ -162,7 +166,7 @@ class Distillation:
 
     def our_intermediate(self) -> None:
         data, task = self.encoded(), self.world.task
-        self.logits = Logits.unknown(tempfile.mkdtemp(), data.counts(), task.classes)
+        self.logits = Logits.unknown(self.folder(), data.counts(), task.classes)
         distillation.imitate(
             self.world.student().base_model,
             self.world.teacher(),
