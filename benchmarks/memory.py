@@ -62,14 +62,13 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a million less")
     arguments = parser.parse_args()
     sizes = arguments.rows or list(ROWS[:-1] if arguments.quick else ROWS)
+    chosen = [stage for stage in STAGES if stage in arguments.stages]
     with tempfile.TemporaryDirectory() as folder:
         finished_world(Path(folder), **CHEAP)
-        if (
-            "distill_prediction" in arguments.stages and "distill_intermediate" not in arguments.stages
-        ):  # for its logits
+        if "distill_prediction" in chosen and "distill_intermediate" not in chosen:  # whose logits it reads
             write_rows(Path(folder), sizes[-1])
             run_stage(Path(folder), "distill_intermediate")
-        table = [row for stage in STAGES if stage in stages for row in measured(Path(folder), stage, sizes)]
+        table = [row for stage in chosen for row in measured(Path(folder), stage, sizes)]
     print(f"\n{machine()}")
     print_table(
         ["stage", "augmented rows", "s", "peak memory, MiB", "bytes, each row more", "ms, each row more"], table

@@ -110,10 +110,11 @@ class TestEnd:
         assert files(in_folder) == {}
 
     def test_importing_the_pipeline_leaves_signals_and_errors_alone(self):
-        code = "import pipeline, signal, sys; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
-        code += "; print(sys.excepthook is sys.__excepthook__)"
+        """Whatever they were: a process in the background may have been started with signals ignored."""
+        now = "[*map(signal.getsignal, (signal.SIGINT, signal.SIGTERM)), sys.excepthook]"
+        code = f"import signal, sys; before = {now}; import pipeline; print(before == {now})"
         shown, _ = start_python("-c", code).communicate(timeout=30)
-        assert shown == "True\nTrue\n"
+        assert shown == "True\n"
 
 
 def write_with_safetensors(path: Path) -> None:
