@@ -231,6 +231,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few rows")
     arguments = parser.parse_args()
     stage.end_in_one_line()
+    stage.keep_freed_memory()
     os.chdir(arguments.within)
     torch.manual_seed(1)
     world = World(arguments.task)

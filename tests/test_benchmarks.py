@@ -76,8 +76,8 @@ def test_the_released_intermediate_loss_is_ours_where_nothing_is_padded(inputs):
     expected = plain.intermediate_loss(student, teacher, imitation.projections[0], inputs, [2, 4])
     expected.backward()
 
-    distillation.capturing(imitation.student)
-    states, scores = distillation.states_and_scores(distillation.capturing(teacher), inputs, [2, 4])
+    distillation.our_attention(imitation.student)
+    states, scores = distillation.states_and_scores(distillation.our_attention(teacher), inputs, [2, 4])
     weights = Losses(embeddings=1, hidden=1, attention=1)
     ours = sum(distillation.intermediate_losses(imitation, states, scores, inputs, [2, 4], weights).values())
     torch.testing.assert_close(ours, expected, atol=1e-6, rtol=1e-5)

@@ -88,8 +88,8 @@ TEACHING = {"finetune_teacher", "finetune_student", "evaluate"}
     ("module", "stages"),
     [
         ("losses", DISTILLING),
-        ("capture", DISTILLING),
         ("distillation", DISTILLING),
+        ("sequences", DISTILLING),
         ("training", DISTILLING | TEACHING),
         ("scoring", {"evaluate"}),
         ("general", {"general_student"}),

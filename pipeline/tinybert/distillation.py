@@ -13,19 +13,20 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from pipeline.tinybert import losses, models
-from pipeline.tinybert.capture import attention_scores, capturing
+from pipeline.tinybert.attention import attention_scores, our_attention
+from pipeline.tinybert.batches import Collator
 from pipeline.tinybert.logits import Logits
-from pipeline.tinybert.sequences import ByLength, Sequences
+from pipeline.tinybert.sequences import Sequences
 from pipeline.tinybert.settings import DistillIntermediate, GeneralDistillation, Losses, Numerics
 from pipeline.tinybert.stage import UserError, say
 from pipeline.tinybert.tasks import Task
 from pipeline.tinybert.trainer import (
     EVALUATION_BATCH,
-    Collator,
     QuietTrainer,
     arguments,
     computing,
     curve_of,
+    frozen,
     scratch_folder,
     steps_of,
 )
@@ -100,22 +101,12 @@ def intermediate_losses(
     return parts
 
 
-class GroupsByLength:
-    """A Trainer that takes the batches of ``Sequences`` from ``ByLength``."""
-
-    def _get_train_sampler(self, train_dataset=None):
-        data = self.train_dataset if train_dataset is None else train_dataset
-        if not isinstance(data, Sequences):
-            return super()._get_train_sampler(train_dataset)
-        return ByLength(data.lengths, self.args.train_batch_size * self.args.gradient_accumulation_steps)
-
-
-class IntermediateTrainer(GroupsByLength, QuietTrainer):
+class IntermediateTrainer(QuietTrainer):
     """Trains an ``Imitation`` on the intermediate losses. ``keep`` takes the teacher's outputs that fall out."""
 
     def __init__(self, *, teacher: nn.Module, layer_map: list[int], weights: Losses, keep: Keep | None, **rest):
         super().__init__(**rest)
-        self.teacher = capturing(teacher.eval().requires_grad_(False).to(self.args.device))
+        self.teacher = our_attention(frozen(teacher.to(self.args.device), self.args.precision))
         self.layer_map, self.weights, self.keep = layer_map, weights, keep
         self.sums, self.summed = dict.fromkeys(PARTS, 0.0), 0
 
@@ -160,6 +151,7 @@ def imitate(
 ) -> Result:
     """Train ``student`` (an encoder) in place on the teacher's states and attention scores; keep the last epoch.
 
+    The teacher is `frozen`.
     ``data`` has model inputs and, where ``keep`` is to take the teacher's outputs, ``number`` and ``kept``.
     The learning rate is constant, as in the paper.
     """
@@ -171,7 +163,7 @@ def imitate(
         raise UserError(f"{key}.losses: all are 0: nothing would be learned; set epochs to 0 to leave the stage out")
     models.set_dropout(student, settings.dropout)
     transformers.set_seed(numerics.seed)
-    imitation = Imitation(capturing(student), teacher.config.hidden_size, settings.projections)
+    imitation = Imitation(our_attention(student), teacher.config.hidden_size, settings.projections)
     with scratch_folder() as scratch:
         trainer = IntermediateTrainer(
             teacher=teacher,
@@ -212,7 +204,7 @@ def fill_logits(teacher: nn.Module, task: Task, data: Sequences, tokenizer, logi
     if not count:
         return
     say(f"teacher's logits of {count} rows")
-    teacher.eval().to(PartialState().device)
+    frozen(teacher.to(PartialState().device), numerics.precision)
     collate = Collator(tokenizer, "kept")
     with tqdm(total=count, desc="teacher", unit="row") as progress:
         for missing in logits.missing():
@@ -243,7 +235,7 @@ class LogitsCollator(Collator):
         return batch
 
 
-class PredictionTrainer(GroupsByLength, TaskTrainer):
+class PredictionTrainer(TaskTrainer):
     """Trains a student on the teacher's logits, at a temperature."""
 
     def __init__(self, *, temperature: float, **rest):

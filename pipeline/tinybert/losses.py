@@ -6,7 +6,10 @@ All are computed in float32 and are means over what the mask keeps, so padding a
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
 from torch.nn.functional import binary_cross_entropy_with_logits, log_softmax, softmax
+
+AT_ONCE = 1 << 20  # numbers of a tensor that are compared together
 
 
 def hidden_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
@@ -15,8 +18,7 @@ def hidden_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     student: (B, S, D), already projected to the teacher's width. teacher: (B, S, D).
     mask: (B, S), true where a position is real. Returns a scalar.
     """
-    squares = (student.float() - teacher.float()).square().mean(dim=-1)
-    return masked_mean(squares, mask)
+    return _SquaredError.apply(student, teacher, mask.bool().unsqueeze(-1))
 
 
 def attention_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
@@ -24,8 +26,8 @@ def attention_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
 
     student, teacher: (B, H, S, S), QKᵀ/√d. mask: (B, S). Returns a scalar.
     """
-    squares = (student.float() - teacher.float()).square().mean(dim=1)
-    return masked_mean(squares, mask.bool().unsqueeze(1) & mask.bool().unsqueeze(2))
+    real = mask.bool()
+    return _SquaredError.apply(student, teacher, (real.unsqueeze(1) & real.unsqueeze(2)).unsqueeze(1))
 
 
 def soft_cross_entropy(student: Tensor, teacher: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
@@ -76,3 +78,33 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Mean of the values that the mask (same shape) keeps; 0, with a gradient of 0, where it keeps none."""
     kept = mask.to(values.dtype)
     return torch.where(mask.bool(), values, 0.0).sum() / kept.sum().clamp(min=1)
+
+
+class _SquaredError(Function):
+    """Mean of (student − teacher)² over what the mask, which is broadcast to their shape, keeps; 0 where it keeps none.
+
+    The attention scores of long sequences are the largest tensors of a training step. Written with torch's own
+    operations, their differences and squares would be as many more, in float32. Here they live for a part of the batch
+    at a time, which fits a processor's cache, and all that is kept for the backward pass is the gradient.
+    """
+
+    @staticmethod
+    def forward(ctx, student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+        count = (mask.sum() * (student[0].numel() // mask[0].numel())).clamp(min=1)
+        gradient = torch.empty_like(student) if student.requires_grad else None
+        total = torch.zeros((), device=student.device)
+        at_once = max(1, AT_ONCE // student[0].numel())
+        for begin in range(0, len(student), at_once):
+            part = slice(begin, begin + at_once)
+            difference = student[part].to(torch.float32, copy=True)
+            difference.sub_(teacher[part]).masked_fill_(~mask[part], 0)
+            if gradient is not None:
+                torch.mul(difference, 2 / count, out=gradient[part])
+            total += difference.square_().sum()
+        ctx.save_for_backward(gradient)
+        return total / count
+
+    @staticmethod
+    def backward(ctx, upstream: Tensor):
+        (gradient,) = ctx.saved_tensors
+        return gradient * upstream, None, None

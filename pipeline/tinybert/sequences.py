@@ -1,15 +1,11 @@
 """Encoded sequences on disk, as many as there may be: in memory are their lengths alone, two bytes each."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from pipeline.tinybert.arrays import ArrayFile
-
-MEGABATCH = 50  # batches, drawn at random, within which sequences of like lengths come together
 
 
 class Sequences(Dataset):
@@ -86,31 +82,3 @@ class SequencesWriter:
 
     def finished(self) -> Sequences:
         return Sequences(self.files, np.concatenate([np.zeros(0, dtype=np.uint16), *self.lengths]))
-
-
-class ByLength(Sampler):
-    """The order of the library's ``LengthGroupedSampler``, from eight bytes a sequence instead of a hundred.
-
-    Sequences are permuted at random, then sorted by length within each megabatch; the longest of all comes first.
-    """
-
-    def __init__(self, lengths: np.ndarray, batch_size: int):
-        self.lengths = lengths
-        self.size = batch_size * max(1, min(len(lengths) // (4 * batch_size), MEGABATCH))
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __iter__(self) -> Iterator[int]:
-        order = torch.randperm(len(self.lengths)).numpy()
-        begins = range(0, len(order), self.size)
-        longest = int(np.argmax([self.lengths[order[begin : begin + self.size]].max() for begin in begins])) * self.size
-        swapped = {0: self._sorted(order, longest)[0], longest: self._sorted(order, 0)[0]}
-        for begin in begins:
-            megabatch = self._sorted(order, begin)
-            megabatch[0] = swapped.get(begin, megabatch[0])
-            yield from megabatch
-
-    def _sorted(self, order: np.ndarray, begin: int) -> list[int]:
-        megabatch = order[begin : begin + self.size]
-        return megabatch[np.argsort(-self.lengths[megabatch].astype(np.int32), kind="stable")].tolist()

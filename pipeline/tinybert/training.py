@@ -14,11 +14,12 @@ from torch.utils.data import Dataset
 from transformers import EarlyStoppingCallback
 
 from pipeline.tinybert import models
+from pipeline.tinybert.batches import Collator
 from pipeline.tinybert.rows import Row, write_csv, write_json
 from pipeline.tinybert.settings import Numerics
 from pipeline.tinybert.stage import UserError
 from pipeline.tinybert.tasks import Task
-from pipeline.tinybert.trainer import Collator, QuietTrainer, arguments, curve_of, scratch_folder, steps_of
+from pipeline.tinybert.trainer import QuietTrainer, arguments, curve_of, scratch_folder, steps_of
 
 FOR_SCORING = Numerics(seed=0, precision="float32")
 
@@ -80,13 +81,19 @@ def encode(task: Task, rows: list[Row], tokenizer) -> datasets.Dataset:
 
 
 class Scored:
-    """Rows that a model is scored on, beside their encoded form."""
+    """Rows that a model is scored on, and their encoded form; ``by_length`` has it in an order that pads little."""
 
     def __init__(self, task: Task, rows: list[Row], tokenizer):
         self.task, self.rows, self.data = task, rows, encode(task, rows, tokenizer)
+        self.order = np.argsort(-np.asarray(self.data["length"]), kind="stable")
+        self.by_length = self.data.select(self.order)
+
+    def in_order(self, logits: np.ndarray) -> np.ndarray:
+        """Class logits of ``by_length`` in the order of ``data``."""
+        return logits[np.argsort(self.order)]
 
     def predictions(self, logits: np.ndarray) -> list:
-        """One answer for each row from class logits (sequences, P, C), padded to the longest P."""
+        """One answer for each row from class logits (sequences, P, C), in order, padded to the longest P."""
         kept = [row[np.flatnonzero(mask)] for row, mask in zip(logits, self.data["kept"], strict=True)]
         return self.task.predictions(kept, self.data, self.rows)
 
@@ -111,7 +118,7 @@ def train_to_best_epoch(
     """Train ``model`` in place and leave it as it was after the epoch with the best ``task.metric`` on validation."""
 
     def score(prediction) -> dict[str, float]:
-        return {task.metric: validation.score(prediction.predictions)[task.metric]}
+        return {task.metric: validation.score(validation.in_order(prediction.predictions))[task.metric]}
 
     steps = steps_of(len(train), settings.epochs, settings.batch_size, settings.accumulation)
     with scratch_folder() as scratch:
@@ -137,7 +144,7 @@ def train_to_best_epoch(
                 greater_is_better=True,
             ),
             train_dataset=train,
-            eval_dataset=validation.data,
+            eval_dataset=validation.by_length,
             data_collator=collator,
             compute_metrics=score,
             task=task,
@@ -193,7 +200,7 @@ def predict(model: nn.Module, tokenizer, scored: Scored) -> np.ndarray:
     with scratch_folder() as scratch:
         options = arguments(scratch, numerics=FOR_SCORING, steps=1, batch_size=1, learning_rate=1.0)
         trainer = TaskTrainer(model=model, args=options, data_collator=Collator(tokenizer), task=scored.task)
-        return trainer.predict(scored.data).predictions
+        return scored.in_order(trainer.predict(scored.by_length).predictions)
 
 
 def score_as_it_is(model: nn.Module, scored: Scored, tokenizer) -> Result:

@@ -5,6 +5,7 @@ import torch
 from torch import tensor
 from torch.nn.functional import pad
 
+from pipeline.tinybert import losses
 from pipeline.tinybert.losses import (
     attention_loss,
     hidden_loss,
@@ -32,6 +33,40 @@ def test_hidden_loss_is_the_mean_over_width_and_real_positions():
 def test_attention_loss_is_the_mean_over_heads_and_real_pairs():
     # Squares by pair, mean of the heads. First sequence: (1+0)/2, (0+4)/2, (4+0)/2, (0+9)/2. Second: (4+4)/2.
     assert attention_loss(STUDENT_SCORES, TEACHER_SCORES, MASK).item() == pytest.approx((0.5 + 2 + 2 + 4.5 + 4) / 5)
+
+
+@pytest.mark.parametrize("at_once", [1, 1 << 20])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_squared_errors_and_their_gradients_are_those_of_the_plain_expression(monkeypatch, dtype, at_once):
+    """Whether a batch is compared as a whole or in parts."""
+    monkeypatch.setattr(losses, "AT_ONCE", at_once)
+    draw = torch.Generator().manual_seed(0)
+    mask = torch.arange(5) < tensor([[5], [1], [3]])
+    pairs = mask.unsqueeze(1) & mask.unsqueeze(2)
+    for loss, shape, kept in ((hidden_loss, (3, 5, 4), mask), (attention_loss, (3, 2, 5, 5), pairs)):
+        student, teacher = (torch.randn(shape, generator=draw).to(dtype) for _ in range(2))
+        width = (-1,) if loss is hidden_loss else (1,)
+        results = []
+        for value in (
+            lambda student, teacher=teacher, loss=loss: loss(student, teacher, mask),
+            lambda student, teacher=teacher, kept=kept, width=width: (
+                (student.float() - teacher.float()).square().mean(width)[kept].mean()
+            ),
+        ):
+            own = student.clone().requires_grad_()
+            found = value(own)
+            (3 * found).backward()
+            results.append((found, own.grad))
+        torch.testing.assert_close(results[0][0], results[1][0])
+        torch.testing.assert_close(results[0][1], results[1][1])
+        assert (results[0][1] != 0).any()
+
+
+def test_squared_errors_over_no_position_at_all_are_zero():
+    student = STUDENT_STATES.clone().requires_grad_()
+    loss = hidden_loss(student, TEACHER_STATES, torch.zeros_like(MASK))
+    loss.backward()
+    assert loss.item() == 0 and not student.grad.any()
 
 
 def cross_entropy_by_hand(student: list[float], teacher: list[float], temperature: float) -> float:
