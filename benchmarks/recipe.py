@@ -94,13 +94,17 @@ class Augmentation:
         return Augmenter(self.world.task, self.model, self.tokenizer, self.vectors, self.stop_words, recipe)
 
     def operations(self, masked_at_once: int) -> float:
-        """Of the masked language model's forwards, its head at the masked positions, the products of word vectors."""
+        """Of the masked language model's forwards, the last layer's feed-forward part and the head at the masked
+        positions alone, and of the products of word vectors.
+        """
         augmenter, config = self.augmenter(masked_at_once), self.model.config
         texts = [text for row in self.chosen for text, _ in self.world.task.replaceable(row).values()]
         sentences = [augmenter.sentence(text) for text in texts]
         forwards = [forward for sentence in sentences for forward in augmenter.masked_forwards(sentence)]
-        body = forward_operations(models.shape_of(config), [len(forward.pieces) for forward in forwards])
+        shape, lengths = models.shape_of(config), [len(forward.pieces) for forward in forwards]
         masked = sum(len(forward.words) for forward in forwards)
+        unneeded = 4.0 * (sum(lengths) - masked) * shape.hidden * shape.feed_forward
+        body = forward_operations(shape, lengths) - unneeded
         head = 2.0 * masked * config.hidden_size * (config.hidden_size + config.vocab_size)
         words = {word.text.lower() for sentence in sentences for word in sentence.words if word.piece is None}
         return body + head + 2.0 * len(words & self.vectors.key_to_index.keys()) * self.vectors.vectors.size

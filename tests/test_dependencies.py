@@ -95,7 +95,7 @@ TEACHING = {"finetune_teacher", "finetune_student", "evaluate"}
         ("general", {"general_student"}),
         ("transfer", {"distill_intermediate", "distill_prediction"}),
         ("augmentation", {"augment"}),
-        ("masked_language_model", {"encoder", "augment"}),
+        ("masked_language_model", {"encoder"}),
         ("vectors", {"word_vectors", "augment"}),
         ("splits", {"prepare"}),
         ("settings", set(STAGES)),

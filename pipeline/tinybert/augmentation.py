@@ -15,14 +15,14 @@ from gensim.models import KeyedVectors
 from nltk.tokenize import NLTKWordTokenizer
 from torch import nn
 
-from pipeline.tinybert.masked_language_model import word_logits
+from pipeline.tinybert import models
 from pipeline.tinybert.rows import Row, blocks
 from pipeline.tinybert.settings import Augment
 from pipeline.tinybert.tasks import Task
 from pipeline.tinybert.tasks.task import Span, spliced
 
-ROWS_AT_ONCE = 512
-PADDED_TO = 8
+ROWS_AT_ONCE = 1024
+PADDED_TO = 2
 # Sums in float32 differ in their last digits with the shape of the batch; what is closer than this is looked at again.
 CLOSE_LOGITS = 1e-4
 SPARE_NEIGHBOURS = 10
@@ -196,7 +196,7 @@ class Augmenter:
             positions[row, list(masked.words)] = True
         device = self.model.device
         inputs = {"input_ids": ids.to(device), "attention_mask": attention.to(device)}
-        return word_logits(self.model, inputs, positions.to(device)).float().cpu()
+        return models.word_logits(self.model, inputs, positions.to(device)).float().cpu()
 
     def ask_vectors(self, words: list[Word]) -> None:
         """The K nearest words by cosine, once for each distinct word; a word without a vector has none."""

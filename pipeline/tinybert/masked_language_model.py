@@ -1,6 +1,10 @@
-"""The masked-language-model head: its training where a checkpoint has none, and its use at masked positions only."""
+"""The masked-language-model head: its training where a checkpoint has none."""
+
+import zlib
 
 import datasets
+import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import DataCollatorForLanguageModeling
@@ -8,15 +12,6 @@ from transformers import DataCollatorForLanguageModeling
 from pipeline.tinybert import models
 from pipeline.tinybert.settings import MaskedLanguageModel, Numerics
 from pipeline.tinybert.trainer import QuietTrainer, arguments, curve_of, scratch_folder
-
-
-def word_logits(model: nn.Module, inputs: dict[str, Tensor], positions: Tensor) -> Tensor:
-    """Logits over the vocabulary at the positions that the mask (B, S) marks: (marked, V), in row order.
-
-    The head, as costly as the body where it runs everywhere, runs there alone.
-    """
-    hidden = model.base_model(**inputs).last_hidden_state
-    return models.word_logits(model, hidden[positions])
 
 
 class HeadTrainer(QuietTrainer):
@@ -29,8 +24,17 @@ class HeadTrainer(QuietTrainer):
         inputs.pop("length", None)
         masked = labels != -100
         # A mean, and 0 with a gradient where no word of the batch is masked: the mean of none is not a number.
-        loss = cross_entropy(word_logits(model, inputs, masked).float(), labels[masked], reduction="sum")
+        loss = cross_entropy(models.word_logits(model, inputs, masked).float(), labels[masked], reduction="sum")
         return loss / masked.sum().clamp(min=1)
+
+
+class Masking(DataCollatorForLanguageModeling):
+    """Masks words by the seed and the texts of the batch: the same ones in whatever order batches are asked for."""
+
+    def torch_call(self, examples: list[dict]) -> dict[str, Tensor]:
+        texts = np.concatenate([example["input_ids"] for example in examples], dtype=np.int32)
+        self.generator = torch.Generator().manual_seed(self.seed + zlib.crc32(texts.tobytes()))
+        return super().torch_call(examples)
 
 
 def train_head(
@@ -45,7 +49,7 @@ def train_head(
     encoded = tokenizer(texts, truncation=True, max_length=longest)
     models.say_how_many_are_cut(encoded, longest)
     data = datasets.Dataset.from_dict({**encoded, "length": [len(ids) for ids in encoded["input_ids"]]})
-    collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=settings.masked_share, seed=numerics.seed)
+    collator = Masking(tokenizer, mlm_probability=settings.masked_share, seed=numerics.seed)
     with scratch_folder() as scratch:
         trainer = HeadTrainer(
             model=model,

@@ -16,13 +16,14 @@ from pipeline.tinybert.stage import UserError, say_how_many
 
 @dataclass(frozen=True)
 class Family:
-    """What differs between families of encoders: where the layers are, the feed-forward width's name and its two
-    projections in a layer, positions that text cannot take, and the part of the masked language model that turns hidden
-    states into words.
+    """What differs between families of encoders: where the layers are, what in a layer ends its attention, the
+    feed-forward width's name and its two projections in a layer, positions that text cannot take, and the part of the
+    masked language model that turns hidden states into words.
     """
 
     layers: str
     head: Callable[[nn.Module, Tensor], Tensor]
+    attended: str = "attention.output"
     feed_forward: str = "intermediate_size"
     projections: tuple[str, str] = ("intermediate.dense", "output.dense")
     reserved_positions: int = 0
@@ -39,6 +40,7 @@ FAMILIES = {
         lambda model, hidden: model.vocab_projector(
             model.vocab_layer_norm(model.activation(model.vocab_transform(hidden)))
         ),
+        attended="sa_layer_norm",
         feed_forward="hidden_dim",
         projections=("ffn.lin1", "ffn.lin2"),
     ),
@@ -169,6 +171,15 @@ def feed_forward(block: nn.Module, family: str) -> tuple[nn.Linear, nn.Linear]:
     return block.get_submodule(to), block.get_submodule(back)
 
 
-def word_logits(model: nn.Module, hidden: Tensor) -> Tensor:
-    """A masked language model's logits over the vocabulary from hidden states (…, D)."""
-    return FAMILIES[model.config.model_type].head(model, hidden)
+def word_logits(model: nn.Module, inputs: dict[str, Tensor], positions: Tensor) -> Tensor:
+    """A masked language model's logits over the vocabulary at the positions that the mask (B, S) marks: (marked, V), in
+    row order. From the last layer's attention on, nothing is computed anywhere else.
+    """
+    family = FAMILIES[model.config.model_type]
+    attended = layers(model.base_model)[-1].get_submodule(family.attended)
+    hook = attended.register_forward_hook(lambda module, inputs, states: states[positions])
+    try:
+        states = model.base_model(**inputs).last_hidden_state
+    finally:
+        hook.remove()
+    return family.head(model, states)

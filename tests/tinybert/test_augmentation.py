@@ -10,7 +10,7 @@ from gensim.parsing.preprocessing import STOPWORDS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.tinybert import augmentation
+from pipeline.tinybert import augmentation, models
 from pipeline.tinybert.augmentation import Augmenter, in_the_case_of, nearest_words
 from pipeline.tinybert.settings import Augment
 from pipeline.tinybert.tasks.task import spliced
@@ -66,9 +66,9 @@ def words_of(text: str, spans=None, **changes) -> dict:
 @pytest.fixture
 def forwards(monkeypatch):
     """The size of each batch that the masked language model sees."""
-    seen, plain = [], augmentation.word_logits
+    seen, plain = [], models.word_logits
     monkeypatch.setattr(
-        augmentation, "word_logits", lambda model, inputs, at: seen.append(len(at)) or plain(model, inputs, at)
+        models, "word_logits", lambda model, inputs, at: seen.append(len(at)) or plain(model, inputs, at)
     )
     return seen
 
@@ -119,13 +119,13 @@ def test_logits_too_close_to_call_are_decided_as_in_any_other_batch(monkeypatch)
         head = model.cls.predictions.decoder
         head.weight[len(tiny.SPECIAL) :] = head.weight[len(tiny.SPECIAL)]  # every word is as likely as every other
         head.bias.zero_()
-    plain = augmentation.word_logits
+    plain = models.word_logits
 
     def noisy(model, inputs, positions):
         logits = plain(model, inputs, positions)
         return logits + 1e-6 * torch.randn(logits.shape[-1], generator=torch.Generator().manual_seed(len(positions)))
 
-    monkeypatch.setattr(augmentation, "word_logits", noisy)
+    monkeypatch.setattr(models, "word_logits", noisy)
     one, other, whole = (list(augmenter(model, batch_size=size)(ROWS)) for size in (1, 4, 100))
     assert one == other == whole
 

@@ -4,7 +4,7 @@ import pytest
 import tiny
 import torch
 
-from pipeline.tinybert.masked_language_model import HeadTrainer, train_head, word_logits
+from pipeline.tinybert.masked_language_model import HeadTrainer, Masking, train_head
 from pipeline.tinybert.settings import MaskedLanguageModel
 
 TEXTS = [text for text, _ in tiny.sentences(24, seed=4)]
@@ -44,6 +44,18 @@ def changed(model, before) -> set[str]:
 def test_the_head_is_tied_to_the_input_embeddings_after_training(in_empty_folder, freeze_body):
     model, _, _ = train(freeze_body=freeze_body)
     assert model.cls.predictions.decoder.weight is model.bert.embeddings.word_embeddings.weight
+
+
+def test_the_words_masked_are_those_of_seed_and_batch_in_whatever_order_it_is_asked_for():
+    rows = [dict(row) for row in (tiny.tokenizer()(text) for text in TEXTS)]
+
+    def masked(rows: list[dict], seed: int) -> list[list[int]]:
+        return collators[seed](rows)["labels"].tolist()
+
+    collators = {seed: Masking(tiny.tokenizer(), mlm_probability=0.5, seed=seed) for seed in (1, 2)}
+    first = masked(rows[:8], 1)
+    assert masked(rows[8:], 1)[:8] != first
+    assert masked(rows[:8], 1) == first != masked(rows[:8], 2)
 
 
 def test_a_frozen_body_stays_to_the_bit_and_the_head_learns(in_empty_folder):
@@ -111,17 +123,6 @@ def test_a_batch_without_a_masked_word_has_the_loss_0_and_a_gradient(batch):
     loss.backward()
     assert loss.item() == 0
     assert not model.cls.predictions.transform.dense.weight.grad.any()
-
-
-def test_logits_at_marked_positions_are_those_of_the_whole_model(batch):
-    model, inputs = tiny.masked_language_model(), batch([9, 5], padding=3)
-    positions = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
-    positions[[0, 0, 1], [2, 6, 4]] = True
-    sizes = []
-    model.cls.register_forward_hook(lambda module, inputs, output: sizes.append(inputs[0].shape[:-1].numel()))
-    logits = word_logits(model, inputs, positions)
-    assert sizes == [3]
-    torch.testing.assert_close(logits, model(**inputs).logits[positions])
 
 
 @pytest.mark.parametrize("max_length", [16, 500])

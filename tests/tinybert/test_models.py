@@ -1,7 +1,7 @@
 import pytest
 import tiny
 import torch
-from transformers import AutoModel, BertModel, BertTokenizerFast, GPT2Config
+from transformers import AutoModel, AutoModelForMaskedLM, BertModel, BertTokenizerFast, GPT2Config
 
 from pipeline.tinybert import models
 from pipeline.tinybert.stage import UserError
@@ -117,3 +117,20 @@ def test_a_tokenizer_cuts_where_its_model_ends(said, positions, expected, tmp_pa
     tokenizer.save_pretrained(tmp_path)
     assert positions == tiny.config().max_position_embeddings
     assert models.tokenizer(tmp_path).model_max_length == expected
+
+
+@pytest.mark.parametrize("family", models.FAMILIES)
+def test_words_are_proposed_at_marked_places_as_by_the_whole_model(tmp_path, batch, family):
+    tiny.write_family(tmp_path, family)
+    model = AutoModelForMaskedLM.from_pretrained(tmp_path).eval()
+    inputs = {name: batch([9, 5], padding=3)[name] for name in ("input_ids", "attention_mask")}
+    positions = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
+    positions[[0, 0, 1], [2, 6, 4]] = True
+    expected = model(**inputs).logits[positions]
+    sizes = []
+    for block in models.layers(model.base_model):
+        to, _ = models.feed_forward(block, family)
+        to.register_forward_hook(lambda module, inputs, output: sizes.append(inputs[0].shape[:-1].numel()))
+    torch.testing.assert_close(models.word_logits(model, inputs, positions), expected)
+    assert sizes[-1] == 3 and set(sizes[:-1]) == {24}
+    torch.testing.assert_close(model(**inputs).logits[positions], expected)  # as before
