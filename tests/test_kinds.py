@@ -32,7 +32,8 @@ def run_task(world: Path, kind: str, **changes) -> dict:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_stage_runs_and_the_student_learns_from_the_teacher(world, kind):
-    scores = run_task(world, kind, **{"augment.entities": True, "finetune_teacher.epochs": 6})
+    epochs = {"finetune_teacher.epochs": 6, "distill_prediction.epochs": 6}
+    scores = run_task(world, kind, **{"augment.entities": True, **epochs})
     metric = json.loads(Path("metrics", kind, "finetune_teacher", "validation.json").read_text())
     assert scores["retention"] > 0.7, (scores, metric)
     assert 0 < scores["agreement"] <= 1
