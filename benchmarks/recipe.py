@@ -179,7 +179,7 @@ class Distillation:
             self.intermediate.model_copy(update={"epochs": 1}),
             self.world.numerics,
             "distill_intermediate",
-            distillation.keep_logits(task, self.logits),
+            distillation.KeepLogits(task, self.logits),
         )
 
     def plain_prediction(self) -> None:

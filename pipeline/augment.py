@@ -1,11 +1,11 @@
 """Replace words of the training rows: the masked language model and GloVe propose, a seeded draw chooses."""
 
+import shutil
 from pathlib import Path
 
-from tqdm import tqdm
 from transformers import AutoModelForMaskedLM
 
-from pipeline.tinybert import models, rows, settings, stage, tasks, vectors
+from pipeline.tinybert import augmentation, models, rows, scratch, settings, stage, tasks, vectors
 from pipeline.tinybert.augmentation import Augmenter
 
 MASKED_LANGUAGE_MODEL = Path("models/pretrained/masked_language_model")
@@ -17,7 +17,6 @@ def main(name: str) -> None:
     prepared = Path("data", name, "prepared")
     task = tasks.load(prepared / "task.json", configuration.task(name), name)
     train = prepared / "train.jsonl"
-    total = rows.count(train)
 
     augmenter = Augmenter(
         task,
@@ -27,10 +26,11 @@ def main(name: str) -> None:
         recipe,
         rows.read(train),
     )
-    with stage.output(Path("data", name, "augmented")) as out, tqdm(total=total, unit="row") as progress:
-        count = rows.write(out / "rows.jsonl", augmenter(rows.read(train), progress.update))
+    with scratch.folder("rows") as folder, stage.output(Path("data", name, "augmented")) as out:
+        total, count = augmentation.write_all(augmenter, train, folder)
+        shutil.move(folder / "rows.jsonl", out / "rows.jsonl")
     stage.say(f"{total} rows became {count}")
 
 
 if __name__ == "__main__":
-    stage.run(main, "task")
+    stage.run(main, "task", within=scratch.of_stage)

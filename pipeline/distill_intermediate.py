@@ -6,10 +6,9 @@ Every row of the transfer set (augmented rows, then unlabelled ones) gets its lo
 from contextlib import closing
 from pathlib import Path
 
-from pipeline.tinybert import distillation, models, settings, stage, tasks, transfer
+from pipeline.tinybert import distillation, models, scratch, settings, stage, tasks, transfer
 from pipeline.tinybert.logits import Logits
 from pipeline.tinybert.rows import write_csv
-from pipeline.tinybert.trainer import scratch_folder
 
 
 def main(name: str) -> None:
@@ -23,9 +22,9 @@ def main(name: str) -> None:
     student = transfer.student_with_head(task, name, configuration.seed)
     columns, curve = ["step", "epoch", "loss"], []
     with (
-        scratch_folder() as scratch,
-        closing(transfer.encode(task, transfer.rows(task, name), tokenizer, scratch)) as data,
-        closing(Logits.unknown(scratch, data.counts(), task.classes)) as logits,
+        scratch.folder("transfer") as folder,
+        closing(transfer.encode(task, transfer.rows(task, name), tokenizer, folder)) as data,
+        closing(Logits.kept(folder, data.counts(), task.classes)) as logits,
     ):
         if recipe.epochs:
             part = transfer.sample(data, recipe.max_rows, configuration.seed)
@@ -37,7 +36,7 @@ def main(name: str) -> None:
                 recipe,
                 configuration.numerics,
                 "distill_intermediate",
-                distillation.keep_logits(task, logits),
+                distillation.KeepLogits(task, logits),
             )
             columns, curve = result.columns, result.curve
         distillation.fill_logits(teacher, task, data, tokenizer, logits, configuration.numerics)
@@ -51,4 +50,4 @@ def main(name: str) -> None:
 
 
 if __name__ == "__main__":
-    stage.run(main, "task")
+    stage.run(main, "task", within=scratch.of_stage)

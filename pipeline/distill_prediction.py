@@ -3,9 +3,8 @@
 from contextlib import closing
 from pathlib import Path
 
-from pipeline.tinybert import distillation, models, rows, settings, stage, tasks, training, transfer
+from pipeline.tinybert import distillation, models, rows, scratch, settings, stage, tasks, training, transfer
 from pipeline.tinybert.logits import Logits
-from pipeline.tinybert.trainer import scratch_folder
 
 
 def main(name: str) -> None:
@@ -19,8 +18,8 @@ def main(name: str) -> None:
     student = task.load_model(intermediate)
 
     with (
-        scratch_folder() as scratch,
-        closing(transfer.encode(task, transfer.rows(task, name), tokenizer, scratch, recipe.augmented)) as data,
+        scratch.folder("transfer") as folder,
+        closing(transfer.encode(task, transfer.rows(task, name), tokenizer, folder, recipe.augmented)) as data,
         closing(Logits.load(Path("data", name, "teacher_logits"))) as logits,
     ):
         result = distillation.learn_logits(
@@ -35,4 +34,4 @@ def main(name: str) -> None:
 
 
 if __name__ == "__main__":
-    stage.run(main, "task")
+    stage.run(main, "task", within=scratch.of_stage)

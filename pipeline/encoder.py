@@ -9,7 +9,7 @@ from pathlib import Path
 
 from transformers import AutoModel, AutoModelForMaskedLM
 
-from pipeline.tinybert import models, settings, sources, stage
+from pipeline.tinybert import models, scratch, settings, sources, stage
 from pipeline.tinybert.masked_language_model import train_head
 from pipeline.tinybert.rows import write_csv
 
@@ -42,4 +42,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    stage.run(main)
+    stage.run(main, within=scratch.of_stage)

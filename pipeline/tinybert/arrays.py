@@ -21,6 +21,11 @@ class ArrayFile:
         return cls(open(path, "w+b", BUFFER), dtype)
 
     @classmethod
+    def open(cls, path: str | Path, dtype) -> "ArrayFile":
+        """One without a header, for reading only."""
+        return cls(open(path, "rb", BUFFER), dtype)
+
+    @classmethod
     def create_npy(cls, path: str | Path, dtype, shape: tuple[int, ...]) -> "ArrayFile":
         """One of this shape, (entries,) or (entries, width), which numpy can load once all entries are written."""
         file = open(path, "w+b", BUFFER)  # noqa: SIM115 closed with the array
@@ -29,9 +34,9 @@ class ArrayFile:
         return cls(file, dtype, *shape[1:])
 
     @classmethod
-    def open_npy(cls, path: str | Path) -> "ArrayFile":
-        """For reading only. ValueError where the file ends before its array."""
-        file = open(path, "rb", BUFFER)  # noqa: SIM115
+    def open_npy(cls, path: str | Path, mode: str = "rb") -> "ArrayFile":
+        """For reading, or with "r+b" for writing too. ValueError where the file ends before its array."""
+        file = open(path, mode, BUFFER)  # noqa: SIM115
         np.lib.format.read_magic(file)
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)
         made = cls(file, dtype, *shape[1:])

@@ -5,8 +5,10 @@ a seeded draw for each row, and splicing into the original text.
 import hashlib
 import random
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,14 +16,16 @@ from accelerate import PartialState
 from gensim.models import KeyedVectors
 from nltk.tokenize import NLTKWordTokenizer
 from torch import nn
+from tqdm import tqdm
 
-from pipeline.tinybert import models
-from pipeline.tinybert.rows import Row, blocks
+from pipeline.tinybert import models, scratch
+from pipeline.tinybert import rows as rows_on_disk
+from pipeline.tinybert.rows import Row
 from pipeline.tinybert.settings import Augment
 from pipeline.tinybert.tasks import Task
 from pipeline.tinybert.tasks.task import Span, spliced
 
-ROWS_AT_ONCE = 1024
+ROWS_AT_ONCE, CHARACTERS_AT_ONCE = 1024, 200_000
 PADDED_TO = 2
 # Sums in float32 differ in their last digits with the shape of the batch; what is closer than this is looked at again.
 CLOSE_LOGITS = 1e-4
@@ -96,15 +100,20 @@ class Augmenter:
             self.pieces_of.setdefault(self.word_pieces[number].lower(), []).append(number)
         self.longest = tokenizer.model_max_length - 2
 
-    def __call__(self, rows: Iterable[Row], progress: Callable[[int], None] = lambda done: None) -> Iterator[Row]:
-        """Rows and their variants; ``progress`` is told how many more rows are through the masked language model."""
-        for block in blocks(rows, ROWS_AT_ONCE):
+    def __call__(self, rows: Iterable[Row]) -> Iterator[Row]:
+        for _, made in self.in_blocks(rows):
+            yield from made
+
+    def in_blocks(self, rows: Iterable[Row]) -> Iterator[tuple[int, list[Row]]]:
+        """How many rows have been taken, and what they have become; then the next ones."""
+        for block in _blocks(rows):
             fields_of = [self.task.replaceable(row) for row in block]
             self.read({text for fields in fields_of for text, _ in fields.values()})
-            progress(len(block))
+            made = []
             for row, fields in zip(block, fields_of, strict=True):
                 sentences = {name: self.sentences[text].within(spans) for name, (text, spans) in fields.items()}
-                yield from self.variants(row, sentences)
+                made += self.variants(row, sentences)
+            yield len(block), made
 
     def read(self, texts: set[str]) -> None:
         """Make ``sentences`` those of ``texts``, with candidates for all their words, whatever a row allows: so a
@@ -228,6 +237,24 @@ class Augmenter:
         return bool(self.entities) or any(word.candidates for word in sentence.words)
 
 
+def write_all(augmenter: Augmenter, train: Path, folder: Path) -> tuple[int, int]:
+    """Write the rows of the file ``train`` and their variants to `rows.jsonl` in ``folder``, from where a run that was
+    killed has come. Returns how many they were, and are.
+    """
+    total, noted = rows_on_disk.count(train), folder / "written.json"
+    kept = scratch.read(noted) or {"rows": 0, "made": 0, "bytes": 0}
+    rows = islice(rows_on_disk.read(train), kept["rows"], None)
+    with open(folder / "rows.jsonl", "ab") as file, tqdm(total=total, initial=kept["rows"], unit="row") as progress:
+        file.truncate(kept["bytes"])
+        for count, made in augmenter.in_blocks(rows):
+            file.writelines(rows_on_disk.line(row).encode() for row in made)
+            file.flush()
+            kept = {"rows": kept["rows"] + count, "made": kept["made"] + len(made), "bytes": file.tell()}
+            scratch.write(noted, kept)
+            progress.update(count)
+    return total, kept["made"]
+
+
 def word_spans(text: str) -> list[tuple[int, int]]:
     """NLTK's words; the full stop that it leaves at the last word of an inner sentence is none of the word."""
     blanked = QUOTES.sub(lambda quote: " " * len(quote.group()), text)
@@ -295,6 +322,19 @@ def _whole_words(tokenizer, size: int) -> tuple[list[str], torch.Tensor]:
     is_word = [begin and piece.isalpha() for begin, piece in zip(begins, pieces, strict=True)]
     padding = size - len(pieces)
     return [*pieces, *[""] * padding], torch.tensor([*is_word, *[False] * padding])
+
+
+def _blocks(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    """Enough rows to fill batches of each length, or fewer, where they are long: a minute's work is at stake."""
+    block, size = [], 0
+    for row in rows:
+        block.append(row)
+        size += len(rows_on_disk.line(row))
+        if len(block) == ROWS_AT_ONCE or size > CHARACTERS_AT_ONCE:
+            yield block
+            block, size = [], 0
+    if block:
+        yield block
 
 
 def _window_start(piece: int, length: int, longest: int) -> int:

@@ -1,7 +1,7 @@
 """The two stages of TinyBERT's distillation (Jiao et al. 2020, section 3), on the library's Trainer."""
 
-from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -23,17 +23,17 @@ from pipeline.tinybert.tasks import Task
 from pipeline.tinybert.trainer import (
     EVALUATION_BATCH,
     QuietTrainer,
+    Result,
     arguments,
     computing,
     curve_of,
     frozen,
-    scratch_folder,
+    once,
     steps_of,
 )
-from pipeline.tinybert.training import Result, Scored, TaskTrainer, train_to_best_epoch
+from pipeline.tinybert.training import Scored, TaskTrainer, train_to_best_epoch
 
 PARTS = ("embeddings", "hidden", "attention")
-Keep = Callable[[np.ndarray, Any, Tensor], None]  # numbers of sequences, the teacher's outputs, which rows count
 
 
 class Imitation(nn.Module):
@@ -101,10 +101,21 @@ def intermediate_losses(
     return parts
 
 
+class KeepLogits:
+    """Takes the teacher's outputs as they fall out: they become ``logits``."""
+
+    def __init__(self, task: Task, logits: Logits):
+        self.task, self.logits = task, logits
+
+    def __call__(self, numbers: np.ndarray, outputs: Any, kept: Tensor) -> None:
+        """The numbers of a batch's sequences, the teacher's outputs, and which of their rows count."""
+        self.logits.put(numbers, self.task.class_logits(outputs), kept)
+
+
 class IntermediateTrainer(QuietTrainer):
     """Trains an ``Imitation`` on the intermediate losses. ``keep`` takes the teacher's outputs that fall out."""
 
-    def __init__(self, *, teacher: nn.Module, layer_map: list[int], weights: Losses, keep: Keep | None, **rest):
+    def __init__(self, *, teacher: nn.Module, layer_map: list[int], weights: Losses, keep: KeepLogits | None, **rest):
         super().__init__(**rest)
         self.teacher = our_attention(frozen(teacher.to(self.args.device), self.args.precision))
         self.layer_map, self.weights, self.keep = layer_map, weights, keep
@@ -122,6 +133,15 @@ class IntermediateTrainer(QuietTrainer):
             self.sums[name] += part.item()
         self.summed += 1
         return sum(parts.values())
+
+    def unlogged(self) -> dict:
+        if self.keep is not None:
+            self.keep.logits.flush()  # a checkpoint is of the logits too
+        return {**super().unlogged(), "parts": self.sums, "summed": self.summed}
+
+    def set_unlogged(self, kept: dict) -> None:
+        super().set_unlogged(kept)
+        self.sums, self.summed = kept["parts"], kept["summed"]
 
     def log(self, logs, *rest, **more):
         if "loss" in logs and self.summed:
@@ -147,7 +167,7 @@ def imitate(
     settings: DistillIntermediate | GeneralDistillation,
     numerics: Numerics,
     key: str,
-    keep: Keep | None = None,
+    keep: KeepLogits | None = None,
 ) -> Result:
     """Train ``student`` (an encoder) in place on the teacher's states and attention scores; keep the last epoch.
 
@@ -164,7 +184,8 @@ def imitate(
     models.set_dropout(student, settings.dropout)
     transformers.set_seed(numerics.seed)
     imitation = Imitation(our_attention(student), teacher.config.hidden_size, settings.projections)
-    with scratch_folder() as scratch:
+
+    def trained(folder: Path) -> Result:
         trainer = IntermediateTrainer(
             teacher=teacher,
             layer_map=layer_map,
@@ -172,7 +193,7 @@ def imitate(
             keep=keep,
             model=imitation,
             args=arguments(
-                scratch,
+                folder,
                 numerics=numerics,
                 steps=steps_of(len(data), settings.epochs, settings.batch_size),
                 batch_size=settings.batch_size,
@@ -183,40 +204,38 @@ def imitate(
             train_dataset=data,
             data_collator=Collator(tokenizer, *(("number", "kept") if keep else ())),
         )
-        trainer.train()
-    names = ("loss", *(name for name in PARTS if getattr(settings.losses, name)))
-    return Result(float("nan"), settings.epochs, ["step", "epoch", *names], curve_of(trainer, names))
+        trainer.go_on()
+        if keep is not None:
+            keep.logits.flush()
+        names = ("loss", *(name for name in PARTS if getattr(settings.losses, name)))
+        return Result(float("nan"), settings.epochs, ["step", "epoch", *names], curve_of(trainer, names))
 
-
-def keep_logits(task: Task, logits: Logits) -> Keep:
-    """What ``imitate`` calls with the teacher's outputs: they become ``logits``."""
-
-    def keep(numbers: np.ndarray, outputs: Any, kept: Tensor) -> None:
-        logits.put(numbers, task.class_logits(outputs), kept)
-
-    return keep
+    return once("imitation", imitation, trained)
 
 
 @torch.no_grad()
 def fill_logits(teacher: nn.Module, task: Task, data: Sequences, tokenizer, logits: Logits, numerics: Numerics) -> None:
     """Compute the teacher's logits of the sequences that have none yet: some at a time, the longest of these first."""
-    count = sum(map(len, logits.missing()))
+    parts = logits.first_missing()
+    count = sum(map(len, parts))
     if not count:
         return
     say(f"teacher's logits of {count} rows")
     frozen(teacher.to(PartialState().device), numerics.precision)
     collate = Collator(tokenizer, "kept")
     with tqdm(total=count, desc="teacher", unit="row") as progress:
-        for missing in logits.missing():
+        for missing in parts:
             order = missing[np.argsort(-data.lengths[missing].astype(np.int32), kind="stable")]
             for start in range(0, len(order), EVALUATION_BATCH):
                 numbers = order[start : start + EVALUATION_BATCH]
+                progress.update(len(numbers))
+                if logits.known(numbers):
+                    continue
                 batch = collate([data[int(number)] for number in numbers])
                 batch = {name: values.to(teacher.device) for name, values in batch.items()}
                 kept = batch.pop("kept")
                 with computing(numerics.precision, teacher.device):
                     logits.put(numbers, task.class_logits(teacher(**batch)), kept)
-                progress.update(len(numbers))
 
 
 class LogitsCollator(Collator):

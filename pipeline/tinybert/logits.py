@@ -1,5 +1,6 @@
 """The teacher's class logits of many sequences, each with as many rows as count in it, packed one after the other."""
 
+import contextlib
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.tinybert import scratch
 from pipeline.tinybert.arrays import ArrayFile
 
 AT_ONCE = 1 << 17  # sequences whose missing logits are told together
@@ -40,6 +42,14 @@ class Logits:
         return cls(folder, values, starts)
 
     @classmethod
+    def kept(cls, folder: str | Path, counts: np.ndarray, classes: int) -> "Logits":
+        """Those that a run that was killed has left in ``folder``, where there are any; else ``unknown``."""
+        with contextlib.suppress(OSError, ValueError):
+            names = ("values", "starts")
+            return cls(folder, *(ArrayFile.open_npy(Path(folder, f"{name}.npy"), "r+b") for name in names))
+        return cls.unknown(folder, counts, classes)
+
+    @classmethod
     def load(cls, folder: str | Path) -> "Logits":
         """For reading only."""
         return cls(folder, *(ArrayFile.open_npy(Path(folder, f"{name}.npy")) for name in ("values", "starts")))
@@ -54,6 +64,19 @@ class Logits:
         """The numbers of the sequences that are not computed yet, part by part."""
         for begin in range(0, len(self), AT_ONCE):
             yield np.concatenate(list(self._missing(begin, min(begin + AT_ONCE, len(self)))))
+
+    def first_missing(self) -> list[np.ndarray]:
+        """What was missing when this was first asked in the folder: a run that goes on computes in the same batches,
+        which decide about the last digits.
+        """
+        noted = self.folder / "missing.npy"
+        if not noted.exists():
+            scratch.save(noted, np.concatenate([part.astype(np.int32) for part in self.missing()]))
+        numbers = np.load(noted)
+        return np.split(numbers, np.searchsorted(numbers, range(AT_ONCE, len(self), AT_ONCE)))
+
+    def known(self, sequences: np.ndarray) -> bool:
+        return not any(np.isnan(self[sequence]).any() for sequence in sequences)
 
     def _missing(self, begin: int, end: int) -> Iterator[np.ndarray]:
         while begin < end:
@@ -78,9 +101,12 @@ class Logits:
         made[kept] = torch.from_numpy(np.concatenate([self[sequence] for sequence in sequences]))
         return made
 
+    def flush(self) -> None:
+        self.values.flush(), self.starts.flush()
+
     def save(self, folder: Path) -> None:
-        for name, file in (("values", self.values), ("starts", self.starts)):
-            file.flush()
+        self.flush()
+        for name in ("values", "starts"):
             shutil.copyfile(self.folder / f"{name}.npy", folder / f"{name}.npy")
 
     def close(self) -> None:

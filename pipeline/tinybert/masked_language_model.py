@@ -1,6 +1,7 @@
 """The masked-language-model head: its training where a checkpoint has none."""
 
 import zlib
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -11,7 +12,7 @@ from transformers import DataCollatorForLanguageModeling
 
 from pipeline.tinybert import models
 from pipeline.tinybert.settings import MaskedLanguageModel, Numerics
-from pipeline.tinybert.trainer import QuietTrainer, arguments, curve_of, scratch_folder
+from pipeline.tinybert.trainer import QuietTrainer, Result, arguments, curve_of, once
 
 
 class HeadTrainer(QuietTrainer):
@@ -50,11 +51,12 @@ def train_head(
     models.say_how_many_are_cut(encoded, longest)
     data = datasets.Dataset.from_dict({**encoded, "length": [len(ids) for ids in encoded["input_ids"]]})
     collator = Masking(tokenizer, mlm_probability=settings.masked_share, seed=numerics.seed)
-    with scratch_folder() as scratch:
+
+    def trained(folder: Path) -> Result:
         trainer = HeadTrainer(
             model=model,
             args=arguments(
-                scratch,
+                folder,
                 numerics=numerics,
                 steps=settings.steps,
                 batch_size=settings.batch_size,
@@ -65,6 +67,9 @@ def train_head(
             train_dataset=data,
             data_collator=collator,
         )
-        trainer.train()
+        trainer.go_on()
+        return Result(float("nan"), 0, ["step", "epoch", "loss"], curve_of(trainer))
+
+    result = once("masked_language_model", model, trained)
     model.requires_grad_(True)
-    return curve_of(trainer)
+    return result.curve

@@ -80,6 +80,8 @@ def check_family(config, key: str) -> None:
 def save(folder: Path, model: nn.Module, tokenizer=None, **options) -> None:
     model.save_pretrained(folder, **options)
     if tokenizer is not None:
+        # Which would be as the last call left them.
+        tokenizer.backend_tokenizer.no_truncation(), tokenizer.backend_tokenizer.no_padding()
         tokenizer.save_pretrained(folder)
 
 

@@ -26,12 +26,16 @@ def count(path: str | Path) -> int:
         return sum(1 for _ in file)
 
 
+def line(row: Row) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
 def write(path: str | Path, rows: Iterable[Row]) -> int:
     """Write rows, return how many."""
     count = 0
     with open(path, "w", encoding="utf-8", newline="\n") as file:
         for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.write(line(row))
             count += 1
     return count
 

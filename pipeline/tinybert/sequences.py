@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from torch.utils.data import Dataset
 
+from pipeline.tinybert import scratch
 from pipeline.tinybert.arrays import ArrayFile
 
 
@@ -17,6 +18,15 @@ class Sequences(Dataset):
         """``lengths``: of all sequences of the files. ``numbers``: those that are meant, all where it is None."""
         self.files, self.all_lengths, self.numbers = files, lengths, numbers
         self.lengths = lengths if numbers is None else lengths[numbers]
+
+    @classmethod
+    def kept(cls, folder: str | Path) -> "Sequences | None":
+        """Those that a run that was killed had encoded in ``folder``; None where it did not come to the end of them."""
+        lengths = Path(folder, LENGTHS)
+        if not lengths.exists():
+            return None
+        paths = [path for path in Path(folder).glob("*.bin") if path.stem in TYPES]
+        return cls({path.stem: ArrayFile.open(path, TYPES[path.stem]) for path in paths}, np.load(lengths))
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -50,6 +60,8 @@ class Sequences(Dataset):
 
 
 PIECEWISE = {"input_ids": np.int32, "token_type_ids": np.uint8, "kept": np.bool_}  # an entry a word-piece
+TYPES = {"starts": np.int64, "counts": np.uint16, **PIECEWISE}
+LENGTHS = "lengths.npy"  # the last file
 
 
 class SequencesWriter:
@@ -58,7 +70,7 @@ class SequencesWriter:
     def __init__(self, folder: str | Path):
         self.folder, self.files, self.lengths = Path(folder), {}, []
         self.place = 0
-        self._append("starts", np.int64, [0])
+        self._append("starts", [0])
 
     def __len__(self) -> int:
         return sum(map(len, self.lengths))
@@ -66,19 +78,23 @@ class SequencesWriter:
     def add(self, columns: dict[str, list]) -> None:
         lengths = np.array([len(ids) for ids in columns["input_ids"]], dtype=np.uint16)
         self.lengths.append(lengths)
-        self._append("starts", np.int64, self.place + np.cumsum(lengths, dtype=np.int64))
+        self._append("starts", self.place + np.cumsum(lengths, dtype=np.int64))
         self.place += int(lengths.sum())
         one_row_each = all(len(kept) == 1 for kept in columns["kept"])  # a sequence has two word-pieces at least
-        for name, dtype in PIECEWISE.items():
+        for name in PIECEWISE:
             if name in columns and not (name == "kept" and one_row_each):
-                self._append(name, dtype, [entry for sequence in columns[name] for entry in sequence])
+                self._append(name, [entry for sequence in columns[name] for entry in sequence])
         if not one_row_each:
-            self._append("counts", np.uint16, [sum(kept) for kept in columns["kept"]])
+            self._append("counts", [sum(kept) for kept in columns["kept"]])
 
-    def _append(self, name: str, dtype, values) -> None:
+    def _append(self, name: str, values) -> None:
         if name not in self.files:
-            self.files[name] = ArrayFile.create(self.folder / f"{name}.bin", dtype)
-        self.files[name].append(np.asarray(values, dtype))
+            self.files[name] = ArrayFile.create(self.folder / f"{name}.bin", TYPES[name])
+        self.files[name].append(np.asarray(values, TYPES[name]))
 
     def finished(self) -> Sequences:
-        return Sequences(self.files, np.concatenate([np.zeros(0, dtype=np.uint16), *self.lengths]))
+        for file in self.files.values():
+            file.flush()
+        lengths = np.concatenate([np.zeros(0, dtype=np.uint16), *self.lengths])
+        scratch.save(self.folder / LENGTHS, lengths)
+        return Sequences(self.files, lengths)

@@ -41,9 +41,9 @@ def end_in_one_line() -> None:
         signal.signal(number, _interrupt)
 
 
-def run(main: Callable[..., None], *names: str, flags: tuple[str, ...] = ()) -> None:
+def run(main: Callable[..., None], *names: str, flags: tuple[str, ...] = (), within: Callable | None = None) -> None:
     """Call a stage's ``main`` with the command line's arguments, one for each of ``names``, and ``flag=True`` for each
-    ``--flag`` that is given.
+    ``--flag`` that is given; in the context ``within`` of the stage's name and arguments.
 
     Prints a line as the stage starts, and one with its time and its peak memory when it is done.
     """
@@ -66,7 +66,8 @@ def run(main: Callable[..., None], *names: str, flags: tuple[str, ...] = ()) -> 
     say(f"{title}: starts")
     keep_freed_memory()
     start = time.perf_counter()
-    main(*arguments, **chosen)
+    with within(stage_name, arguments) if within else contextlib.nullcontext():
+        main(*arguments, **chosen)
     say(f"{title}: done in {time.perf_counter() - start:.0f} s, peak memory {peak_memory_gib():.2f} GiB")
 
 

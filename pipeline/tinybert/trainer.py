@@ -1,24 +1,39 @@
 """What every run of the library's Trainer shares in this project."""
 
+import json
 import math
 import os
-import tempfile
-from dataclasses import dataclass
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import transformers
+from safetensors.torch import load_model, save_model
 from torch import nn
 from torch.utils.data import SequentialSampler
-from transformers import PreTrainedModel, ProgressCallback, Trainer, TrainingArguments
+from transformers import (
+    PreTrainedModel,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.trainer import TRAINER_STATE_NAME
 
+from pipeline.tinybert import scratch
 from pipeline.tinybert.attention import our_attention
 from pipeline.tinybert.batches import ByLength
 from pipeline.tinybert.settings import Numerics
+from pipeline.tinybert.stage import say
 
 POINTS_OF_A_CURVE = 100
 EVALUATION_BATCH = 64
+SECONDS_LOST = 60  # at most, and what a checkpoint takes, when a run is killed
+WHOLE = "unlogged.json"  # the last file of a checkpoint
 BFLOAT16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16")  # the last: of ARM
 
 
@@ -76,6 +91,7 @@ class QuietTrainer(Trainer):
         super().__init__(**rest)
         if isinstance(self.model, PreTrainedModel):
             our_attention(self.model)
+        self.add_callback(_Keep(self))
         self.remove_callback(ProgressCallback)
         self.add_callback(_Progress)
         transformers.logging.disable_progress_bar()
@@ -83,11 +99,34 @@ class QuietTrainer(Trainer):
         # accept the keywords, and have the mean of a batch all the same.
         self.model_accepts_loss_kwargs = False
 
+    def go_on(self) -> None:
+        """Train, from where a run that was killed has come, if there was one: to the same bytes."""
+        kept = [path.parent for path in Path(self.args.output_dir).glob(f"checkpoint-*/{WHOLE}")]
+        latest = max(kept, key=lambda path: int(path.name.split("-")[1]), default=None)
+        if latest is None:
+            self.train()
+            return
+        say(f"goes on after step {latest.name.split('-')[1]}")
+        state = TrainerState.load_from_json(str(latest / TRAINER_STATE_NAME))
+        if state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"]:  # the library would go on
+            self.state = state
+            self._load_best_model()
+        else:
+            self.train(resume_from_checkpoint=str(latest))
+
     def autocast_smart_context_manager(self, cache_enabled: bool | None = True):
         # Accelerate would set the precision of the trained model's forward alone, and in evaluation too; our losses
         # also run a teacher, or a head.
         precision = self.args.precision if self.model.training else "float32"
         return computing(precision, self.args.device)
+
+    def unlogged(self) -> dict:
+        """The losses since the last logged step."""
+        return {"loss": self._tr_loss.item(), "total": self._total_loss_scalar, "step": self._globalstep_last_logged}
+
+    def set_unlogged(self, kept: dict) -> None:
+        self._tr_loss = torch.tensor(kept["loss"], device=self.args.device)
+        self._total_loss_scalar, self._globalstep_last_logged = kept["total"], kept["step"]
 
     def _get_train_sampler(self, train_dataset=None):
         data = self.train_dataset if train_dataset is None else train_dataset
@@ -96,6 +135,29 @@ class QuietTrainer(Trainer):
 
     def _get_eval_sampler(self, eval_dataset):
         return SequentialSampler(eval_dataset)
+
+
+class _Keep(TrainerCallback):
+    """Keeps a checkpoint every minute. Beside what the library keeps in it: the losses since the last logged step."""
+
+    def __init__(self, trainer: QuietTrainer):
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **rest):
+        self.kept = time.monotonic()
+        kept = Path(args.output_dir, f"checkpoint-{state.global_step}", WHOLE)
+        if kept.exists():
+            self.trainer.set_unlogged(json.loads(kept.read_text(encoding="utf-8")))
+
+    def on_step_end(self, args, state, control, **rest):
+        # Not at the end of an epoch: to go on from there would leave its evaluation out.
+        if time.monotonic() - self.kept > SECONDS_LOST and state.epoch % 1 and state.global_step < state.max_steps:
+            control.should_save = True
+
+    def on_save(self, args, state, control, **rest):
+        self.kept = time.monotonic()
+        whole = Path(args.output_dir, f"checkpoint-{state.global_step}", WHOLE)
+        whole.write_text(json.dumps(self.trainer.unlogged()), encoding="utf-8")
 
 
 class _Progress(ProgressCallback):
@@ -110,13 +172,13 @@ class _Progress(ProgressCallback):
             self.training_bar.set_postfix(self.numbers)
 
 
-def arguments(scratch: str, *, numerics: Numerics, steps: int, batch_size: int, learning_rate: float, **options):
+def arguments(scratch: Path, *, numerics: Numerics, steps: int, batch_size: int, learning_rate: float, **options):
     """The Trainer's arguments that all runs of this project share.
 
     Batches hold texts of like lengths; the last, smaller one is used too. AdamW and clipping are the library's.
     """
     made = Arguments(
-        output_dir=scratch,
+        output_dir=str(scratch),
         seed=numerics.seed,
         precision=numerics.precision,
         per_device_train_batch_size=batch_size,
@@ -126,21 +188,41 @@ def arguments(scratch: str, *, numerics: Numerics, steps: int, batch_size: int, 
         report_to="none",
         disable_tqdm=False,
         remove_unused_columns=False,
+        use_cache=True,  # else the Trainer writes into the model's configuration that there is none
         dataloader_pin_memory=torch.cuda.is_available(),
-        **{"save_strategy": "no", **options},
+        **{"save_strategy": "no", "save_total_limit": 2, **options},
     )
     made.mixed_precision = "no"  # whatever accelerate's environment says: the precision is ours
     return made
 
 
+@dataclass(frozen=True)
+class Result:
+    """What a training run leaves besides the model: its best epoch, and its curve as (step, epoch, value…) records."""
+
+    score: float
+    epoch: int
+    columns: list[str]
+    curve: list[tuple]
+
+
+def once(name: str, model: nn.Module, train: Callable[[Path], Result]) -> Result:
+    """``train`` the model in the stage's scratch folder of this name; or take what a run that was killed later had made
+    of it.
+    """
+    with scratch.folder(name) as folder:
+        weights, finished = folder / "trained.safetensors", folder / "result.json"
+        if kept := scratch.read(finished):
+            load_model(model, weights)
+            return Result(**kept)
+        result = train(folder)
+        save_model(model, str(weights))
+        scratch.write(finished, asdict(result))
+        return result
+
+
 def steps_of(rows: int, epochs: int, batch_size: int, accumulation: int = 1) -> int:
     return epochs * math.ceil(math.ceil(rows / batch_size) / accumulation)
-
-
-def scratch_folder() -> tempfile.TemporaryDirectory:
-    """A folder for the Trainer's checkpoints and for encoded rows, on the disk of the models, gone at the end."""
-    Path("models").mkdir(exist_ok=True)
-    return tempfile.TemporaryDirectory(dir="models", prefix=".scratch-")
 
 
 def curve_of(trainer: Trainer, names: tuple[str, ...] = ("loss",)) -> list[tuple]:

@@ -1,7 +1,7 @@
 """Training for a task: encoding rows, fine-tuning on labels, the best epoch, predicting."""
 
+import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from pipeline.tinybert.rows import Row, write_csv, write_json
 from pipeline.tinybert.settings import Numerics
 from pipeline.tinybert.stage import UserError
 from pipeline.tinybert.tasks import Task
-from pipeline.tinybert.trainer import QuietTrainer, arguments, curve_of, scratch_folder, steps_of
+from pipeline.tinybert.trainer import QuietTrainer, Result, arguments, curve_of, once, steps_of
 
 FOR_SCORING = Numerics(seed=0, precision="float32")
 
@@ -52,16 +52,6 @@ class WeightedTrainer(TaskTrainer):
         logits = self.task.class_logits(outputs).flatten(0, 1).float()
         loss = cross_entropy(logits, labels.flatten(), self.weights)
         return (loss, outputs) if return_outputs else loss
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a training run leaves besides the model: its best epoch, and its curve as (step, epoch, value…) records."""
-
-    score: float
-    epoch: int
-    columns: list[str]
-    curve: list[tuple]
 
 
 def columns(task: Task, rows: list[Row], tokenizer) -> dict[str, list]:
@@ -120,12 +110,12 @@ def train_to_best_epoch(
     def score(prediction) -> dict[str, float]:
         return {task.metric: validation.score(validation.in_order(prediction.predictions))[task.metric]}
 
-    steps = steps_of(len(train), settings.epochs, settings.batch_size, settings.accumulation)
-    with scratch_folder() as scratch:
+    def trained(folder: Path) -> Result:
+        steps = steps_of(len(train), settings.epochs, settings.batch_size, settings.accumulation)
         trainer = make_trainer(
             model=model,
             args=arguments(
-                scratch,
+                folder,
                 numerics=numerics,
                 steps=steps,
                 batch_size=settings.batch_size,
@@ -137,8 +127,6 @@ def train_to_best_epoch(
                 weight_decay=settings.weight_decay,
                 eval_strategy="epoch",
                 save_strategy="epoch",
-                save_only_model=True,
-                save_total_limit=1,
                 load_best_model_at_end=True,
                 metric_for_best_model=f"eval_{task.metric}",
                 greater_is_better=True,
@@ -150,16 +138,17 @@ def train_to_best_epoch(
             task=task,
             callbacks=[EarlyStoppingCallback(settings.patience)] if settings.patience else None,
         )
-        trainer.train()
-    best = max(
-        (e for e in trainer.state.log_history if f"eval_{task.metric}" in e), key=lambda e: e[f"eval_{task.metric}"]
-    )
-    return Result(
-        score=best[f"eval_{task.metric}"],
-        epoch=round(best["epoch"]),
-        columns=["step", "epoch", "loss"],
-        curve=curve_of(trainer),
-    )
+        trainer.go_on()
+        evaluated = [entry for entry in trainer.state.log_history if f"eval_{task.metric}" in entry]
+        best = max(evaluated, key=lambda entry: entry[f"eval_{task.metric}"])
+        return Result(
+            score=best[f"eval_{task.metric}"],
+            epoch=round(best["epoch"]),
+            columns=["step", "epoch", "loss"],
+            curve=curve_of(trainer),
+        )
+
+    return once(f"training-{learning_rate:g}", model, trained)
 
 
 def fine_tune(
@@ -197,8 +186,8 @@ def fine_tune(
 
 def predict(model: nn.Module, tokenizer, scored: Scored) -> np.ndarray:
     """The class logits (sequences, P, C), in order, without gradient, in evaluation mode and in float32."""
-    with scratch_folder() as scratch:
-        options = arguments(scratch, numerics=FOR_SCORING, steps=1, batch_size=1, learning_rate=1.0)
+    with tempfile.TemporaryDirectory() as nothing:
+        options = arguments(nothing, numerics=FOR_SCORING, steps=1, batch_size=1, learning_rate=1.0)
         trainer = TaskTrainer(model=model, args=options, data_collator=Collator(tokenizer), task=scored.task)
         return scored.in_order(trainer.predict(scored.by_length).predictions)
 

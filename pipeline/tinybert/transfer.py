@@ -36,16 +36,22 @@ def encode(
 
     augmented: with the variants of rows, not only the rows as they are.
     """
-    writer, originals = SequencesWriter(folder), []
+    originals = Path(folder) / "originals.npy"
+    data = Sequences.kept(folder) or _encoded(task, transfer_rows, tokenizer, folder, originals)
+    return data if augmented else data.select(np.load(originals))
+
+
+def _encoded(task: Task, transfer_rows: Iterable[Row], tokenizer, folder: str | Path, originals: Path) -> Sequences:
+    """Of all rows; beside them, in the file ``originals``, the numbers of the sequences that are of no variant."""
+    writer, found = SequencesWriter(folder), [np.zeros(0, dtype=np.int32)]
     with stage.adding_up():
         for block in rows_on_disk.blocks(transfer_rows, ROWS_AT_ONCE):
             columns = training.columns(task, block, tokenizer)
-            if not augmented:
-                original = [not block[row].get("variant") for row in columns["example"]]
-                originals.append(len(writer) + np.flatnonzero(original).astype(np.int32))
+            original = [not block[row].get("variant") for row in columns["example"]]
+            found.append(len(writer) + np.flatnonzero(original).astype(np.int32))
             writer.add(columns)
-    data = writer.finished()
-    return data if augmented else data.select(np.concatenate(originals or [np.zeros(0, dtype=np.int32)]))
+    np.save(originals, np.concatenate(found))
+    return writer.finished()
 
 
 def sample(data: Sequences, count: int | None, seed: int) -> Sequences:

@@ -471,8 +471,8 @@ def test_neighbours_are_computed_once_for_each_distinct_word(monkeypatch):
     assert sorted(asked) == ["heartwarming", "unwatchable"]
 
 
-def test_progress_tells_of_every_row(monkeypatch):
+def test_blocks_hold_fewer_rows_where_they_are_long(monkeypatch):
     monkeypatch.setattr(augmentation, "ROWS_AT_ONCE", 10)
-    done = []
-    list(augmenter()(ROWS, done.append))
-    assert done == [10, 10, 4]
+    assert [count for count, _ in augmenter().in_blocks(ROWS)] == [10, 10, 4]
+    monkeypatch.setattr(augmentation, "CHARACTERS_AT_ONCE", 1)
+    assert [count for count, _ in augmenter().in_blocks(ROWS)] == [1] * 24

@@ -89,7 +89,7 @@ def missing_of(logits: Logits) -> set[int]:
 
 def run(student, teacher, data, recipe=None, logits=None, seed=1, precision="float32"):
     recipe, numerics = recipe or intermediate(), tiny.numerics(seed, precision)
-    keep = logits and distillation.keep_logits(TASK, logits)
+    keep = logits and distillation.KeepLogits(TASK, logits)
     return imitate(student, teacher, data, tiny.tokenizer(), recipe, numerics, "distill_intermediate", keep)
 
 

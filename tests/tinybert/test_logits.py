@@ -35,6 +35,19 @@ def test_logits_of_sequences_of_several_lengths_are_put_and_given_back_in_batche
     assert torch.equal(logits.batch(np.array([2, 0]), kept), values * kept.unsqueeze(-1))
 
 
+def test_a_run_that_goes_on_finds_what_was_computed_and_what_was_missing_at_first(tmp_path):
+    counts = np.array([2, 1, 3], dtype=np.uint16)
+    logits = Logits.kept(tmp_path, counts, 2)
+    logits.put(np.array([1]), torch.ones(1, 1, 2), torch.tensor([[True]]))
+    assert [number for part in logits.first_missing() for number in part] == [0, 2]
+    logits.put(np.array([2]), torch.ones(1, 3, 2), torch.tensor([[True] * 3]))
+    logits.close()
+    again = Logits.kept(tmp_path, counts, 2)
+    assert missing(again) == [0]
+    assert [number for part in again.first_missing() for number in part] == [0, 2]
+    assert again.known(np.array([1, 2])) and not again.known(np.array([2, 0]))
+
+
 def test_a_sequence_without_rows_is_not_missing(tmp_path):
     assert missing(unknown(tmp_path, [0, 1, 0], classes=3)) == [1]
 

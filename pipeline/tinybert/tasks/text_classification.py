@@ -14,6 +14,7 @@ from pipeline.tinybert.tasks.texts import Texts
 
 
 class TextClassification(Texts):
+    problem_type: ClassVar = "single_label_classification"
     details: ClassVar = ("labels",)
     loss: ClassVar = "soft_cross_entropy"
     metrics: ClassVar = ("accuracy", "macro_f1", "mcc")

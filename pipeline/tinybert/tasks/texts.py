@@ -17,7 +17,7 @@ class Texts(Task):
     columns: ClassVar = {"text": "text", "pair": None, "label": "label"}
     targets: ClassVar = ("label",)
     head: ClassVar = AutoModelForSequenceClassification
-    problem_type: ClassVar[str | None] = None
+    problem_type: ClassVar[str]
 
     @abstractmethod
     def label(self, record: dict, source: Table) -> Any:
@@ -49,7 +49,7 @@ class Texts(Task):
         return columns
 
     def head_options(self) -> dict[str, Any]:
-        return {**super().head_options(), **({"problem_type": self.problem_type} if self.problem_type else {})}
+        return {**super().head_options(), "problem_type": self.problem_type}
 
     def replaceable(self, row: Row) -> dict[str, tuple[str, list[Span]]]:
         return {field: (row[field], [(0, len(row[field]))]) for field in FIELDS if field in row}

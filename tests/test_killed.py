@@ -1,0 +1,103 @@
+"""A stage that is killed goes on where it was, and ends with the bytes of one that was not."""
+
+import contextlib
+import random
+from pathlib import Path
+
+import pytest
+import tiny
+from tiny import COMMON, ROOT
+
+from pipeline.tinybert import scratch, trainer
+from pipeline.tinybert.augmentation import Augmenter
+from pipeline.tinybert.logits import Logits
+from pipeline.tinybert.trainer import QuietTrainer
+
+STAGES = [
+    "encoder",
+    "general_student",
+    "finetune_teacher",
+    "augment",
+    "distill_intermediate",
+    "distill_prediction",
+    "finetune_student",
+]
+WORK = ((QuietTrainer, "training_step"), (Logits, "known"), (Augmenter, "read"), (trainer, "save_model"))
+CHANGES = {
+    "seed": 3,
+    "encoder.masked_language_model.steps": 12,
+    "general_student.distillation.batch_size": 8,
+    "general_student.start": "distillation",
+    "general_student.distillation.dropout": 0.1,
+    "distill_intermediate.epochs": 2,
+    "distill_intermediate.max_rows": 100,
+    "distill_intermediate.dropout": 0.1,
+    "distill_prediction.dropout": 0.1,
+}
+
+
+class Killed(BaseException):
+    """No handler of the program sees a process that is killed; this comes near it."""
+
+
+@pytest.fixture
+def run(world, monkeypatch):
+    """``run(stage, moment)``: all bytes that the stage leaves, and how many pieces of work it did; killed after so
+    many, where a moment is given.
+    """
+    (world / "dvc.yaml").write_bytes((ROOT / "dvc.yaml").read_bytes())
+    (world / ".dvc").mkdir()
+    tiny.write_params(world / "params.yaml", **CHANGES)
+    monkeypatch.setattr(trainer, "SECONDS_LOST", -1)
+    count, last = 0, None
+
+    def counting(plain):
+        def counted(*arguments, **more):
+            nonlocal count
+            if count == last:
+                raise Killed
+            count += 1
+            return plain(*arguments, **more)
+
+        return counted
+
+    for kind, name in WORK:
+        monkeypatch.setattr(kind, name, counting(getattr(kind, name)))
+
+    def start(stage: str, moment: int | None = None) -> tuple[dict[str, bytes], int]:
+        nonlocal count, last
+        count, last = 0, moment
+        ends = contextlib.nullcontext() if moment is None else pytest.raises(Killed)
+        with ends, scratch.of_stage(stage, [] if stage in COMMON else ["tiny"]):
+            tiny.run_stage(stage)
+        return {str(path): path.read_bytes() for path in world.rglob("*") if path.is_file()}, count
+
+    return start
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_killed_stage_goes_on_to_the_same_bytes(run, stage, monkeypatch, world):
+    monkeypatch.setattr("pipeline.tinybert.augmentation.ROWS_AT_ONCE", 16)
+    whole, work = run(stage)
+    assert work > 6
+    for moment in random.Random(stage).sample(range(2, work), 3):
+        killed, done = run(stage, moment)
+        assert done == moment
+        kept = {name: content for name, content in killed.items() if ".dvc" not in Path(name).parts}
+        assert kept == whole  # which an earlier run had left
+        made, rest = run(stage)
+        assert made == whole
+        assert rest <= work - moment + 2  # a step that ends an epoch is not kept
+
+
+@pytest.mark.parametrize("epochs", [2, 9])
+def test_a_stage_killed_as_its_training_was_done_does_not_train_on(run, world, epochs):
+    """After all epochs, or before, where the scores brought it to stop."""
+    changes = {"finetune_student.epochs": epochs, "finetune_student.patience": 1}
+    tiny.write_params(world / "params.yaml", **CHANGES, **{**changes, "finetune_student.learning_rates": [4.0e-3]})
+    whole, work = run("finetune_student")
+    assert (work < epochs * 14) == (epochs == 9)
+    run("finetune_student", work - 1)  # the last piece of work is to keep the model
+    made, rest = run("finetune_student")
+    assert rest == 1
+    assert made == whole
