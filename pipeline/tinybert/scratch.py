@@ -88,7 +88,8 @@ def folder(name: str) -> Iterator[Path]:
 
     Where no stage runs, an empty one that goes when the block ends; on the disk of the models, which has room.
     """
-    kept = _stage.get() and _stage.get().folder()
+    # Without dvc.yaml nobody knows what a stage's result depends on.
+    kept = _stage.get() and Path("dvc.yaml").exists() and _stage.get().folder()
     if kept:
         (kept / name).mkdir(exist_ok=True)
         yield kept / name
