@@ -28,7 +28,7 @@ def main(name: str) -> None:
     )
     with scratch.folder("rows") as folder, stage.output(Path("data", name, "augmented")) as out:
         total, count = augmentation.write_all(augmenter, train, folder)
-        shutil.move(folder / "rows.jsonl", out / "rows.jsonl")
+        shutil.copyfile(folder / "rows.jsonl", out / "rows.jsonl")
     stage.say(f"{total} rows became {count}")
 
 

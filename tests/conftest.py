@@ -38,6 +38,14 @@ def world(finished_world, tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture
+def repository(world) -> Path:
+    """The world with this project's stages, and a DVC folder: there a stage keeps what a killed run would lose."""
+    shutil.copy(ROOT / "dvc.yaml", world)
+    (world / ".dvc").mkdir()
+    return world
+
+
+@pytest.fixture
 def small_disk(tmp_path) -> Iterator[Callable[[Path, int], None]]:
     """``small_disk(folder, kib)``: from now on the folder, with what it holds, is a file system of that size.
 

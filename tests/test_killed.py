@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import tiny
-from tiny import COMMON, ROOT
+from tiny import COMMON
 
-from pipeline.tinybert import scratch, trainer
+from pipeline.tinybert import scratch, stage, trainer
 from pipeline.tinybert.augmentation import Augmenter
 from pipeline.tinybert.logits import Logits
 from pipeline.tinybert.trainer import QuietTrainer
@@ -41,13 +41,11 @@ class Killed(BaseException):
 
 
 @pytest.fixture
-def run(world, monkeypatch):
+def run(repository, monkeypatch):
     """``run(stage, moment)``: all bytes that the stage leaves, and how many pieces of work it did; killed after so
     many, where a moment is given.
     """
-    (world / "dvc.yaml").write_bytes((ROOT / "dvc.yaml").read_bytes())
-    (world / ".dvc").mkdir()
-    tiny.write_params(world / "params.yaml", **CHANGES)
+    tiny.write_params(repository / "params.yaml", **CHANGES)
     monkeypatch.setattr(trainer, "SECONDS_LOST", -1)
     count, last = 0, None
 
@@ -70,13 +68,13 @@ def run(world, monkeypatch):
         ends = contextlib.nullcontext() if moment is None else pytest.raises(Killed)
         with ends, scratch.of_stage(stage, [] if stage in COMMON else ["tiny"]):
             tiny.run_stage(stage)
-        return {str(path): path.read_bytes() for path in world.rglob("*") if path.is_file()}, count
+        return {str(path): path.read_bytes() for path in repository.rglob("*") if path.is_file()}, count
 
     return start
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_killed_stage_goes_on_to_the_same_bytes(run, stage, monkeypatch, world):
+def test_a_killed_stage_goes_on_to_the_same_bytes(run, stage, monkeypatch):
     monkeypatch.setattr("pipeline.tinybert.augmentation.ROWS_AT_ONCE", 16)
     whole, work = run(stage)
     assert work > 6
@@ -88,6 +86,18 @@ def test_a_killed_stage_goes_on_to_the_same_bytes(run, stage, monkeypatch, world
         made, rest = run(stage)
         assert made == whole
         assert rest <= work - moment + 2  # a step that ends an epoch is not kept
+
+
+def test_a_stage_killed_as_its_output_was_made_makes_it_again(run, monkeypatch):
+    whole, _ = run("augment")
+
+    def killed(message: str) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed), scratch.of_stage("augment", ["tiny"]):
+        patch.setattr(stage, "say", killed)  # of how many rows there are, the last thing that it does
+        tiny.run_stage("augment")
+    assert run("augment")[0] == whole
 
 
 @pytest.mark.parametrize("epochs", [2, 9])

@@ -13,7 +13,6 @@ import torch
 import transformers
 from safetensors.torch import load_model, save_model
 from torch import nn
-from torch.utils.data import SequentialSampler
 from transformers import (
     PreTrainedModel,
     ProgressCallback,
@@ -132,9 +131,6 @@ class QuietTrainer(Trainer):
         data = self.train_dataset if train_dataset is None else train_dataset
         lengths = data.lengths if hasattr(data, "lengths") else np.asarray(data["length"])
         return ByLength(lengths, self.args.train_batch_size * self.args.gradient_accumulation_steps, self.args.seed)
-
-    def _get_eval_sampler(self, eval_dataset):
-        return SequentialSampler(eval_dataset)
 
 
 class _Keep(TrainerCallback):

@@ -10,14 +10,6 @@ from pipeline.tinybert import scratch
 STAGE, TASK = "finetune_teacher", "tiny"
 
 
-@pytest.fixture
-def repository(world):
-    """The tiny world with this project's stages, and a DVC folder."""
-    (world / "dvc.yaml").write_bytes((Path(__file__).parents[2] / "dvc.yaml").read_bytes())
-    (world / ".dvc").mkdir()
-    return world
-
-
 def run(fails: bool = False) -> list[str]:
     """What a run of the stage finds in its folder, and leaves there."""
     with pytest.raises(KeyError) if fails else scratch.contextlib.nullcontext(), scratch.of_stage(STAGE, [TASK]):
