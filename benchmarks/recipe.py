@@ -100,7 +100,7 @@ class Augmentation:
         augmenter, config = self.augmenter(masked_at_once), self.model.config
         texts = [text for row in self.chosen for text, _ in self.world.task.replaceable(row).values()]
         sentences = [augmenter.sentence(text) for text in texts]
-        forwards = [forward for sentence in sentences for forward in augmenter.masked_forwards(sentence)]
+        forwards = [forward for sentence in sentences for forward in augmenter.candidates.masked_forwards(sentence)]
         shape, lengths = models.shape_of(config), [len(forward.pieces) for forward in forwards]
         masked = sum(len(forward.words) for forward in forwards)
         unneeded = 4.0 * (sum(lengths) - masked) * shape.hidden * shape.feed_forward

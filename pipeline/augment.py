@@ -1,11 +1,10 @@
 """Replace words of the training rows: the masked language model and GloVe propose, a seeded draw chooses."""
 
-import shutil
 from pathlib import Path
 
 from transformers import AutoModelForMaskedLM
 
-from pipeline.tinybert import augmentation, models, rows, scratch, settings, stage, tasks, vectors
+from pipeline.tinybert import augmentation, models, processes, rows, scratch, settings, stage, tasks, vectors
 from pipeline.tinybert.augmentation import Augmenter
 
 MASKED_LANGUAGE_MODEL = Path("models/pretrained/masked_language_model")
@@ -27,10 +26,9 @@ def main(name: str) -> None:
         rows.read(train),
     )
     with scratch.folder("rows") as folder, stage.output(Path("data", name, "augmented")) as out:
-        total, count = augmentation.write_all(augmenter, train, folder)
-        shutil.copyfile(folder / "rows.jsonl", out / "rows.jsonl")
+        total, count = augmentation.write_all(augmenter, train, folder, out / "rows.jsonl")
     stage.say(f"{total} rows became {count}")
 
 
 if __name__ == "__main__":
-    stage.run(main, "task", within=scratch.of_stage)
+    processes.run(main, "task", within=scratch.of_stage)

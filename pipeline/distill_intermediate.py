@@ -6,7 +6,7 @@ Every row of the transfer set (augmented rows, then unlabelled ones) gets its lo
 from contextlib import closing
 from pathlib import Path
 
-from pipeline.tinybert import distillation, models, scratch, settings, stage, tasks, transfer
+from pipeline.tinybert import distillation, models, processes, scratch, settings, stage, tasks, transfer
 from pipeline.tinybert.logits import Logits
 from pipeline.tinybert.rows import write_csv
 
@@ -50,4 +50,4 @@ def main(name: str) -> None:
 
 
 if __name__ == "__main__":
-    stage.run(main, "task", within=scratch.of_stage)
+    processes.run(main, "task", within=scratch.of_stage)

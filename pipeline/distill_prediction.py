@@ -3,7 +3,7 @@
 from contextlib import closing
 from pathlib import Path
 
-from pipeline.tinybert import distillation, models, rows, scratch, settings, stage, tasks, training, transfer
+from pipeline.tinybert import distillation, models, processes, rows, scratch, settings, stage, tasks, training, transfer
 from pipeline.tinybert.logits import Logits
 
 
@@ -34,4 +34,4 @@ def main(name: str) -> None:
 
 
 if __name__ == "__main__":
-    stage.run(main, "task", within=scratch.of_stage)
+    processes.run(main, "task", within=scratch.of_stage)

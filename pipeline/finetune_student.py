@@ -5,7 +5,7 @@ The learning rate and the epoch are the best of those tried, on validation.
 
 from pathlib import Path
 
-from pipeline.tinybert import models, rows, scratch, settings, stage, tasks, training
+from pipeline.tinybert import models, processes, rows, scratch, settings, stage, tasks, training
 
 
 def main(name: str) -> None:
@@ -36,4 +36,4 @@ def main(name: str) -> None:
 
 
 if __name__ == "__main__":
-    stage.run(main, "task", within=scratch.of_stage)
+    processes.run(main, "task", within=scratch.of_stage)

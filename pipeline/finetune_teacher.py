@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline.tinybert import models, rows, scratch, settings, stage, tasks, teacher, training
+from pipeline.tinybert import models, processes, rows, scratch, settings, stage, tasks, teacher, training
 
 ENCODER = Path("models/pretrained/encoder")
 
@@ -47,4 +47,4 @@ def main(name: str) -> None:
 
 
 if __name__ == "__main__":
-    stage.run(main, "task", within=scratch.of_stage)
+    processes.run(main, "task", within=scratch.of_stage)

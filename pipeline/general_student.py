@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline.tinybert import general, models, scratch, settings, stage
+from pipeline.tinybert import general, models, processes, scratch, settings, stage
 from pipeline.tinybert.rows import write_csv
 
 
@@ -26,4 +26,4 @@ def main(task: str) -> None:
 
 
 if __name__ == "__main__":
-    stage.run(main, "task", within=scratch.of_stage)
+    processes.run(main, "task", within=scratch.of_stage)

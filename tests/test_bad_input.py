@@ -39,7 +39,7 @@ def refusal(world):
         before = tree(world)
         with pytest.raises((Exception, stage.Interrupted)) as raised:
             run_stage(name, task)
-        message = stage._message(raised.value)
+        message = stage.message(raised.value)
         assert message is not None, f"a traceback: {raised.value!r}"
         assert len(message.splitlines()) == 1
         assert tree(world) == before

@@ -54,8 +54,10 @@ class ArrayFile:
         return found.reshape(-1, self.width) if self.width else found
 
     def write(self, start: int, values: np.ndarray) -> None:
+        """At once, and nothing but the values: another process may write beside them, and what it writes is read."""
         self.file.seek(self.begin + start * self.size)
         self.file.write(np.ascontiguousarray(values, self.dtype).data)
+        self.file.flush()
 
     def append(self, values: np.ndarray) -> None:
         self.write(len(self), values)

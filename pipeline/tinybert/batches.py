@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Sampler
+from torch.utils.data import BatchSampler, Sampler
 
 MEGABATCH = 50  # batches, drawn at random, within which sequences of like lengths come together
 COLUMNS = ("input_ids", "attention_mask", "token_type_ids", "labels", "start_positions", "end_positions")
@@ -42,6 +42,23 @@ class ByLength(Sampler):
     def _sorted(self, order: np.ndarray, begin: int) -> list[int]:
         megabatch = order[begin : begin + self.size]
         return megabatch[np.argsort(-self.lengths[megabatch].astype(np.int32), kind="stable")].tolist()
+
+
+class Share(Sampler):
+    """Of each batch the rows of one process: every so many-th one. Where a batch has fewer rows than there are
+    processes, all of them take the whole of it, which leaves its mean as it is.
+    """
+
+    def __init__(self, sampler: ByLength, batch_size: int, process: int, processes: int):
+        self.sampler, self.batches = sampler, BatchSampler(sampler, batch_size, drop_last=False)
+        self.process, self.processes = process, processes
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in self.batches:
+            yield batch[self.process :: self.processes] if len(batch) >= self.processes else batch
 
 
 class Collator:

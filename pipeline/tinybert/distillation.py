@@ -1,27 +1,27 @@
 """The two stages of TinyBERT's distillation (Jiao et al. 2020, section 3), on the library's Trainer."""
 
+from __future__ import annotations
+
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import datasets
 import numpy as np
 import torch
 import transformers
-from accelerate import PartialState
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from pipeline.tinybert import losses, models
+from pipeline.tinybert import losses, models, processes
 from pipeline.tinybert.attention import attention_scores, our_attention
 from pipeline.tinybert.batches import Collator
 from pipeline.tinybert.logits import Logits
 from pipeline.tinybert.sequences import Sequences
-from pipeline.tinybert.settings import DistillIntermediate, GeneralDistillation, Losses, Numerics
 from pipeline.tinybert.stage import UserError, say
-from pipeline.tinybert.tasks import Task
 from pipeline.tinybert.trainer import (
     EVALUATION_BATCH,
+    SHARE,
     QuietTrainer,
     Result,
     arguments,
@@ -33,7 +33,12 @@ from pipeline.tinybert.trainer import (
 )
 from pipeline.tinybert.training import Scored, TaskTrainer, train_to_best_epoch
 
+if TYPE_CHECKING:
+    from pipeline.tinybert.settings import DistillIntermediate, GeneralDistillation, Losses, Numerics
+    from pipeline.tinybert.tasks import Task
+
 PARTS = ("embeddings", "hidden", "attention")
+TAKEN_TOGETHER = 64  # batches
 
 
 class Imitation(nn.Module):
@@ -102,14 +107,23 @@ def intermediate_losses(
 
 
 class KeepLogits:
-    """Takes the teacher's outputs as they fall out: they become ``logits``."""
+    """Takes the teacher's outputs as they fall out: they become ``logits``; some batches at a time, as to take them one
+    by one would let a GPU wait for each.
+    """
 
     def __init__(self, task: Task, logits: Logits):
-        self.task, self.logits = task, logits
+        self.task, self.logits, self.waiting = task, logits, []
 
-    def __call__(self, numbers: np.ndarray, outputs: Any, kept: Tensor) -> None:
+    def __call__(self, numbers: Tensor, outputs: Any, kept: Tensor) -> None:
         """The numbers of a batch's sequences, the teacher's outputs, and which of their rows count."""
-        self.logits.put(numbers, self.task.class_logits(outputs), kept)
+        self.waiting.append((numbers, self.task.class_logits(outputs), kept))
+        if len(self.waiting) == TAKEN_TOGETHER:
+            self.take()
+
+    def take(self) -> None:
+        for numbers, logits, kept in self.waiting:
+            self.logits.put(numbers.cpu().numpy(), logits, kept)
+        self.waiting = []
 
 
 class IntermediateTrainer(QuietTrainer):
@@ -119,33 +133,48 @@ class IntermediateTrainer(QuietTrainer):
         super().__init__(**rest)
         self.teacher = our_attention(frozen(teacher.to(self.args.device), self.args.precision))
         self.layer_map, self.weights, self.keep = layer_map, weights, keep
-        self.sums, self.summed = dict.fromkeys(PARTS, 0.0), 0
+        self.sums, self.summed, self.waiting = dict.fromkeys(PARTS, 0.0), 0, []
+
+    def counted(self, batch: dict[str, Tensor]) -> Tensor:
+        """Positions, for embeddings and states; pairs of them, for attention scores."""
+        lengths = batch["attention_mask"].sum(dim=1)
+        return torch.stack([lengths.sum(), lengths.square().sum()])
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        number, kept = inputs.pop("number", None), inputs.pop("kept", None)
+        number, kept, share = (inputs.pop(name, None) for name in ("number", "kept", SHARE))
         with torch.no_grad(), attention_scores(self.layer_map if self.weights.attention else []) as scores:
             outputs = self.teacher(**inputs, output_hidden_states=True)
         if self.keep is not None:
-            self.keep(number.cpu().numpy(), outputs, kept)
+            self.keep(number, outputs, kept)
         states, scores = outputs.hidden_states, [scores[layer] for layer in self.layer_map if layer in scores]
         parts = intermediate_losses(model, states, scores, inputs, self.layer_map, self.weights)
-        for name, part in parts.items():
-            self.sums[name] += part.item()
-        self.summed += 1
+        if share is not None:
+            parts = {name: part * share[int(name == "attention")] for name, part in parts.items()}
+        self.waiting.append({name: part.detach() for name, part in parts.items()})
         return sum(parts.values())
 
     def unlogged(self) -> dict:
         if self.keep is not None:
-            self.keep.logits.flush()  # a checkpoint is of the logits too
-        return {**super().unlogged(), "parts": self.sums, "summed": self.summed}
+            self.keep.take()  # a checkpoint is of the logits too
+        return {**super().unlogged(), "parts": self.mean_sums(), "summed": self.summed}
 
     def set_unlogged(self, kept: dict) -> None:
         super().set_unlogged(kept)
         self.sums, self.summed = kept["parts"], kept["summed"]
 
+    def mean_sums(self) -> dict[str, float]:
+        """Of each part, over the processes."""
+        for parts in self.waiting:
+            for name, part in parts.items():
+                self.sums[name] += part.item()
+        self.summed, self.waiting = self.summed + len(self.waiting), []
+        sums = torch.tensor(list(self.sums.values()), dtype=torch.float64)
+        return dict(zip(self.sums, processes.mean(sums).tolist(), strict=True))
+
     def log(self, logs, *rest, **more):
-        if "loss" in logs and self.summed:
-            logs |= {name: value / self.summed for name, value in self.sums.items()}
+        if "loss" in logs and (self.summed or self.waiting):
+            sums = self.mean_sums()
+            logs |= {name: value / self.summed for name, value in sums.items()}
             self.sums, self.summed = dict.fromkeys(PARTS, 0.0), 0
         super().log(logs, *rest, **more)
 
@@ -194,19 +223,21 @@ def imitate(
             model=imitation,
             args=arguments(
                 folder,
-                numerics=numerics,
+                seed=numerics.seed,
+                precision=numerics.precision,
                 steps=steps_of(len(data), settings.epochs, settings.batch_size),
                 batch_size=settings.batch_size,
                 learning_rate=settings.learning_rate,
                 num_train_epochs=settings.epochs,
                 lr_scheduler_type="constant",
+                ddp_find_unused_parameters=True,  # of an encoder's pooler nothing is asked
             ),
             train_dataset=data,
             data_collator=Collator(tokenizer, *(("number", "kept") if keep else ())),
         )
         trainer.go_on()
         if keep is not None:
-            keep.logits.flush()
+            keep.take()
         names = ("loss", *(name for name in PARTS if getattr(settings.losses, name)))
         return Result(float("nan"), settings.epochs, ["step", "epoch", *names], curve_of(trainer, names))
 
@@ -215,27 +246,31 @@ def imitate(
 
 @torch.no_grad()
 def fill_logits(teacher: nn.Module, task: Task, data: Sequences, tokenizer, logits: Logits, numerics: Numerics) -> None:
-    """Compute the teacher's logits of the sequences that have none yet: some at a time, the longest of these first."""
+    """Compute the teacher's logits of the sequences that have none yet: some at a time, the longest of these first.
+    Each process computes every so many-th batch.
+    """
+    processes.wait()
     parts = logits.first_missing()
     count = sum(map(len, parts))
     if not count:
         return
     say(f"teacher's logits of {count} rows")
-    frozen(teacher.to(PartialState().device), numerics.precision)
+    frozen(teacher.to(processes.device()), numerics.precision)
     collate = Collator(tokenizer, "kept")
-    with tqdm(total=count, desc="teacher", unit="row") as progress:
+    with tqdm(total=count, desc="teacher", unit="row", disable=processes.number() > 0) as progress:
         for missing in parts:
             order = missing[np.argsort(-data.lengths[missing].astype(np.int32), kind="stable")]
-            for start in range(0, len(order), EVALUATION_BATCH):
+            for batch_number, start in enumerate(range(0, len(order), EVALUATION_BATCH)):
                 numbers = order[start : start + EVALUATION_BATCH]
                 progress.update(len(numbers))
-                if logits.known(numbers):
+                if batch_number % processes.count() != processes.number() or logits.known(numbers):
                     continue
                 batch = collate([data[int(number)] for number in numbers])
                 batch = {name: values.to(teacher.device) for name, values in batch.items()}
                 kept = batch.pop("kept")
                 with computing(numerics.precision, teacher.device):
                     logits.put(numbers, task.class_logits(teacher(**batch)), kept)
+    processes.wait()
 
 
 class LogitsCollator(Collator):
@@ -261,11 +296,13 @@ class PredictionTrainer(TaskTrainer):
         super().__init__(**rest)
         self.loss, self.temperature = getattr(losses, self.task.loss), temperature
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    def counted(self, batch: dict[str, Tensor]) -> Tensor:
+        return self.rows_of(batch) if self.task.loss == "span_cross_entropy" else batch["kept"].sum().view(1)
+
+    def loss_and_outputs(self, model, inputs: dict[str, Tensor]) -> tuple[Tensor, Any]:
         teacher, kept = inputs.pop("teacher_logits"), inputs.pop("kept")
         outputs = model(**inputs)
-        loss = self.loss(self.task.class_logits(outputs), teacher, kept, self.temperature)
-        return (loss, outputs) if return_outputs else loss
+        return self.loss(self.task.class_logits(outputs), teacher, kept, self.temperature), outputs
 
 
 def learn_logits(

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.tinybert import scratch
+from pipeline.tinybert import processes, scratch
 from pipeline.tinybert.arrays import ArrayFile
 
 AT_ONCE = 1 << 17  # sequences whose missing logits are told together
@@ -43,11 +43,14 @@ class Logits:
 
     @classmethod
     def kept(cls, folder: str | Path, counts: np.ndarray, classes: int) -> "Logits":
-        """Those that a run that was killed has left in ``folder``, where there are any; else ``unknown``."""
-        with contextlib.suppress(OSError, ValueError):
-            names = ("values", "starts")
-            return cls(folder, *(ArrayFile.open_npy(Path(folder, f"{name}.npy"), "r+b") for name in names))
-        return cls.unknown(folder, counts, classes)
+        """Those that a run that was killed has left in ``folder``, where there are any; else ``unknown``. One file for
+        all processes: each puts in those that it has computed.
+        """
+        with processes.first_one_first():
+            with contextlib.suppress(OSError, ValueError):
+                names = ("values", "starts")
+                return cls(folder, *(ArrayFile.open_npy(Path(folder, f"{name}.npy"), "r+b") for name in names))
+            return cls.unknown(folder, counts, classes)
 
     @classmethod
     def load(cls, folder: str | Path) -> "Logits":
@@ -70,8 +73,9 @@ class Logits:
         which decide about the last digits.
         """
         noted = self.folder / "missing.npy"
-        if not noted.exists():
-            scratch.save(noted, np.concatenate([part.astype(np.int32) for part in self.missing()]))
+        with processes.first_one_first():
+            if not noted.exists():
+                scratch.save(noted, np.concatenate([part.astype(np.int32) for part in self.missing()]))
         numbers = np.load(noted)
         return np.split(numbers, np.searchsorted(numbers, range(AT_ONCE, len(self), AT_ONCE)))
 

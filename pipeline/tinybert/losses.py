@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn.functional import binary_cross_entropy_with_logits, log_softmax, softmax
 
-AT_ONCE = 1 << 20  # numbers of a tensor that are compared together
+AT_ONCE = {"cpu": 1 << 20}  # numbers of a tensor that are compared together: what a processor's cache holds
+AT_ONCE_ELSEWHERE = 1 << 28
 
 
 def hidden_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
@@ -93,7 +94,7 @@ class _SquaredError(Function):
         count = (mask.sum() * (student[0].numel() // mask[0].numel())).clamp(min=1)
         gradient = torch.empty_like(student) if student.requires_grad else None
         total = torch.zeros((), device=student.device)
-        at_once = max(1, AT_ONCE // student[0].numel())
+        at_once = max(1, AT_ONCE.get(student.device.type, AT_ONCE_ELSEWHERE) // student[0].numel())
         for begin in range(0, len(student), at_once):
             part = slice(begin, begin + at_once)
             difference = student[part].to(torch.float32, copy=True)

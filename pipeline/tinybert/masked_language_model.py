@@ -18,7 +18,7 @@ from pipeline.tinybert.trainer import QuietTrainer, Result, arguments, curve_of,
 class HeadTrainer(QuietTrainer):
     """Masked-language-model training that runs the head at masked positions only, on a frozen body or not."""
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    def loss_and_outputs(self, model, inputs: dict[str, Tensor]) -> tuple[Tensor, None]:
         if not next(model.base_model.parameters()).requires_grad:
             model.base_model.eval()  # dropout in a body that does not learn would only be noise
         labels = inputs.pop("labels")
@@ -26,7 +26,7 @@ class HeadTrainer(QuietTrainer):
         masked = labels != -100
         # A mean, and 0 with a gradient where no word of the batch is masked: the mean of none is not a number.
         loss = cross_entropy(models.word_logits(model, inputs, masked).float(), labels[masked], reduction="sum")
-        return loss / masked.sum().clamp(min=1)
+        return loss / masked.sum().clamp(min=1), None
 
 
 class Masking(DataCollatorForLanguageModeling):
@@ -57,7 +57,8 @@ def train_head(
             model=model,
             args=arguments(
                 folder,
-                numerics=numerics,
+                seed=numerics.seed,
+                precision=numerics.precision,
                 steps=settings.steps,
                 batch_size=settings.batch_size,
                 learning_rate=settings.learning_rate,

@@ -1,17 +1,22 @@
 """Checkpoints on disk: loading without a network, saving, checking that two models fit together."""
 
+from __future__ import annotations
+
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import transformers
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from pipeline.tinybert.settings import LayerMap, Shape
 from pipeline.tinybert.stage import UserError, say_how_many
+
+if TYPE_CHECKING:
+    from pipeline.tinybert.settings import LayerMap, Shape
 
 
 @dataclass(frozen=True)
@@ -115,6 +120,8 @@ def set_dropout(model: nn.Module, dropout: float | None) -> None:
 
 
 def shape_of(config) -> Shape:
+    from pipeline.tinybert.settings import Shape
+
     return Shape(
         layers=config.num_hidden_layers,
         hidden=config.hidden_size,

@@ -22,8 +22,8 @@ from typing import BinaryIO
 
 import filelock
 import numpy as np
-import ruamel.yaml
 
+from pipeline.tinybert import processes
 from pipeline.tinybert.stage import say
 
 LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy", "nltk", "gensim")
@@ -37,30 +37,36 @@ class _Stage:
     """The stage that runs, and its folder once something has been kept."""
 
     def __init__(self, name: str, arguments: list[str]):
-        self.name, self.arguments, self.path, self.lock = name, arguments, None, None
+        self.name, self.arguments, self.lock, self.asked, self.path = name, arguments, None, False, None
 
     def folder(self) -> Path | None:
-        """Made, or found, at the first call; None where another process is at the same work."""
-        if self.path is None and self.lock is None:
-            kept = _beside_the_cache() / "-".join([self.name, *self.arguments])
-            path = kept / fingerprint(self.name, self.arguments)
-            _forget_old_ones(kept)
-            path.mkdir(parents=True, exist_ok=True)
-            self.lock = filelock.FileLock(path / LOCK)
-            try:
-                self.lock.acquire(timeout=0)
-            except filelock.Timeout:
-                say(f"{path}: another process is at the same work; this one keeps nothing for a run that goes on")
-                return None
-            self.path = path
-            if any(entry.name != LOCK for entry in path.iterdir()):
-                say(f"goes on from {path}, which a run that did not end has left")
-            elif others := sum(entry != path for entry in kept.iterdir()):
-                say(f"starts over: {others} runs that did not end had other settings, inputs, code or libraries")
+        """Made, or found, at the first call; None where another run is at the same work."""
+        if not self.asked:
+            self.asked = True
+            self.path = processes.from_the_first(self._locked() if processes.number() == 0 else None)
         return self.path
 
+    def _locked(self) -> Path | None:
+        kept = _beside_the_cache() / "-".join([self.name, *self.arguments])
+        path = kept / fingerprint(self.name, self.arguments)
+        _forget_old_ones(kept)
+        path.mkdir(parents=True, exist_ok=True)
+        self.lock = filelock.FileLock(path / LOCK)
+        try:
+            self.lock.acquire(timeout=0)
+        except filelock.Timeout:
+            say(f"{path}: another process is at the same work; this one keeps nothing for a run that goes on")
+            return None
+        if any(entry.name != LOCK for entry in path.iterdir()):
+            say(f"goes on from {path}, which a run that did not end has left")
+        elif others := sum(entry != path for entry in kept.iterdir()):
+            say(f"starts over: {others} runs that did not end had other settings, inputs, code or libraries")
+        return path
+
     def close(self, done: bool) -> None:
-        if self.path is not None:
+        if done:
+            processes.wait()
+        if self.path is not None and self.lock is not None:
             self.lock.release()
             if done:
                 shutil.rmtree(self.path)
@@ -84,7 +90,7 @@ def of_stage(name: str, arguments: list[str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def folder(name: str) -> Iterator[Path]:
-    """The running stage's folder of this name, as a run that was killed has left it, or empty.
+    """The running stage's folder of this name, as a run that was killed has left it, or empty; one for all processes.
 
     Where no stage runs, an empty one that goes when the block ends; on the disk of the models, which has room.
     """
@@ -95,8 +101,12 @@ def folder(name: str) -> Iterator[Path]:
         yield kept / name
     else:
         Path("models").mkdir(exist_ok=True)
-        with tempfile.TemporaryDirectory(dir="models", prefix=".scratch-") as temporary:
-            yield Path(temporary)
+        with contextlib.ExitStack() as until_the_end:
+            temporary = None
+            if processes.number() == 0:
+                temporary = until_the_end.enter_context(tempfile.TemporaryDirectory(dir="models", prefix=".scratch-"))
+            yield Path(processes.from_the_first(temporary))
+            processes.wait()
 
 
 @contextlib.contextmanager
@@ -137,11 +147,14 @@ def fingerprint(stage: str, arguments: list[str]) -> str:
         "inputs": {path: _content(Path(path)) for path in paths},
         "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
         "processor": [torch.get_num_threads(), torch.backends.cpu.get_cpu_capability(), torch.cuda.is_available()],
+        "processes": processes.count(),
     }
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:20]
 
 
 def _yaml(path: Path) -> dict:
+    import ruamel.yaml
+
     return ruamel.yaml.YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
 
 

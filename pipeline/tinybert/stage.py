@@ -21,6 +21,7 @@ FULL_DISK = re.compile(
     r"No space left on device|\d+ requested and \d+ written|iostream error|unexpected pos \d+ vs \d+"
 )
 
+ENDING = (signal.SIGINT, signal.SIGTERM)
 SHOWN = 10
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 
@@ -37,8 +38,18 @@ def end_in_one_line() -> None:
     """From here on what the user can mend ends the process with one line and exit code 1, without a traceback."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     sys.excepthook = _report
-    for number in (signal.SIGINT, signal.SIGTERM):
+    end_on_signals()
+
+
+def end_on_signals() -> None:
+    """By an exception, so that what is half-written goes."""
+    for number in ENDING:
         signal.signal(number, _interrupt)
+
+
+def process_number() -> int:
+    """Where a stage runs in several processes, the number of this one; the first one, 0, writes and speaks for all."""
+    return int(os.environ.get("RANK", 0))
 
 
 def run(main: Callable[..., None], *names: str, flags: tuple[str, ...] = (), within: Callable | None = None) -> None:
@@ -82,7 +93,8 @@ def keep_freed_memory() -> None:
 
 
 def say(message: str) -> None:
-    print(message, flush=True)
+    if process_number() == 0:
+        print(message, flush=True)
 
 
 def say_how_many(count: int, total: int, what: str) -> None:
@@ -131,18 +143,21 @@ def peak_memory_gib() -> float:
 def output(path: str | Path) -> Iterator[Path]:
     """Yield an empty folder (or, for a path with a suffix, a file name) that takes ``path``'s place at the end.
 
-    When the block does not end well, ``path`` is as it was and what was written is gone.
+    When the block does not end well, ``path`` is as it was and what was written is gone. So it is, however the block
+    ends, in each process but the first.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.partial")
+    mine = f".{process_number()}" if process_number() else ""
+    partial = path.with_name(f".{path.name}{mine}.partial")
     _remove(partial)
     partial.parent.mkdir(parents=True, exist_ok=True)
     if not path.suffix:
         partial.mkdir()
     try:
         yield partial
-        _remove(path)
-        partial.rename(path)
+        if process_number() == 0:
+            _remove(path)
+            partial.rename(path)
     finally:
         _remove(partial)
 
@@ -155,17 +170,19 @@ def _remove(path: Path) -> None:
 
 
 def _interrupt(number: int, _frame: object) -> None:
+    for other in ENDING:  # which would disturb the clearing away
+        signal.signal(other, signal.SIG_IGN)
     raise Interrupted(f"interrupted ({signal.Signals(number).name}); nothing half-written is left, `dvc repro` goes on")
 
 
 def _report(kind: type[BaseException], error: BaseException, traceback: object) -> None:
-    message = _message(error)
-    if message is None:
+    said = message(error)
+    if said is None:
         sys.__excepthook__(kind, error, traceback)
     else:
         _close_progress_bars()
         name = Path(sys.argv[0]).stem
-        print(f"\n{name}: {message}", file=sys.stderr, flush=True)
+        print(f"\n{name}: {said}", file=sys.stderr, flush=True)
 
 
 def _close_progress_bars() -> None:
@@ -175,7 +192,7 @@ def _close_progress_bars() -> None:
         bar.close()
 
 
-def _message(error: BaseException) -> str | None:
+def message(error: BaseException) -> str | None:
     """One line for what the user can mend, None for what is a defect of the program."""
     chain, cause = [], error
     while cause is not None and cause not in chain:

@@ -7,12 +7,15 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import transformers
+from accelerate.data_loader import prepare_data_loader
 from safetensors.torch import load_model, save_model
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from transformers import (
     PreTrainedModel,
     ProgressCallback,
@@ -23,15 +26,15 @@ from transformers import (
 )
 from transformers.trainer import TRAINER_STATE_NAME
 
-from pipeline.tinybert import scratch
+from pipeline.tinybert import processes, scratch
 from pipeline.tinybert.attention import our_attention
-from pipeline.tinybert.batches import ByLength
-from pipeline.tinybert.settings import Numerics
+from pipeline.tinybert.batches import ByLength, Share
 from pipeline.tinybert.stage import say
 
 POINTS_OF_A_CURVE = 100
 EVALUATION_BATCH = 64
 SECONDS_LOST = 60  # at most, and what a checkpoint takes, when a run is killed
+SHARE = "share"
 WHOLE = "unlogged.json"  # the last file of a checkpoint
 BFLOAT16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16")  # the last: of ARM
 
@@ -113,6 +116,50 @@ class QuietTrainer(Trainer):
         else:
             self.train(resume_from_checkpoint=str(latest))
 
+    def get_train_dataloader(self) -> DataLoader:
+        data = self.train_dataset
+        lengths = data.lengths if hasattr(data, "lengths") else np.asarray(data["length"])
+        order = ByLength(lengths, self.args.train_batch_size * self.args.gradient_accumulation_steps, self.args.seed)
+        share = Share(order, self.args.train_batch_size, processes.number(), processes.count())
+        loader = DataLoader(
+            data, batch_sampler=share, collate_fn=self.data_collator, pin_memory=self.args.dataloader_pin_memory
+        )
+        # As one process would have it prepared: the shares are ours.
+        return prepare_data_loader(loader, self.args.device, num_processes=1, process_index=0, put_on_device=True)
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """The batches of one step of the optimiser, each with its share in the step's means: what it counts for over
+        what the batches of all processes count for on average. The library gives each batch the same.
+        """
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if len(batches) * processes.count() > 1:
+            counted = torch.stack([self.counted(batch) for batch in batches]).float()
+            average = processes.mean(counted.mean(dim=0))
+            for batch, share in zip(batches, counted / average.clamp(min=torch.finfo().tiny), strict=True):
+                batch[SHARE] = share
+        return batches, items
+
+    def counted(self, batch: dict[str, Tensor]) -> Tensor:
+        """How many labels, or rows, a batch's loss is the mean of: (1,); or of each part of the loss, (parts,)."""
+        labels = batch.get("labels")
+        of_words = labels is not None and labels.dim() == 2 and not labels.is_floating_point()
+        return (labels != -100).sum().view(1) if of_words else self.rows_of(batch)
+
+    def rows_of(self, batch: dict[str, Tensor]) -> Tensor:
+        return torch.tensor([len(batch["input_ids"])], device=self.args.device)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        share = inputs.pop(SHARE, None)
+        loss, outputs = self.loss_and_outputs(model, inputs)
+        if share is not None:
+            loss = loss * share.squeeze()
+        return (loss, outputs) if return_outputs else loss
+
+    def loss_and_outputs(self, model, inputs: dict[str, Tensor]) -> tuple[Tensor, Any]:
+        """The loss of a batch, a mean."""
+        outputs = model(**inputs)
+        return outputs["loss"], outputs
+
     def autocast_smart_context_manager(self, cache_enabled: bool | None = True):
         # Accelerate would set the precision of the trained model's forward alone, and in evaluation too; our losses
         # also run a teacher, or a head.
@@ -121,16 +168,12 @@ class QuietTrainer(Trainer):
 
     def unlogged(self) -> dict:
         """The losses since the last logged step."""
-        return {"loss": self._tr_loss.item(), "total": self._total_loss_scalar, "step": self._globalstep_last_logged}
+        loss = processes.mean(self._tr_loss.clone()).item()
+        return {"loss": loss, "total": self._total_loss_scalar, "step": self._globalstep_last_logged}
 
     def set_unlogged(self, kept: dict) -> None:
         self._tr_loss = torch.tensor(kept["loss"], device=self.args.device)
         self._total_loss_scalar, self._globalstep_last_logged = kept["total"], kept["step"]
-
-    def _get_train_sampler(self, train_dataset=None):
-        data = self.train_dataset if train_dataset is None else train_dataset
-        lengths = data.lengths if hasattr(data, "lengths") else np.asarray(data["length"])
-        return ByLength(lengths, self.args.train_batch_size * self.args.gradient_accumulation_steps, self.args.seed)
 
 
 class _Keep(TrainerCallback):
@@ -147,13 +190,15 @@ class _Keep(TrainerCallback):
 
     def on_step_end(self, args, state, control, **rest):
         # Not at the end of an epoch: to go on from there would leave its evaluation out.
-        if time.monotonic() - self.kept > SECONDS_LOST and state.epoch % 1 and state.global_step < state.max_steps:
-            control.should_save = True
+        if state.epoch % 1 and state.global_step < state.max_steps:
+            control.should_save |= processes.agreed(time.monotonic() - self.kept > SECONDS_LOST)
 
     def on_save(self, args, state, control, **rest):
         self.kept = time.monotonic()
-        whole = Path(args.output_dir, f"checkpoint-{state.global_step}", WHOLE)
-        whole.write_text(json.dumps(self.trainer.unlogged()), encoding="utf-8")
+        unlogged = self.trainer.unlogged()  # from all processes, which then have written what is theirs
+        if state.is_world_process_zero:
+            whole = Path(args.output_dir, f"checkpoint-{state.global_step}", WHOLE)
+            whole.write_text(json.dumps(unlogged), encoding="utf-8")
 
 
 class _Progress(ProgressCallback):
@@ -168,27 +213,33 @@ class _Progress(ProgressCallback):
             self.training_bar.set_postfix(self.numbers)
 
 
-def arguments(scratch: Path, *, numerics: Numerics, steps: int, batch_size: int, learning_rate: float, **options):
+def arguments(
+    scratch: Path, *, seed: int, precision: str, steps: int, batch_size: int, learning_rate: float, **options
+) -> Arguments:
     """The Trainer's arguments that all runs of this project share.
 
     Batches hold texts of like lengths; the last, smaller one is used too. AdamW and clipping are the library's.
+    A batch is that of all processes together.
     """
     made = Arguments(
         output_dir=str(scratch),
-        seed=numerics.seed,
-        precision=numerics.precision,
+        seed=seed,
+        precision=precision,
         per_device_train_batch_size=batch_size,
         per_device_eval_batch_size=EVALUATION_BATCH,
         learning_rate=learning_rate,
         logging_steps=max(1, steps // POINTS_OF_A_CURVE),
         report_to="none",
+        log_level_replica="error",
+        logging_nan_inf_filter=False,  # which looks at each loss: a GPU would have to wait
         disable_tqdm=False,
         remove_unused_columns=False,
         use_cache=True,  # else the Trainer writes into the model's configuration that there is none
         dataloader_pin_memory=torch.cuda.is_available(),
-        **{"save_strategy": "no", "save_total_limit": 2, **options},
+        **{"save_strategy": "no", "save_total_limit": 2, "ddp_find_unused_parameters": False, **options},
     )
     made.mixed_precision = "no"  # whatever accelerate's environment says: the precision is ours
+    made._n_gpu = min(made.n_gpu, 1)  # one a process: on several the library would split batches among threads
     return made
 
 
@@ -212,8 +263,9 @@ def once(name: str, model: nn.Module, train: Callable[[Path], Result]) -> Result
             load_model(model, weights)
             return Result(**kept)
         result = train(folder)
-        save_model(model, str(weights))
-        scratch.write(finished, asdict(result))
+        if processes.number() == 0:
+            save_model(model, str(weights))
+            scratch.write(finished, asdict(result))
         return result
 
 

@@ -1,14 +1,17 @@
 """Training for a task: encoding rows, fine-tuning on labels, the best epoch, predicting."""
 
+from __future__ import annotations
+
 import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import datasets
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import Dataset
 from transformers import EarlyStoppingCallback
@@ -16,12 +19,14 @@ from transformers import EarlyStoppingCallback
 from pipeline.tinybert import models
 from pipeline.tinybert.batches import Collator
 from pipeline.tinybert.rows import Row, write_csv, write_json
-from pipeline.tinybert.settings import Numerics
 from pipeline.tinybert.stage import UserError
-from pipeline.tinybert.tasks import Task
 from pipeline.tinybert.trainer import QuietTrainer, Result, arguments, curve_of, once, steps_of
 
-FOR_SCORING = Numerics(seed=0, precision="float32")
+if TYPE_CHECKING:
+    from pipeline.tinybert.settings import Numerics
+    from pipeline.tinybert.tasks import Task
+
+PLACES = ("start_positions", "end_positions")  # the labels of question answering
 
 
 class TaskTrainer(QuietTrainer):
@@ -30,6 +35,19 @@ class TaskTrainer(QuietTrainer):
     def __init__(self, *, task: Task, **rest):
         super().__init__(**rest)
         self.task = task
+
+    def loss_and_outputs(self, model, inputs: dict[str, Tensor]) -> tuple[Tensor, Any]:
+        places = [inputs.pop(name) for name in PLACES if name in inputs]
+        if not places:
+            return super().loss_and_outputs(model, inputs)
+        # The library's models would take padding for places where an answer may be.
+        outputs = model(**inputs)
+        logits = (
+            self.task.class_logits(outputs)
+            .float()
+            .masked_fill(~inputs["attention_mask"].bool().unsqueeze(-1), -torch.inf)
+        )
+        return cross_entropy(logits, torch.stack(places, dim=-1)), outputs
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         inputs = self._prepare_inputs(inputs)
@@ -46,12 +64,15 @@ class WeightedTrainer(TaskTrainer):
         super().__init__(**rest)
         self.weights = torch.tensor(weights, device=self.args.device)
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    def counted(self, batch: dict[str, Tensor]) -> Tensor:
+        labels = batch["labels"]
+        return self.weights[labels[labels != -100]].sum().view(1)
+
+    def loss_and_outputs(self, model, inputs: dict[str, Tensor]) -> tuple[Tensor, Any]:
         labels = inputs.pop("labels")
         outputs = model(**inputs)
         logits = self.task.class_logits(outputs).flatten(0, 1).float()
-        loss = cross_entropy(logits, labels.flatten(), self.weights)
-        return (loss, outputs) if return_outputs else loss
+        return cross_entropy(logits, labels.flatten(), self.weights), outputs
 
 
 def columns(task: Task, rows: list[Row], tokenizer) -> dict[str, list]:
@@ -116,7 +137,8 @@ def train_to_best_epoch(
             model=model,
             args=arguments(
                 folder,
-                numerics=numerics,
+                seed=numerics.seed,
+                precision=numerics.precision,
                 steps=steps,
                 batch_size=settings.batch_size,
                 learning_rate=learning_rate,
@@ -187,7 +209,7 @@ def fine_tune(
 def predict(model: nn.Module, tokenizer, scored: Scored) -> np.ndarray:
     """The class logits (sequences, P, C), in order, without gradient, in evaluation mode and in float32."""
     with tempfile.TemporaryDirectory() as nothing:
-        options = arguments(nothing, numerics=FOR_SCORING, steps=1, batch_size=1, learning_rate=1.0)
+        options = arguments(nothing, seed=0, precision="float32", steps=1, batch_size=1, learning_rate=1.0)
         trainer = TaskTrainer(model=model, args=options, data_collator=Collator(tokenizer), task=scored.task)
         return scored.in_order(trainer.predict(scored.by_length).predictions)
 

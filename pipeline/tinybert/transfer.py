@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.tinybert import processes, stage, training
 from pipeline.tinybert import rows as rows_on_disk
-from pipeline.tinybert import stage, training
 from pipeline.tinybert.rows import Row
 from pipeline.tinybert.sequences import Sequences, SequencesWriter
 from pipeline.tinybert.tasks import Task
@@ -37,7 +37,8 @@ def encode(
     augmented: with the variants of rows, not only the rows as they are.
     """
     originals = Path(folder) / "originals.npy"
-    data = Sequences.kept(folder) or _encoded(task, transfer_rows, tokenizer, folder, originals)
+    with processes.first_one_first():  # it encodes, the others find what it has left
+        data = Sequences.kept(folder) or _encoded(task, transfer_rows, tokenizer, folder, originals)
     return data if augmented else data.select(np.load(originals))
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tiny
 
-from pipeline.tinybert.batches import MEGABATCH, ByLength, Collator, padded_length
+from pipeline.tinybert.batches import MEGABATCH, ByLength, Collator, Share, padded_length
 
 
 def lengths_of(count: int) -> np.ndarray:
@@ -38,6 +38,22 @@ def test_the_order_is_that_of_seed_and_epoch_whatever_is_drawn_between():
     np.random.rand(3)
     assert order(1, 0) == first
     assert first != order(1, 1) != order(2, 1) != first
+
+
+@pytest.mark.parametrize("processes", [1, 2, 5])
+def test_processes_share_each_batch_of_one(processes):
+    order = ByLength(lengths_of(101), 20, seed=1)
+    whole = [set(batch) for batch in Share(order, 20, 0, 1)]
+    shares = [list(Share(order, 20, number, processes)) for number in range(processes)]
+    assert len(whole) == len(Share(order, 20, 0, processes)) == 6
+    for batch, *parts in zip(whole, *shares, strict=True):
+        assert set().union(*parts) == batch
+        assert len(batch) < processes or sum(map(len, parts)) == len(batch)
+
+
+def test_a_batch_with_fewer_rows_than_processes_is_each_one_s():
+    shares = [list(Share(ByLength(lengths_of(3), 8, seed=1), 8, number, 4)) for number in range(4)]
+    assert all(len(batches) == 1 and sorted(batches[0]) == [0, 1, 2] for batches in shares)
 
 
 @pytest.mark.parametrize(

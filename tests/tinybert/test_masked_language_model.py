@@ -113,13 +113,17 @@ def test_the_loss_at_masked_positions_is_the_librarys_own(batch):
     labels = torch.full_like(inputs["input_ids"], -100)
     labels[[0, 0, 1, 2], [1, 8, 3, 6]] = torch.tensor([7, 8, 9, 10])
     expected = model(**inputs, labels=labels).loss
-    computed = HeadTrainer.compute_loss(None, model, {**inputs, "labels": labels, "length": torch.tensor([9, 5, 7])})
+    computed, _ = HeadTrainer.loss_and_outputs(
+        None, model, {**inputs, "labels": labels, "length": torch.tensor([9, 5, 7])}
+    )
     torch.testing.assert_close(computed, expected)
 
 
 def test_a_batch_without_a_masked_word_has_the_loss_0_and_a_gradient(batch):
     model, inputs = tiny.masked_language_model(layers=1), batch([5])
-    loss = HeadTrainer.compute_loss(None, model, {**inputs, "labels": torch.full_like(inputs["input_ids"], -100)})
+    loss, _ = HeadTrainer.loss_and_outputs(
+        None, model, {**inputs, "labels": torch.full_like(inputs["input_ids"], -100)}
+    )
     loss.backward()
     assert loss.item() == 0
     assert not model.cls.predictions.transform.dense.weight.grad.any()

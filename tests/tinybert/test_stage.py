@@ -139,7 +139,7 @@ def test_a_full_disk_is_one_line_whatever_writes(writer, tmp_path, small_disk):
     small_disk(disk, kib=64)
     with pytest.raises(Exception) as raised, stage.output(disk / "model") as out:
         WRITERS[writer](out / "weights")
-    assert stage._message(raised.value).startswith("the disk is full")
+    assert stage.message(raised.value).startswith("the disk is full")
     assert list(disk.iterdir()) == []
 
 
@@ -158,7 +158,7 @@ def test_a_full_disk_is_known_behind_other_errors(error):
     try:
         raise ValueError("while saving") from error
     except ValueError as raised:
-        assert stage._message(raised) == "the disk is full: free some space, then `dvc repro` goes on"
+        assert stage.message(raised) == "the disk is full: free some space, then `dvc repro` goes on"
 
 
 def test_what_is_counted_in_parts_is_said_once(capsys):
