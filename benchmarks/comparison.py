@@ -1,5 +1,7 @@
 """What the benchmarks share: running two sides in turn, counting operations, the machine's limit, the table."""
 
+from __future__ import annotations
+
 import platform
 import statistics
 import sys
@@ -7,15 +9,19 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pipeline.tinybert.settings import Shape  # noqa: E402
 from pipeline.tinybert.stage import say  # noqa: E402
 
-LARGE = 2048
+if TYPE_CHECKING:
+    from pipeline.tinybert.settings import Shape
+
+CPU = torch.device("cpu")
+LARGE, LARGE_ON_GPU = 2048, 8192
 TRAINING = 3  # forwards that a training step costs: the backward pass has two products for each of the forward's
 
 
@@ -39,6 +45,7 @@ def in_turn(sides: dict[str, Side], rounds: int, what: str) -> None:
             torch.use_deterministic_algorithms(False)  # as the library's Trainer has left it: it sets it for itself
             start = time.perf_counter()
             side.run()
+            wait_for_the_device()
             side.seconds.append(time.perf_counter() - start)
             say(f"{what}, round {number} of {rounds}: {name} {side.seconds[-1]:.2f} s")
 
@@ -53,16 +60,25 @@ def forward_operations(shape: Shape, lengths: Iterable[int]) -> float:
     return sum(2.0 * length * multiplications(shape, length) for length in lengths)
 
 
-def limit(dtype: torch.dtype, rounds: int = 7) -> float:
+def limit(dtype: torch.dtype, device: torch.device = CPU, rounds: int = 7) -> float:
     """Operations a second of a large matrix product, the median of so many."""
-    one, other = torch.rand(LARGE, LARGE, dtype=dtype), torch.rand(LARGE, LARGE, dtype=dtype)
+    size = LARGE if device == CPU else LARGE_ON_GPU
+    one, other = (torch.rand(size, size, dtype=dtype, device=device) for _ in range(2))
     one @ other
     seconds = []
     for _ in range(rounds):
+        wait_for_the_device()
         start = time.perf_counter()
         one @ other
+        wait_for_the_device()
         seconds.append(time.perf_counter() - start)
-    return 2 * LARGE**3 / statistics.median(seconds)
+    return 2 * size**3 / statistics.median(seconds)
+
+
+def wait_for_the_device() -> None:
+    """To have done what it was asked."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def machine() -> str:

@@ -7,18 +7,23 @@ its head at every position and with gradients, a full product and a full sort of
 of a word. What is computed is the recipe of the paper (arXiv 1909.10351, section 3 and algorithm 1), all in float32.
 """
 
+from __future__ import annotations
+
 import random
 from collections.abc import Callable, Collection, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from gensim.models import KeyedVectors
 from torch import Tensor, nn
 from torch.nn.functional import dropout as drop
 from torch.nn.functional import log_softmax, mse_loss, softmax
 from torch.utils.data import DataLoader, TensorDataset
 from transformers import AttentionInterface, AttentionMaskInterface, get_linear_schedule_with_warmup
 from transformers.masking_utils import eager_mask
+
+if TYPE_CHECKING:
+    from gensim.models import KeyedVectors
 
 EVALUATION_STEP = 100
 EVALUATION_BATCH = 32
@@ -94,7 +99,8 @@ class Augmenter:
         first, second = [cls, *masked, sep], [*pieces, sep]
         ids = self.tokenizer.convert_tokens_to_ids([*first, *second])[: self.tokenizer.model_max_length]
         segments = [*[0] * len(first), *[1] * len(second)][: len(ids)]
-        logits = self.model(torch.tensor([ids]), token_type_ids=torch.tensor([segments])).logits
+        ids, segments = torch.tensor([ids, segments], device=self.model.device).split(1)
+        logits = self.model(ids, token_type_ids=segments).logits
         best = logits[0, at + 1].argsort(descending=True)[: self.candidates].tolist()
         return [piece for piece in self.tokenizer.convert_ids_to_tokens(best) if not piece.startswith("##")]
 
@@ -116,9 +122,9 @@ class Rows(TensorDataset):
         fillers = {"input_ids": tokenizer.pad_token_id}
         super().__init__(*(_padded(columns[name], length, fillers.get(name, 0)) for name in self.names))
 
-    def batches(self, size: int, shuffle: bool = True) -> Iterator[dict[str, Tensor]]:
+    def batches(self, size: int, device: torch.device, shuffle: bool = True) -> Iterator[dict[str, Tensor]]:
         for inputs in DataLoader(self, size, shuffle):
-            yield dict(zip(self.names, inputs, strict=True))
+            yield {name: values.to(device) for name, values in zip(self.names, inputs, strict=True)}
 
 
 def _padded(values: list[list[int]], length: int, filler: int) -> Tensor:
@@ -140,13 +146,13 @@ def learn_states(
     learning_rate: float,
 ) -> list[float]:
     """The intermediate stage, in place: the losses of its steps. Both models are encoders."""
-    projection = nn.Linear(student.config.hidden_size, teacher.config.hidden_size)
+    projection = nn.Linear(student.config.hidden_size, teacher.config.hidden_size).to(student.device)
     for encoder in (student, teacher):
         encoder.set_attn_implementation(SCORES)
     optimizer = optimizer_of(nn.ModuleList([student, projection]), learning_rate, 0.01)
     curve = []
     for _ in range(epochs):
-        for inputs in rows.batches(batch_size):
+        for inputs in rows.batches(batch_size, student.device):
             loss = intermediate_loss(student.train(), teacher, projection, inputs, layer_map)
             _step(optimizer, loss)
             curve.append(loss.item())
@@ -190,7 +196,7 @@ def learn_logits(
     schedule = get_linear_schedule_with_warmup(optimizer, int(warmup * steps), steps)
     curve = []
     for _ in range(epochs):
-        for inputs in rows.batches(batch_size):
+        for inputs in rows.batches(batch_size, student.device):
             outputs = student.train()(**inputs, output_attentions=True)
             with torch.no_grad():
                 goals = teacher(**inputs, output_attentions=True)
@@ -212,7 +218,8 @@ def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
 @torch.no_grad()
 def outputs_of(model: nn.Module, rows: Rows) -> list:
     """What evaluation computes: the outputs of all rows, padded to the maximum length."""
-    return [model(**inputs, output_attentions=True) for inputs in rows.batches(EVALUATION_BATCH, shuffle=False)]
+    batches = rows.batches(EVALUATION_BATCH, model.device, shuffle=False)
+    return [model(**inputs, output_attentions=True) for inputs in batches]
 
 
 def soft_cross_entropy(student: Tensor, teacher: Tensor) -> Tensor:

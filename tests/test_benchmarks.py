@@ -1,9 +1,12 @@
 """The benchmarks: that the sides they compare do the same work, and that they run; no timing."""
 
 import copy
+import random
 import subprocess
 import sys
 
+import gpu
+import killed
 import kinds
 import memory
 import plain_recipe as plain
@@ -16,7 +19,7 @@ from tiny import ROOT
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertForMaskedLM, BertForQuestionAnswering, BertForSequenceClassification, BertModel
 
-from pipeline.tinybert import augmentation, distillation, losses, models, rows, settings, tasks, vectors
+from pipeline.tinybert import candidates, distillation, losses, models, rows, settings, tasks, vectors
 from pipeline.tinybert.settings import Losses, Shape
 
 # The measured kinds ---------------------------------------------------------------------------------------------------
@@ -112,7 +115,7 @@ def released(tmp_path):
 
 def test_the_released_word_vectors_propose_what_ours_do(released):
     for word in tiny.RARE.split():
-        ours = augmentation.nearest_words(released_vectors(released), [word], 5)[word]
+        ours = candidates.nearest_words(released_vectors(released), [word], 5)[word]
         assert len(ours) == 5 and sorted(released.nearest(word)) == ours
 
 
@@ -166,6 +169,40 @@ def test_the_comparison_prints_a_row_for_each_stage(world):
     table = [line.split("|")[1].strip() for line in ran.stdout.splitlines() if line.startswith("| ")]
     stages = ["augment, one masked word a forward", "augment", "distill_intermediate", "distill_prediction"]
     assert table == ["stage", *stages, "all three"]
+
+
+WITHOUT = """
+import importlib.abc, runpy, sys
+class Missing(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"pydantic", "ruamel", "nltk", "gensim", "seqeval", "dvc"}:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Missing())
+sys.argv = sys.argv[1:]
+sys.path.insert(0, sys.argv[0].rpartition("/")[0])
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_the_gpu_s_comparison_needs_few_libraries_and_prints_a_row_for_each_work():
+    script = ROOT / "benchmarks" / "gpu.py"
+    ran = subprocess.run(
+        [sys.executable, "-c", WITHOUT, script, "--tiny", "--rounds", "1"], capture_output=True, text=True
+    )
+    assert ran.returncode == 0, ran.stderr
+    table = [line.split("|")[1:3] for line in ran.stdout.splitlines() if line.startswith("| ")]
+    found = list(dict.fromkeys((what.strip(), of.strip()) for what, of in table[1:]))
+    stages = [(f"{stage}, tiny", of) for stage in ("distill_intermediate", "distill_prediction") for of in gpu.LENGTHS]
+    assert found == [*stages, ("augment, candidates", "SST-2")]
+
+
+def test_a_killed_stage_is_run_to_its_end_and_its_bytes_are_compared(repository, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    assert killed.killed(repository, "augment", "tiny", 1, random.Random(1))[-1] == "same"
+    whole = killed.content(repository)
+    rows = repository / "data/tiny/augmented/rows.jsonl"
+    rows.write_bytes(rows.read_bytes()[:-1])
+    assert killed.content(repository) != whole
 
 
 def test_memory_is_measured_for_ever_more_rows(world):

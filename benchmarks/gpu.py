@@ -1,0 +1,379 @@
+"""How fast a GPU distils: ``python benchmarks/gpu.py`` measures both stages and the words that `augment` looks for.
+
+A teacher of BERT-base's size, the students TinyBERT4 and TinyBERT6, weights and texts drawn at random, with the lengths
+of SST-2 and SQuAD: training here, at batch 32 and at the batch that is fastest, and by ``plain_recipe.py`` in bfloat16
+at batch 32, in turn, on the same rows. Useful operations (padding not counted) are told as a share of what a large
+matrix product reaches. Ends within 8 minutes; needs torch, transformers, accelerate, datasets, numpy and pandas alone.
+
+``--tiny`` measures tiny models, on whatever there is: a CPU will do.
+"""
+
+import argparse
+import os
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    BertTokenizer,
+    TrainerCallback,
+)
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import plain_recipe as plain  # noqa: E402
+from comparison import (  # noqa: E402
+    TRAINING,
+    Side,
+    forward_operations,
+    in_turn,
+    limit,
+    machine,
+    print_table,
+    wait_for_the_device,
+)
+
+from pipeline.tinybert import distillation  # noqa: E402
+from pipeline.tinybert.batches import Collator  # noqa: E402
+from pipeline.tinybert.candidates import Candidates, Sentence, Word  # noqa: E402
+from pipeline.tinybert.logits import Logits  # noqa: E402
+from pipeline.tinybert.stage import say  # noqa: E402
+from pipeline.tinybert.trainer import arguments  # noqa: E402
+
+# Deciles of the word-pieces of a row: sentences of SST-2; questions of SQuAD 1.1 with their passages, cut at 384.
+LENGTHS = {
+    "SST-2": [3, 10, 13, 17, 19, 22, 25, 29, 33, 38, 66],
+    "SQuAD": [41, 101, 122, 132, 144, 156, 171, 189, 216, 259, 384],
+}
+PADDED = {"SST-2": 128, "SQuAD": 384}  # by the plain recipe
+Shape = SimpleNamespace
+TEACHER = Shape(layers=12, hidden=768, heads=12, feed_forward=3072)
+STUDENTS = {
+    "TinyBERT4": Shape(layers=4, hidden=312, heads=12, feed_forward=1200),
+    "TinyBERT6": Shape(layers=6, hidden=768, heads=12, feed_forward=3072),
+}
+TINY = Shape(layers=2, hidden=24, heads=12, feed_forward=48)
+VOCABULARY, TINY_VOCABULARY = 30522, 500
+BATCH, BATCHES = 32, (64, 128, 256, 512)
+WORDS_TO_REPLACE = 0.5  # of a text's
+CLASSES = 2
+SEED = 1
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+class Rows(Dataset):
+    """Sequences of word-pieces drawn at random, as model inputs."""
+
+    def __init__(self, lengths: np.ndarray, vocabulary: int):
+        draw = np.random.default_rng(SEED)
+        self.lengths = lengths
+        self.ids = [draw.integers(5, vocabulary, length).tolist() for length in lengths]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, number: int) -> dict:
+        return {
+            "input_ids": self.ids[number],
+            "attention_mask": [1] * len(self.ids[number]),
+            "kept": [True],
+            "number": number,
+        }
+
+
+class Task:
+    """As much of a task as training asks for."""
+
+    loss, classes = "soft_cross_entropy", CLASSES
+
+    def class_logits(self, outputs) -> torch.Tensor:
+        return outputs.logits.unsqueeze(1)
+
+
+class Clock(TrainerCallback):
+    """The seconds of the steps alone."""
+
+    def on_train_begin(self, args, state, control, **rest):
+        wait_for_the_device()
+        self.start = time.perf_counter()
+
+    def on_train_end(self, args, state, control, **rest):
+        wait_for_the_device()
+        self.seconds = time.perf_counter() - self.start
+
+
+def classifier(shape: Shape, vocabulary: int) -> nn.Module:
+    torch.manual_seed(SEED)
+    return BertForSequenceClassification(config(shape, vocabulary)).to(DEVICE)
+
+
+def config(shape: Shape, vocabulary: int) -> BertConfig:
+    return BertConfig(
+        vocab_size=vocabulary,
+        num_hidden_layers=shape.layers,
+        hidden_size=shape.hidden,
+        num_attention_heads=shape.heads,
+        intermediate_size=shape.feed_forward,
+        num_labels=CLASSES,
+    )
+
+
+def lengths_of(name: str, count: int) -> np.ndarray:
+    deciles = LENGTHS[name]
+    return np.interp(np.random.default_rng(SEED).random(count), np.linspace(0, 1, len(deciles)), deciles).astype(int)
+
+
+class Stage:
+    """A stage of distillation with a student, on texts of such lengths: ours, at any batch, and the plain one."""
+
+    def __init__(self, student: Shape, teacher: Shape, vocabulary: int, lengths: str):
+        self.shapes, self.vocabulary, self.padded_to = (student, teacher), vocabulary, PADDED[lengths]
+        self.lengths, self.rows = lengths, None
+        self.layer_map = [layer * teacher.layers // student.layers for layer in range(1, student.layers + 1)]
+        self.tokenizer = SimpleNamespace(model_max_length=512, pad_token_id=0, pad_token_type_id=0)
+
+    def take(self, count: int) -> None:
+        """So many rows from now on."""
+        self.rows = Rows(lengths_of(self.lengths, count), self.vocabulary)
+        self.folder = tempfile.mkdtemp(dir=".")
+        self.logits = Logits.unknown(self.folder, np.ones(count, dtype=np.int64), CLASSES)
+        self.logits.values.write(0, np.random.default_rng(SEED).normal(size=(count, CLASSES)).astype(np.float32))
+
+    def ours(self, batch_size: int) -> float:
+        """The seconds of an epoch."""
+        clock = Clock()
+        trainer = self.trainer(self.models()[0], batch_size)
+        trainer.add_callback(clock)
+        trainer.train()
+        return clock.seconds
+
+    def plain(self) -> float:
+        models = self.models()
+        names = ("input_ids", "attention_mask")
+        columns = {name: [self.rows[number][name] for number in range(len(self.rows))] for name in names}
+        padded = plain.Rows(columns, self.tokenizer, self.padded_to)
+        wait_for_the_device()
+        start = time.perf_counter()
+        with torch.autocast(DEVICE.type, torch.bfloat16):
+            self.plain_epoch(*models, padded)
+        wait_for_the_device()
+        return time.perf_counter() - start
+
+    def models(self) -> list[nn.Module]:
+        return [classifier(shape, self.vocabulary) for shape in self.shapes]
+
+    def arguments(self, batch_size: int, **options):
+        steps = -(-len(self.rows) // batch_size)
+        return arguments(
+            Path(self.folder, "run"),
+            seed=SEED,
+            precision="bfloat16",
+            steps=steps,
+            batch_size=batch_size,
+            learning_rate=1e-4,
+            num_train_epochs=1,
+            **options,
+        )
+
+
+class Intermediate(Stage):
+    name = "distill_intermediate"
+
+    def trainer(self, student: nn.Module, batch_size: int):
+        teacher = classifier(self.shapes[1], self.vocabulary)
+        return distillation.IntermediateTrainer(
+            teacher=teacher,
+            layer_map=self.layer_map,
+            weights=SimpleNamespace(embeddings=1, hidden=1, attention=1),
+            keep=distillation.KeepLogits(Task(), self.logits),
+            model=distillation.Imitation(
+                distillation.our_attention(student.base_model), self.shapes[1].hidden, "shared"
+            ),
+            args=self.arguments(batch_size, lr_scheduler_type="constant", ddp_find_unused_parameters=True),
+            train_dataset=self.rows,
+            data_collator=Collator(self.tokenizer, "number", "kept"),
+        )
+
+    def plain_epoch(self, student: nn.Module, teacher: nn.Module, padded: plain.Rows) -> None:
+        plain.learn_states(student.base_model, teacher.base_model, padded, self.layer_map, 1, BATCH, 1e-4)
+
+    def operations(self) -> float:
+        student, teacher = (forward_operations(shape, self.rows.lengths.tolist()) for shape in self.shapes)
+        own, theirs = self.shapes
+        projections = 2.0 * int(self.rows.lengths.sum()) * (own.layers + 1) * own.hidden * theirs.hidden
+        return teacher + TRAINING * (student + projections)
+
+
+class Prediction(Stage):
+    name = "distill_prediction"
+
+    def trainer(self, student: nn.Module, batch_size: int):
+        return distillation.PredictionTrainer(
+            temperature=1.0,
+            task=Task(),
+            model=student,
+            args=self.arguments(batch_size),
+            train_dataset=self.rows,
+            data_collator=distillation.LogitsCollator(self.tokenizer, self.logits),
+        )
+
+    def plain_epoch(self, student: nn.Module, teacher: nn.Module, padded: plain.Rows) -> None:
+        plain.learn_logits(student, teacher, padded, plain.of_classes, lambda model: None, 1, BATCH, 1e-4, 0.1)
+
+    def operations(self) -> float:
+        return TRAINING * forward_operations(self.shapes[0], self.rows.lengths.tolist())
+
+
+class Augmentation:
+    """What a masked language model proposes for half of the words of texts: as `augment` asks it, or word by word."""
+
+    def __init__(self, shape: Shape, vocabulary: int, masked_at_once: int, batch_size: int):
+        torch.manual_seed(SEED)
+        self.shape = shape
+        self.model = BertForMaskedLM(config(shape, vocabulary)).to(DEVICE).eval()
+        pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *map(letters, range(vocabulary - 5))]
+        vocabulary = {piece: number for number, piece in enumerate(pieces)}
+        self.tokenizer = BertTokenizer(vocab=vocabulary, model_max_length=512)
+        self.settings = SimpleNamespace(masked_at_once=masked_at_once, batch_size=batch_size, candidates=15)
+
+    def take(self, count: int) -> None:
+        draw = random.Random(SEED)
+        rows = Rows(lengths_of("SST-2", count), len(self.tokenizer))
+        self.sentences = [self.sentence(ids, draw) for ids in rows.ids]
+
+    def sentence(self, ids: list[int], draw: random.Random) -> Sentence:
+        pieces = self.tokenizer.convert_ids_to_tokens(ids)
+        chosen = sorted(draw.sample(range(len(ids)), round(WORDS_TO_REPLACE * len(ids))))
+        return Sentence("", ids, [Word(0, 0, pieces[at], at, [ids[at]]) for at in chosen])
+
+    def ours(self) -> float:
+        candidates = Candidates(self.model, self.tokenizer, SimpleNamespace(key_to_index={}), self.settings)
+        return timed(partial(candidates.find, self.sentences))
+
+    def plain(self) -> float:
+        augmenter = SimpleNamespace(model=self.model, tokenizer=self.tokenizer, candidates=self.settings.candidates)
+
+        def one_by_one() -> None:
+            with torch.autocast(DEVICE.type, torch.bfloat16):
+                for sentence in self.sentences:
+                    pieces = self.tokenizer.convert_ids_to_tokens(sentence.pieces)
+                    for word in sentence.words:
+                        plain.Augmenter.predicted(augmenter, pieces, word.piece)
+
+        return timed(one_by_one)
+
+
+def letters(number: int) -> str:
+    """A word of four letters for each number."""
+    return "".join(chr(ord("a") + number // 26**place % 26) for place in range(4))
+
+
+def timed(work: Callable[[], object]) -> float:
+    wait_for_the_device()
+    start = time.perf_counter()
+    work()
+    wait_for_the_device()
+    return time.perf_counter() - start
+
+
+def fastest_batch(stage: Stage, batches: tuple[int, ...]) -> int:
+    """Of those that the memory holds, by one epoch each, after one to warm up."""
+    seconds = {BATCH: min(stage.ours(BATCH) for _ in range(2))}
+    for batch_size in batches:
+        try:
+            seconds[batch_size] = min(stage.ours(batch_size) for _ in range(2))
+        except torch.OutOfMemoryError:
+            break
+    return min(seconds, key=seconds.get)
+
+
+def enough_rows(work, seconds: float, few: int) -> int:
+    """So many that the plain recipe takes about these seconds; a multiple of the batch."""
+    work.take(few)
+    work.plain()  # warms up
+    speed = few / work.plain()
+    return max(few, round(seconds * speed / BATCH) * BATCH)
+
+
+def noting(side: Callable[[], float], noted: list[float]) -> Callable[[], None]:
+    return lambda: noted.append(side())
+
+
+def compared(work, sides: dict[str, Callable[[], float]], rounds: int, what: str) -> dict[str, float]:
+    """Rows a second of each side, by the median of the rounds."""
+    noted = {name: [] for name in sides}
+    in_turn({name: Side(noting(side, noted[name])) for name, side in sides.items()}, rounds, what)
+    count = len(work.sentences if isinstance(work, Augmentation) else work.rows)
+    return {name: count / float(np.median(seconds)) for name, seconds in noted.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=3.0, help="of a measurement of the plain recipe, about")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--tiny", action="store_true", help="tiny models and few rows")
+    options = parser.parse_args()
+    students, teacher, vocabulary, batches, few = STUDENTS, TEACHER, VOCABULARY, BATCHES, 4 * BATCH
+    if options.tiny:
+        students, teacher, vocabulary, batches, few = {"tiny": TINY}, TINY, TINY_VOCABULARY, (64,), 8
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        ceiling = limit(torch.bfloat16, DEVICE)
+        table = []
+        for kind in (Intermediate, Prediction):
+            for lengths in LENGTHS:
+                for name, student in students.items():
+                    table += rows_of(kind(student, teacher, vocabulary, lengths), name, options, batches, few, ceiling)
+        table.append(row_of_augmentation(Augmentation(teacher, vocabulary, 3, 64), options, few))
+        os.chdir(ROOT)
+    say(f"\n{machine()}, {torch.cuda.get_device_name() if DEVICE.type == 'cuda' else 'no GPU'}")
+    say(f"a large matrix product in bfloat16: {ceiling / 1e12:.1f} TFLOP/s")
+    print_table(["what", "rows of", "batch", "rows a second", "plain", "ratio", "of the limit"], table)
+
+
+def rows_of(stage: Stage, student: str, options, batches: tuple[int, ...], few: int, ceiling: float) -> list[list[str]]:
+    stage.take(few if options.tiny else enough_rows(stage, options.seconds, few))
+    best = fastest_batch(stage, batches)
+    sides = {"plain": stage.plain, **{str(size): partial(stage.ours, size) for size in sorted({BATCH, best})}}
+    what = f"{stage.name}, {student}"
+    speed = compared(stage, sides, options.rounds, f"{what}, {stage.lengths}")
+    each = stage.operations() / len(stage.rows)
+    return [
+        [
+            what,
+            stage.lengths,
+            size,
+            f"{speed[size]:.0f}",
+            f"{speed['plain']:.0f}",
+            f"{speed[size] / speed['plain']:.1f}",
+            f"{100 * speed[size] * each / ceiling:.0f} %",
+        ]
+        for size in sides
+        if size != "plain"
+    ]
+
+
+def row_of_augmentation(augmentation: Augmentation, options, few: int) -> list[str]:
+    augmentation.take(few if options.tiny else enough_rows(augmentation, options.seconds, few))
+    augmentation.ours()
+    sides = {"plain": augmentation.plain, "ours": augmentation.ours}
+    speed = compared(augmentation, sides, options.rounds, "augment")
+    ratio = f"{speed['ours'] / speed['plain']:.1f}"
+    return ["augment, candidates", "SST-2", "64", f"{speed['ours']:.0f}", f"{speed['plain']:.0f}", ratio, ""]
+
+
+if __name__ == "__main__":
+    main()
