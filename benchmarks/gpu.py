@@ -2,13 +2,15 @@
 
 A teacher of BERT-base's size, the students TinyBERT4 and TinyBERT6, weights and texts drawn at random, with the lengths
 of SST-2 and SQuAD: training here, at batch 32 and at the batch that is fastest, and by ``plain_recipe.py`` in bfloat16
-at batch 32, in turn, on the same rows. Useful operations (padding not counted) are told as a share of what a large
-matrix product reaches. Ends within 8 minutes; needs torch, transformers, accelerate, datasets, numpy and pandas alone.
+at batch 32, in turn, on the same rows, or as many of them as that learns in some seconds. Useful operations (padding
+not counted) are told as a share of what a large matrix product reaches. Made to end within 8 minutes; needs torch,
+transformers, accelerate, datasets, numpy and pandas alone.
 
 ``--tiny`` measures tiny models, on whatever there is: a CPU will do.
 """
 
 import argparse
+import gc
 import os
 import random
 import sys
@@ -67,7 +69,9 @@ STUDENTS = {
 }
 TINY = Shape(layers=2, hidden=24, heads=12, feed_forward=48)
 VOCABULARY, TINY_VOCABULARY = 30522, 500
-BATCH, BATCHES = 32, (64, 128, 256, 512)
+BATCH, BATCHES = 32, (64, 128, 256)
+STEPS = 16  # at the largest batch, at least
+MANY_STEPS = 10_000  # of a real run, which reads its losses a hundred times
 WORDS_TO_REPLACE = 0.5  # of a text's
 CLASSES = 2
 SEED = 1
@@ -104,20 +108,21 @@ class Task:
 
 
 class Clock(TrainerCallback):
-    """The seconds of the steps alone."""
+    """The seconds since the first step."""
 
     def on_train_begin(self, args, state, control, **rest):
         wait_for_the_device()
         self.start = time.perf_counter()
 
-    def on_train_end(self, args, state, control, **rest):
+    def seconds(self) -> float:
         wait_for_the_device()
-        self.seconds = time.perf_counter() - self.start
+        return time.perf_counter() - self.start
 
 
 def classifier(shape: Shape, vocabulary: int) -> nn.Module:
     torch.manual_seed(SEED)
-    return BertForSequenceClassification(config(shape, vocabulary)).to(DEVICE)
+    with DEVICE:
+        return BertForSequenceClassification(config(shape, vocabulary))
 
 
 def config(shape: Shape, vocabulary: int) -> BertConfig:
@@ -142,46 +147,48 @@ class Stage:
     def __init__(self, student: Shape, teacher: Shape, vocabulary: int, lengths: str):
         self.shapes, self.vocabulary, self.padded_to = (student, teacher), vocabulary, PADDED[lengths]
         self.lengths, self.rows = lengths, None
+        self.student, self.teacher, self.our_teacher = (
+            classifier(shape, vocabulary) for shape in (student, teacher, teacher)
+        )
+        self.teacher.eval()
         self.layer_map = [layer * teacher.layers // student.layers for layer in range(1, student.layers + 1)]
         self.tokenizer = SimpleNamespace(model_max_length=512, pad_token_id=0, pad_token_type_id=0)
 
-    def take(self, count: int) -> None:
-        """So many rows from now on."""
+    def take(self, count: int, few: int) -> None:
+        """So many rows from now on, of which the plain recipe learns a few."""
+        self.few = min(few, count)
         self.rows = Rows(lengths_of(self.lengths, count), self.vocabulary)
         self.folder = tempfile.mkdtemp(dir=".")
         self.logits = Logits.unknown(self.folder, np.ones(count, dtype=np.int64), CLASSES)
         self.logits.values.write(0, np.random.default_rng(SEED).normal(size=(count, CLASSES)).astype(np.float32))
 
     def ours(self, batch_size: int) -> float:
-        """The seconds of an epoch."""
+        """Seconds a row, by an epoch over all."""
+        free_memory()
         clock = Clock()
-        trainer = self.trainer(self.models()[0], batch_size)
+        trainer = self.trainer(batch_size)
         trainer.add_callback(clock)
         trainer.train()
-        return clock.seconds
+        if getattr(trainer, "keep", None):
+            trainer.keep.take()
+        return clock.seconds() / len(self.rows)
 
     def plain(self) -> float:
-        models = self.models()
+        """Seconds a row, by an epoch over a few."""
+        free_memory()
+        torch.use_deterministic_algorithms(False)  # as a trainer of ours has left it
         names = ("input_ids", "attention_mask")
-        columns = {name: [self.rows[number][name] for number in range(len(self.rows))] for name in names}
+        columns = {name: [self.rows[number][name] for number in range(self.few)] for name in names}
         padded = plain.Rows(columns, self.tokenizer, self.padded_to)
-        wait_for_the_device()
-        start = time.perf_counter()
-        with torch.autocast(DEVICE.type, torch.bfloat16):
-            self.plain_epoch(*models, padded)
-        wait_for_the_device()
-        return time.perf_counter() - start
-
-    def models(self) -> list[nn.Module]:
-        return [classifier(shape, self.vocabulary) for shape in self.shapes]
+        with torch.autocast(DEVICE.type, torch.bfloat16, cache_enabled=False):
+            return timed(partial(self.plain_epoch, padded)) / self.few
 
     def arguments(self, batch_size: int, **options):
-        steps = -(-len(self.rows) // batch_size)
         return arguments(
             Path(self.folder, "run"),
             seed=SEED,
             precision="bfloat16",
-            steps=steps,
+            steps=MANY_STEPS,
             batch_size=batch_size,
             learning_rate=1e-4,
             num_train_epochs=1,
@@ -192,23 +199,22 @@ class Stage:
 class Intermediate(Stage):
     name = "distill_intermediate"
 
-    def trainer(self, student: nn.Module, batch_size: int):
-        teacher = classifier(self.shapes[1], self.vocabulary)
+    def trainer(self, batch_size: int):
         return distillation.IntermediateTrainer(
-            teacher=teacher,
+            teacher=self.our_teacher,
             layer_map=self.layer_map,
             weights=SimpleNamespace(embeddings=1, hidden=1, attention=1),
             keep=distillation.KeepLogits(Task(), self.logits),
             model=distillation.Imitation(
-                distillation.our_attention(student.base_model), self.shapes[1].hidden, "shared"
+                distillation.our_attention(self.student.base_model), self.shapes[1].hidden, "shared"
             ),
             args=self.arguments(batch_size, lr_scheduler_type="constant", ddp_find_unused_parameters=True),
             train_dataset=self.rows,
             data_collator=Collator(self.tokenizer, "number", "kept"),
         )
 
-    def plain_epoch(self, student: nn.Module, teacher: nn.Module, padded: plain.Rows) -> None:
-        plain.learn_states(student.base_model, teacher.base_model, padded, self.layer_map, 1, BATCH, 1e-4)
+    def plain_epoch(self, padded: plain.Rows) -> None:
+        plain.learn_states(self.student.base_model, self.teacher.base_model, padded, self.layer_map, 1, BATCH, 1e-4)
 
     def operations(self) -> float:
         student, teacher = (forward_operations(shape, self.rows.lengths.tolist()) for shape in self.shapes)
@@ -220,18 +226,19 @@ class Intermediate(Stage):
 class Prediction(Stage):
     name = "distill_prediction"
 
-    def trainer(self, student: nn.Module, batch_size: int):
+    def trainer(self, batch_size: int):
         return distillation.PredictionTrainer(
             temperature=1.0,
             task=Task(),
-            model=student,
+            model=self.student,
             args=self.arguments(batch_size),
             train_dataset=self.rows,
             data_collator=distillation.LogitsCollator(self.tokenizer, self.logits),
         )
 
-    def plain_epoch(self, student: nn.Module, teacher: nn.Module, padded: plain.Rows) -> None:
-        plain.learn_logits(student, teacher, padded, plain.of_classes, lambda model: None, 1, BATCH, 1e-4, 0.1)
+    def plain_epoch(self, padded: plain.Rows) -> None:
+        evaluate = lambda model: None  # noqa: E731 falls outside a run so short
+        plain.learn_logits(self.student, self.teacher, padded, plain.of_classes, evaluate, 1, BATCH, 1e-4, 0.1)
 
     def operations(self) -> float:
         return TRAINING * forward_operations(self.shapes[0], self.rows.lengths.tolist())
@@ -249,8 +256,8 @@ class Augmentation:
         self.tokenizer = BertTokenizer(vocab=vocabulary, model_max_length=512)
         self.settings = SimpleNamespace(masked_at_once=masked_at_once, batch_size=batch_size, candidates=15)
 
-    def take(self, count: int) -> None:
-        draw = random.Random(SEED)
+    def take(self, count: int, few: int) -> None:
+        draw, self.few = random.Random(SEED), min(few, count)
         rows = Rows(lengths_of("SST-2", count), len(self.tokenizer))
         self.sentences = [self.sentence(ids, draw) for ids in rows.ids]
 
@@ -261,24 +268,31 @@ class Augmentation:
 
     def ours(self) -> float:
         candidates = Candidates(self.model, self.tokenizer, SimpleNamespace(key_to_index={}), self.settings)
-        return timed(partial(candidates.find, self.sentences))
+        return timed(partial(candidates.find, self.sentences)) / len(self.sentences)
 
     def plain(self) -> float:
         augmenter = SimpleNamespace(model=self.model, tokenizer=self.tokenizer, candidates=self.settings.candidates)
 
         def one_by_one() -> None:
-            with torch.autocast(DEVICE.type, torch.bfloat16):
-                for sentence in self.sentences:
+            with torch.autocast(DEVICE.type, torch.bfloat16, cache_enabled=False):
+                for sentence in self.sentences[: self.few]:
                     pieces = self.tokenizer.convert_ids_to_tokens(sentence.pieces)
                     for word in sentence.words:
                         plain.Augmenter.predicted(augmenter, pieces, word.piece)
 
-        return timed(one_by_one)
+        return timed(one_by_one) / self.few
 
 
 def letters(number: int) -> str:
     """A word of four letters for each number."""
     return "".join(chr(ord("a") + number // 26**place % 26) for place in range(4))
+
+
+def free_memory() -> None:
+    """Of trainers that have done their work: they refer to themselves, and would stay for a while."""
+    gc.collect()
+    if DEVICE.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -290,7 +304,7 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def fastest_batch(stage: Stage, batches: tuple[int, ...]) -> int:
-    """Of those that the memory holds, by one epoch each, after one to warm up."""
+    """Of those that the memory holds, by the better of two epochs each."""
     seconds = {BATCH: min(stage.ours(BATCH) for _ in range(2))}
     for batch_size in batches:
         try:
@@ -300,24 +314,24 @@ def fastest_batch(stage: Stage, batches: tuple[int, ...]) -> int:
     return min(seconds, key=seconds.get)
 
 
-def enough_rows(work, seconds: float, few: int) -> int:
-    """So many that the plain recipe takes about these seconds; a multiple of the batch."""
-    work.take(few)
-    work.plain()  # warms up
-    speed = few / work.plain()
-    return max(few, round(seconds * speed / BATCH) * BATCH)
+def take_enough(work, options, few: int) -> None:
+    """Rows that the plain recipe learns in about the wanted seconds; for ours more, for as many steps at any batch."""
+    work.take(few, few)
+    if not options.tiny:
+        work.plain()  # warms up
+        few = max(few, round(options.seconds / work.plain() / BATCH) * BATCH)
+        work.take(max(few, STEPS * BATCHES[-1]), few)
 
 
 def noting(side: Callable[[], float], noted: list[float]) -> Callable[[], None]:
     return lambda: noted.append(side())
 
 
-def compared(work, sides: dict[str, Callable[[], float]], rounds: int, what: str) -> dict[str, float]:
+def compared(sides: dict[str, Callable[[], float]], rounds: int, what: str) -> dict[str, float]:
     """Rows a second of each side, by the median of the rounds."""
     noted = {name: [] for name in sides}
     in_turn({name: Side(noting(side, noted[name])) for name, side in sides.items()}, rounds, what)
-    count = len(work.sentences if isinstance(work, Augmentation) else work.rows)
-    return {name: count / float(np.median(seconds)) for name, seconds in noted.items()}
+    return {name: 1 / float(np.median(seconds)) for name, seconds in noted.items()}
 
 
 def main() -> None:
@@ -336,7 +350,9 @@ def main() -> None:
         for kind in (Intermediate, Prediction):
             for lengths in LENGTHS:
                 for name, student in students.items():
-                    table += rows_of(kind(student, teacher, vocabulary, lengths), name, options, batches, few, ceiling)
+                    stage = kind(student, teacher, vocabulary, lengths)
+                    table += rows_of(stage, name, options, batches, few, ceiling)
+                    say(" | ".join(table[-1]))
         table.append(row_of_augmentation(Augmentation(teacher, vocabulary, 3, 64), options, few))
         os.chdir(ROOT)
     say(f"\n{machine()}, {torch.cuda.get_device_name() if DEVICE.type == 'cuda' else 'no GPU'}")
@@ -345,11 +361,11 @@ def main() -> None:
 
 
 def rows_of(stage: Stage, student: str, options, batches: tuple[int, ...], few: int, ceiling: float) -> list[list[str]]:
-    stage.take(few if options.tiny else enough_rows(stage, options.seconds, few))
+    take_enough(stage, options, few)
     best = fastest_batch(stage, batches)
     sides = {"plain": stage.plain, **{str(size): partial(stage.ours, size) for size in sorted({BATCH, best})}}
     what = f"{stage.name}, {student}"
-    speed = compared(stage, sides, options.rounds, f"{what}, {stage.lengths}")
+    speed = compared(sides, options.rounds, f"{what}, {stage.lengths}")
     each = stage.operations() / len(stage.rows)
     return [
         [
@@ -367,10 +383,10 @@ def rows_of(stage: Stage, student: str, options, batches: tuple[int, ...], few: 
 
 
 def row_of_augmentation(augmentation: Augmentation, options, few: int) -> list[str]:
-    augmentation.take(few if options.tiny else enough_rows(augmentation, options.seconds, few))
-    augmentation.ours()
+    take_enough(augmentation, options, few)
+    augmentation.ours()  # warms up
     sides = {"plain": augmentation.plain, "ours": augmentation.ours}
-    speed = compared(augmentation, sides, options.rounds, "augment")
+    speed = compared(sides, options.rounds, "augment")
     ratio = f"{speed['ours'] / speed['plain']:.1f}"
     return ["augment, candidates", "SST-2", "64", f"{speed['ours']:.0f}", f"{speed['plain']:.0f}", ratio, ""]
 

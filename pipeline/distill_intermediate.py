@@ -41,7 +41,8 @@ def main(name: str) -> None:
             columns, curve = result.columns, result.curve
         distillation.fill_logits(teacher, task, data, tokenizer, logits, configuration.numerics)
         with stage.output(Path("data", name, "teacher_logits")) as out:
-            logits.save(out)
+            if processes.number() == 0:
+                logits.save(out)
 
     with stage.output(Path("models", name, "intermediate")) as out:
         models.save(out, student, tokenizer)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+from killed import STAGES
 from tiny import COMMON
 
 from pipeline.tinybert import scratch, stage, trainer
@@ -13,15 +14,6 @@ from pipeline.tinybert.augmentation import Augmenter
 from pipeline.tinybert.logits import Logits
 from pipeline.tinybert.trainer import QuietTrainer
 
-STAGES = [
-    "encoder",
-    "general_student",
-    "finetune_teacher",
-    "augment",
-    "distill_intermediate",
-    "distill_prediction",
-    "finetune_student",
-]
 WORK = ((QuietTrainer, "training_step"), (Logits, "known"), (Augmenter, "read"), (trainer, "save_model"))
 CHANGES = {
     "seed": 3,

@@ -21,7 +21,12 @@ STAGES = ["finetune_teacher", "augment", "distill_intermediate", "distill_predic
 SAME_EACH_TIME = {f"{stage}.dropout": 0 for stage in TRAINED}
 FINAL_BATCH_OF_ONE = {"finetune_student.batch_size": 37}  # of 112 rows
 EACH_KIND_OF_MEAN = {
-    "text_classification": {"finetune_teacher.class_weights": True, "finetune_teacher.accumulation": 3},
+    "text_classification": {
+        "finetune_teacher.class_weights": True,
+        "finetune_teacher.accumulation": 3,
+        "finetune_student.accumulation": 4,
+        "finetune_student.epochs": 5,
+    },
     "named_entities": {"distill_prediction.accumulation": 2},
     "question_answering": {"distill_intermediate.max_rows": 100},  # the logits of the others are computed after it
 }

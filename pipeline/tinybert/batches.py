@@ -45,8 +45,8 @@ class ByLength(Sampler):
 
 
 class Share(Sampler):
-    """Of each batch the rows of one process: every so many-th one. Where a batch has fewer rows than there are
-    processes, all of them take the whole of it, which leaves its mean as it is.
+    """Of each batch the rows of one process: every so many-th one. Where a batch, the last of an epoch, has fewer rows
+    than there are processes, each takes the whole of it.
     """
 
     def __init__(self, sampler: ByLength, batch_size: int, process: int, processes: int):

@@ -1,6 +1,5 @@
 """The teacher's class logits of many sequences, each with as many rows as count in it, packed one after the other."""
 
-import contextlib
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,10 +46,13 @@ class Logits:
         all processes: each puts in those that it has computed.
         """
         with processes.first_one_first():
-            with contextlib.suppress(OSError, ValueError):
+            try:
                 names = ("values", "starts")
                 return cls(folder, *(ArrayFile.open_npy(Path(folder, f"{name}.npy"), "r+b") for name in names))
-            return cls.unknown(folder, counts, classes)
+            except (OSError, ValueError):
+                if processes.number() > 0:  # the first has made them
+                    raise
+                return cls.unknown(folder, counts, classes)
 
     @classmethod
     def load(cls, folder: str | Path) -> "Logits":

@@ -5,13 +5,13 @@ How many is no parameter, because the result is the same: the environment says i
 
 import contextlib
 import functools
-import logging
 import os
 import signal
 import socket
 import traceback
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from multiprocessing import connection
 from pathlib import Path
 
 import torch
@@ -19,12 +19,12 @@ from accelerate import PartialState
 from accelerate.commands.config.config_args import default_config_file, load_config_from_file
 from accelerate.utils import PrepareForLaunch, broadcast_object_list, patch_environment, reduce
 from torch import Tensor, distributed, multiprocessing
-from torch.multiprocessing import ProcessExitedException
 
 from pipeline.tinybert import stage
 from pipeline.tinybert.stage import UserError
 
 VARIABLE = "TINYBERT_PROCESSES"
+GRACE = 10  # seconds to clear away in
 LONGEST_WAIT = timedelta(days=7)  # for the first one, which encodes and writes while the others have nothing to do
 
 
@@ -94,6 +94,8 @@ def mean(values: Tensor) -> Tensor:
 def _state() -> PartialState:
     if count() == 1:
         return PartialState()
+    if not torch.cuda.is_available():
+        os.environ["ACCELERATE_USE_CPU"] = "true"  # else the Trainer would take itself for the only one
     return PartialState(cpu=not torch.cuda.is_available(), timeout=LONGEST_WAIT)
 
 
@@ -119,7 +121,6 @@ def _launch(count: int, *call) -> None:
     gpus = torch.cuda.device_count()
     if gpus and count > gpus:
         raise UserError(f"{count} processes, but {gpus} GPUs: set {VARIABLE} to {gpus} or less")
-    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # it tells of each process that it ends
     errors = multiprocessing.get_context("spawn").SimpleQueue()
     environment = {
         "WORLD_SIZE": count,
@@ -127,7 +128,6 @@ def _launch(count: int, *call) -> None:
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": _free_port(),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or max(1, torch.get_num_threads() // count),
-        **({} if gpus else {"ACCELERATE_USE_CPU": "true"}),
     }
     with patch_environment(**environment), _ctrl_c_ignored():
         children = multiprocessing.start_processes(
@@ -139,10 +139,34 @@ def _launch(count: int, *call) -> None:
             start_method="spawn",
         )
     try:
-        while not children.join():
-            pass
-    except ProcessExitedException:
-        raise _what_went_wrong(children.processes, errors) from None
+        failed = _first_failed(children.processes)
+    finally:
+        _end(children.processes)
+    if failed is not None:
+        raise _what_went_wrong(children.processes, failed, errors)
+
+
+def _first_failed(processes: list) -> int | None:
+    """The number of the process that fails first, which the others cannot go on without; None once all are done."""
+    running = {process.sentinel: number for number, process in enumerate(processes)}
+    while running:
+        ended = [running.pop(sentinel) for sentinel in connection.wait(running)]
+        for number in ended:
+            processes[number].join()
+        for number in sorted(ended, key=lambda number: processes[number].exitcode):  # those that were killed first
+            if processes[number].exitcode:
+                return number
+    return None
+
+
+def _end(processes: list) -> None:
+    """One that waits for another on a GPU does not hear that it shall end."""
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.join(GRACE)
+        process.kill()
+        process.join()
 
 
 @contextlib.contextmanager
@@ -169,19 +193,16 @@ def _one_of_them(errors, main: Callable[..., None], names: tuple[str, ...], opti
         distributed.destroy_process_group()
 
 
-def _what_went_wrong(ended: list, errors) -> Exception:
-    """What one of the processes has met with; or how one was killed, of which the others only know that it is gone."""
+def _what_went_wrong(processes: list, failed: int, errors) -> Exception:
+    """What the process has met with; where it was killed, it could not say."""
+    exitcode = processes[failed].exitcode
+    if exitcode < 0:
+        return UserError(
+            f"process {failed + 1} of {len(processes)} was ended by {signal.Signals(-exitcode).name}: where memory is"
+            f" short, fewer processes take less ({VARIABLE}); `dvc repro` goes on"
+        )
     message, trace = (None, "") if errors.empty() else errors.get()
-    if message is not None:
-        return UserError(message)
-    for number, process in enumerate(ended, start=1):
-        if process.exitcode < 0:
-            name = signal.Signals(-process.exitcode).name
-            return UserError(
-                f"process {number} of {len(ended)} was ended by {name}: where memory is short, fewer processes take"
-                f" less ({VARIABLE}); `dvc repro` goes on"
-            )
-    return RuntimeError(f"one of {len(ended)} processes ended\n{trace}")
+    return UserError(message) if message else RuntimeError(f"one of {len(processes)} processes ended\n{trace}")
 
 
 def _free_port() -> int:

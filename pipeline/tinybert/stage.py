@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -147,17 +148,19 @@ def output(path: str | Path) -> Iterator[Path]:
     ends, in each process but the first.
     """
     path = Path(path)
-    mine = f".{process_number()}" if process_number() else ""
-    partial = path.with_name(f".{path.name}{mine}.partial")
+    if process_number() > 0:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder) if not path.suffix else Path(folder, path.name)
+        return
+    partial = path.with_name(f".{path.name}.partial")
     _remove(partial)
     partial.parent.mkdir(parents=True, exist_ok=True)
     if not path.suffix:
         partial.mkdir()
     try:
         yield partial
-        if process_number() == 0:
-            _remove(path)
-            partial.rename(path)
+        _remove(path)
+        partial.rename(path)
     finally:
         _remove(partial)
 

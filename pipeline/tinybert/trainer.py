@@ -36,6 +36,7 @@ EVALUATION_BATCH = 64
 SECONDS_LOST = 60  # at most, and what a checkpoint takes, when a run is killed
 SHARE = "share"
 WHOLE = "unlogged.json"  # the last file of a checkpoint
+os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # for `compute_the_same_each_time`, before a GPU is asked anything
 BFLOAT16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16")  # the last: of ARM
 
 
@@ -72,7 +73,6 @@ def compute_the_same_each_time() -> None:
     """Same seed, same bytes. Unlike the library's ``full_determinism`` this lets a GPU run ahead of the program, and
     does not fill each new tensor with NaN first, which takes a fifth of a training step's time on a CPU.
     """
-    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
@@ -91,6 +91,8 @@ class QuietTrainer(Trainer):
     def __init__(self, **rest):
         compute_the_same_each_time()
         super().__init__(**rest)
+        if processes.number() > 0:
+            torch.manual_seed(self.args.seed + processes.number())  # another dropout for other rows
         if isinstance(self.model, PreTrainedModel):
             our_attention(self.model)
         self.add_callback(_Keep(self))
@@ -125,7 +127,9 @@ class QuietTrainer(Trainer):
             data, batch_sampler=share, collate_fn=self.data_collator, pin_memory=self.args.dataloader_pin_memory
         )
         # As one process would have it prepared: the shares are ours.
-        return prepare_data_loader(loader, self.args.device, num_processes=1, process_index=0, put_on_device=True)
+        alone = {"num_processes": 1, "process_index": 0}
+        at_once = {"put_on_device": True, "non_blocking": self.args.dataloader_pin_memory}
+        return prepare_data_loader(loader, self.args.device, **alone, **at_once)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """The batches of one step of the optimiser, each with its share in the step's means: what it counts for over
@@ -134,6 +138,9 @@ class QuietTrainer(Trainer):
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         if len(batches) * processes.count() > 1:
             counted = torch.stack([self.counted(batch) for batch in batches]).float()
+            final = len(self.train_dataset) % self.args.train_batch_size
+            if self.accelerator.gradient_state.end_of_dataloader and 0 < final < processes.count():
+                counted[-1] /= processes.count()  # each has the whole of it
             average = processes.mean(counted.mean(dim=0))
             for batch, share in zip(batches, counted / average.clamp(min=torch.finfo().tiny), strict=True):
                 batch[SHARE] = share
@@ -263,6 +270,7 @@ def once(name: str, model: nn.Module, train: Callable[[Path], Result]) -> Result
             load_model(model, weights)
             return Result(**kept)
         result = train(folder)
+        processes.wait()  # until all that they keep is on disk
         if processes.number() == 0:
             save_model(model, str(weights))
             scratch.write(finished, asdict(result))

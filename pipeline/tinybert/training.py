@@ -47,7 +47,8 @@ class TaskTrainer(QuietTrainer):
             .float()
             .masked_fill(~inputs["attention_mask"].bool().unsqueeze(-1), -torch.inf)
         )
-        return cross_entropy(logits, torch.stack(places, dim=-1)), outputs
+        # Start and end as rows of their own: over more dimensions a GPU's sums are not the same each time.
+        return cross_entropy(logits.transpose(1, 2).flatten(0, 1), torch.stack(places, dim=-1).flatten()), outputs
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         inputs = self._prepare_inputs(inputs)
