@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import tiny
 import transformers
-from tiny import PER_TASK, STAGES_A_TASK_MAY_CHANGE, run_stage
+from tiny import PER_TASK, run_stage
 
 from pipeline.tinybert import models, rows
 from pipeline.tinybert.stage import UserError
@@ -21,15 +21,9 @@ KINDS = {
 }
 
 
-def write_task(world: Path, kind: str, **changes) -> None:
-    """A task of this kind in the tiny world, and nothing else."""
-    entry = {**tiny.write_kind(world / "data" / "raw", kind), **dict.fromkeys(STAGES_A_TASK_MAY_CHANGE)}
-    tiny.write_params(world / "params.yaml", run=[kind], tasks={kind: entry}, **changes)
-
-
 def run_task(world: Path, kind: str, **changes) -> dict:
-    """All its stages: its scores."""
-    write_task(world, kind, **changes)
+    """All stages of a task of this kind in the tiny world: its scores."""
+    tiny.write_task(world, kind, **changes)
     for stage in PER_TASK:
         run_stage(stage, kind)
     return json.loads(Path("metrics", kind, "scores.json").read_text())
@@ -54,12 +48,12 @@ def test_accumulated_batches_are_one_whatever_each_holds(world, kind, weighted):
     def curve(stage: str, size: int, accumulation: int) -> list[float]:
         recipe = {"batch_size": size, "accumulation": accumulation, "dropout": 0}
         changes = {f"{stage}.{key}": value for key, value in recipe.items()}
-        write_task(world, kind, **changes, **{"finetune_teacher.class_weights": weighted})
+        tiny.write_task(world, kind, **changes, **{"finetune_teacher.class_weights": weighted})
         run_stage(stage, kind)
         lines = Path("metrics", kind, stage, "loss.csv").read_text().splitlines()[1:]
         return [float(line.split(",")[2]) for line in lines]
 
-    write_task(world, kind)
+    tiny.write_task(world, kind)
     for stage in ("prepare", "general_student"):
         run_stage(stage, kind)
     assert curve("finetune_teacher", 3, 4) == pytest.approx(curve("finetune_teacher", 12, 1), rel=1e-3)

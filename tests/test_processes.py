@@ -3,15 +3,14 @@
 import json
 import os
 import signal
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 import tiny
-from tiny import ROOT, STAGES_A_TASK_MAY_CHANGE, lines, run_stage
+from tiny import ROOT, lines, run_stage, start_python
 
 from pipeline.tinybert import processes
 from pipeline.tinybert.stage import UserError
@@ -32,20 +31,12 @@ EACH_KIND_OF_MEAN = {
 }
 
 
-def start(*command: str, count: int = 2, **options) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, *command],
-        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", processes.VARIABLE: str(count)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **options,
-    )
+two = partial(start_python, processes=2)
 
 
 def run_in_two(task: str, *stages: str) -> str:
     """What the stages say."""
-    process = start(str(ROOT / "tests" / "run_stages.py"), task, *stages)
+    process = two(str(ROOT / "tests" / "run_stages.py"), task, *stages)
     said, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     return said
@@ -53,9 +44,8 @@ def run_in_two(task: str, *stages: str) -> str:
 
 @pytest.mark.parametrize("kind", EACH_KIND_OF_MEAN)
 def test_two_processes_learn_what_one_does(world, kind):
-    entry = {**tiny.write_kind(world / "data" / "raw", kind), **dict.fromkeys(STAGES_A_TASK_MAY_CHANGE)}
     changes = {**SAME_EACH_TIME, **FINAL_BATCH_OF_ONE, **EACH_KIND_OF_MEAN[kind]}
-    tiny.write_params(world / "params.yaml", run=[kind], tasks={kind: entry}, **changes)
+    tiny.write_task(world, kind, **changes)
     for stage in ("prepare", "general_student", *STAGES):
         run_stage(stage, kind)
     alone = results(kind)
@@ -96,7 +86,7 @@ def test_a_stage_killed_in_two_processes_goes_on_to_the_same_bytes(repository):
     tiny.write_params(repository / "params.yaml", **SAME_EACH_TIME, **{"finetune_teacher.epochs": 12})
     run_in_two("tiny", "finetune_teacher")
     whole = Path("models/tiny/teacher/model.safetensors").read_bytes()
-    process = start(str(ROOT / "tests" / "run_stages.py"), "tiny", "finetune_teacher")
+    process = two(str(ROOT / "tests" / "run_stages.py"), "tiny", "finetune_teacher")
     while not list(repository.glob(".dvc/tmp/scratch/*/*/*/checkpoint-*/unlogged.json")):
         assert process.poll() is None
     for child in [*psutil.Process(process.pid).children(), psutil.Process(process.pid)]:
@@ -108,7 +98,7 @@ def test_a_stage_killed_in_two_processes_goes_on_to_the_same_bytes(repository):
 
 def test_what_the_user_can_mend_is_said_once(world):
     tiny.write_params(world / "params.yaml", **{"distill_intermediate.layer_map": [1, 9]})
-    process = start("-m", "pipeline.distill_intermediate", "tiny")
+    process = two("-m", "pipeline.distill_intermediate", "tiny")
     _, said = process.communicate(timeout=100)
     assert process.returncode == 1
     (line,) = lines(said)
@@ -117,7 +107,7 @@ def test_what_the_user_can_mend_is_said_once(world):
 
 def test_a_process_that_is_killed_ends_all_in_one_line(world):
     tiny.write_params(world / "params.yaml", **{"finetune_teacher.epochs": 1000})
-    process = start("-m", "pipeline.finetune_teacher", "tiny")
+    process = two("-m", "pipeline.finetune_teacher", "tiny")
     while not (children := [*psutil.Process(process.pid).children()][1:]) or process.stdout.readline() == "":
         assert process.poll() is None
     children[-1].kill()
@@ -131,7 +121,7 @@ def test_a_process_that_is_killed_ends_all_in_one_line(world):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_ends_all_processes_in_one_line(world, number):
     tiny.write_params(world / "params.yaml", **{"finetune_teacher.epochs": 1000})
-    process = start("-m", "pipeline.finetune_teacher", "tiny", start_new_session=True)
+    process = two("-m", "pipeline.finetune_teacher", "tiny", start_new_session=True)
     assert process.stdout.readline() == "finetune_teacher tiny: starts\n"
     children = psutil.Process(process.pid).children()
     if number == signal.SIGINT:

@@ -286,19 +286,26 @@ def write_world(folder: Path, **changes) -> None:
     write_params(folder / "params.yaml", **changes)
 
 
+def write_task(folder: Path, kind: str, **changes) -> None:
+    """A task of this kind, and no other."""
+    entry = {**write_kind(folder / "data" / "raw", kind), **dict.fromkeys(STAGES_A_TASK_MAY_CHANGE)}
+    write_params(folder / "params.yaml", run=[kind], tasks={kind: entry}, **changes)
+
+
 def run_stage(stage: str, task: str = "tiny") -> None:
     """A stage in this process, in the working folder: the start of a process of its own takes seconds."""
     importlib.import_module(f"pipeline.{stage}").main(*([] if stage in COMMON else [task]))
 
 
-def start_python(*arguments: str) -> subprocess.Popen:
-    """A Python process in the working folder that finds the pipeline; its output and errors as text."""
+def start_python(*arguments: str, processes: int = 1, **options) -> subprocess.Popen:
+    """A Python process in the working folder that finds the pipeline, and the tests; its output and errors as text."""
     return subprocess.Popen(
         [sys.executable, *arguments],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "TINYBERT_PROCESSES": str(processes)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        **options,
     )
 
 

@@ -62,8 +62,5 @@ class ArrayFile:
     def append(self, values: np.ndarray) -> None:
         self.write(len(self), values)
 
-    def flush(self) -> None:
-        self.file.flush()
-
     def close(self) -> None:
         self.file.close()

@@ -297,7 +297,7 @@ class PredictionTrainer(TaskTrainer):
         self.loss, self.temperature = getattr(losses, self.task.loss), temperature
 
     def counted(self, batch: dict[str, Tensor]) -> Tensor:
-        return self.rows_of(batch) if self.task.loss == "span_cross_entropy" else batch["kept"].sum().view(1)
+        return self.task.compared(batch["kept"]).view(1)
 
     def loss_and_outputs(self, model, inputs: dict[str, Tensor]) -> tuple[Tensor, Any]:
         teacher, kept = inputs.pop("teacher_logits"), inputs.pop("kept")

@@ -107,11 +107,7 @@ class Logits:
         made[kept] = torch.from_numpy(np.concatenate([self[sequence] for sequence in sequences]))
         return made
 
-    def flush(self) -> None:
-        self.values.flush(), self.starts.flush()
-
     def save(self, folder: Path) -> None:
-        self.flush()
         for name in ("values", "starts"):
             shutil.copyfile(self.folder / f"{name}.npy", folder / f"{name}.npy")
 

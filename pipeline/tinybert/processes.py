@@ -184,8 +184,6 @@ def _one_of_them(errors, main: Callable[..., None], names: tuple[str, ...], opti
     stage.end_on_signals()
     try:
         stage.run(main, *names, **options)
-    except stage.Interrupted:
-        raise SystemExit(1) from None
     except BaseException as error:
         errors.put((stage.message(error), traceback.format_exc()))
         raise SystemExit(1) from None

@@ -22,6 +22,7 @@ from typing import BinaryIO
 
 import filelock
 import numpy as np
+import torch
 
 from pipeline.tinybert import processes
 from pipeline.tinybert.stage import say
@@ -136,8 +137,6 @@ def read(path: Path) -> dict | None:
 
 def fingerprint(stage: str, arguments: list[str]) -> str:
     """Of a stage's command, parameters, code and inputs, the libraries, and how the processor computes."""
-    import torch
-
     entry, parameters = _yaml(Path("dvc.yaml"))["stages"][stage], _yaml(Path("params.yaml"))
     task = "".join(arguments)
     keys, paths = ([text.replace("${item.task}", task) for text in entry.get(part, [])] for part in ("params", "deps"))

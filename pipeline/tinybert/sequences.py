@@ -93,8 +93,6 @@ class SequencesWriter:
         self.files[name].append(np.asarray(values, TYPES[name]))
 
     def finished(self) -> Sequences:
-        for file in self.files.values():
-            file.flush()
         lengths = np.concatenate([np.zeros(0, dtype=np.uint16), *self.lengths])
         scratch.save(self.folder / LENGTHS, lengths)
         return Sequences(self.files, lengths)

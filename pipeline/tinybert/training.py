@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from pipeline.tinybert.settings import Numerics
     from pipeline.tinybert.tasks import Task
 
-PLACES = ("start_positions", "end_positions")  # the labels of question answering
-
 
 class TaskTrainer(QuietTrainer):
     """A Trainer of a task's model: whatever its head, evaluation gives class logits (sequences, P, C)."""
@@ -37,18 +35,8 @@ class TaskTrainer(QuietTrainer):
         self.task = task
 
     def loss_and_outputs(self, model, inputs: dict[str, Tensor]) -> tuple[Tensor, Any]:
-        places = [inputs.pop(name) for name in PLACES if name in inputs]
-        if not places:
-            return super().loss_and_outputs(model, inputs)
-        # The library's models would take padding for places where an answer may be.
         outputs = model(**inputs)
-        logits = (
-            self.task.class_logits(outputs)
-            .float()
-            .masked_fill(~inputs["attention_mask"].bool().unsqueeze(-1), -torch.inf)
-        )
-        # Start and end as rows of their own: over more dimensions a GPU's sums are not the same each time.
-        return cross_entropy(logits.transpose(1, 2).flatten(0, 1), torch.stack(places, dim=-1).flatten()), outputs
+        return self.task.label_loss(outputs, inputs), outputs
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         inputs = self._prepare_inputs(inputs)

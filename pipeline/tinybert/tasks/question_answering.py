@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 from transformers import AutoModelForQuestionAnswering
 
 from pipeline.tinybert.rows import Row
@@ -126,6 +127,18 @@ class QuestionAnswering(Task):
 
     def head_options(self) -> dict[str, Any]:
         return {}
+
+    def label_loss(self, outputs, inputs: dict[str, Tensor]) -> Tensor:
+        """Over real positions: the library's takes padding for places where an answer may be."""
+        padding = ~inputs["attention_mask"].bool().unsqueeze(-1)
+        logits = self.class_logits(outputs).float().masked_fill(padding, -torch.inf)
+        places = torch.stack([inputs["start_positions"], inputs["end_positions"]], dim=-1)
+        # Start and end as rows of their own: over more dimensions a GPU's sums are not the same each time.
+        return cross_entropy(logits.transpose(1, 2).flatten(0, 1), places.flatten())
+
+    def compared(self, kept: Tensor) -> Tensor:
+        """A distribution over the positions of each sequence."""
+        return torch.ones_like(kept[:, 0]).sum()
 
     def class_logits(self, outputs) -> Tensor:
         return torch.stack([outputs.start_logits, outputs.end_logits], dim=-1)

@@ -98,6 +98,14 @@ class Task(ABC):
         """A weight for each class by which all count the same in the loss: scikit-learn's "balanced"."""
         raise UserError("finetune_teacher.class_weights: this kind of task has no classes to weigh: set it to false")
 
+    def label_loss(self, outputs, inputs: dict[str, Tensor]) -> Tensor:
+        """Of a batch with labels, a mean: the library's own."""
+        return outputs["loss"]
+
+    def compared(self, kept: Tensor) -> Tensor:
+        """How many of a batch's distributions ``loss`` is the mean of, where the mask (B, P) keeps rows."""
+        return kept.sum()
+
     def class_logits(self, outputs) -> Tensor:
         """A model's outputs as (B, P, C)."""
         return outputs.logits.unsqueeze(1)
