@@ -173,8 +173,8 @@ def _remove(path: Path) -> None:
 
 
 def _interrupt(number: int, _frame: object) -> None:
-    for other in ENDING:  # which would disturb the clearing away
-        signal.signal(other, signal.SIG_IGN)
+    for other in ENDING:  # which would disturb the clearing away; SIG_IGN would let Python complain of one on its way
+        signal.signal(other, lambda number, frame: None)
     raise Interrupted(f"interrupted ({signal.Signals(number).name}); nothing half-written is left, `dvc repro` goes on")
 
 
