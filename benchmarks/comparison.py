@@ -52,12 +52,24 @@ def in_turn(sides: dict[str, Side], rounds: int, what: str) -> None:
 
 def multiplications(shape: Shape, length: int) -> int:
     """In the encoder layers of a model, for each position of a text of ``length`` word-pieces."""
-    return shape.layers * (4 * shape.hidden**2 + 2 * shape.hidden * shape.feed_forward + 2 * length * shape.hidden)
+    return shape.layers * of_a_layer(shape, length)
 
 
-def forward_operations(shape: Shape, lengths: Iterable[int]) -> float:
-    """Floating-point operations, two for each multiplication, of a forward over texts of so many word-pieces each."""
-    return sum(2.0 * length * multiplications(shape, length) for length in lengths)
+def of_a_layer(shape: Shape, length: int) -> int:
+    return 4 * shape.hidden**2 + 2 * shape.hidden * shape.feed_forward + 2 * length * shape.hidden
+
+
+def forward_operations(shape: Shape, lengths: Iterable[int], first_position: bool = False) -> float:
+    """Floating-point operations, two for each multiplication, of a forward over texts of so many word-pieces each;
+    ``first_position``: of the last layer only what the first position needs, which has keys and values of all.
+    """
+    keys_and_values = 2 * shape.hidden**2
+    operations = 0.0
+    for length in lengths:
+        operations += 2.0 * length * multiplications(shape, length)
+        if first_position:
+            operations -= 2.0 * (length - 1) * (of_a_layer(shape, length) - keys_and_values)
+    return operations
 
 
 def limit(dtype: torch.dtype, device: torch.device = CPU, rounds: int = 7) -> float:

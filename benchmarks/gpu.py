@@ -6,7 +6,7 @@ at batch 32, in turn, on the same rows, or as many of them as that learns in som
 not counted) are told as a share of what a large matrix product reaches. Made to end within 8 minutes; needs torch,
 transformers, accelerate, datasets, numpy and pandas alone.
 
-``--tiny`` measures tiny models, on whatever there is: a CPU will do.
+``--tiny`` measures tiny models, on whatever there is: a CPU will do, in float32 where it has no bfloat16.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -48,12 +49,12 @@ from comparison import (  # noqa: E402
     wait_for_the_device,
 )
 
-from pipeline.tinybert import distillation  # noqa: E402
+from pipeline.tinybert import distillation, models  # noqa: E402
 from pipeline.tinybert.batches import Collator  # noqa: E402
 from pipeline.tinybert.candidates import Candidates, Sentence, Word  # noqa: E402
 from pipeline.tinybert.logits import Logits  # noqa: E402
 from pipeline.tinybert.stage import say  # noqa: E402
-from pipeline.tinybert.trainer import arguments  # noqa: E402
+from pipeline.tinybert.trainer import arguments, has_bfloat16  # noqa: E402
 
 # Deciles of the word-pieces of a row: sentences of SST-2; questions of SQuAD 1.1 with their passages, cut at 384.
 LENGTHS = {
@@ -76,6 +77,7 @@ WORDS_TO_REPLACE = 0.5  # of a text's
 CLASSES = 2
 SEED = 1
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+PRECISION = torch.bfloat16 if has_bfloat16(DEVICE) else torch.float32
 
 
 class Rows(Dataset):
@@ -144,6 +146,14 @@ def lengths_of(name: str, count: int) -> np.ndarray:
     return np.interp(np.random.default_rng(SEED).random(count), np.linspace(0, 1, len(deciles)), deciles).astype(int)
 
 
+def as_released() -> torch.autocast:
+    return torch.autocast(DEVICE.type, PRECISION, enabled=torch.bfloat16 == PRECISION, cache_enabled=False)
+
+
+def name_of(precision: torch.dtype) -> str:
+    return str(precision).removeprefix("torch.")
+
+
 class Stage:
     """A stage of distillation with a student, on texts of such lengths: ours, at any batch, and the plain one."""
 
@@ -171,10 +181,14 @@ class Stage:
         clock = Clock()
         trainer = self.trainer(batch_size)
         trainer.add_callback(clock)
-        trainer.train()
+        with self.reading():
+            trainer.train()
         if getattr(trainer, "keep", None):
             trainer.keep.take()
         return clock.seconds() / len(self.rows)
+
+    def reading(self) -> AbstractContextManager:
+        return nullcontext()
 
     def plain(self) -> float:
         """Seconds a row, by an epoch over a few."""
@@ -183,14 +197,14 @@ class Stage:
         names = ("input_ids", "attention_mask")
         columns = {name: [self.rows[number][name] for number in range(self.few)] for name in names}
         padded = plain.Rows(columns, self.tokenizer, self.padded_to)
-        with torch.autocast(DEVICE.type, torch.bfloat16, cache_enabled=False):
+        with as_released():
             return timed(partial(self.plain_epoch, padded)) / self.few
 
     def arguments(self, batch_size: int, **options):
         return arguments(
             Path(self.folder, "run"),
             seed=SEED,
-            precision="bfloat16",
+            precision=name_of(PRECISION),
             steps=MANY_STEPS,
             batch_size=batch_size,
             learning_rate=1e-4,
@@ -243,8 +257,16 @@ class Prediction(Stage):
         evaluate = lambda model: None  # noqa: E731 falls outside a run so short
         plain.learn_logits(self.student, self.teacher, padded, plain.of_classes, evaluate, 1, BATCH, 1e-4, 0.1)
 
+    @property
+    def first_position(self) -> bool:
+        """Of a question all positions are read."""
+        return self.lengths == "SST-2"
+
+    def reading(self) -> AbstractContextManager:
+        return models.first_position_only(self.student) if self.first_position else nullcontext()
+
     def operations(self) -> float:
-        return TRAINING * forward_operations(self.shapes[0], self.rows.lengths.tolist())
+        return TRAINING * forward_operations(self.shapes[0], self.rows.lengths.tolist(), self.first_position)
 
 
 class Augmentation:
@@ -277,7 +299,7 @@ class Augmentation:
         augmenter = SimpleNamespace(model=self.model, tokenizer=self.tokenizer, candidates=self.settings.candidates)
 
         def one_by_one() -> None:
-            with torch.autocast(DEVICE.type, torch.bfloat16, cache_enabled=False):
+            with as_released():
                 for sentence in self.sentences[: self.few]:
                     pieces = self.tokenizer.convert_ids_to_tokens(sentence.pieces)
                     for word in sentence.words:
@@ -348,7 +370,7 @@ def main() -> None:
         students, teacher, vocabulary, batches, few = {"tiny": TINY}, TINY, TINY_VOCABULARY, (64,), 8
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        ceiling = limit(torch.bfloat16, DEVICE)
+        ceiling = limit(PRECISION, DEVICE)
         table = []
         for kind in (Intermediate, Prediction):
             for lengths in LENGTHS:
@@ -359,7 +381,7 @@ def main() -> None:
         table.append(row_of_augmentation(Augmentation(teacher, vocabulary, 3, 64), options, few))
         os.chdir(ROOT)
     say(f"\n{machine()}, {torch.cuda.get_device_name() if DEVICE.type == 'cuda' else 'no GPU'}")
-    say(f"a large matrix product in bfloat16: {ceiling / 1e12:.1f} TFLOP/s")
+    say(f"a large matrix product in {name_of(PRECISION)}: {ceiling / 1e12:.1f} TFLOP/s")
     print_table(["what", "rows of", "batch", "rows a second", "plain", "ratio", "of the limit"], table)
 
 

@@ -38,6 +38,7 @@ from pipeline.tinybert.trainer import computing  # noqa: E402
 
 STAGES = ("augment", "distill_intermediate", "distill_prediction")
 MASKED_LANGUAGE_MODEL = Path("models/pretrained/masked_language_model")
+OF_WHOLE_TEXTS = ("text_classification",)  # kinds whose head reads the first position alone
 EPOCHS = 3  # of the prediction stage
 ROWS, FEW_ROWS = 48, 8
 PLAIN, OURS, ONE_AT_A_TIME = "as released", "here", "here, one masked word a forward"
@@ -136,6 +137,7 @@ class Distillation:
     def sides(self) -> dict[str, dict[str, Side]]:
         lengths = self.encoded().lengths.tolist()
         teacher, student = (forward_operations(shape, lengths) for shape in (self.teacher, self.student))
+        prediction = forward_operations(self.student, lengths, first_position=self.world.kind in OF_WHOLE_TEXTS)
         projections = 2.0 * sum(lengths) * (self.student.layers + 1) * self.student.hidden * self.teacher.hidden
         return {
             "distill_intermediate": {
@@ -144,7 +146,7 @@ class Distillation:
             },
             "distill_prediction": {
                 PLAIN: Side(self.plain_prediction),
-                OURS: Side(self.our_prediction, EPOCHS * TRAINING * student),
+                OURS: Side(self.our_prediction, EPOCHS * TRAINING * prediction),
             },
         }
 
@@ -252,13 +254,13 @@ def main() -> None:
     compared |= {name: sides for name, sides in distillation_of_both.sides().items() if name in arguments.stages}
     if "distill_intermediate" not in compared and "distill_prediction" in compared:
         distillation_of_both.our_intermediate()  # for its logits
-    ceilings = {dtype: limit(dtype) for dtype in (torch.float32, torch.bfloat16)}
+    with computing(world.numerics.precision, torch.device("cpu")):
+        ours = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
+    ceilings = {dtype: limit(dtype) for dtype in dict.fromkeys((torch.float32, ours))}
     for name, sides in compared.items():
         in_turn(sides, arguments.rounds, name)
 
     reached = ", ".join(f"{str(dtype).split('.')[1]} {found / 1e9:.0f}" for dtype, found in ceilings.items())
-    with computing(world.numerics.precision, torch.device("cpu")):
-        ours = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
     print(f"\n{machine()}; a large matrix product, in GFLOP/s: {reached}; distillation here computes in {ours}")
     print(f"{count} rows of {world.name} of at most {world.task.max_length} word-pieces, with variants {len(learned)}")
     ceiling = ceilings[torch.float32]

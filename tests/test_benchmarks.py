@@ -18,8 +18,9 @@ from comparison import forward_operations, multiplications
 from tiny import ROOT
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertForMaskedLM, BertForQuestionAnswering, BertForSequenceClassification, BertModel
+from transformers.models.bert.modeling_bert import eager_attention_forward
 
-from pipeline.tinybert import candidates, distillation, losses, models, rows, settings, tasks, vectors
+from pipeline.tinybert import attention, candidates, distillation, losses, models, rows, settings, tasks, vectors
 from pipeline.tinybert.settings import Losses, Shape
 
 # The measured kinds ---------------------------------------------------------------------------------------------------
@@ -158,6 +159,16 @@ def test_counted_operations_are_those_that_torch_counts():
         for length in lengths:
             model.encoder(torch.rand(1, length, 32), attention_mask=None)
     assert counter.get_total_flops() == forward_operations(models.shape_of(model.config), lengths)
+
+
+def test_counted_operations_of_the_first_position_are_those_that_torch_counts(monkeypatch):
+    monkeypatch.setattr(attention, "sdpa_attention_forward", eager_attention_forward)  # whose operations are counted
+    model = made(BertModel, 1, layers=3, hidden=32, heads=4, feed_forward=64)
+    lengths = [5, 12]
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), models.first_position_only(model):
+        for length in lengths:
+            model.encoder(torch.rand(1, length, 32), attention_mask=None)
+    assert counter.get_total_flops() == forward_operations(models.shape_of(model.config), lengths, first_position=True)
 
 
 def test_the_comparison_prints_a_row_for_each_stage(world):

@@ -47,7 +47,8 @@ def our_attention(model: nn.Module) -> nn.Module:
     return model
 
 
-def _attention(module, query, key, value, attention_mask, dropout=0.0, scaling=None, **rest):
+def attend(module, query, key, value, attention_mask, dropout=0.0, scaling=None, **rest) -> tuple[Tensor, None]:
+    """States (B, Q, H, D) of queries (B, H, Q, D), keys and values (B, H, K, D), and a mask (B, 1, Q, K)."""
     capture = _active.get()
     if capture is not None:
         capture.calls += 1
@@ -70,5 +71,5 @@ def _plainly_is_faster(query: Tensor) -> bool:
     return query.requires_grad and query.dtype == torch.bfloat16 and query.device.type == "cpu"
 
 
-AttentionInterface.register(NAME, _attention)
+AttentionInterface.register(NAME, attend)
 AttentionMaskInterface.register(NAME, sdpa_mask)

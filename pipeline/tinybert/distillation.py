@@ -268,7 +268,7 @@ def fill_logits(teacher: nn.Module, task: Task, data: Sequences, tokenizer, logi
                 batch = collate([data[int(number)] for number in numbers])
                 batch = {name: values.to(teacher.device) for name, values in batch.items()}
                 kept = batch.pop("kept")
-                with computing(numerics.precision, teacher.device):
+                with task.reading(teacher), computing(numerics.precision, teacher.device):
                     logits.put(numbers, task.class_logits(teacher(**batch)), kept)
     processes.wait()
 

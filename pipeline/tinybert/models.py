@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +15,7 @@ import transformers
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from pipeline.tinybert.attention import attend, our_attention
 from pipeline.tinybert.stage import UserError, say_how_many
 
 if TYPE_CHECKING:
@@ -21,13 +24,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Family:
-    """What differs between families of encoders: where the layers are, what in a layer ends its attention, the
-    feed-forward width's name and its two projections in a layer, positions that text cannot take, and the part of the
-    masked language model that turns hidden states into words.
+    """What differs between families of encoders: where the layers are; in a layer the attention, its projections to
+    queries, keys and values and, where it has one, to what it gives, and the module that ends it; the feed-forward
+    width's name and its two projections in a layer; positions that text cannot take; the part of the masked language
+    model that turns hidden states into words.
     """
 
     layers: str
     head: Callable[[nn.Module, Tensor], Tensor]
+    attention: str = "attention.self"
+    queries_keys_values: tuple[str, str, str] = ("query", "key", "value")
+    given: str | None = None
     attended: str = "attention.output"
     feed_forward: str = "intermediate_size"
     projections: tuple[str, str] = ("intermediate.dense", "output.dense")
@@ -45,6 +52,9 @@ FAMILIES = {
         lambda model, hidden: model.vocab_projector(
             model.vocab_layer_norm(model.activation(model.vocab_transform(hidden)))
         ),
+        attention="attention",
+        queries_keys_values=("q_lin", "k_lin", "v_lin"),
+        given="out_lin",
         attended="sa_layer_norm",
         feed_forward="hidden_dim",
         projections=("ffn.lin1", "ffn.lin2"),
@@ -192,3 +202,39 @@ def word_logits(model: nn.Module, inputs: dict[str, Tensor], positions: Tensor) 
     finally:
         hook.remove()
     return family.head(model, states)
+
+
+@contextlib.contextmanager
+def first_position_only(model: nn.Module) -> Iterator[None]:
+    """Within the block, the last layer of ``model`` computes the state of the first position alone, (B, 1, D): all that
+    a head over whole texts reads, and the same numbers. Of a layer's products three quarters or more are left out.
+    """
+    family = FAMILIES[our_attention(model).config.model_type]
+    last = layers(model.base_model)[-1]
+    attention = last.get_submodule(family.attention)
+    attention.forward = partial(_attention_of_first, attention, family)
+    # What comes in: the attention's result, and the states that go past it.
+    hook = last.get_submodule(family.attended).register_forward_pre_hook(
+        lambda module, inputs: tuple(states[:, :1] for states in inputs)
+    )
+    try:
+        yield
+    finally:
+        hook.remove()
+        del attention.forward
+
+
+def _attention_of_first(
+    attention: nn.Module, family: Family, hidden_states: Tensor, attention_mask: Tensor | None = None, **rest
+) -> tuple[Tensor, None]:
+    """The forward of a layer's ``attention`` with one query."""
+    read = hidden_states[:, :1], hidden_states, hidden_states
+    queries, keys, values = (
+        attention.get_submodule(name)(states).unflatten(-1, (-1, attention.attention_head_size)).transpose(1, 2)
+        for name, states in zip(family.queries_keys_values, read, strict=True)
+    )
+    dropout = attention.dropout.p if attention.training else 0.0
+    mask = None if attention_mask is None else attention_mask[:, :, :1]
+    states, _ = attend(attention, queries, keys, values, mask, dropout, attention.scaling)
+    states = states.flatten(2)
+    return (attention.get_submodule(family.given)(states) if family.given else states), None

@@ -149,7 +149,8 @@ def train_to_best_epoch(
             task=task,
             callbacks=[EarlyStoppingCallback(settings.patience)] if settings.patience else None,
         )
-        trainer.go_on()
+        with task.reading(model):
+            trainer.go_on()
         evaluated = [entry for entry in trainer.state.log_history if f"eval_{task.metric}" in entry]
         best = max(evaluated, key=lambda entry: entry[f"eval_{task.metric}"])
         return Result(
@@ -200,7 +201,8 @@ def predict(model: nn.Module, tokenizer, scored: Scored) -> np.ndarray:
     with tempfile.TemporaryDirectory() as nothing:
         options = arguments(nothing, seed=0, precision="float32", steps=1, batch_size=1, learning_rate=1.0)
         trainer = TaskTrainer(model=model, args=options, data_collator=Collator(tokenizer), task=scored.task)
-        return scored.in_order(trainer.predict(scored.by_length).predictions)
+        with scored.task.reading(model):
+            return scored.in_order(trainer.predict(scored.by_length).predictions)
 
 
 def score_as_it_is(model: nn.Module, scored: Scored, tokenizer) -> Result:

@@ -52,6 +52,22 @@ def test_predictions_come_in_row_order_whatever_the_lengths(in_empty_folder, tas
     np.testing.assert_allclose(predict(model, task, rows)[:, 0], expected, atol=1e-6)
 
 
+def test_of_the_last_layer_only_what_the_head_reads_is_computed(encoder, task, monkeypatch):
+    sizes, load = [], task.load_model
+
+    def watched(folder, seed):
+        model = load(folder, seed)
+        for block in model.bert.encoder.layer:
+            block.output.dense.register_forward_hook(lambda module, inputs, states: sizes.append(states.size(1)))
+        return model
+
+    monkeypatch.setattr(task, "load_model", watched)
+    model, _ = fine_tune(encoder, task)
+    assert sizes[1::2] == [1] * (len(sizes) // 2) and min(sizes[::2]) > 5
+    predict(model, task, ROWS)
+    assert sizes[-1] == 1 < sizes[-2]
+
+
 def test_predictions_are_made_without_dropout_and_without_labels(in_empty_folder, task):
     model = classifier()
     for module in model.modules():

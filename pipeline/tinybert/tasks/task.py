@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -93,6 +94,10 @@ class Task(ABC):
         """What the configuration of a model says of the task: the names of its labels."""
         names = dict(enumerate(self.labels))
         return {"id2label": names, "label2id": {name: index for index, name in names.items()}}
+
+    def reading(self, model: torch.nn.Module) -> AbstractContextManager:
+        """Within the block, ``model`` computes of its last layer only what the head of this kind reads."""
+        return nullcontext()
 
     def class_weights(self, rows: list[Row]) -> list[float]:
         """A weight for each class by which all count the same in the loss: scikit-learn's "balanced"."""
