@@ -49,7 +49,8 @@ from comparison import (  # noqa: E402
     wait_for_the_device,
 )
 
-from pipeline.tinybert import distillation, models  # noqa: E402
+from pipeline.tinybert import distillation  # noqa: E402
+from pipeline.tinybert.attention import first_position_only  # noqa: E402
 from pipeline.tinybert.batches import Collator  # noqa: E402
 from pipeline.tinybert.candidates import Candidates, Sentence, Word  # noqa: E402
 from pipeline.tinybert.logits import Logits  # noqa: E402
@@ -263,7 +264,7 @@ class Prediction(Stage):
         return self.lengths == "SST-2"
 
     def reading(self) -> AbstractContextManager:
-        return models.first_position_only(self.student) if self.first_position else nullcontext()
+        return first_position_only(self.student) if self.first_position else nullcontext()
 
     def operations(self) -> float:
         return TRAINING * forward_operations(self.shapes[0], self.rows.lengths.tolist(), self.first_position)

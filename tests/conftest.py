@@ -12,7 +12,10 @@ from pathlib import Path
 
 import pytest
 import tiny
+import torch
 from tiny import COMMON, PER_TASK, ROOT, run_stage
+
+PAD = tiny.tokenizer().pad_token_id
 
 
 @pytest.fixture(scope="session")
@@ -43,6 +46,20 @@ def repository(world) -> Path:
     shutil.copy(ROOT / "dvc.yaml", world)
     (world / ".dvc").mkdir()
     return world
+
+
+@pytest.fixture
+def batch():
+    """``batch(lengths, padding)``: random model inputs of these lengths, padded to the longest and by ``padding``."""
+
+    def make(lengths, padding: int = 0) -> dict[str, torch.Tensor]:
+        draw = torch.Generator().manual_seed(0)
+        ids = torch.full((len(lengths), max(lengths) + padding), PAD)
+        for row, length in enumerate(lengths):
+            ids[row, :length] = torch.randint(5, len(tiny.tokenizer()), (length,), generator=draw)
+        return {"input_ids": ids, "attention_mask": (ids != PAD).long(), "token_type_ids": torch.zeros_like(ids)}
+
+    return make
 
 
 @pytest.fixture

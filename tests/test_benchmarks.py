@@ -165,7 +165,7 @@ def test_counted_operations_of_the_first_position_are_those_that_torch_counts(mo
     monkeypatch.setattr(attention, "sdpa_attention_forward", eager_attention_forward)  # whose operations are counted
     model = made(BertModel, 1, layers=3, hidden=32, heads=4, feed_forward=64)
     lengths = [5, 12]
-    with FlopCounterMode(display=False) as counter, torch.no_grad(), models.first_position_only(model):
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), attention.first_position_only(model):
         for length in lengths:
             model.encoder(torch.rand(1, length, 32), attention_mask=None)
     assert counter.get_total_flops() == forward_operations(models.shape_of(model.config), lengths, first_position=True)

@@ -81,7 +81,7 @@ def test_code_is_listed_file_by_file():
 
 
 DISTILLING = {"general_student", "distill_intermediate", "distill_prediction"}
-TEACHING = {"finetune_teacher", "finetune_student", "evaluate"}
+TEACHING = {"finetune_teacher", "finetune_student", "evaluate", "export"}
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,8 @@ TEACHING = {"finetune_teacher", "finetune_student", "evaluate"}
         ("distillation", DISTILLING),
         ("sequences", DISTILLING),
         ("training", DISTILLING | TEACHING),
-        ("scoring", {"evaluate"}),
+        ("scoring", {"evaluate", "export"}),
+        ("onnx_model", {"export"}),
         ("general", {"general_student"}),
         ("transfer", {"distill_intermediate", "distill_prediction"}),
         ("augmentation", {"augment"}),

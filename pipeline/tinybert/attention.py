@@ -1,4 +1,4 @@
-"""Attention of any model of the library, without touching its code: scores before softmax, and speed in training.
+"""Attention of any model of the library, without touching its code: scores before softmax, and speed.
 
 An attention function is registered by name. It hands a layer to the library's SDPA kernel, unless the scores of that
 layer are asked for: then it computes them once, keeps them and attends with them. So it does, without keeping them,
@@ -8,12 +8,15 @@ where torch's kernel is slow: in bfloat16 on a CPU its backward pass takes two t
 import contextlib
 import contextvars
 from collections.abc import Collection, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+
+from pipeline.tinybert import models
 
 NAME = "tinybert"
 
@@ -47,7 +50,7 @@ def our_attention(model: nn.Module) -> nn.Module:
     return model
 
 
-def attend(module, query, key, value, attention_mask, dropout=0.0, scaling=None, **rest) -> tuple[Tensor, None]:
+def _attention(module, query, key, value, attention_mask, dropout=0.0, scaling=None, **rest) -> tuple[Tensor, None]:
     """States (B, Q, H, D) of queries (B, H, Q, D), keys and values (B, H, K, D), and a mask (B, 1, Q, K)."""
     capture = _active.get()
     if capture is not None:
@@ -71,5 +74,41 @@ def _plainly_is_faster(query: Tensor) -> bool:
     return query.requires_grad and query.dtype == torch.bfloat16 and query.device.type == "cpu"
 
 
-AttentionInterface.register(NAME, attend)
+@contextlib.contextmanager
+def first_position_only(model: nn.Module) -> Iterator[None]:
+    """Within the block, the last layer of ``model`` computes the state of the first position alone, (B, 1, D): all that
+    a head over whole texts reads, and the same numbers. Of a layer's products three quarters or more are left out.
+    """
+    family = models.FAMILIES[our_attention(model).config.model_type]
+    last = models.layers(model.base_model)[-1]
+    attention = last.get_submodule(family.attention)
+    attention.forward = partial(_attention_of_first, attention, family)
+    # What comes in: the attention's result, and the states that go past it.
+    hook = last.get_submodule(family.attended).register_forward_pre_hook(
+        lambda module, inputs: tuple(states[:, :1] for states in inputs)
+    )
+    try:
+        yield
+    finally:
+        hook.remove()
+        del attention.forward
+
+
+def _attention_of_first(
+    attention: nn.Module, family: models.Family, hidden_states: Tensor, attention_mask: Tensor | None = None, **rest
+) -> tuple[Tensor, None]:
+    """The forward of a layer's ``attention`` with one query."""
+    read = hidden_states[:, :1], hidden_states, hidden_states
+    queries, keys, values = (
+        attention.get_submodule(name)(states).unflatten(-1, (-1, attention.attention_head_size)).transpose(1, 2)
+        for name, states in zip(family.queries_keys_values, read, strict=True)
+    )
+    dropout = attention.dropout.p if attention.training else 0.0
+    mask = None if attention_mask is None else attention_mask[:, :, :1]
+    states, _ = _attention(attention, queries, keys, values, mask, dropout, attention.scaling)
+    states = states.flatten(2)
+    return (attention.get_submodule(family.given)(states) if family.given else states), None
+
+
+AttentionInterface.register(NAME, _attention)
 AttentionMaskInterface.register(NAME, sdpa_mask)

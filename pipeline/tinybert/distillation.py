@@ -31,7 +31,7 @@ from pipeline.tinybert.trainer import (
     once,
     steps_of,
 )
-from pipeline.tinybert.training import Scored, TaskTrainer, train_to_best_epoch
+from pipeline.tinybert.training import Scored, TaskTrainer, reading, train_to_best_epoch
 
 if TYPE_CHECKING:
     from pipeline.tinybert.settings import DistillIntermediate, GeneralDistillation, Losses, Numerics
@@ -268,7 +268,7 @@ def fill_logits(teacher: nn.Module, task: Task, data: Sequences, tokenizer, logi
                 batch = collate([data[int(number)] for number in numbers])
                 batch = {name: values.to(teacher.device) for name, values in batch.items()}
                 kept = batch.pop("kept")
-                with task.reading(teacher), computing(numerics.precision, teacher.device):
+                with reading(task, teacher), computing(numerics.precision, teacher.device):
                     logits.put(numbers, task.class_logits(teacher(**batch)), kept)
     processes.wait()
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +13,6 @@ import transformers
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from pipeline.tinybert.attention import attend, our_attention
 from pipeline.tinybert.stage import UserError, say_how_many
 
 if TYPE_CHECKING:
@@ -95,9 +92,13 @@ def check_family(config, key: str) -> None:
 def save(folder: Path, model: nn.Module, tokenizer=None, **options) -> None:
     model.save_pretrained(folder, **options)
     if tokenizer is not None:
-        # Which would be as the last call left them.
-        tokenizer.backend_tokenizer.no_truncation(), tokenizer.backend_tokenizer.no_padding()
-        tokenizer.save_pretrained(folder)
+        save_tokenizer(folder, tokenizer)
+
+
+def save_tokenizer(folder: Path, tokenizer) -> None:
+    # Which would be as the last call left them.
+    tokenizer.backend_tokenizer.no_truncation(), tokenizer.backend_tokenizer.no_padding()
+    tokenizer.save_pretrained(folder)
 
 
 def tokenizer(folder: str | Path, key: str = ""):
@@ -202,39 +203,3 @@ def word_logits(model: nn.Module, inputs: dict[str, Tensor], positions: Tensor) 
     finally:
         hook.remove()
     return family.head(model, states)
-
-
-@contextlib.contextmanager
-def first_position_only(model: nn.Module) -> Iterator[None]:
-    """Within the block, the last layer of ``model`` computes the state of the first position alone, (B, 1, D): all that
-    a head over whole texts reads, and the same numbers. Of a layer's products three quarters or more are left out.
-    """
-    family = FAMILIES[our_attention(model).config.model_type]
-    last = layers(model.base_model)[-1]
-    attention = last.get_submodule(family.attention)
-    attention.forward = partial(_attention_of_first, attention, family)
-    # What comes in: the attention's result, and the states that go past it.
-    hook = last.get_submodule(family.attended).register_forward_pre_hook(
-        lambda module, inputs: tuple(states[:, :1] for states in inputs)
-    )
-    try:
-        yield
-    finally:
-        hook.remove()
-        del attention.forward
-
-
-def _attention_of_first(
-    attention: nn.Module, family: Family, hidden_states: Tensor, attention_mask: Tensor | None = None, **rest
-) -> tuple[Tensor, None]:
-    """The forward of a layer's ``attention`` with one query."""
-    read = hidden_states[:, :1], hidden_states, hidden_states
-    queries, keys, values = (
-        attention.get_submodule(name)(states).unflatten(-1, (-1, attention.attention_head_size)).transpose(1, 2)
-        for name, states in zip(family.queries_keys_values, read, strict=True)
-    )
-    dropout = attention.dropout.p if attention.training else 0.0
-    mask = None if attention_mask is None else attention_mask[:, :, :1]
-    states, _ = attend(attention, queries, keys, values, mask, dropout, attention.scaling)
-    states = states.flatten(2)
-    return (attention.get_submodule(family.given)(states) if family.given else states), None

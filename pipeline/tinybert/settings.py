@@ -217,6 +217,14 @@ class Evaluate(Group):
     resamples: PositiveInt
 
 
+class Export(Group):
+    opset: int = Field(ge=18)  # what torch's exporter writes
+    per_channel: bool
+    reduce_range: bool
+    largest_difference: PositiveFloat
+    equal_predictions: float = Field(gt=0, le=1)
+
+
 class Task(Group):
     """What a task is, and what it changes in the groups of the stages (blank: nothing)."""
 
@@ -233,6 +241,7 @@ class Task(Group):
     distill_prediction: dict[str, Any] | None
     finetune_student: dict[str, Any] | None
     evaluate: dict[str, Any] | None
+    export: dict[str, Any] | None
 
 
 class Settings(Group):
@@ -249,6 +258,7 @@ class Settings(Group):
     distill_prediction: DistillPrediction
     finetune_student: FinetuneStudent
     evaluate: Evaluate
+    export: Export
     tasks: dict[str, Task]
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -17,6 +18,7 @@ from torch.utils.data import Dataset
 from transformers import EarlyStoppingCallback
 
 from pipeline.tinybert import models
+from pipeline.tinybert.attention import first_position_only
 from pipeline.tinybert.batches import Collator
 from pipeline.tinybert.rows import Row, write_csv, write_json
 from pipeline.tinybert.stage import UserError
@@ -64,6 +66,11 @@ class WeightedTrainer(TaskTrainer):
         return cross_entropy(logits, labels.flatten(), self.weights), outputs
 
 
+def reading(task: Task, model: nn.Module) -> contextlib.AbstractContextManager:
+    """Within the block, ``model`` computes of its last layer only what the head of the task's kind reads."""
+    return first_position_only(model) if task.of_first_position else contextlib.nullcontext()
+
+
 def columns(task: Task, rows: list[Row], tokenizer) -> dict[str, list]:
     """Rows as model inputs: what ``Task.encode`` gives, once the task's length is one that the model takes."""
     if task.max_length > tokenizer.model_max_length:
@@ -92,10 +99,13 @@ class Scored:
         """Class logits of ``by_length`` in the order of ``data``."""
         return logits[np.argsort(self.order)]
 
+    def kept(self, logits: np.ndarray) -> list[np.ndarray]:
+        """Of class logits (sequences, P, C), in order, padded to the longest P: those that count, (kept, C) each."""
+        return [row[np.flatnonzero(mask)] for row, mask in zip(logits, self.data["kept"], strict=True)]
+
     def predictions(self, logits: np.ndarray) -> list:
-        """One answer for each row from class logits (sequences, P, C), in order, padded to the longest P."""
-        kept = [row[np.flatnonzero(mask)] for row, mask in zip(logits, self.data["kept"], strict=True)]
-        return self.task.predictions(kept, self.data, self.rows)
+        """One answer for each row from such class logits."""
+        return self.task.predictions(self.kept(logits), self.data, self.rows)
 
     def score(self, logits: np.ndarray) -> dict[str, float]:
         """Every metric; where answers need a threshold, at the best one for these rows."""
@@ -149,7 +159,7 @@ def train_to_best_epoch(
             task=task,
             callbacks=[EarlyStoppingCallback(settings.patience)] if settings.patience else None,
         )
-        with task.reading(model):
+        with reading(task, model):
             trainer.go_on()
         evaluated = [entry for entry in trainer.state.log_history if f"eval_{task.metric}" in entry]
         best = max(evaluated, key=lambda entry: entry[f"eval_{task.metric}"])
@@ -201,7 +211,7 @@ def predict(model: nn.Module, tokenizer, scored: Scored) -> np.ndarray:
     with tempfile.TemporaryDirectory() as nothing:
         options = arguments(nothing, seed=0, precision="float32", steps=1, batch_size=1, learning_rate=1.0)
         trainer = TaskTrainer(model=model, args=options, data_collator=Collator(tokenizer), task=scored.task)
-        with scored.task.reading(model):
+        with reading(scored.task, model):
             return scored.in_order(trainer.predict(scored.by_length).predictions)
 
 

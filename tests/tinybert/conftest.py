@@ -4,8 +4,6 @@ import torch
 
 from pipeline.tinybert.settings import Losses
 
-PAD = tiny.tokenizer().pad_token_id
-
 
 @pytest.fixture
 def task():
@@ -17,20 +15,6 @@ def in_empty_folder(tmp_path, monkeypatch):
     """Stages read and write below the working folder."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-@pytest.fixture
-def batch():
-    """``batch(lengths, padding)``: random model inputs of these lengths, padded to the longest and by ``padding``."""
-
-    def make(lengths, padding: int = 0) -> dict[str, torch.Tensor]:
-        draw = torch.Generator().manual_seed(0)
-        ids = torch.full((len(lengths), max(lengths) + padding), PAD)
-        for row, length in enumerate(lengths):
-            ids[row, :length] = torch.randint(5, len(tiny.tokenizer()), (length,), generator=draw)
-        return {"input_ids": ids, "attention_mask": (ids != PAD).long(), "token_type_ids": torch.zeros_like(ids)}
-
-    return make
 
 
 @pytest.fixture

@@ -3,10 +3,10 @@ import copy
 import pytest
 import tiny
 import torch
-from transformers import BertForSequenceClassification, BertModel
+from transformers import AutoModelForSequenceClassification, BertForSequenceClassification, BertModel
 
-from pipeline.tinybert import attention
-from pipeline.tinybert.attention import attention_scores, our_attention
+from pipeline.tinybert import attention, models
+from pipeline.tinybert.attention import attention_scores, first_position_only, our_attention
 from pipeline.tinybert.trainer import computing
 
 LENGTHS = [(5,), (1, 1), (12, 3, 7), (9, 9)]
@@ -134,3 +134,25 @@ def test_a_saved_model_does_not_ask_for_this_attention(tmp_path):
     loaded = BertModel.from_pretrained(tmp_path)
     assert "tinybert" not in (tmp_path / "config.json").read_text()
     assert loaded.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("family", models.FAMILIES)
+def test_a_head_over_whole_texts_answers_and_learns_the_same_from_the_first_position_alone(family):
+    torch.manual_seed(0)
+    config = tiny.config(family=family, layers=3)
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    inputs = {"input_ids": torch.randint(5, 50, (3, 8)), "attention_mask": torch.ones(3, 8, dtype=torch.long)}
+    inputs["attention_mask"][1, 5:] = 0
+
+    def answered_and_learned():
+        model.zero_grad()
+        logits = model(**inputs).logits
+        logits.square().sum().backward()
+        return logits.detach(), [weights.grad.clone() for weights in model.parameters() if weights.grad is not None]
+
+    expected = answered_and_learned()
+    with first_position_only(model):
+        torch.testing.assert_close(answered_and_learned(), expected)
+        sizes = {tuple(layer(torch.zeros(3, 8, config.hidden_size)).shape) for layer in models.layers(model.base_model)}
+        assert sizes == {(3, 8, config.hidden_size), (3, 1, config.hidden_size)}
+    torch.testing.assert_close(answered_and_learned(), expected, atol=0, rtol=0)  # as before

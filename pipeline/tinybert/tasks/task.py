@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -40,6 +39,7 @@ class Task(ABC):
     label_columns: ClassVar[bool] = False  # whether `label` may be several columns
     details: ClassVar[tuple[str, ...]] = ()  # further settings of a source that this kind reads
     head: ClassVar[type]  # the library's class of models with such a head
+    of_first_position: ClassVar[bool] = False  # whether the head reads the first position's state alone
     loss: ClassVar[str]  # the function of `losses` that compares class logits (B, P, C) with the teacher's
     Options: ClassVar[type[Group]] = Group
 
@@ -94,10 +94,6 @@ class Task(ABC):
         """What the configuration of a model says of the task: the names of its labels."""
         names = dict(enumerate(self.labels))
         return {"id2label": names, "label2id": {name: index for index, name in names.items()}}
-
-    def reading(self, model: torch.nn.Module) -> AbstractContextManager:
-        """Within the block, ``model`` computes of its last layer only what the head of this kind reads."""
-        return nullcontext()
 
     def class_weights(self, rows: list[Row]) -> list[float]:
         """A weight for each class by which all count the same in the loss: scikit-learn's "balanced"."""

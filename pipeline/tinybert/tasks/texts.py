@@ -1,10 +1,8 @@
 """What the kinds share whose rows are one text or a pair, with one answer for the whole."""
 
 from abc import abstractmethod
-from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
-from torch import nn
 from transformers import AutoModelForSequenceClassification
 
 from pipeline.tinybert import models
@@ -19,6 +17,7 @@ class Texts(Task):
     columns: ClassVar = {"text": "text", "pair": None, "label": "label"}
     targets: ClassVar = ("label",)
     head: ClassVar = AutoModelForSequenceClassification
+    of_first_position: ClassVar = True
     problem_type: ClassVar[str]
 
     @abstractmethod
@@ -52,9 +51,6 @@ class Texts(Task):
 
     def head_options(self) -> dict[str, Any]:
         return {**super().head_options(), "problem_type": self.problem_type}
-
-    def reading(self, model: nn.Module) -> AbstractContextManager:
-        return models.first_position_only(model)
 
     def replaceable(self, row: Row) -> dict[str, tuple[str, list[Span]]]:
         return {field: (row[field], [(0, len(row[field]))]) for field in FIELDS if field in row}

@@ -1,0 +1,98 @@
+"""The student as ONNX: it answers as PyTorch does, whatever the batch, or the stage fails and leaves what was there."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from tiny import run_stage
+
+from pipeline.tinybert import models, onnx_model, settings, tasks
+from pipeline.tinybert.stage import UserError
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def exported(name: str = "tiny"):
+    """The task, and its student as PyTorch and as ONNX has it."""
+    configuration = settings.load()
+    task = tasks.load(Path("data", name, "prepared", "task.json"), configuration.task(name), name)
+    return task, task.load_model(Path("models", name, "student")).eval(), Path("models", name, "onnx", "model.onnx")
+
+
+@pytest.mark.parametrize("kind", tasks.KINDS)
+def test_onnx_answers_as_the_model_whatever_the_batch_its_length_and_padding(world, batch, kind):
+    tiny.write_task(world, kind)
+    for stage in ("prepare", "general_student", "finetune_teacher"):
+        run_stage(stage, kind)
+    shutil.copytree(f"models/{kind}/teacher", f"models/{kind}/student", dirs_exist_ok=True)
+    run_stage("export", kind)
+    task, student, path = exported(kind)
+    running = onnx_model.session(path, threads=1)
+    for lengths, padding in [((5,), 0), ((1,), 0), ((12, 3, 7), 4), ((31, 31), 0)]:
+        inputs = batch(lengths, padding)
+        with torch.no_grad():
+            expected = task.class_logits(student(**inputs))
+        found = task.class_logits(onnx_model.run(running, inputs))
+        kept = inputs["attention_mask"].bool() if found.size(1) > 1 else slice(None)
+        torch.testing.assert_close(found[kept], expected[kept], atol=1e-5, rtol=0)
+
+
+def test_the_report_has_the_scores_of_each_file_beside_pytorch_s(world):
+    run_stage("export")
+    report = json.loads(Path("metrics/tiny/export.json").read_text())
+    scores = json.loads(Path("metrics/tiny/scores.json").read_text())
+    assert report["pytorch"] == {name: scores["student"][name] for name in report["pytorch"]}
+    assert report["onnx"]["largest_difference"] < 1e-4 and report["onnx"]["equal_predictions"] == 1
+    assert report["int8"]["largest_difference"] > report["onnx"]["largest_difference"]
+    assert report["int8"]["accuracy"] == pytest.approx(report["pytorch"]["accuracy"], abs=0.2)
+    sizes = {name: Path("models/tiny/onnx", name).stat().st_size for name in ("model.onnx", "model_int8.onnx")}
+    assert sizes["model_int8.onnx"] < sizes["model.onnx"]
+
+
+def test_the_folder_has_what_a_reader_of_the_files_needs(world):
+    run_stage("export")
+    tokenizer, ours = (models.tokenizer(f"models/tiny/{folder}") for folder in ("student", "onnx"))
+    assert ours("a heartwarming film")["input_ids"] == tokenizer("a heartwarming film")["input_ids"]
+    config = json.loads(Path("models/tiny/onnx/config.json").read_text())
+    assert config["id2label"] == {"0": "negative", "1": "positive"}
+    running = onnx_model.session(Path("models/tiny/onnx/model_int8.onnx"))
+    assert {taken.name for taken in running.get_inputs()} == {"input_ids", "token_type_ids", "attention_mask"}
+    assert [given.name for given in running.get_outputs()] == ["logits"]
+
+
+def test_the_same_student_gives_the_same_bytes(world):
+    run_stage("export")
+    first = content(Path("models/tiny/onnx"))
+    run_stage("export")
+    assert content(Path("models/tiny/onnx")) == first
+
+
+@pytest.mark.parametrize("setting", ["largest_difference", "equal_predictions"])
+def test_a_file_that_answers_otherwise_is_refused_and_what_was_there_stays(world, monkeypatch, setting):
+    run_stage("export")
+    before = content(Path("models/tiny/onnx"))
+    noisy = {"largest_difference": 0.01, "equal_predictions": 100.0}[setting]
+    tiny.write_params(world / "params.yaml", **{"export.largest_difference": {0.01: 1e-3, 100.0: 1e9}[noisy]})
+    plain = onnx_model.predict
+    monkeypatch.setattr(onnx_model, "predict", lambda *rest: plain(*rest) + noise(noisy))
+    with pytest.raises(UserError, match=rf"does not answer as PyTorch does.*export\.{setting}"):
+        run_stage("export")
+    assert content(Path("models/tiny/onnx")) == before
+
+
+def noise(size: float) -> np.ndarray:
+    """For one class of two."""
+    return np.array([0, size], dtype=np.float32)
+
+
+def test_a_file_that_is_no_model_is_an_error_that_names_it(tmp_path):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"no model")
+    with pytest.raises(UserError, match=rf"{path} cannot be loaded: .*dvc pull"):
+        onnx_model.session(path)
