@@ -81,7 +81,7 @@ def test_code_is_listed_file_by_file():
 
 
 DISTILLING = {"general_student", "distill_intermediate", "distill_prediction"}
-TEACHING = {"finetune_teacher", "finetune_student", "evaluate", "export"}
+TEACHING = {"finetune_teacher", "finetune_student", "evaluate", "export", "benchmark"}
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,8 @@ TEACHING = {"finetune_teacher", "finetune_student", "evaluate", "export"}
         ("sequences", DISTILLING),
         ("training", DISTILLING | TEACHING),
         ("scoring", {"evaluate", "export"}),
-        ("onnx_model", {"export"}),
+        ("onnx_model", {"export", "benchmark"}),
+        ("latency", {"benchmark"}),
         ("general", {"general_student"}),
         ("transfer", {"distill_intermediate", "distill_prediction"}),
         ("augmentation", {"augment"}),

@@ -92,6 +92,7 @@ def session(path: Path, threads: int = 0) -> onnxruntime.InferenceSession:
     """The file, ready to run on the CPU; on so many threads, or, with 0, as many as there are cores."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # which would slow what runs beside it
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the runtime has its own for each thing that can be wrong, and no public base of them

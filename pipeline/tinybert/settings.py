@@ -225,6 +225,11 @@ class Export(Group):
     equal_predictions: float = Field(gt=0, le=1)
 
 
+class Benchmark(Group):
+    batch_sizes: list[PositiveInt] = Field(min_length=1)
+    runs: PositiveInt
+
+
 class Task(Group):
     """What a task is, and what it changes in the groups of the stages (blank: nothing)."""
 
@@ -242,6 +247,7 @@ class Task(Group):
     finetune_student: dict[str, Any] | None
     evaluate: dict[str, Any] | None
     export: dict[str, Any] | None
+    benchmark: dict[str, Any] | None
 
 
 class Settings(Group):
@@ -259,6 +265,7 @@ class Settings(Group):
     finetune_student: FinetuneStudent
     evaluate: Evaluate
     export: Export
+    benchmark: Benchmark
     tasks: dict[str, Task]
 
     @property
