@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import numpy as np
+from scipy.special import expit
 
 from pipeline.tinybert.rows import Row
 from pipeline.tinybert.settings import Source
 from pipeline.tinybert.stage import UserError
 from pipeline.tinybert.tasks.task import BadRecordError
-from pipeline.tinybert.tasks.texts import Texts
+from pipeline.tinybert.tasks.texts import Texts, rounded
 
 ON, OFF = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no", "")
 
@@ -64,6 +65,9 @@ class MultiLabel(Texts):
     def predictions(self, logits: list[np.ndarray], data: Any, rows: list[Row]) -> list[list[str]]:
         """Labels of a probability of at least one half."""
         return [sorted(name for name, value in zip(self.labels, row[0], strict=True) if value >= 0) for row in logits]
+
+    def answer(self, row: Row, prediction: list[str], logits: list[np.ndarray]) -> dict[str, Any]:
+        return {"labels": prediction, "probabilities": rounded(self.labels, expit(logits[0][0]))}
 
     def scorer(self, rows: list[Row], predictions: list[list[str]]) -> Callable[[np.ndarray], dict[str, float]]:
         actual = np.array([self.target(row) for row in rows])

@@ -162,6 +162,9 @@ class QuestionAnswering(Task):
             for found, null in zip(best, nulls, strict=True)
         ]
 
+    def answer(self, row: Row, prediction: dict, logits: list[np.ndarray]) -> dict[str, Any]:
+        return {"answer": prediction["text"], **({"start": prediction["start"]} if prediction["text"] else {})}
+
     @property
     def needs_threshold(self) -> bool:
         return self.options.unanswerable

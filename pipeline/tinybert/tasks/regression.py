@@ -45,6 +45,9 @@ class Regression(Texts):
     def predictions(self, logits: list[np.ndarray], data: Any, rows: list[Row]) -> list[float]:
         return [float(value) for value in np.concatenate(logits)[:, 0]]
 
+    def answer(self, row: Row, prediction: float, logits: list[np.ndarray]) -> dict[str, Any]:
+        return {"number": round(prediction, 4)}
+
     def scorer(self, rows: list[Row], predictions: list[float]) -> Callable[[np.ndarray], dict[str, float]]:
         actual, predicted = np.array([row["label"] for row in rows]), np.array(predictions)
 

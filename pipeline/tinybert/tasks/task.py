@@ -135,6 +135,10 @@ class Task(ABC):
         """The predictions after the threshold."""
         return predictions
 
+    def answer(self, row: Row, prediction: Any, logits: list[np.ndarray]) -> dict[str, Any]:
+        """A prediction as a reader wants it, with what the class logits (kept, C) tell beside it."""
+        return {"prediction": prediction}
+
     @abstractmethod
     def scorer(self, rows: list[Row], predictions: list) -> Callable[[np.ndarray], dict[str, float]]:
         """A function from the numbers of rows, repeated or not, to every metric of the kind, ``metric`` among them."""

@@ -5,12 +5,13 @@ from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import numpy as np
+from scipy.special import softmax
 
 from pipeline.tinybert.rows import Row
 from pipeline.tinybert.settings import Source
 from pipeline.tinybert.stage import UserError
 from pipeline.tinybert.tasks.task import BadRecordError, balanced
-from pipeline.tinybert.tasks.texts import Texts
+from pipeline.tinybert.tasks.texts import Texts, rounded
 
 
 class TextClassification(Texts):
@@ -63,6 +64,9 @@ class TextClassification(Texts):
 
     def predictions(self, logits: list[np.ndarray], data: Any, rows: list[Row]) -> list[str]:
         return [self.labels[index] for index in np.concatenate(logits).argmax(axis=-1)]
+
+    def answer(self, row: Row, prediction: str, logits: list[np.ndarray]) -> dict[str, Any]:
+        return {"label": prediction, "probabilities": rounded(self.labels, softmax(logits[0][0]))}
 
     def scorer(self, rows: list[Row], predictions: list[str]) -> Callable[[np.ndarray], dict[str, float]]:
         number = {name: index for index, name in enumerate(self.labels)}

@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from typing import Any, ClassVar
 
+import numpy as np
 from transformers import AutoModelForSequenceClassification
 
 from pipeline.tinybert import models
@@ -11,6 +12,10 @@ from pipeline.tinybert.settings import Table
 from pipeline.tinybert.tasks.task import Edit, Span, Task, spliced, text_of
 
 FIELDS = ("text", "pair")
+
+
+def rounded(labels: list[str], probabilities: np.ndarray) -> dict[str, float]:
+    return {name: round(float(value), 4) for name, value in zip(labels, probabilities, strict=True)}
 
 
 class Texts(Task):

@@ -1,0 +1,152 @@
+"""``python -m pipeline.predict``: an answer a line, that of the student that was scored."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+from tiny import run_stage
+
+from pipeline import predict
+from pipeline.tinybert import models, rows, settings, tasks, training
+from pipeline.tinybert.stage import UserError
+
+TEXTS = ["The film was really great with story .", "the plot is dull", "a heartwarming film"]
+THRESHOLD = 0.0
+
+
+def said(monkeypatch, capsys, *arguments: str) -> list[dict]:
+    monkeypatch.setattr(sys, "argv", ["predict", *arguments])
+    predict.main()
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+
+
+@pytest.mark.parametrize("kind", tasks.KINDS)
+@pytest.mark.parametrize("model", predict.FILES)
+def test_answers_are_those_of_the_student_whatever_the_file(world_of, monkeypatch, capsys, tmp_path, kind, model):
+    name = world_of(kind)
+    configuration = settings.load()
+    task = tasks.load(f"data/{name}/prepared/task.json", configuration.task(name), name)
+    asked = list(rows.read(f"data/{name}/prepared/test.jsonl"))[:8]
+    student = task.load_model(f"models/{name}/student")
+    expected = training.answering(task, student, models.tokenizer(f"models/{name}/student"))(asked)
+    file = tmp_path / "asked.jsonl"
+    rows.write(file, asked)
+    Path("metrics", name).mkdir(parents=True, exist_ok=True)
+    rows.write_json(Path("metrics", name, "scores.json"), {"student": {"threshold": THRESHOLD}})
+    found = said(monkeypatch, capsys, name, "--file", str(file), "--model", model)
+    assert len(found) == len(asked)
+    key = {"text_classification": "label", "regression": "number", "multi_label": "labels", "named_entities": "tags",
+           "question_answering": "answer"}[kind]  # fmt: skip
+    answers = [answer[key] for answer in found]
+    if kind == "question_answering":
+        expected = [answer["text"] for answer in task.decided(expected, THRESHOLD)]
+    if kind == "regression":
+        assert answers == pytest.approx(expected, abs=0.2 if model == "int8" else 1e-3)
+    elif model != "int8":  # whose answers may be others
+        assert answers == expected
+
+
+@pytest.fixture(scope="session")
+def finished_kinds() -> dict[str, Path]:
+    return {}
+
+
+@pytest.fixture
+def world_of(world, finished_kinds, tmp_path_factory):
+    """``world_of(kind)``: a task of the kind stands finished in the working folder; its name."""
+    stages = ("prepare", "general_student", "finetune_teacher")
+
+    def make(kind: str) -> str:
+        tiny.write_task(world, kind)
+        if kind not in finished_kinds:
+            for stage in stages:
+                run_stage(stage, kind)
+            shutil.copytree(f"models/{kind}/teacher", f"models/{kind}/student", dirs_exist_ok=True)
+            run_stage("export", kind)
+            kept = tmp_path_factory.mktemp(kind)
+            for part in ("models", "data"):
+                shutil.copytree(Path(part, kind), kept / part / kind)
+            finished_kinds[kind] = kept
+        else:
+            shutil.copytree(finished_kinds[kind], world, dirs_exist_ok=True)
+        return kind
+
+    return make
+
+
+def test_texts_of_the_command_line_are_answered_with_probabilities(world, monkeypatch, capsys):
+    found = said(monkeypatch, capsys, "tiny", *TEXTS)
+    assert [answer["text"] for answer in found] == TEXTS
+    assert [answer["label"] for answer in found][:2] == ["positive", "negative"]
+    for answer in found:
+        assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-3)
+        assert max(answer["probabilities"], key=answer["probabilities"].get) == answer["label"]
+
+
+def test_each_line_of_the_standard_input_is_answered_as_it_comes(world):
+    with tiny.start_python("-m", "pipeline.predict", "tiny", stdin=subprocess.PIPE) as process:
+        for text in TEXTS:
+            process.stdin.write(text + "\n")
+            process.stdin.flush()
+            assert json.loads(process.stdout.readline())["text"] == text
+        process.stdin.close()
+        assert "onnx model of tiny: models/tiny/onnx/model.onnx" in process.stderr.read()
+        assert process.wait() == 0
+
+
+def test_a_reader_that_has_enough_ends_it_quietly(world):
+    Path("asked.txt").write_text("the plot is dull\n" * 20_000)  # more than a pipe holds
+    with tiny.start_python("-m", "pipeline.predict", "tiny", "--file", "asked.txt") as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert "Traceback" not in process.stderr.read()
+        assert process.wait() == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["tiny", "good", "--context", "more"], "this task is about one text"),
+        (["tiny", "good", "--file", "x"], "give one of them"),
+        (["tiny", "--file", "nowhere.txt"], r"nowhere.txt cannot be read: No such file"),
+        (["tiny", "   "], r"text 1: column 'text': empty text"),
+        (["nothing", "good"], "no task 'nothing'"),
+    ],
+)
+def test_what_cannot_be_answered_is_an_error_that_says_where(world, monkeypatch, arguments, why):
+    monkeypatch.setattr(sys, "argv", ["predict", *arguments])
+    with pytest.raises(UserError, match=why):
+        predict.main()
+
+
+@pytest.mark.parametrize(
+    ("line", "why"), [('{"text": 3}', "line 2: .*expected text"), ("{no", "line 2: not valid JSON"),
+                      ('{"txt": "good"}', "line 2: no text")]
+)  # fmt: skip
+def test_a_bad_line_is_named(world, monkeypatch, tmp_path, line, why):
+    (tmp_path / "asked.txt").write_text(f"good film\n{line}\n")
+    monkeypatch.setattr(sys, "argv", ["predict", "tiny", "--file", str(tmp_path / "asked.txt")])
+    with pytest.raises(UserError, match=why):
+        predict.main()
+
+
+@pytest.mark.parametrize(("model", "stage"), [("int8", "export"), ("pytorch", "distill_prediction")])
+def test_what_is_not_built_yet_is_named_with_the_command_that_builds_it(world, monkeypatch, model, stage):
+    Path("models/tiny", predict.FILES[model]).unlink()
+    monkeypatch.setattr(sys, "argv", ["predict", "tiny", "good", "--model", model])
+    with pytest.raises(UserError, match=rf"{predict.FILES[model]} is not built yet: run `dvc repro {stage}@tiny`"):
+        predict.main()
+
+
+def test_entities_stand_beside_their_tags():
+    task = tasks.KINDS["named_entities"]("f1", 32, None, ["O", "B-PER", "I-PER"])
+    row = {"words": ["Ada", "Lovelace", "met", "Babbage"]}
+    found = task.answer(row, ["B-PER", "I-PER", "O", "B-PER"], [])["entities"]
+    assert found == [
+        {"type": "PER", "words": ["Ada", "Lovelace"], "first": 0},
+        {"type": "PER", "words": ["Babbage"], "first": 3},
+    ]
