@@ -125,9 +125,9 @@ def test_what_a_task_may_change_is_listed(stage):
 @pytest.mark.parametrize(
     ("setting", "stages"),
     [
-        ("kind", {"prepare", "augment", "distill_intermediate", "distill_prediction"} | TEACHING),
-        ("metric", {"prepare", "distill_prediction"} | TEACHING),
-        ("max_length", {"distill_intermediate", "distill_prediction"} | TEACHING),
+        ("kind", {"prepare", "augment", "distill_intermediate", "distill_prediction", "package"} | TEACHING),
+        ("metric", {"prepare", "distill_prediction", "package"} | TEACHING),
+        ("max_length", {"distill_intermediate", "distill_prediction", "package"} | TEACHING),
     ],
 )
 def test_a_stage_lists_what_it_reads_of_the_task_itself(setting, stages):

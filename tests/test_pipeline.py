@@ -230,26 +230,43 @@ def with_a_comment(text: str) -> str:
 
 
 LIBRARY = "pipeline/tinybert"
-DISTILLED = "distill_prediction evaluate"
+DEPLOYED = "export benchmark package"
+DISTILLED = f"distill_prediction evaluate {DEPLOYED}"
 TAUGHT = f"distill_intermediate {DISTILLED}"
 
 
 @pytest.mark.parametrize(
     ("name", "change", "itself", "after"),
     [
-        ("params.yaml", set_value("distill_prediction.temperature", 2), "distill_prediction", "evaluate"),
-        ("params.yaml", set_value("finetune_teacher.learning_rate", 1e-3), "finetune_teacher", TAUGHT),
-        ("params.yaml", set_value("augment.variants", 3), "augment", TAUGHT),
-        ("params.yaml", set_value("tasks.tiny.finetune_student", {"epochs": 1}), "finetune_student", "evaluate"),
+        (
+            "params.yaml",
+            set_value("distill_prediction.temperature", 2),
+            "distill_prediction package",
+            "evaluate export benchmark",
+        ),
+        ("params.yaml", set_value("finetune_teacher.learning_rate", 1e-3), "finetune_teacher package", TAUGHT),
+        ("params.yaml", set_value("augment.variants", 3), "augment package", TAUGHT),
+        (
+            "params.yaml",
+            set_value("tasks.tiny.finetune_student", {"epochs": 1}),
+            "finetune_student package",
+            "evaluate benchmark",
+        ),
         (
             f"{LIBRARY}/losses.py",
             with_a_comment,
             "general_student distill_intermediate distill_prediction",
-            "finetune_student evaluate",
+            f"finetune_student evaluate {DEPLOYED}",
         ),
-        (f"{LIBRARY}/scoring.py", with_a_comment, "evaluate", ""),
-        ("params.yaml", set_value("evaluate.resamples", 7), "evaluate", ""),
-        ("params.yaml", set_value("prepare.seed", 5), "prepare", f"finetune_teacher augment finetune_student {TAUGHT}"),
+        (f"{LIBRARY}/scoring.py", with_a_comment, "evaluate export", "benchmark package"),
+        ("params.yaml", set_value("evaluate.resamples", 7), "evaluate package", "benchmark"),
+        ("params.yaml", set_value("benchmark.runs", 3), "benchmark package", ""),
+        (
+            "params.yaml",
+            set_value("prepare.seed", 5),
+            "prepare package",
+            f"finetune_teacher augment finetune_student {TAUGHT}",
+        ),
     ],
     ids=[
         "temperature",
@@ -259,6 +276,7 @@ TAUGHT = f"distill_intermediate {DISTILLED}"
         "losses",
         "scoring",
         "bootstrap",
+        "runs of the benchmark",
         "split",
     ],
 )
@@ -274,7 +292,9 @@ def test_an_experiment_runs_what_depends_on_it_alone(clone):
         "dvc", "exp", "run", "-S", "distill_prediction.temperature=2e0", "-S", "distill_prediction.learning_rate=1e-9"
     )
     try:
-        assert ran(said) == ["distill_prediction@tiny", "evaluate@tiny"]
+        assert ran(said) == [
+            f"{stage}@tiny" for stage in ("distill_prediction", "evaluate", "export", "benchmark", "package")
+        ]
         assert clone.settings()["distill_prediction"]["temperature"] == 2.0
         difference = json.loads(clone("dvc", "metrics", "diff", "--json"))
         student = difference["metrics/tiny/scores.json"]["student.accuracy"]
@@ -319,7 +339,7 @@ def test_a_queue_of_settings_can_be_compared(clone):
         assert time.monotonic() < deadline, states
         time.sleep(1)
     for name in states:
-        assert ran(clone("dvc", "queue", "logs", name)) == ["evaluate@tiny"]
+        assert ran(clone("dvc", "queue", "logs", name)) == ["evaluate@tiny", "benchmark@tiny", "package@tiny"]
     table = list(csv.DictReader(io.StringIO(clone("dvc", "exp", "show", "--csv"))))
     done = [row for row in table if row["State"] == "Success"]
     settings = {(row["evaluate.resamples"], row["evaluate.seed"]) for row in done}

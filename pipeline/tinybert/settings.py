@@ -230,6 +230,12 @@ class Benchmark(Group):
     runs: PositiveInt
 
 
+class Package(Group):
+    license: Name
+    language: Name
+    licenses: dict[Name, str]
+
+
 class Task(Group):
     """What a task is, and what it changes in the groups of the stages (blank: nothing)."""
 
@@ -248,6 +254,7 @@ class Task(Group):
     evaluate: dict[str, Any] | None
     export: dict[str, Any] | None
     benchmark: dict[str, Any] | None
+    package: dict[str, Any] | None
 
 
 class Settings(Group):
@@ -266,6 +273,7 @@ class Settings(Group):
     evaluate: Evaluate
     export: Export
     benchmark: Benchmark
+    package: Package
     tasks: dict[str, Task]
 
     @property
@@ -285,6 +293,11 @@ class Settings(Group):
         group, own = getattr(self, stage), getattr(self.task(task), stage) or {}
         for key, ours, theirs in _differences(group.model_dump(), own):
             say(f"{stage} {task}: {key} = {ours} (tasks.{task}.{stage}), in place of {theirs} ({stage})")
+        return self.quietly(stage, task)
+
+    def quietly(self, stage: str, task: str) -> Any:
+        """The same without saying it, for who only tells of it."""
+        group, own = getattr(self, stage), getattr(self.task(task), stage) or {}
         return type(group).model_validate(_merge(group.model_dump(), own))
 
 

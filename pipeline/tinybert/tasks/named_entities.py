@@ -31,6 +31,7 @@ class NamedEntities(Task):
     loss: ClassVar = "soft_cross_entropy"
     metrics: ClassVar = ("f1", "precision", "recall")
     head: ClassVar = AutoModelForTokenClassification
+    pipeline_tag: ClassVar = "token-classification"
     columns: ClassVar = {"words": "words", "tags": "tags"}
     targets: ClassVar = ("tags",)
 

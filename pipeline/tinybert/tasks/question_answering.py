@@ -39,6 +39,7 @@ class Options(Group):
 class QuestionAnswering(Task):
     loss: ClassVar = "span_cross_entropy"
     head: ClassVar = AutoModelForQuestionAnswering
+    pipeline_tag: ClassVar = "question-answering"
     columns: ClassVar = {"question": "question", "passage": "context", "answers": "answers"}
     targets: ClassVar = ("answers",)
     Options: ClassVar = Options

@@ -39,6 +39,7 @@ class Task(ABC):
     label_columns: ClassVar[bool] = False  # whether `label` may be several columns
     details: ClassVar[tuple[str, ...]] = ()  # further settings of a source that this kind reads
     head: ClassVar[type]  # the library's class of models with such a head
+    pipeline_tag: ClassVar[str]  # what the hub calls the kind
     of_first_position: ClassVar[bool] = False  # whether the head reads the first position's state alone
     loss: ClassVar[str]  # the function of `losses` that compares class logits (B, P, C) with the teacher's
     Options: ClassVar[type[Group]] = Group

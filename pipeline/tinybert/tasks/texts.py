@@ -22,6 +22,7 @@ class Texts(Task):
     columns: ClassVar = {"text": "text", "pair": None, "label": "label"}
     targets: ClassVar = ("label",)
     head: ClassVar = AutoModelForSequenceClassification
+    pipeline_tag: ClassVar = "text-classification"
     of_first_position: ClassVar = True
     problem_type: ClassVar[str]
 

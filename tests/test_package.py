@@ -1,0 +1,76 @@
+"""The folder to ship: it loads as it is, and its card says what was measured."""
+
+import json
+from pathlib import Path
+
+import pytest
+import ruamel.yaml
+import tiny
+from huggingface_hub import ModelCard
+from tiny import run_stage
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from pipeline.tinybert import card, onnx_model
+
+RELEASE = Path("models/tiny/release")
+
+
+@pytest.fixture
+def released(world) -> ModelCard:
+    run_stage("package")
+    return ModelCard.load(RELEASE / "README.md")
+
+
+def measured(name: str) -> dict:
+    return json.loads(Path(f"metrics/tiny/{name}.json").read_text())
+
+
+def test_the_folder_loads_as_it_is(released):
+    model = AutoModelForSequenceClassification.from_pretrained(RELEASE).eval()
+    tokenizer = AutoTokenizer.from_pretrained(RELEASE)
+    inputs = tokenizer("a great film", return_tensors="pt")
+    running = onnx_model.session(RELEASE / "onnx" / "model.onnx")
+    found = onnx_model.run(running, {name: inputs[name] for name in tokenizer.model_input_names}).logits
+    assert found.tolist()[0] == pytest.approx(model(**inputs).logits.tolist()[0], abs=1e-5)
+    assert (RELEASE / "onnx" / "model_int8.onnx").is_file()
+
+
+def test_the_code_of_the_card_loads_the_folder(released):
+    code = released.text.split("```python\n")[1].split("```")[0].replace('"tiny"', f'"{RELEASE}"')
+    found = {}
+    exec(code, found)
+    assert found["model"].config.id2label == {0: "negative", 1: "positive"}
+
+
+def test_the_card_s_data_are_those_that_the_hub_reads(released):
+    data = released.data
+    assert (data.license, data.language, data.library_name) == ("mit", "en", "transformers")
+    assert (data.pipeline_tag, data.model_name) == ("text-classification", "tiny")
+    [result] = data.eval_results
+    assert (result.metric_type, result.metric_value) == ("accuracy", measured("scores")["student"]["accuracy"])
+
+
+def test_the_card_s_numbers_are_the_measured_ones(released):
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in released.text.splitlines() if line[:1] == "|"]
+    scores, export, benchmark = (measured(name) for name in ("scores", "export", "benchmark"))
+    found = scores["student"]
+    assert ["**student**", f"{found['accuracy']:.4f}", f"{found['low']:.4f} to {found['high']:.4f}"] in lines
+    assert ["student, ONNX, int8", f"{export['int8']['accuracy']:.4f}", ""] in lines
+    found = benchmark["student"]["int8"]
+    times = [str(found[key]) for key in ("megabytes", "p50", "p95", "times_faster")]
+    assert ["student", "ONNX, int8", f"{benchmark['student']['parameters'] / 1e6:.1f} M", *times] in lines
+    assert ["data/tiny/prepared/train.jsonl", f"`{card.sha256(Path('data/tiny/prepared/train.jsonl'))}`"] in lines
+
+
+def test_the_card_s_parameters_are_the_task_s_own(world):
+    tiny.write_params(world / "params.yaml", **{"tasks.tiny.augment": {"variants": 1}, "seed": 7})
+    run_stage("package")
+    text = ModelCard.load(RELEASE / "README.md").text.split("```yaml\n")[1].split("```")[0]
+    found = ruamel.yaml.YAML(typ="safe", pure=True).load(text)
+    assert (found["augment"]["variants"], found["augment"]["candidates"], found["seed"]) == (1, 15, 7)
+
+
+def test_hashes_are_those_of_the_whole_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(card, "CHUNK", 2)
+    (tmp_path / "file").write_bytes(b"abc")
+    assert card.sha256(tmp_path / "file") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
