@@ -149,8 +149,10 @@ def test_a_model_is_an_ordinary_hugging_face_folder(clone, model):
 
 
 def test_another_run_in_another_folder_gives_the_same_bytes(clone, finished_world):
+    """But what is measured in time, and what quotes it."""
     for path in chain.from_iterable(outputs(clone.read("dvc.yaml")).values()):
-        assert contents(clone.folder / path) == contents(finished_world / path), path
+        if "benchmark" not in path and "release" not in path:
+            assert contents(clone.folder / path) == contents(finished_world / path), path
 
 
 def contents(path: Path) -> dict[str, bytes]:
@@ -292,9 +294,7 @@ def test_an_experiment_runs_what_depends_on_it_alone(clone):
         "dvc", "exp", "run", "-S", "distill_prediction.temperature=2e0", "-S", "distill_prediction.learning_rate=1e-9"
     )
     try:
-        assert ran(said) == [
-            f"{stage}@tiny" for stage in ("distill_prediction", "evaluate", "export", "benchmark", "package")
-        ]
+        assert sorted(ran(said)) == sorted(f"{stage}@tiny" for stage in DISTILLED.split())
         assert clone.settings()["distill_prediction"]["temperature"] == 2.0
         difference = json.loads(clone("dvc", "metrics", "diff", "--json"))
         student = difference["metrics/tiny/scores.json"]["student.accuracy"]
