@@ -26,13 +26,13 @@ def main(name: str) -> None:
     recipe, export = (configuration.of(group, name) for group in ("benchmark", "export"))
     prepared = Path("data", name, "prepared")
     task = tasks.load(prepared / "task.json", configuration.task(name), name)
-    folders = {which: Path("models", name, which) for which in MODELS}
+    folders = {"teacher": Path("models", name, "teacher"), "student": Path("models", name, "onnx")}
     loaded = {which: task.load_model(folder) for which, folder in folders.items()}
-    tokenizer = models.tokenizer(folders["student"])
+    tokenizer = models.tokenizer(folders["student"])  # whose vocabulary may be a part of the teacher's
     pieces = lengths_of(training.columns(task, list(rows.read(prepared / "test.jsonl")), tokenizer))
 
     with tempfile.TemporaryDirectory() as made:
-        onnx = {"teacher": Path(made), "student": Path("models", name, "onnx")}
+        onnx = {"teacher": Path(made), "student": folders["student"]}
         whole, int8 = (onnx["teacher"] / FILES[form] for form in FORMATS[1:])
         onnx_model.write(whole, loaded["teacher"], task, tokenizer, export.opset)
         onnx_model.quantise(whole, int8, export.per_channel, export.reduce_range)

@@ -1,16 +1,22 @@
-"""The student as ONNX, and as ONNX in int8: compared with PyTorch, and scored, on the test split.
+"""The student to ship: in PyTorch, as ONNX and as int8 ONNX, compared with each other and scored on the test split.
 
 int8 is scored row by row, as it is served: the scales of its activations are those of a whole batch.
 """
 
+import tempfile
 from pathlib import Path
 
 import numpy as np
+from torch import nn
 
-from pipeline.tinybert import models, onnx_model, rows, scoring, settings, stage, tasks, training
+from pipeline.tinybert import models, onnx_model, rows, scoring, settings, stage, tasks, training, vectors, vocabulary
 from pipeline.tinybert.stage import UserError
+from pipeline.tinybert.tasks import Task
 from pipeline.tinybert.trainer import EVALUATION_BATCH
 from pipeline.tinybert.training import Scored
+
+FILES = {"pytorch": "model.safetensors", "onnx": "model.onnx", "int8": "model_int8.onnx"}
+BATCHES = {"onnx": EVALUATION_BATCH, "int8": 1}
 
 
 def main(name: str) -> None:
@@ -18,32 +24,57 @@ def main(name: str) -> None:
     recipe = configuration.of("export", name)
     prepared, folder = Path("data", name, "prepared"), Path("models", name, "student")
     task = tasks.load(prepared / "task.json", configuration.task(name), name)
+    parts = {part: list(rows.read(prepared / f"{part}.jsonl")) for part in ("train", "validation", "test")}
     student, tokenizer = task.load_model(folder), models.tokenizer(folder)
-    test = Scored(task, list(rows.read(prepared / "test.jsonl")), tokenizer)
-    logits = {"pytorch": training.predict(student, tokenizer, test)}
-    threshold = None
-    if task.needs_threshold:
-        validation = list(rows.read(prepared / "validation.jsonl"))
-        threshold = task.threshold(validation, training.answering(task, student, tokenizer)(validation))
 
     with stage.output(Path("models", name, "onnx")) as out:
-        whole, int8 = out / "model.onnx", out / "model_int8.onnx"
-        student.config.save_pretrained(out)
-        models.save_tokenizer(out, tokenizer)
-        onnx_model.write(whole, student, task, tokenizer, recipe.opset)
-        onnx_model.quantise(whole, int8, recipe.per_channel, recipe.reduce_range)
-        for which, path, batch_size in (("onnx", whole, EVALUATION_BATCH), ("int8", int8, 1)):
-            stage.say(f"{path.name}: {path.stat().st_size / 1e6:.1f} MB")
-            logits[which] = onnx_model.predict(onnx_model.session(path), tokenizer, test, batch_size)
-        predictions = {which: task.decided(test.predictions(found), threshold) for which, found in logits.items()}
-        report = scoring.scores_of(task, test.rows, predictions)
-        for which in ("onnx", "int8"):
-            report[which] |= compared(test, logits, predictions, which)
-        check(report["onnx"], recipe)
-    stage.say(f"{task.metric} on test: " + ", ".join(f"{which} {report[which][task.metric]:.4f}" for which in report))
-
+        if recipe.frequent_words is None:
+            report = exported(out, task, student, tokenizer, parts, recipe)
+        else:
+            with tempfile.TemporaryDirectory() as whole:
+                before = exported(Path(whole), task, student, tokenizer, parts, recipe)
+            tokenizer = trimmed(task, student, tokenizer, parts["train"], recipe.frequent_words)
+            report = {**exported(out, task, student, tokenizer, parts, recipe), "whole_vocabulary": before}
     with stage.output(Path("metrics", name, "export.json")) as out:
         rows.write_json(out, report)
+
+
+def trimmed(task: Task, student: nn.Module, tokenizer, train: list[rows.Row], frequent_words: int):
+    """Let the student know the word-pieces of train and of so many words alone; the tokenizer that reads so."""
+    words = vectors.load(Path("data", "word_vectors"))[0].index_to_key[:frequent_words]
+    sequences = training.columns(task, train, tokenizer)["input_ids"]
+    kept = vocabulary.needed(tokenizer, sequences, words, "export.frequent_words")
+    stage.say(f"vocabulary: {len(kept)} of {len(tokenizer)} word-pieces stay")
+    return vocabulary.trim(student, tokenizer, kept)
+
+
+def exported(
+    out: Path, task: Task, student: nn.Module, tokenizer, parts: dict[str, list[rows.Row]], recipe: settings.Export
+) -> dict:
+    """Write the student into the folder in all forms; sizes and scores of each. UserError where ONNX differs."""
+    models.save(out, student, tokenizer)
+    files = {which: out / file for which, file in FILES.items()}
+    onnx_model.write(files["onnx"], student, task, tokenizer, recipe.opset)
+    onnx_model.quantise(files["onnx"], files["int8"], recipe.per_channel, recipe.reduce_range)
+
+    test = Scored(task, parts["test"], tokenizer)
+    logits = {"pytorch": training.predict(student, tokenizer, test)}
+    for which, batch_size in BATCHES.items():
+        logits[which] = onnx_model.predict(onnx_model.session(files[which]), tokenizer, test, batch_size)
+    threshold = None
+    if task.needs_threshold:
+        answers = training.answering(task, student, tokenizer)(parts["validation"])
+        threshold = task.threshold(parts["validation"], answers)
+    predictions = {which: task.decided(test.predictions(found), threshold) for which, found in logits.items()}
+    report = scoring.scores_of(task, test.rows, predictions)
+    for which, file in files.items():
+        report[which]["megabytes"] = round(file.stat().st_size / 1e6, 1)
+    for which in BATCHES:
+        report[which] |= compared(test, logits, predictions, which)
+    check(report["onnx"], recipe)
+    said = (f"{which} {found[task.metric]:.4f} ({found['megabytes']} MB)" for which, found in report.items())
+    stage.say(f"{task.metric} on test: {', '.join(said)}")
+    return {"word_pieces": len(tokenizer), **report}
 
 
 def compared(test: Scored, logits: dict[str, np.ndarray], predictions: dict[str, list], which: str) -> dict[str, float]:

@@ -15,13 +15,12 @@ def main(name: str) -> None:
     prepared, models = Path("data", name, "prepared"), Path("models", name)
     task = tasks.load(prepared / "task.json", configuration.task(name), name)
     facts = {file: json.loads(Path("metrics", name, f"{file}.json").read_text(encoding="utf-8")) for file in MEASURED}
-    files = [*(prepared / f"{part}.jsonl" for part in INPUTS), models / "student" / "model.safetensors"]
+    files = [*(prepared / f"{part}.jsonl" for part in INPUTS), models / "onnx" / "model.safetensors"]
 
     with stage.output(models / "release") as out:
-        shutil.copytree(models / "student", out, dirs_exist_ok=True)
         (out / "onnx").mkdir()
-        for file in sorted((models / "onnx").glob("*.onnx")):
-            shutil.copyfile(file, out / "onnx" / file.name)
+        for file in sorted((models / "onnx").iterdir()):
+            shutil.copyfile(file, out / ("onnx" if file.suffix == ".onnx" else "") / file.name)
         card.of(task, name, configuration, configuration.numerics, facts, files).save(out / "README.md")
         size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     stage.say(f"models/{name}/release: {size / 1e6:.1f} MB, its card README.md")

@@ -10,7 +10,7 @@ import tiny
 import torch
 from tiny import run_stage
 
-from pipeline.tinybert import models, onnx_model, settings, tasks
+from pipeline.tinybert import models, onnx_model, rows, settings, tasks
 from pipeline.tinybert.stage import UserError
 
 
@@ -47,12 +47,31 @@ def test_the_report_has_the_scores_of_each_file_beside_pytorch_s(world):
     run_stage("export")
     report = json.loads(Path("metrics/tiny/export.json").read_text())
     scores = json.loads(Path("metrics/tiny/scores.json").read_text())
-    assert report["pytorch"] == {name: scores["student"][name] for name in report["pytorch"]}
+    assert {**scores["student"], **report["pytorch"]} == {**report["pytorch"], **scores["student"]}
+    assert report["word_pieces"] == len(models.tokenizer("models/tiny/student"))
     assert report["onnx"]["largest_difference"] < 1e-4 and report["onnx"]["equal_predictions"] == 1
     assert report["int8"]["largest_difference"] > report["onnx"]["largest_difference"]
     assert report["int8"]["accuracy"] == pytest.approx(report["pytorch"]["accuracy"], abs=0.2)
     sizes = {name: Path("models/tiny/onnx", name).stat().st_size for name in ("model.onnx", "model_int8.onnx")}
     assert sizes["model_int8.onnx"] < sizes["model.onnx"]
+    assert report["onnx"]["megabytes"] == pytest.approx(sizes["model.onnx"] / 1e6, abs=0.05)
+
+
+def test_a_trimmed_vocabulary_is_smaller_and_answers_the_same_where_nothing_is_missing(world):
+    tiny.write_params(world / "params.yaml", **{"export.frequent_words": 3})
+    run_stage("export")
+    report = json.loads(Path("metrics/tiny/export.json").read_text())
+    whole = report["whole_vocabulary"]
+    assert report["word_pieces"] < whole["word_pieces"] == len(models.tokenizer("models/tiny/student"))
+    assert report["pytorch"]["accuracy"] == pytest.approx(whole["pytorch"]["accuracy"], abs=0.1)
+    task, student, _ = exported()
+    shipped, tokenizer = task.load_model("models/tiny/onnx").eval(), models.tokenizer("models/tiny/onnx")
+    assert shipped.config.vocab_size == len(tokenizer) == report["word_pieces"]
+    text = next(rows.read("data/tiny/prepared/train.jsonl"))["text"]
+    before = student(**models.tokenizer("models/tiny/student")(text, return_tensors="pt")).logits
+    torch.testing.assert_close(shipped(**tokenizer(text, return_tensors="pt")).logits, before)
+    run_stage("benchmark")
+    run_stage("package")
 
 
 def test_the_folder_has_what_a_reader_of_the_files_needs(world):

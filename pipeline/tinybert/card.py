@@ -57,8 +57,8 @@ def result(task: Task, name: str, found: dict) -> EvalResult:
 
 def described(name: str, facts: dict[str, dict]) -> str:
     shapes = {
-        which: models.shape_of(AutoConfig.from_pretrained(Path("models", name, which), local_files_only=True))
-        for which in ("teacher", "student")
+        which: models.shape_of(AutoConfig.from_pretrained(Path("models", name, folder), local_files_only=True))
+        for which, folder in {"teacher": "teacher", "student": "onnx"}.items()
     }
     teacher, student = (f"{shape.layers} layers of {shape.hidden}" for shape in shapes.values())
     retention = facts["scores"]["retention"]

@@ -218,6 +218,7 @@ class Evaluate(Group):
 
 
 class Export(Group):
+    frequent_words: NonNegativeInt | None
     opset: int = Field(ge=18)  # what torch's exporter writes
     per_channel: bool
     reduce_range: bool
