@@ -7,13 +7,16 @@ a page with the plots of both there. Needs dvc and the repository's whole histor
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
-SCORES = "scores.json"
-COMPARED = ("student.", "retention")  # of the scores, what a change is to keep
-INTERVAL = (".low", ".high", ".threshold")
+KEPT = {  # what a change is to keep: of the student's scores, on further tests too, and of those of what is shipped
+    "scores.json": re.compile(r"(.+\.)?student\..+|retention"),
+    "export.json": re.compile(r"(onnx|int8)\..+"),
+}
+NO_SCORES = re.compile(r".*\.(low|high|threshold|megabytes|largest_difference)")
 
 
 def main() -> None:
@@ -56,7 +59,7 @@ def stages_to_run() -> list[str]:
 
 
 def dvc(*command: str) -> str:
-    ran = subprocess.run(["dvc", *command], capture_output=True, text=True)
+    ran = subprocess.run([sys.executable, "-m", "dvc", *command], capture_output=True, text=True)
     if ran.returncode:
         sys.exit(f"review: dvc {' '.join(command)} failed: {ran.stderr.strip() or ran.stdout.strip()}")
     return ran.stdout.strip()
@@ -74,20 +77,25 @@ def fallen(difference: dict) -> str:
     lines = [
         f"- {Path(path).parent.name}: {name} {values['old']} → {values['new']}"
         for path, metrics in sorted(difference.items())
-        if Path(path).name == SCORES
         for name, values in metrics.items()
-        if name.startswith(COMPARED) and not name.endswith(INTERVAL) and fell(values)
+        if is_score(Path(path).name, name) and fell(values)
     ]
     return "\n".join(["**Worse than before:**", "", *lines]) if lines else "No score of a student fell."
 
 
+def is_score(file: str, name: str) -> bool:
+    return file in KEPT and bool(KEPT[file].fullmatch(name)) and not NO_SCORES.fullmatch(name)
+
+
 def fell(values: dict) -> bool:
     numbers = [values.get(when) for when in ("old", "new")]
-    return all(isinstance(number, int | float) for number in numbers) and numbers[1] < numbers[0]
+    known = [isinstance(number, int | float) for number in numbers]
+    return known[0] and (not known[1] or numbers[1] < numbers[0])
 
 
 def section(title: str, table: str) -> str:
-    return f"### {title}\n\n{table or 'No difference.'}"
+    rows = table.splitlines()[2:]  # after its head, which is there without rows too
+    return f"### {title}\n\n{table if rows else 'No difference.'}"
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from pipeline.tinybert.models import shape_of  # noqa: E402
 WORK = ROOT / ".dvc" / "tmp" / "kinds"
 ENTRIES = Path(__file__).with_name("kinds.yaml")
 FOR_ALL_TASKS = ("encoder", "word_vectors")
+AFTER_THE_SCORES = ("export", "benchmark", "package")
 MODELS = ("teacher", "student", "student_alone")
 YAML = ruamel.yaml.YAML(pure=True)
 
@@ -98,8 +99,9 @@ def measured(task: str) -> tuple[str, str]:
 
 
 def stages_of_a_task() -> set[str]:
+    """Those that lead to its scores."""
     stages = YAML.load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    return {name for name, stage in stages.items() if "matrix" in stage}
+    return {name for name, stage in stages.items() if "matrix" in stage and name not in AFTER_THE_SCORES}
 
 
 def row(folder: Path, entry: dict) -> str:

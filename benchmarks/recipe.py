@@ -38,7 +38,6 @@ from pipeline.tinybert.trainer import computing  # noqa: E402
 
 STAGES = ("augment", "distill_intermediate", "distill_prediction")
 MASKED_LANGUAGE_MODEL = Path("models/pretrained/masked_language_model")
-OF_WHOLE_TEXTS = ("text_classification",)  # kinds whose head reads the first position alone
 EPOCHS = 3  # of the prediction stage
 ROWS, FEW_ROWS = 48, 8
 PLAIN, OURS, ONE_AT_A_TIME = "as released", "here", "here, one masked word a forward"
@@ -137,7 +136,7 @@ class Distillation:
     def sides(self) -> dict[str, dict[str, Side]]:
         lengths = self.encoded().lengths.tolist()
         teacher, student = (forward_operations(shape, lengths) for shape in (self.teacher, self.student))
-        prediction = forward_operations(self.student, lengths, first_position=self.world.kind in OF_WHOLE_TEXTS)
+        prediction = forward_operations(self.student, lengths, first_position=self.world.task.of_first_position)
         projections = 2.0 * sum(lengths) * (self.student.layers + 1) * self.student.hidden * self.teacher.hidden
         return {
             "distill_intermediate": {

@@ -44,7 +44,7 @@ def run(name: str) -> str:
     if any(str(CHECKPOINT) in change for change in changes):
         make_checkpoint()
     experiment = "variant-" + name.replace(",", "").replace(" ", "-")
-    run_experiment(experiment, changes)
+    run_experiment(experiment, changes, f"evaluate@{TASK}")
     return row(name, experiment)
 
 

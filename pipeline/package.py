@@ -4,7 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
-from pipeline.tinybert import card, settings, stage, tasks
+from pipeline.tinybert import card, models, rows, settings, stage, tasks
 
 MEASURED = ("scores", "export", "benchmark")
 INPUTS = ("train", "validation", "test")
@@ -12,18 +12,33 @@ INPUTS = ("train", "validation", "test")
 
 def main(name: str) -> None:
     configuration = settings.load()
-    prepared, models = Path("data", name, "prepared"), Path("models", name)
+    prepared, made = Path("data", name, "prepared"), Path("models", name)
     task = tasks.load(prepared / "task.json", configuration.task(name), name)
     facts = {file: json.loads(Path("metrics", name, f"{file}.json").read_text(encoding="utf-8")) for file in MEASURED}
-    files = [*(prepared / f"{part}.jsonl" for part in INPUTS), models / "onnx" / "model.safetensors"]
+    files = [
+        *(prepared / f"{part}.jsonl" for part in INPUTS),
+        *(made / "onnx" / file for file in models.FILES.values()),
+    ]
 
-    with stage.output(models / "release") as out:
+    with stage.output(made / "release") as out:
         (out / "onnx").mkdir()
-        for file in sorted((models / "onnx").iterdir()):
+        for file in sorted((made / "onnx").iterdir()):
             shutil.copyfile(file, out / ("onnx" if file.suffix == ".onnx" else "") / file.name)
         card.of(task, name, configuration, configuration.numerics, facts, files).save(out / "README.md")
         size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    with stage.output(Path("metrics", name, "package")) as out:
+        rows.write_csv(out / "score.csv", ["model", "milliseconds", "score"], scores_and_times(task.metric, facts))
     stage.say(f"models/{name}/release: {size / 1e6:.1f} MB, its card README.md")
+
+
+def scores_and_times(metric: str, facts: dict[str, dict]) -> list[tuple[str, float, float]]:
+    """Of each model that has a score on test, the milliseconds that it takes to answer, and the score."""
+    scores = {("teacher", "pytorch"): facts["scores"]["teacher"]}
+    scores |= {("student", form): facts["export"][form] for form in models.FILES}
+    return [
+        (f"{which} {form}", facts["benchmark"][which][form]["p50"], score[metric])
+        for (which, form), score in scores.items()
+    ]
 
 
 if __name__ == "__main__":

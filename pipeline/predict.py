@@ -5,11 +5,11 @@ and answers each as it comes. ``--context`` is the passage of all the questions,
 """
 
 import argparse
+import contextlib
 import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,33 +22,33 @@ from pipeline.tinybert.rows import Row
 from pipeline.tinybert.stage import UserError
 from pipeline.tinybert.tasks.task import BadRecordError, Task, column_names
 
-FILES = {"pytorch": "student/model.safetensors", "onnx": "onnx/model.onnx", "int8": "onnx/model_int8.onnx"}
-STAGES = {"pytorch": "distill_prediction", "onnx": "export", "int8": "export"}
 Outputs = Callable[[dict[str, torch.Tensor]], Any]
 
 
 def main() -> None:
-    given = arguments()
-    name, configuration = given.task, settings.load()
-    wanted = configuration.task(name)
-    task = tasks.load(built(Path("data", name, "prepared", "task.json"), f"prepare@{name}"), wanted, name)
-    file = built(Path("models", name, FILES[given.model]), f"{STAGES[given.model]}@{name}")
-    threshold = threshold_of(task, name)
+    given, configuration = arguments(), settings.load()
+    name, wanted = given.task, configuration.task(given.task)
+    file = built(Path("models", name, "onnx", models.FILES[given.model]), name)
+    task = tasks.load(built(Path("data", name, "prepared", "task.json"), name), wanted, name)
+    threshold = json.loads(built(Path("metrics", name, "export.json"), name).read_text(encoding="utf-8"))["threshold"]
+    columns = column_names(task, wanted.source, labelled=False)
+    asked = records(given, list(columns))
     tokenizer, outputs = models.tokenizer(file.parent), model(task, file)
     print(f"{given.model} model of {name}: {file}", file=sys.stderr, flush=True)
-    fields = list(column_names(task, wanted.source, labelled=False))
-    for where, record in records(given, fields):
-        row = row_of(task, record, fields, where)
-        [said], logits = answered(task, row, tokenizer, outputs)
-        [said] = task.decided([said], threshold)
-        print(json.dumps({fields[0]: row[fields[0]], **task.answer(row, said, logits)}, ensure_ascii=False), flush=True)
+    for where, record in asked:
+        row = row_of(task, record, columns, where)
+        with contextlib.redirect_stdout(sys.stderr):  # notes, of what is cut for example
+            [said], logits = answered(task, row, tokenizer, outputs)
+            [said] = task.decided([said], threshold)
+        shown = next(iter(columns))
+        print(json.dumps({shown: row[shown], **task.answer(row, said, logits)}, ensure_ascii=False), flush=True)
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m pipeline.predict", description=__doc__.splitlines()[0])
     parser.add_argument("task")
     parser.add_argument("texts", nargs="*", metavar="text")
-    parser.add_argument("--model", choices=FILES, default="onnx", help="onnx unless given")
+    parser.add_argument("--model", choices=models.FILES, default="onnx", help="onnx unless given")
     parser.add_argument("--context", "--pair", dest="other", metavar="TEXT", help="a passage, or a second text, of all")
     parser.add_argument("--file", type=Path, help="a text or a JSON object a line; -: the standard input")
     given = parser.parse_args()
@@ -57,17 +57,10 @@ def arguments() -> argparse.Namespace:
     return given
 
 
-def built(path: Path, target: str) -> Path:
+def built(path: Path, name: str) -> Path:
     if not path.exists():
-        raise UserError(f"{path} is not built yet: run `dvc repro {target}`, or `dvc pull`")
+        raise UserError(f"{path} is not built yet: run `dvc repro export@{name}`, or `dvc pull`")
     return path
-
-
-def threshold_of(task: Task, name: str) -> float | None:
-    if not task.needs_threshold:
-        return None
-    scores = built(Path("metrics", name, "scores.json"), f"evaluate@{name}")
-    return json.loads(scores.read_text(encoding="utf-8"))["student"]["threshold"]
 
 
 def model(task: Task, file: Path) -> Outputs:
@@ -87,48 +80,50 @@ def model(task: Task, file: Path) -> Outputs:
 def records(given: argparse.Namespace, fields: list[str]) -> Iterator[tuple[str, dict]]:
     """What is asked, field → value, and where it stands."""
     first, *second = fields
-    more = dict.fromkeys(second, given.other) if given.other is not None else {}
     if given.other is not None and not second:
         raise UserError("--context, --pair: this task is about one text")
-    for number, text in enumerate(given.texts, 1):
-        yield f"text {number}", {first: text, **more}
+    more = dict.fromkeys(second, given.other) if given.other is not None else {}
     if given.texts:
-        return
-    with lines(given.file) as file:
-        for number, line in enumerate(file, 1):
-            where = f"{given.file or 'standard input'}, line {number}"
-            if line.strip():
-                yield where, {**more, **(parsed(line, where) if line.lstrip().startswith("{") else {first: line})}
+        return ((f"text {number}", {first: text, **more}) for number, text in enumerate(given.texts, 1))
+    return of_lines(given.file, first, more)
 
 
-def lines(file: Path | None):
-    if file is None or str(file) == "-":
-        return nullcontext(sys.stdin)
+def of_lines(path: Path | None, first: str, more: dict) -> Iterator[tuple[str, dict]]:
+    """The same of a file's lines, or of those of the standard input; blank ones are none."""
+    name = "standard input" if path is None or str(path) == "-" else str(path)
     try:
-        return open(file, encoding="utf-8-sig")
+        file = sys.stdin.buffer if name == "standard input" else path.open("rb")
     except OSError as error:
-        raise UserError(f"--file: {file} cannot be read: {error.strerror}") from None
+        raise UserError(f"--file: {path} cannot be read: {error.strerror}") from None
+    return parsed(file, name, first, more)
 
 
-def parsed(line: str, where: str) -> dict:
+def parsed(file, name: str, first: str, more: dict) -> Iterator[tuple[str, dict]]:
+    with file:
+        for number, line in enumerate(file, 1):
+            where = f"{name}, line {number}"
+            try:
+                text = line.decode("utf-8-sig").strip()
+                record = json.loads(text) if text.startswith("{") else {first: text}
+            except UnicodeDecodeError:
+                raise UserError(f"{where}: not UTF-8") from None
+            except json.JSONDecodeError as error:
+                raise UserError(f"{where}: not valid JSON: {error}") from None
+            if text:
+                yield where, {**more, **record}
+
+
+def row_of(task: Task, record: dict, columns: dict[str, str], where: str) -> Row:
+    """A row of the task without its answer. Fields of a record go by their own names or by those of the task's columns;
+    words may be a text.
+    """
+    names = {field: column if column in record else field for field, column in columns.items()}
+    if "words" in names and isinstance(record.get(names["words"]), str):
+        record, names = {"text": record[names["words"]]}, {"text": "text"}
+    if missing := [name for name in names.values() if name not in record]:
+        raise UserError(f"{where}: no {missing[0]}: expected {' and '.join(columns)}")
     try:
-        return json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where}: not valid JSON: {error}") from None
-
-
-def row_of(task: Task, record: dict, fields: list[str], where: str) -> Row:
-    """A row of the task without its answer. Fields go by their own names or by those of the kind's columns."""
-    names = {"passage": "context", "words": "text"}  # that people also use
-    named = {field: field if field in record else names.get(field, field) for field in fields}
-    if missing := [field for field, name in named.items() if name not in record]:
-        raise UserError(f"{where}: no {missing[0]}: expected {' and '.join(fields)}")
-    if isinstance(record.get("words"), str):
-        record, named = {"text": record["words"]}, {"words": "text"}
-    if named.get("words") == "text":
-        named = {"text": "text"}
-    try:
-        return task.row(record, settings.Table(location="-", **named), labelled=False)
+        return task.row(record, settings.Table(location="-", **names), labelled=False)
     except BadRecordError as error:
         raise UserError(f"{where}: {error}") from None
 
@@ -136,16 +131,17 @@ def row_of(task: Task, record: dict, fields: list[str], where: str) -> Row:
 def answered(task: Task, row: Row, tokenizer, outputs: Outputs) -> tuple[list, list[np.ndarray]]:
     """What the model says of a row, and its class logits (kept, C) of each of the row's sequences."""
     encoded = training.columns(task, [row], tokenizer)
-    count = len(encoded["input_ids"])
-    batch = Collator(tokenizer)([{name: values[number] for name, values in encoded.items()} for number in range(count)])
-    inputs = {name: batch[name] for name in tokenizer.model_input_names}
-    logits = task.class_logits(outputs(inputs)).float().numpy()
-    kept = [values[np.flatnonzero(mask)] for values, mask in zip(logits, encoded["kept"], strict=True)]
+    collate, kept = Collator(tokenizer), []
+    for number, mask in enumerate(encoded["kept"]):  # one by one: int8's scales are those of a batch
+        batch = collate([{name: values[number] for name, values in encoded.items()}])
+        logits = task.class_logits(outputs({name: batch[name] for name in tokenizer.model_input_names}))
+        kept.append(logits[0].float().numpy()[np.flatnonzero(mask)])
     return task.predictions(kept, encoded, [row]), kept
 
 
 if __name__ == "__main__":
     stage.end_in_one_line()
+    sys.stdout.reconfigure(encoding="utf-8")  # which on Windows it is not
     try:
         main()
     except BrokenPipeError:  # whoever reads has read enough

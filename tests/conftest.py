@@ -49,6 +49,11 @@ def repository(world) -> Path:
 
 
 @pytest.fixture
+def task():
+    return tiny.task(["negative", "positive"])
+
+
+@pytest.fixture
 def batch():
     """``batch(lengths, padding)``: random model inputs of these lengths, padded to the longest and by ``padding``."""
 

@@ -114,6 +114,14 @@ def test_each_stage_lists_its_own_group(stage):
     assert stage in STAGES[stage]["params"]
 
 
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_lists_the_groups_that_it_reads(stage):
+    source = (ROOT / PACKAGE / f"{stage}.py").read_text(encoding="utf-8")
+    listed = {param.split(".")[0] for param in STAGES[stage]["params"]}
+    groups = set(read_yaml("params.yaml")) - {"run", "seed", "precision", "tasks"}
+    assert {group for group in groups if f'configuration.of("{group}"' in source} <= listed
+
+
 def test_every_group_is_a_stage():
     assert set(read_yaml("params.yaml")) - {"run", "seed", "precision", "tasks"} == set(STAGES)
 

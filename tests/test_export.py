@@ -57,6 +57,23 @@ def test_the_report_has_the_scores_of_each_file_beside_pytorch_s(world):
     assert report["onnx"]["megabytes"] == pytest.approx(sizes["model.onnx"] / 1e6, abs=0.05)
 
 
+def test_the_files_tell_nothing_of_the_machine_that_made_them(world):
+    run_stage("export")
+    for name in ("model.onnx", "model_int8.onnx"):
+        made = Path("models/tiny/onnx", name).read_bytes()
+        assert str(tiny.ROOT).encode() not in made and b"site-packages" not in made
+
+
+@pytest.mark.parametrize("family", models.FAMILIES)
+def test_every_family_is_exported(tmp_path, batch, task, family):
+    tiny.write_family(tmp_path, family)
+    model, tokenizer = task.load_model(tmp_path).eval(), models.tokenizer(tmp_path)
+    onnx_model.write(tmp_path / "model.onnx", model, task, tokenizer, 18)
+    inputs = {name: batch((7, 3), 2)[name] for name in tokenizer.model_input_names}
+    found = onnx_model.run(onnx_model.session(tmp_path / "model.onnx"), inputs).logits
+    torch.testing.assert_close(found, model(**inputs).logits.detach(), atol=1e-5, rtol=0)
+
+
 def test_a_trimmed_vocabulary_is_smaller_and_answers_the_same_where_nothing_is_missing(world):
     tiny.write_params(world / "params.yaml", **{"export.frequent_words": 3})
     run_stage("export")

@@ -21,11 +21,11 @@ THRESHOLD = 0.0
 def said(monkeypatch, capsys, *arguments: str) -> list[dict]:
     monkeypatch.setattr(sys, "argv", ["predict", *arguments])
     predict.main()
-    return [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
 @pytest.mark.parametrize("kind", tasks.KINDS)
-@pytest.mark.parametrize("model", predict.FILES)
+@pytest.mark.parametrize("model", models.FILES)
 def test_answers_are_those_of_the_student_whatever_the_file(world_of, monkeypatch, capsys, tmp_path, kind, model):
     name = world_of(kind)
     configuration = settings.load()
@@ -36,7 +36,7 @@ def test_answers_are_those_of_the_student_whatever_the_file(world_of, monkeypatc
     file = tmp_path / "asked.jsonl"
     rows.write(file, asked)
     Path("metrics", name).mkdir(parents=True, exist_ok=True)
-    rows.write_json(Path("metrics", name, "scores.json"), {"student": {"threshold": THRESHOLD}})
+    rows.write_json(Path("metrics", name, "export.json"), {"threshold": THRESHOLD})
     found = said(monkeypatch, capsys, name, "--file", str(file), "--model", model)
     assert len(found) == len(asked)
     key = {"text_classification": "label", "regression": "number", "multi_label": "labels", "named_entities": "tags",
@@ -68,7 +68,7 @@ def world_of(world, finished_kinds, tmp_path_factory):
             shutil.copytree(f"models/{kind}/teacher", f"models/{kind}/student", dirs_exist_ok=True)
             run_stage("export", kind)
             kept = tmp_path_factory.mktemp(kind)
-            for part in ("models", "data"):
+            for part in ("models", "data", "metrics"):
                 shutil.copytree(Path(part, kind), kept / part / kind)
             finished_kinds[kind] = kept
         else:
@@ -125,21 +125,45 @@ def test_what_cannot_be_answered_is_an_error_that_says_where(world, monkeypatch,
 
 @pytest.mark.parametrize(
     ("line", "why"), [('{"text": 3}', "line 2: .*expected text"), ("{no", "line 2: not valid JSON"),
-                      ('{"txt": "good"}', "line 2: no text")]
+                      ('{"txt": "good"}', "line 2: no text"), ("caf\u00e9", "line 2: not UTF-8")]
 )  # fmt: skip
 def test_a_bad_line_is_named(world, monkeypatch, tmp_path, line, why):
-    (tmp_path / "asked.txt").write_text(f"good film\n{line}\n")
+    (tmp_path / "asked.txt").write_bytes(f"good film\n{line}\n".encode("latin-1"))
     monkeypatch.setattr(sys, "argv", ["predict", "tiny", "--file", str(tmp_path / "asked.txt")])
     with pytest.raises(UserError, match=why):
         predict.main()
 
 
-@pytest.mark.parametrize(("model", "stage"), [("int8", "export"), ("pytorch", "distill_prediction")])
-def test_what_is_not_built_yet_is_named_with_the_command_that_builds_it(world, monkeypatch, model, stage):
-    Path("models/tiny", predict.FILES[model]).unlink()
+@pytest.mark.parametrize("model", models.FILES)
+def test_what_is_not_built_yet_is_named_with_the_command_that_builds_it(world, monkeypatch, model):
+    Path("models/tiny/onnx", models.FILES[model]).unlink()
     monkeypatch.setattr(sys, "argv", ["predict", "tiny", "good", "--model", model])
-    with pytest.raises(UserError, match=rf"{predict.FILES[model]} is not built yet: run `dvc repro {stage}@tiny`"):
+    with pytest.raises(UserError, match=rf"{models.FILES[model]} is not built yet: run `dvc repro export@tiny`"):
         predict.main()
+
+
+def test_a_text_that_is_too_long_is_answered_and_told_beside(world, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["predict", "tiny", "good " * 100])
+    predict.main()
+    printed = capsys.readouterr()
+    assert len(printed.out.splitlines()) == 1 and "1 of 1 texts are longer" in printed.err
+
+
+def test_a_question_is_answered_from_its_passage_in_several_windows(world_of, monkeypatch, capsys):
+    name = world_of("question_answering")
+    found = said(monkeypatch, capsys, name, "which film ?", "--context", "the film is great . " * 30)
+    assert found[0]["question"] == "which film ?" and set(found[0]) >= {"answer"}
+    asked = json.dumps({"question": "which film ?", "context": "the film is great . " * 30})
+    Path("asked.jsonl").write_text(asked + "\n")
+    assert said(monkeypatch, capsys, name, "--file", "asked.jsonl") == found
+
+
+def test_a_pair_is_one_text_and_another(world_of, monkeypatch, capsys):
+    name = world_of("text_classification")
+    found = said(monkeypatch, capsys, name, TEXTS[0], "--pair", TEXTS[1])
+    Path("asked.jsonl").write_text(json.dumps({"one": TEXTS[0], "two": TEXTS[1]}) + "\n")  # the task's own columns
+    assert said(monkeypatch, capsys, name, "--file", "asked.jsonl") == found
+    assert said(monkeypatch, capsys, name, TEXTS[0], "--pair", TEXTS[0]) != found
 
 
 def test_entities_stand_beside_their_tags():

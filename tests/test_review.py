@@ -26,7 +26,8 @@ EVALUATE = """
 import json, re
 rate = float(re.search(r"rate: (.*)", open("params.yaml").read())[1])
 open("model.txt", "w").write(str(rate))
-scores = {"student": {"accuracy": 1 - rate, "low": 0.1}, "retention": 0.9, "teacher": {"accuracy": 1 - rate}}
+accuracy, retention = 1 - rate, 0.9 if rate < 0.6 else None
+scores = {"student": {"accuracy": accuracy, "low": 0.1}, "retention": retention, "teacher": {"accuracy": accuracy}}
 json.dump(scores, open("metrics/films/scores.json", "w"))
 open("metrics/films/loss.csv", "w").write(f"step,loss\\n1,{rate}\\n")
 """
@@ -93,6 +94,13 @@ def test_a_worse_score_stands_above_all_differences(branch):
 
 def rows(text: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+
+
+def test_a_retention_that_is_no_more_is_worse(branch):
+    with_rate(branch, "0.75")
+    do(branch, "dvc", "repro", "--quiet")
+    commit(branch, "Worthless")
+    assert "- films: retention 0.9 → None" in review(branch, "origin/main").stdout
 
 
 def test_a_better_score_is_shown_and_nothing_is_called_worse(branch):

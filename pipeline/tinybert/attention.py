@@ -1,4 +1,4 @@
-"""Attention of any model of the library, without touching its code: scores before softmax, and speed.
+"""Attention of the library's models, without touching its code: scores before softmax, and speed.
 
 An attention function is registered by name. It hands a layer to the library's SDPA kernel, unless the scores of that
 layer are asked for: then it computes them once, keeps them and attends with them. So it does, without keeping them,
@@ -77,8 +77,10 @@ def _plainly_is_faster(query: Tensor) -> bool:
 @contextlib.contextmanager
 def first_position_only(model: nn.Module) -> Iterator[None]:
     """Within the block, the last layer of ``model`` computes the state of the first position alone, (B, 1, D): all that
-    a head over whole texts reads, and the same numbers. Of a layer's products three quarters or more are left out.
+    a head over whole texts reads, the same but for rounding. Of that layer's products those to keys and values are
+    left, a sixth of all where the feed-forward part is four times as wide as the model.
     """
+    attends_by = model.config._attn_implementation
     family = models.FAMILIES[our_attention(model).config.model_type]
     last = models.layers(model.base_model)[-1]
     attention = last.get_submodule(family.attention)
@@ -92,6 +94,7 @@ def first_position_only(model: nn.Module) -> Iterator[None]:
     finally:
         hook.remove()
         del attention.forward
+        model.set_attn_implementation(attends_by)
 
 
 def _attention_of_first(
@@ -107,7 +110,7 @@ def _attention_of_first(
     mask = None if attention_mask is None else attention_mask[:, :, :1]
     states, _ = _attention(attention, queries, keys, values, mask, dropout, attention.scaling)
     states = states.flatten(2)
-    return (attention.get_submodule(family.given)(states) if family.given else states), None
+    return (attention.get_submodule(family.output_projection)(states) if family.output_projection else states), None
 
 
 AttentionInterface.register(NAME, _attention)

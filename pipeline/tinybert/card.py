@@ -9,10 +9,11 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import AutoConfig
 
 from pipeline.tinybert import models
-from pipeline.tinybert.settings import STAGES_A_TASK_MAY_CHANGE, Numerics, Settings
+from pipeline.tinybert.settings import STAGES_A_TASK_MAY_CHANGE, Numerics, Settings, Source
 from pipeline.tinybert.tasks import Task
 
 MODELS = {"teacher": "teacher", "student": "**student**", "student_alone": "student alone, on the labels"}
+NOT_STATED = "not stated"
 FORMATS = {"pytorch": "PyTorch", "onnx": "ONNX", "int8": "ONNX, int8"}
 CHUNK = 1 << 20
 
@@ -30,29 +31,29 @@ def of(
         tags=["tinybert", "distillation", "onnx"],
         metrics=[task.metric],
         model_name=name,
-        eval_results=[result(task, name, facts["scores"])],
+        eval_results=[result(task, configuration.task(name).source, name, facts["export"])],
     )
     sections = {
-        "Use": used(task, name),
+        "Use": used(task),
         f"Scores on test ({task.metric})": scores(task, facts["scores"], facts["export"]),
         "Size and speed": speed(facts["benchmark"]),
         "What it was made of": made_of(name, configuration),
         "Parameters": parameters(name, configuration, numerics),
-        "Files": table(["file", "SHA-256"], [[str(path), f"`{sha256(path)}`"] for path in files]),
+        "Files": table(["file", "SHA-256"], [[path.as_posix(), f"`{sha256(path)}`"] for path in files]),
     }
     text = "\n\n".join(f"## {title}\n\n{content}" for title, content in sections.items())
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n# {name}\n\n{described(name, facts)}\n\n{text}\n")
 
 
-def result(task: Task, name: str, found: dict) -> EvalResult:
-    return EvalResult(
-        task_type=task.pipeline_tag,
-        dataset_type=name,
-        dataset_name=name,
-        dataset_split="test",
-        metric_type=task.metric,
-        metric_value=found["student"][task.metric],
-    )
+def result(task: Task, source: Source, name: str, export: dict) -> EvalResult:
+    """The score of what is shipped; on a split of the hub's only where it is one."""
+    where, _, revision = source.location.removeprefix("hub:").partition("@")
+    data = {"dataset_type": name, "dataset_name": f"{name}, test split of this pipeline"}
+    if source.location.startswith("hub:"):
+        data = {"dataset_type": where, "dataset_name": where, "dataset_config": source.config}
+        data |= {"dataset_revision": revision or None, "dataset_split": (source.splits or {}).get("test")}
+    score = export["pytorch"][task.metric]
+    return EvalResult(task_type=task.pipeline_tag, metric_type=task.metric, metric_value=score, **data)
 
 
 def described(name: str, facts: dict[str, dict]) -> str:
@@ -71,12 +72,12 @@ def described(name: str, facts: dict[str, dict]) -> str:
     )
 
 
-def used(task: Task, name: str) -> str:
+def used(task: Task) -> str:
     head = task.head.__name__
     code = [
         f"from transformers import {head}, AutoTokenizer",
-        f'model = {head}.from_pretrained("{name}")  # this folder',
-        f'tokenizer = AutoTokenizer.from_pretrained("{name}")',
+        f'model = {head}.from_pretrained(".")  # this folder',
+        'tokenizer = AutoTokenizer.from_pretrained(".")',
     ]
     return "\n".join(["```python", *code, "```", "", "`onnx/` has it for onnxruntime, whole and with weights in int8."])
 
@@ -86,8 +87,14 @@ def scores(task: Task, found: dict, export: dict) -> str:
         [title, f"{found[which][task.metric]:.4f}", f"{found[which]['low']:.4f} to {found[which]['high']:.4f}"]
         for which, title in MODELS.items()
     ]
-    lines += [[f"student, {FORMATS[form]}", f"{export[form][task.metric]:.4f}", ""] for form in ("onnx", "int8")]
-    return table(["model", task.metric, "95 % interval"], lines)
+    shipped = "shipped" if "whole_vocabulary" not in export else f"with {export['word_pieces']} word-pieces, as shipped"
+    lines += [
+        [f"student, {shipped}, {title}", f"{export[form][task.metric]:.4f}", ""] for form, title in FORMATS.items()
+    ]
+    said = table(["model", task.metric, "95 % interval"], lines)
+    if export["threshold"] is None:
+        return said
+    return f"{said}\n\nNone is answered where its margin is above {export['threshold']}, the best on validation."
 
 
 def speed(found: dict) -> str:
@@ -98,28 +105,36 @@ def speed(found: dict) -> str:
         for form, title in FORMATS.items()
     ]  # fmt: skip
     machine = ", ".join(f"{name} {value}" for name, value in found["machine"].items())
-    columns = ["model", "as", "parameters", "MB", "p50, ms", "p95, ms", "times faster"]
+    columns = ["model", "as", "parameters", "MB", "p50, ms", "p95, ms", "times faster than the teacher in PyTorch"]
     return (
-        f"One text of {found['word_pieces']['median']} word-pieces, the median of test, on one thread ({machine}):\n\n"
+        f"One text of {found['word_pieces']['median']} word-pieces, the median of test, on one thread, without the"
+        f" tokenizer ({machine}). The ONNX files compute of the last layer only what the head reads:\n\n"
         + table(columns, lines)
     )
 
 
 def made_of(name: str, configuration: Settings) -> str:
     task, recipe = configuration.task(name), configuration.quietly("package", name)
-    lines = [
-        ["encoder", configuration.encoder.checkpoint],
-        ["data", task.source.location],
-        ["unlabelled text", task.unlabelled.location if task.unlabelled else "none"],
-        ["word vectors", configuration.word_vectors.location],
-    ]
-    return table(["what", "from", "licence"], [[*line, recipe.licenses.get(line[0], "")] for line in lines])
+    student, teacher = (configuration.quietly(stage, name) for stage in ("general_student", "finetune_teacher"))
+    used = {
+        "encoder": configuration.encoder.checkpoint,
+        "teacher": teacher.checkpoint,
+        "general_student": student.checkpoint if student.start == "checkpoint" else None,
+        "data": task.source.location,
+        "unlabelled": task.unlabelled.location if task.unlabelled else None,
+        "word_vectors": configuration.word_vectors.location,
+    }
+    licenses = recipe.licenses.model_dump()
+    lines = [[what, place, licenses[what] or NOT_STATED] for what, place in used.items() if place]
+    return table(["what", "from", "licence"], lines)
 
 
 def parameters(name: str, configuration: Settings, numerics: Numerics) -> str:
     """What the task was made with, as it would stand in params.yaml."""
-    values = {**numerics.model_dump(), "prepare": configuration.prepare.model_dump()}
+    groups = ("encoder", "word_vectors", "prepare")
+    values = {**numerics.model_dump(), **{group: getattr(configuration, group).model_dump() for group in groups}}
     values |= {stage: configuration.quietly(stage, name).model_dump() for stage in STAGES_A_TASK_MAY_CHANGE}
+    values["task"] = configuration.task(name).model_dump(exclude=set(STAGES_A_TASK_MAY_CHANGE))
     text = io.StringIO()
     ruamel.yaml.YAML(typ="safe", pure=True).dump(values, text)
     return f"```yaml\n{text.getvalue()}```"

@@ -257,7 +257,8 @@ def fill_logits(teacher: nn.Module, task: Task, data: Sequences, tokenizer, logi
     say(f"teacher's logits of {count} rows")
     frozen(teacher.to(processes.device()), numerics.precision)
     collate = Collator(tokenizer, "kept")
-    with tqdm(total=count, desc="teacher", unit="row", disable=processes.number() > 0) as progress:
+    bar = tqdm(total=count, desc="teacher", unit="row", disable=processes.number() > 0)
+    with bar as progress, reading(task, teacher):
         for missing in parts:
             order = missing[np.argsort(-data.lengths[missing].astype(np.int32), kind="stable")]
             for batch_number, start in enumerate(range(0, len(order), EVALUATION_BATCH)):
@@ -268,7 +269,7 @@ def fill_logits(teacher: nn.Module, task: Task, data: Sequences, tokenizer, logi
                 batch = collate([data[int(number)] for number in numbers])
                 batch = {name: values.to(teacher.device) for name, values in batch.items()}
                 kept = batch.pop("kept")
-                with reading(task, teacher), computing(numerics.precision, teacher.device):
+                with computing(numerics.precision, teacher.device):
                     logits.put(numbers, task.class_logits(teacher(**batch)), kept)
     processes.wait()
 

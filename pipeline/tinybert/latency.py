@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -50,12 +51,13 @@ def of_onnx(path: Path, threads: int) -> Answer:
 
 def measured(answers: dict[str, Answer], inputs: Inputs, runs: int, what: str) -> dict[str, dict[str, float]]:
     """Of each, the median and the 95th percentile of its times for ``inputs``, in milliseconds."""
-    before, seconds = torch.get_num_threads(), {name: [] for name in answers}
+    before, names, seconds = torch.get_num_threads(), list(answers), {name: [] for name in answers}
     try:
         for number in tqdm(range(WARM_UP + runs), desc=what, unit="round"):
-            for name, answer in answers.items():
+            turn = number % len(names)
+            for name in names[turn:] + names[:turn]:  # no model is always the next after the same other
                 start = time.perf_counter()
-                answer(inputs)
+                answers[name](inputs)
                 if number >= WARM_UP:
                     seconds[name].append(time.perf_counter() - start)
     finally:
@@ -76,12 +78,25 @@ def operations(model: nn.Module, inputs: Inputs) -> int:
     return counter.get_total_flops()
 
 
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def machine() -> dict[str, str | int]:
     """What the times are of."""
     return {
-        "processor": platform.processor() or platform.machine(),
-        "capability": torch.backends.cpu.get_cpu_capability(),
-        "cores": os.cpu_count() or 1,
+        "processor": _processor(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "cores": cores(),
         "torch": torch.__version__,
-        "onnxruntime": onnx_model.onnxruntime.__version__,
+        "onnxruntime": onnxruntime.__version__,
     }
+
+
+def _processor() -> str:
+    """The processor's name, which on Linux the library does not know."""
+    known = Path("/proc/cpuinfo")
+    lines = known.read_text(encoding="utf-8").splitlines() if known.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -31,7 +31,7 @@ class Family:
     head: Callable[[nn.Module, Tensor], Tensor]
     attention: str = "attention.self"
     queries_keys_values: tuple[str, str, str] = ("query", "key", "value")
-    given: str | None = None
+    output_projection: str | None = None
     attended: str = "attention.output"
     feed_forward: str = "intermediate_size"
     projections: tuple[str, str] = ("intermediate.dense", "output.dense")
@@ -51,12 +51,13 @@ FAMILIES = {
         ),
         attention="attention",
         queries_keys_values=("q_lin", "k_lin", "v_lin"),
-        given="out_lin",
+        output_projection="out_lin",
         attended="sa_layer_norm",
         feed_forward="hidden_dim",
         projections=("ffn.lin1", "ffn.lin2"),
     ),
 }
+FILES = {"pytorch": "model.safetensors", "onnx": "model.onnx", "int8": "model_int8.onnx"}  # of what is shipped
 UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, SafetensorError, pickle.UnpicklingError)
 
 transformers.logging.set_verbosity_error()

@@ -46,11 +46,12 @@ def write(path: Path, model: nn.Module, task: Task, tokenizer, opset: int) -> No
 
     Of the last layer there is only what the task's head reads.
     """
+    model.cpu().eval()
     inputs = list(tokenizer.model_input_names)
     values = {"input_ids": tokenizer.pad_token_id, "attention_mask": 1, "token_type_ids": 0}
     example = {name: torch.full(EXAMPLE, values[name]) for name in inputs}
     free = {0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence")}
-    outputs = list(model.eval()(**example))
+    outputs = list(model(**example))
     with reading(task, model), _quietly():
         program = torch.onnx.export(
             _InOrder(model, inputs, outputs),
@@ -62,6 +63,8 @@ def write(path: Path, model: nn.Module, task: Task, tokenizer, opset: int) -> No
             dynamo=True,
             verbose=False,
         )
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()  # the exporter's notes on itself, with paths of this machine
     program.save(path)
 
 

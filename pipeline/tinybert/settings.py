@@ -219,7 +219,7 @@ class Evaluate(Group):
 
 class Export(Group):
     frequent_words: NonNegativeInt | None
-    opset: int = Field(ge=18)  # what torch's exporter writes
+    opset: int = Field(ge=18, le=25)  # what torch's exporter writes
     per_channel: bool
     reduce_range: bool
     largest_difference: PositiveFloat
@@ -231,10 +231,21 @@ class Benchmark(Group):
     runs: PositiveInt
 
 
+class Licenses(Group):
+    """Of what a student was made of; blank: the card says that it is not stated."""
+
+    encoder: str | None
+    teacher: str | None
+    general_student: str | None
+    data: str | None
+    unlabelled: str | None
+    word_vectors: str | None
+
+
 class Package(Group):
-    license: Name
+    license: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")] | None  # as the hub names it
     language: Name
-    licenses: dict[Name, str]
+    licenses: Licenses
 
 
 class Task(Group):

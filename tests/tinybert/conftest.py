@@ -1,13 +1,7 @@
 import pytest
-import tiny
 import torch
 
 from pipeline.tinybert.settings import Losses
-
-
-@pytest.fixture
-def task():
-    return tiny.task(["negative", "positive"])
 
 
 @pytest.fixture

@@ -50,3 +50,11 @@ def test_a_vocabulary_of_another_kind_is_refused_with_the_setting(tmp_path):
     tiny.write_family(tmp_path, "roberta")
     with pytest.raises(UserError, match=r"^export.frequent_words: only a vocabulary of word-pieces"):
         vocabulary.needed(models.tokenizer(tmp_path), [], [], "export.frequent_words")
+
+
+def test_a_tokenizer_that_reads_otherwise_once_trimmed_is_refused():
+    tokenizer = tiny.tokenizer()
+    good, dull = (tokenizer(text)["input_ids"] for text in ("good film", "dull film"))
+    vocabulary.check(tokenizer, [good, dull], tokenizer, [good, dull], "key")
+    with pytest.raises(UserError, match="^key: .* cannot be trimmed"):
+        vocabulary.check(tokenizer, [good, dull], tokenizer, [good, good], "key")
