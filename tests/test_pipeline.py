@@ -252,7 +252,7 @@ TAUGHT = f"distill_intermediate {DISTILLED}"
             "params.yaml",
             set_value("tasks.tiny.finetune_student", {"epochs": 1}),
             "finetune_student package",
-            "evaluate benchmark",
+            "evaluate",
         ),
         (
             f"{LIBRARY}/losses.py",
@@ -261,7 +261,8 @@ TAUGHT = f"distill_intermediate {DISTILLED}"
             f"finetune_student evaluate {DEPLOYED}",
         ),
         (f"{LIBRARY}/scoring.py", with_a_comment, "evaluate export", "benchmark package"),
-        ("params.yaml", set_value("evaluate.resamples", 7), "evaluate package", "benchmark"),
+        ("params.yaml", set_value("evaluate.resamples", 7), "evaluate package", ""),
+        ("params.yaml", set_value("export.frequent_words", 7), "export package", "benchmark"),
         ("params.yaml", set_value("benchmark.runs", 3), "benchmark package", ""),
         (
             "params.yaml",
@@ -278,6 +279,7 @@ TAUGHT = f"distill_intermediate {DISTILLED}"
         "losses",
         "scoring",
         "bootstrap",
+        "vocabulary",
         "runs of the benchmark",
         "split",
     ],
@@ -339,7 +341,7 @@ def test_a_queue_of_settings_can_be_compared(clone):
         assert time.monotonic() < deadline, states
         time.sleep(1)
     for name in states:
-        assert ran(clone("dvc", "queue", "logs", name)) == ["evaluate@tiny", "benchmark@tiny", "package@tiny"]
+        assert ran(clone("dvc", "queue", "logs", name)) == ["evaluate@tiny", "package@tiny"]
     table = list(csv.DictReader(io.StringIO(clone("dvc", "exp", "show", "--csv"))))
     done = [row for row in table if row["State"] == "Success"]
     settings = {(row["evaluate.resamples"], row["evaluate.seed"]) for row in done}
