@@ -40,6 +40,35 @@ def world(finished_world, tmp_path, monkeypatch) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def exported_kinds() -> dict[str, Path]:
+    """Kind → where what its stages left is kept."""
+    return {}
+
+
+@pytest.fixture
+def exported_kind(world, exported_kinds, tmp_path_factory) -> Callable[[str], str]:
+    """``exported_kind(kind)``: a task of the kind stands in the world up to `export`, its teacher in the student's
+    place; gives back its name.
+    """
+
+    def make(kind: str) -> str:
+        tiny.write_task(world, kind)
+        if kind in exported_kinds:
+            shutil.copytree(exported_kinds[kind], world, dirs_exist_ok=True)
+            return kind
+        for stage in ("prepare", "general_student", "finetune_teacher"):
+            run_stage(stage, kind)
+        shutil.copytree(f"models/{kind}/teacher", f"models/{kind}/student")
+        run_stage("export", kind)
+        exported_kinds[kind] = tmp_path_factory.mktemp(kind)
+        for part in ("models", "data", "metrics"):
+            shutil.copytree(Path(part, kind), exported_kinds[kind] / part / kind)
+        return kind
+
+    return make
+
+
 @pytest.fixture
 def repository(world) -> Path:
     """The world with this project's stages, and a DVC folder: there a stage keeps what a killed run would lose."""

@@ -1,7 +1,6 @@
 """The student as ONNX: it answers as PyTorch does, whatever the batch, or the stage fails and leaves what was there."""
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -26,12 +25,8 @@ def exported(name: str = "tiny"):
 
 
 @pytest.mark.parametrize("kind", tasks.KINDS)
-def test_onnx_answers_as_the_model_whatever_the_batch_its_length_and_padding(world, batch, kind):
-    tiny.write_task(world, kind)
-    for stage in ("prepare", "general_student", "finetune_teacher"):
-        run_stage(stage, kind)
-    shutil.copytree(f"models/{kind}/teacher", f"models/{kind}/student", dirs_exist_ok=True)
-    run_stage("export", kind)
+def test_onnx_answers_as_the_model_whatever_the_batch_its_length_and_padding(exported_kind, batch, kind):
+    exported_kind(kind)
     task, student, path = exported(kind)
     running = onnx_model.session(path, threads=1)
     for lengths, padding in [((5,), 0), ((1,), 0), ((12, 3, 7), 4), ((31, 31), 0)]:
@@ -44,7 +39,6 @@ def test_onnx_answers_as_the_model_whatever_the_batch_its_length_and_padding(wor
 
 
 def test_the_report_has_the_scores_of_each_file_beside_pytorch_s(world):
-    run_stage("export")
     report = json.loads(Path("metrics/tiny/export.json").read_text())
     scores = json.loads(Path("metrics/tiny/scores.json").read_text())
     assert {**scores["student"], **report["pytorch"]} == {**report["pytorch"], **scores["student"]}
@@ -58,7 +52,6 @@ def test_the_report_has_the_scores_of_each_file_beside_pytorch_s(world):
 
 
 def test_the_files_tell_nothing_of_the_machine_that_made_them(world):
-    run_stage("export")
     for name in ("model.onnx", "model_int8.onnx"):
         made = Path("models/tiny/onnx", name).read_bytes()
         assert str(tiny.ROOT).encode() not in made and b"site-packages" not in made
@@ -92,7 +85,6 @@ def test_a_trimmed_vocabulary_is_smaller_and_answers_the_same_where_nothing_is_m
 
 
 def test_the_folder_has_what_a_reader_of_the_files_needs(world):
-    run_stage("export")
     tokenizer, ours = (models.tokenizer(f"models/tiny/{folder}") for folder in ("student", "onnx"))
     assert ours("a heartwarming film")["input_ids"] == tokenizer("a heartwarming film")["input_ids"]
     config = json.loads(Path("models/tiny/onnx/config.json").read_text())
@@ -103,7 +95,6 @@ def test_the_folder_has_what_a_reader_of_the_files_needs(world):
 
 
 def test_the_same_student_gives_the_same_bytes(world):
-    run_stage("export")
     first = content(Path("models/tiny/onnx"))
     run_stage("export")
     assert content(Path("models/tiny/onnx")) == first
@@ -111,7 +102,6 @@ def test_the_same_student_gives_the_same_bytes(world):
 
 @pytest.mark.parametrize("setting", ["largest_difference", "equal_predictions"])
 def test_a_file_that_answers_otherwise_is_refused_and_what_was_there_stays(world, monkeypatch, setting):
-    run_stage("export")
     before = content(Path("models/tiny/onnx"))
     noisy = {"largest_difference": 0.01, "equal_predictions": 100.0}[setting]
     tiny.write_params(world / "params.yaml", **{"export.largest_difference": {0.01: 1e-3, 100.0: 1e9}[noisy]})

@@ -1,14 +1,12 @@
 """``python -m pipeline.predict``: an answer a line, that of the student that was scored."""
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import tiny
-from tiny import run_stage
 
 from pipeline import predict
 from pipeline.tinybert import models, rows, settings, tasks, training
@@ -26,8 +24,8 @@ def said(monkeypatch, capsys, *arguments: str) -> list[dict]:
 
 @pytest.mark.parametrize("kind", tasks.KINDS)
 @pytest.mark.parametrize("model", models.FILES)
-def test_answers_are_those_of_the_student_whatever_the_file(world_of, monkeypatch, capsys, tmp_path, kind, model):
-    name = world_of(kind)
+def test_answers_are_those_of_the_student_whatever_the_file(exported_kind, monkeypatch, capsys, tmp_path, kind, model):
+    name = exported_kind(kind)
     configuration = settings.load()
     task = tasks.load(f"data/{name}/prepared/task.json", configuration.task(name), name)
     asked = list(rows.read(f"data/{name}/prepared/test.jsonl"))[:8]
@@ -48,34 +46,6 @@ def test_answers_are_those_of_the_student_whatever_the_file(world_of, monkeypatc
         assert answers == pytest.approx(expected, abs=0.2 if model == "int8" else 1e-3)
     elif model != "int8":  # whose answers may be others
         assert answers == expected
-
-
-@pytest.fixture(scope="session")
-def finished_kinds() -> dict[str, Path]:
-    return {}
-
-
-@pytest.fixture
-def world_of(world, finished_kinds, tmp_path_factory):
-    """``world_of(kind)``: a task of the kind stands finished in the working folder; its name."""
-    stages = ("prepare", "general_student", "finetune_teacher")
-
-    def make(kind: str) -> str:
-        tiny.write_task(world, kind)
-        if kind not in finished_kinds:
-            for stage in stages:
-                run_stage(stage, kind)
-            shutil.copytree(f"models/{kind}/teacher", f"models/{kind}/student", dirs_exist_ok=True)
-            run_stage("export", kind)
-            kept = tmp_path_factory.mktemp(kind)
-            for part in ("models", "data", "metrics"):
-                shutil.copytree(Path(part, kind), kept / part / kind)
-            finished_kinds[kind] = kept
-        else:
-            shutil.copytree(finished_kinds[kind], world, dirs_exist_ok=True)
-        return kind
-
-    return make
 
 
 def test_texts_of_the_command_line_are_answered_with_probabilities(world, monkeypatch, capsys):
@@ -149,8 +119,8 @@ def test_a_text_that_is_too_long_is_answered_and_told_beside(world, monkeypatch,
     assert len(printed.out.splitlines()) == 1 and "1 of 1 texts are longer" in printed.err
 
 
-def test_a_question_is_answered_from_its_passage_in_several_windows(world_of, monkeypatch, capsys):
-    name = world_of("question_answering")
+def test_a_question_is_answered_from_its_passage_in_several_windows(exported_kind, monkeypatch, capsys):
+    name = exported_kind("question_answering")
     found = said(monkeypatch, capsys, name, "which film ?", "--context", "the film is great . " * 30)
     assert found[0]["question"] == "which film ?" and set(found[0]) >= {"answer"}
     asked = json.dumps({"question": "which film ?", "context": "the film is great . " * 30})
@@ -158,8 +128,8 @@ def test_a_question_is_answered_from_its_passage_in_several_windows(world_of, mo
     assert said(monkeypatch, capsys, name, "--file", "asked.jsonl") == found
 
 
-def test_a_pair_is_one_text_and_another(world_of, monkeypatch, capsys):
-    name = world_of("text_classification")
+def test_a_pair_is_one_text_and_another(exported_kind, monkeypatch, capsys):
+    name = exported_kind("text_classification")
     found = said(monkeypatch, capsys, name, TEXTS[0], "--pair", TEXTS[1])
     Path("asked.jsonl").write_text(json.dumps({"one": TEXTS[0], "two": TEXTS[1]}) + "\n")  # the task's own columns
     assert said(monkeypatch, capsys, name, "--file", "asked.jsonl") == found
