@@ -39,6 +39,9 @@ def main(name: str) -> None:
 
     with stage.output(Path("metrics", name, "scores.json")) as out:
         rows.write_json(out, scores)
+    with stage.output(Path("metrics", name, "scores.csv")) as out:
+        shown = ((which, *(scores[which][key] for key in (task.metric, "low", "high"))) for which in MODELS)
+        rows.write_csv(out, ["model", "score", "low", "high"], shown)
     for which in ("teacher", "student"):
         with stage.output(Path("metrics", name, "confusion", f"{which}.csv")) as out:
             rows.write_csv(out, ["actual", "predicted"], sorted(task.confusion(test, predictions["test"][which])))
