@@ -51,7 +51,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--model", choices=models.FILES, default="onnx", help="onnx unless given")
     parser.add_argument("--context", "--pair", dest="other", metavar="TEXT", help="a passage, or a second text, of all")
     parser.add_argument("--file", type=Path, help="a text or a JSON object a line; -: the standard input")
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()  # texts may stand after options
     if given.texts and given.file:
         raise UserError("texts and --file: give one of them")
     return given

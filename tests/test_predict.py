@@ -49,7 +49,7 @@ def test_answers_are_those_of_the_student_whatever_the_file(exported_kind, monke
 
 
 def test_texts_of_the_command_line_are_answered_with_probabilities(world, monkeypatch, capsys):
-    found = said(monkeypatch, capsys, "tiny", *TEXTS)
+    found = said(monkeypatch, capsys, "tiny", TEXTS[0], "--model", "pytorch", *TEXTS[1:])
     assert [answer["text"] for answer in found] == TEXTS
     assert [answer["label"] for answer in found][:2] == ["positive", "negative"]
     for answer in found:
