@@ -18,6 +18,7 @@ THRESHOLD = 0.0
 
 def said(monkeypatch, capsys, *arguments: str) -> list[dict]:
     monkeypatch.setattr(sys, "argv", ["predict", *arguments])
+    capsys.readouterr()  # what was said before
     predict.main()
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
