@@ -32,29 +32,24 @@ def main(name: str) -> None:
         if recipe.frequent_words is None:
             report = exported(out, task, student, tokenizer, parts, recipe)
         else:
-            kept = pieces_kept(task, tokenizer, parts["train"], recipe.frequent_words)
+            read = training.columns(task, parts["train"], tokenizer)["input_ids"]
+            kept = pieces_kept(tokenizer, read, recipe.frequent_words)
             with tempfile.TemporaryDirectory() as whole:
                 before = exported(Path(whole), task, student, tokenizer, parts, recipe)
-            smaller = trimmed(task, student, tokenizer, kept, parts["train"])
+            smaller = vocabulary.trim(student, tokenizer, kept)
+            again = training.columns(task, parts["train"], smaller)["input_ids"]
+            vocabulary.check(tokenizer, read, smaller, again, KEY)
             report = {**exported(out, task, student, smaller, parts, recipe), "whole_vocabulary": before}
     with stage.output(Path("metrics", name, "export.json")) as out:
         rows.write_json(out, report)
 
 
-def pieces_kept(task: Task, tokenizer, train: list[rows.Row], frequent_words: int) -> list[int]:
-    """The ids of the word-pieces of train and of so many words."""
+def pieces_kept(tokenizer, read: list[list[int]], frequent_words: int) -> list[int]:
+    """The ids of the word-pieces of train, as it was ``read``, and of so many words."""
     words = vectors.load(Path("data", "word_vectors"))[0].index_to_key[:frequent_words]
-    kept = vocabulary.needed(tokenizer, training.columns(task, train, tokenizer)["input_ids"], words, KEY)
+    kept = vocabulary.needed(tokenizer, read, words, KEY)
     stage.say(f"vocabulary: {len(kept)} of {len(tokenizer)} word-pieces stay")
     return kept
-
-
-def trimmed(task: Task, student: nn.Module, tokenizer, kept: list[int], train: list[rows.Row]):
-    """Let the student know these word-pieces alone; the tokenizer that reads so."""
-    before = training.columns(task, train, tokenizer)["input_ids"]
-    smaller = vocabulary.trim(student, tokenizer, kept)
-    vocabulary.check(tokenizer, before, smaller, training.columns(task, train, smaller)["input_ids"], KEY)
-    return smaller
 
 
 def exported(

@@ -81,7 +81,7 @@ def records(given: argparse.Namespace, fields: list[str]) -> Iterator[tuple[str,
     """What is asked, field → value, and where it stands."""
     first, *second = fields
     if given.other is not None and not second:
-        raise UserError("--context, --pair: this task is about one text")
+        raise UserError("--context, --pair: this task is about one text: leave it out")
     more = dict.fromkeys(second, given.other) if given.other is not None else {}
     if given.texts:
         return ((f"text {number}", {first: text, **more}) for number, text in enumerate(given.texts, 1))
@@ -106,9 +106,11 @@ def parsed(file, name: str, first: str, more: dict) -> Iterator[tuple[str, dict]
                 text = line.decode("utf-8-sig").strip()
                 record = json.loads(text) if text.startswith("{") else {first: text}
             except UnicodeDecodeError:
-                raise UserError(f"{where}: not UTF-8") from None
+                raise UserError(f"{where}: not UTF-8: save it as UTF-8") from None
             except json.JSONDecodeError as error:
-                raise UserError(f"{where}: not valid JSON: {error}") from None
+                raise UserError(
+                    f"{where}: not valid JSON: {error}: a line that begins with {{ is a JSON object"
+                ) from None
             if text:
                 yield where, {**more, **record}
 

@@ -15,7 +15,6 @@ from pipeline.tinybert.tasks import Task
 MODELS = {"teacher": "teacher", "student": "**student**", "student_alone": "student alone, on the labels"}
 NOT_STATED = "not stated"
 FORMATS = {"pytorch": "PyTorch", "onnx": "ONNX", "int8": "ONNX, int8"}
-CHUNK = 1 << 20
 
 
 def of(
@@ -145,8 +144,5 @@ def table(columns: list[str], lines: list[list[str]]) -> str:
 
 
 def sha256(path: Path) -> str:
-    found = hashlib.sha256()
     with open(path, "rb") as file:
-        while chunk := file.read(CHUNK):
-            found.update(chunk)
-    return found.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()

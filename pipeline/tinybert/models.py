@@ -93,13 +93,9 @@ def check_family(config, key: str) -> None:
 def save(folder: Path, model: nn.Module, tokenizer=None, **options) -> None:
     model.save_pretrained(folder, **options)
     if tokenizer is not None:
-        save_tokenizer(folder, tokenizer)
-
-
-def save_tokenizer(folder: Path, tokenizer) -> None:
-    # Which would be as the last call left them.
-    tokenizer.backend_tokenizer.no_truncation(), tokenizer.backend_tokenizer.no_padding()
-    tokenizer.save_pretrained(folder)
+        # Which would be as the last call left them.
+        tokenizer.backend_tokenizer.no_truncation(), tokenizer.backend_tokenizer.no_padding()
+        tokenizer.save_pretrained(folder)
 
 
 def tokenizer(folder: str | Path, key: str = ""):

@@ -1,13 +1,7 @@
 import pytest
 import tiny
 import torch
-from transformers import (
-    AutoModel,
-    AutoModelForMaskedLM,
-    BertModel,
-    BertTokenizerFast,
-    GPT2Config,
-)
+from transformers import AutoModel, AutoModelForMaskedLM, BertModel, BertTokenizerFast, GPT2Config
 
 from pipeline.tinybert import models
 from pipeline.tinybert.stage import UserError
