@@ -1,8 +1,8 @@
 """What a killed run loses: ``python benchmarks/killed.py`` kills each stage at three random moments and lets it go on.
 
-In a copy of a working copy in which `dvc repro` has ended, each stage that keeps its work runs once to its end; then,
-for each moment, it is killed (SIGKILL) there, and runs again. Prints how much longer the two together took than the
-whole, starts included, and whether all bytes that the stage leaves are the same. ``--stages`` names some of them.
+In a copy of a working copy in which `dvc repro` has ended, each stage that keeps its work runs once to its end; then
+again, killed (SIGKILL) at each moment and started anew. Prints by how much longer that took than the whole, starts
+included, and whether all bytes that the stage leaves are the same. ``--stages`` names some of them.
 """
 
 import argparse
@@ -72,14 +72,16 @@ def content(folder: Path) -> str:
 
 def killed(folder: Path, stage: str, task: str, moments: int, draw: random.Random) -> list[str]:
     whole = seconds_to_the_end(folder, stage, task)
-    expected, lost, same = content(folder), [], True
-    for _ in range(moments):
-        moment = draw.uniform(0.1, 0.95) * whole
-        kill_after(moment, folder, stage, task)
-        lost.append(moment + seconds_to_the_end(folder, stage, task) - whole)
-        same &= content(folder) == expected
-        print(f"{stage}: killed after {moment:.0f} of {whole:.0f} s, lost {lost[-1]:.0f} s", flush=True)
-    return [stage, f"{whole:.0f}", ", ".join(f"{seconds:.0f}" for seconds in lost), "same" if same else "other"]
+    expected = content(folder)
+    ran = [draw.uniform(0.1, 0.95) * whole / moments for _ in range(moments)]
+    for seconds in ran:
+        kill_after(seconds, folder, stage, task)
+    last = seconds_to_the_end(folder, stage, task)
+    lost, same = (sum(ran) + last - whole) / moments, content(folder) == expected
+    print(f"{stage}: {whole:.0f} s; killed after {', '.join(f'{part:.0f}' for part in ran)}", end="", flush=True)
+    print(f"; then {last:.0f}; lost {lost:.0f} s by each kill", flush=True)
+    killed_after = ", ".join(f"{seconds:.0f}" for seconds in ran)
+    return [stage, f"{whole:.0f}", killed_after, f"{lost:.0f}", "same" if same else "other"]
 
 
 def main() -> None:
@@ -94,7 +96,7 @@ def main() -> None:
         copied(arguments.within, folder)
         table = [killed(folder, stage, arguments.task, arguments.moments, draw) for stage in arguments.stages]
     print(f"\n{machine()}")
-    print_table(["stage", "whole, s", "lost by each kill, s", "bytes"], table)
+    print_table(["stage", "whole, s", "killed after, s", "lost by each, s", "bytes"], table)
     sys.exit(any(row[-1] != "same" for row in table))
 
 

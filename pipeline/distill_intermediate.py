@@ -6,9 +6,8 @@ Every row of the transfer set (augmented rows, then unlabelled ones) gets its lo
 from contextlib import closing
 from pathlib import Path
 
-from pipeline.tinybert import distillation, models, processes, scratch, settings, stage, tasks, transfer
+from pipeline.tinybert import curves, distillation, models, processes, scratch, settings, stage, tasks, transfer
 from pipeline.tinybert.logits import Logits
-from pipeline.tinybert.rows import write_csv
 
 
 def main(name: str) -> None:
@@ -20,7 +19,7 @@ def main(name: str) -> None:
     tokenizer.model_max_length = min(tokenizer.model_max_length, other.model_max_length)
     teacher = task.load_model(Path("models", name, "teacher"))
     student = transfer.student_with_head(task, name, configuration.seed)
-    columns, curve = ["step", "epoch", "loss"], []
+    learned = {}
     with (
         scratch.folder("transfer") as folder,
         closing(transfer.encode(task, transfer.rows(task, name), tokenizer, folder)) as data,
@@ -38,7 +37,7 @@ def main(name: str) -> None:
                 "distill_intermediate",
                 distillation.KeepLogits(task, logits),
             )
-            columns, curve = result.columns, result.curve
+            learned = result.curves
         distillation.fill_logits(teacher, task, data, tokenizer, logits, configuration.numerics)
         with stage.output(Path("data", name, "teacher_logits")) as out:
             if processes.number() == 0:
@@ -46,8 +45,8 @@ def main(name: str) -> None:
 
     with stage.output(Path("models", name, "intermediate")) as out:
         models.save(out, student, tokenizer)
-    with stage.output(Path("metrics", name, "distill_intermediate", "loss.csv")) as out:
-        write_csv(out, columns, curve)
+    with stage.output(Path("metrics", name, "distill_intermediate")) as out:
+        curves.write(out, learned)
 
 
 if __name__ == "__main__":

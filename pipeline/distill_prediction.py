@@ -1,4 +1,7 @@
-"""The student learns the teacher's logits, which `distill_intermediate` left: the teacher does not run again."""
+"""The student learns the teacher's logits, which `distill_intermediate` left: the teacher does not run again.
+
+Or, for comparison, the labels of the rows that have some.
+"""
 
 from contextlib import closing
 from pathlib import Path
@@ -17,14 +20,17 @@ def main(name: str) -> None:
     validation = training.Scored(task, list(rows.read(prepared / "validation.jsonl")), tokenizer)
     student = task.load_model(intermediate)
 
-    with (
-        scratch.folder("transfer") as folder,
-        closing(transfer.encode(task, transfer.rows(task, name), tokenizer, folder, recipe.augmented)) as data,
-        closing(Logits.load(Path("data", name, "teacher_logits"))) as logits,
-    ):
-        result = distillation.learn_logits(
-            student, tokenizer, task, data, logits, validation, recipe, configuration.numerics
-        )
+    numerics = configuration.numerics
+    if recipe.targets == "labels":
+        labelled = list(transfer.labelled_rows(name, recipe.augmented))
+        result = distillation.learn_labels(student, tokenizer, task, labelled, validation, recipe, numerics)
+    else:
+        with (
+            scratch.folder("transfer") as folder,
+            closing(transfer.encode(task, transfer.rows(task, name), tokenizer, folder, recipe.augmented)) as data,
+            closing(Logits.load(Path("data", name, "teacher_logits"))) as logits,
+        ):
+            result = distillation.learn_logits(student, tokenizer, task, data, logits, validation, recipe, numerics)
     stage.say(f"student: {task.metric} {result.score:.4f} on validation, epoch {result.epoch}")
 
     with stage.output(Path("models", name, "student")) as out:

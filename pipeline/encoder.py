@@ -9,13 +9,12 @@ from pathlib import Path
 
 from transformers import AutoModel, AutoModelForMaskedLM
 
-from pipeline.tinybert import models, scratch, settings, sources, stage
+from pipeline.tinybert import curves, models, scratch, settings, sources, stage
 from pipeline.tinybert.masked_language_model import train_head
-from pipeline.tinybert.rows import write_csv
 
 ENCODER = Path("models/pretrained/encoder")
 MASKED_LANGUAGE_MODEL = Path("models/pretrained/masked_language_model")
-CURVE = Path("metrics/pretrained/encoder/loss.csv")
+METRICS = Path("metrics/pretrained/encoder")
 
 
 def main() -> None:
@@ -27,7 +26,7 @@ def main() -> None:
     models.check_family(body.config, "encoder.checkpoint")
     model, loading = models.load(AutoModelForMaskedLM, folder, "encoder.checkpoint", output_loading_info=True)
 
-    curve = []
+    curve = {}
     numerics = settings.Numerics(seed=encoder.seed, precision=configuration.precision)
     if encoder.masked_language_model.train == "always" or loading["missing_keys"]:
         text = sources.texts(encoder.masked_language_model.text, encoder.seed, "encoder.masked_language_model.text")
@@ -37,8 +36,8 @@ def main() -> None:
         models.save(out, body, tokenizer)
     with stage.output(MASKED_LANGUAGE_MODEL) as out:
         models.save(out, model, tokenizer)
-    with stage.output(CURVE) as out:
-        write_csv(out, ["step", "epoch", "loss"], curve)
+    with stage.output(METRICS) as out:
+        curves.write(out, curve)
 
 
 if __name__ == "__main__":

@@ -2,27 +2,26 @@
 
 from pathlib import Path
 
-from pipeline.tinybert import general, models, processes, scratch, settings, stage
-from pipeline.tinybert.rows import write_csv
+from pipeline.tinybert import curves, general, models, processes, scratch, settings, stage
 
 
 def main(task: str) -> None:
     configuration = settings.load()
     wanted = configuration.of("general_student", task)
 
-    columns, curve = ["step", "epoch", "loss"], []
+    learned = {}
     if wanted.start == "checkpoint":
         student = general.from_checkpoint(wanted)
     elif wanted.start == "layers":
         student = general.from_layers(wanted, configuration.seed)
     else:
         student, result = general.from_distillation(wanted, configuration.numerics)
-        columns, curve = result.columns, result.curve
+        learned = result.curves
 
     with stage.output(Path("models", task, "general_student")) as out:
         models.save(out, student, models.tokenizer(general.ENCODER))
-    with stage.output(Path("metrics", task, "general_student", "loss.csv")) as out:
-        write_csv(out, columns, curve)
+    with stage.output(Path("metrics", task, "general_student")) as out:
+        curves.write(out, learned)
 
 
 if __name__ == "__main__":

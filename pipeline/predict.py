@@ -143,6 +143,7 @@ def answered(task: Task, row: Row, tokenizer, outputs: Outputs) -> tuple[list, l
 
 if __name__ == "__main__":
     stage.end_in_one_line()
+    stage.imports_are_done()
     sys.stdout.reconfigure(encoding="utf-8")  # which on Windows it is not
     try:
         main()

@@ -1,6 +1,8 @@
 """Code that a stage imports, and parameters that it reads, are its deps in dvc.yaml: DVC infers neither."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -155,3 +157,12 @@ def test_a_stage_lists_what_it_reads_of_the_task_itself(setting, stages):
 def test_a_stage_lists_what_all_training_shares_where_it_reads_it(stage, setting, readings):
     source = (ROOT / PACKAGE / f"{stage}.py").read_text(encoding="utf-8")
     assert (setting in STAGES[stage]["params"]) == any(reading in source for reading in readings)
+
+
+@pytest.mark.parametrize("stage", ["distill_intermediate", "evaluate"])
+def test_a_stage_does_not_wait_for_libraries_that_it_does_not_need(stage):
+    """Each takes half a second or more: of words, of statistics for one kind, of what is shown once there is some."""
+    slow = {"nltk", "gensim", "dvclive", "sklearn", "pandas"}
+    code = f"import sys, {PACKAGE}.{stage}; print(*{slow} & set(sys.modules))"
+    loaded = subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True)
+    assert set(loaded.split()) == {"pandas"}  # of `datasets`

@@ -53,8 +53,8 @@ def test_accumulated_batches_are_one_whatever_each_holds(world, kind, weighted):
         changes = {f"{stage}.{key}": value for key, value in recipe.items()}
         tiny.write_task(world, kind, **changes, **{"finetune_teacher.class_weights": weighted})
         run_stage(stage, kind)
-        lines = Path("metrics", kind, stage, "loss.csv").read_text().splitlines()[1:]
-        return [float(line.split(",")[2]) for line in lines]
+        lines = Path("metrics", kind, stage, "plots", "metrics", "loss.tsv").read_text().splitlines()[1:]
+        return [float(line.split("\t")[1]) for line in lines]
 
     tiny.write_task(world, kind)
     for stage in ("prepare", "general_student"):
@@ -165,7 +165,7 @@ def test_dropout_as_set_or_of_the_checkpoint_itself(world, stage):
     def loss(dropout: float | None) -> str:
         tiny.write_params(world / "params.yaml", **{f"{stage}.dropout": dropout})
         run_stage(stage)
-        return Path("metrics", "tiny", stage, "loss.csv").read_text()
+        return Path("metrics", "tiny", stage, "plots", "metrics", "loss.tsv").read_text()
 
     for config in world.glob("models/**/config.json"):
         ours = dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), 0.1)

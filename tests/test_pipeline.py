@@ -10,16 +10,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import chain, product
 from pathlib import Path
 
+import boto3
 import networkx
 import pytest
 import ruamel.yaml
 import tiny
 import transformers
 from dvc.repo import Repo
+from moto.server import ThreadedMotoServer
 from tiny import COMMON, PER_TASK, ROOT
 
 STAGES = [*COMMON, *(f"{stage}@tiny" for stage in PER_TASK)]
@@ -54,6 +56,11 @@ class Clone:
     def read(self, name: str) -> str:
         return (self.folder / name).read_text(encoding="utf-8")
 
+    def files(self, name: str) -> list[str]:
+        """Those of a folder, or the file itself."""
+        found = [self.folder / name, *(self.folder / name).rglob("*")]
+        return [path.relative_to(self.folder).as_posix() for path in found if path.is_file()]
+
     def settings(self) -> dict:
         return ruamel.yaml.YAML(typ="safe", pure=True).load(self.read("params.yaml"))
 
@@ -61,6 +68,16 @@ class Clone:
         """Name → state of the queued experiments."""
         rows = [line.split() for line in self("dvc", "queue", "status").splitlines()]
         return {row[1]: row[-1] for row in rows if row and row[-1] in ("Queued", "Running", "Success", "Failed")}
+
+    def run_queue(self) -> dict[str, str]:
+        """Run what is queued to its end; all that has been queued, with its state."""
+        self("dvc", "queue", "start", "-j", "1")
+        deadline = time.monotonic() + 240
+        while set((states := self.queue()).values()) != {"Success"}:
+            assert "Failed" not in states.values(), states
+            assert time.monotonic() < deadline, states
+            time.sleep(1)
+        return states
 
 
 def ran(said: str) -> list[str]:
@@ -124,7 +141,7 @@ def test_every_output_is_there(clone):
 
 
 def test_git_sees_only_the_lock_metrics_and_plots(clone):
-    expected = ["dvc.lock", *outputs(clone.read("dvc.yaml"))["git"]]
+    expected = ["dvc.lock", *chain.from_iterable(map(clone.files, outputs(clone.read("dvc.yaml"))["git"]))]
     assert sorted(line.removeprefix("?? ") for line in clone.changed) == sorted(expected)
 
 
@@ -336,13 +353,9 @@ def test_after_an_interrupt_the_next_run_goes_on(clone, edited):
 
 def test_a_queue_of_settings_can_be_compared(clone):
     clone("dvc", "exp", "run", "--queue", "-S", "evaluate.resamples=11,12", "-S", "evaluate.seed=1,2")
-    clone("dvc", "queue", "start", "-j", "1")
-    deadline = time.monotonic() + 240
-    while list((states := clone.queue()).values()) != ["Success"] * 4:
-        assert "Failed" not in states.values(), states
-        assert time.monotonic() < deadline, states
-        time.sleep(1)
-    for name in states:
+    names = list(clone.run_queue())
+    assert len(names) == 4
+    for name in names:
         assert ran(clone("dvc", "queue", "logs", name)) == ["evaluate@tiny", "package@tiny"]
     table = list(csv.DictReader(io.StringIO(clone("dvc", "exp", "show", "--csv"))))
     done = [row for row in table if row["State"] == "Success"]
@@ -351,11 +364,63 @@ def test_a_queue_of_settings_can_be_compared(clone):
     assert all(float(row["student.accuracy"]) > 0.8 for row in done)
 
 
+def test_an_ablation_is_an_experiment_and_a_row_of_the_table(clone):
+    row = "without prediction loss"
+    command = "python", "benchmarks/ablations.py", "tiny", "--full", "--rows", row
+    assert [line for line in clone(*command).splitlines() if line.startswith(f"| {row} ")] == [
+        f"| {row} | 0 |  |  | 73.5 | -2.1 |"
+    ]
+    before = set(clone.queue())
+    clone(*command, "--queue", "--seeds", str(clone.settings()["seed"]))
+    [name] = set(clone.run_queue()) - before
+    assert ran(clone("dvc", "queue", "logs", name)) == ["distill_prediction@tiny"]
+    [shown] = [line.split(" | ") for line in clone(*command).splitlines() if line.startswith(f"| {row} ")]
+    assert shown[1] == "1" and float(shown[2]) > 80
+
+
+@pytest.fixture
+def folder(tmp_path) -> tuple[str, dict]:
+    return str(tmp_path / "storage"), {}
+
+
+@pytest.fixture
+def s3(monkeypatch) -> Iterator[tuple[str, dict]]:
+    """A server that speaks S3, with a bucket."""
+    keys = {"AWS_ACCESS_KEY_ID": "tester", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
+    for name, value in keys.items():
+        monkeypatch.setenv(name, value)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    address = "http://{}:{}".format(*server.get_host_and_port())
+    boto3.client("s3", endpoint_url=address).create_bucket(Bucket="bucket")
+    yield "s3://bucket/path", {"endpointurl": address}
+    server.stop()
+
+
+@pytest.mark.parametrize("remote", ["folder", "s3"])
+def test_a_colleague_pulls_what_the_stages_made_and_runs_nothing(clone, remote, request, tmp_path):
+    url, options = request.getfixturevalue(remote)
+    colleague = Clone(tmp_path / "colleague")
+    subprocess.run(["git", "clone", "--quiet", clone.folder, colleague.folder], check=True)
+    for one in (clone, colleague):
+        one.environment = {**one.environment, **{key: os.environ[key] for key in os.environ if key.startswith("AWS_")}}
+        one("dvc", "remote", "add", "--local", "--force", "--default", "storage", url)
+        for name, value in options.items():
+            one("dvc", "remote", "modify", "--local", "storage", name, value)
+    clone("dvc", "push")
+    colleague("dvc", "pull")
+    for path in clone.files("models/tiny/release"):
+        assert (colleague.folder / path).read_bytes() == (clone.folder / path).read_bytes()
+    shutil.copytree(clone.folder / "data" / "raw", colleague.folder / "data" / "raw", dirs_exist_ok=True)
+    assert ran(colleague("dvc", "repro")) == []
+
+
 def test_plots_are_drawn(clone):
     clone("dvc", "plots", "show")
     page = clone.read("dvc_plots/index.html")
     for path, title in plots(clone.read("dvc.yaml")).items():
-        drawn = len(clone.read(path).splitlines()) > 1  # a general student that is taken, not trained, has no curve
+        # A general student that is taken, not trained, has no curve.
+        drawn = any(len(clone.read(file).splitlines()) > 1 for file in clone.files(path))
         assert (title in page) == drawn, path
     assert sum(title in page for title in plots(clone.read("dvc.yaml")).values()) >= 7
     assert clone("git", "status", "--porcelain") == ""

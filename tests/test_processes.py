@@ -60,7 +60,7 @@ def test_two_processes_learn_what_one_does(world, kind):
 def results(task: str) -> dict[str, bytes | np.ndarray]:
     """The augmented rows, the teacher's logits in their order, and all losses."""
     curves = {
-        stage: np.genfromtxt(Path("metrics", task, stage, "loss.csv"), delimiter=",", skip_header=1)
+        stage: np.genfromtxt(Path("metrics", task, stage, "plots", "metrics", "loss.tsv"), skip_header=1)
         for stage in TRAINED
     }
     logits = np.load(Path("data", task, "teacher_logits", "values.npy"))

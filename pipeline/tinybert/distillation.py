@@ -26,15 +26,21 @@ from pipeline.tinybert.trainer import (
     Result,
     arguments,
     computing,
-    curve_of,
     frozen,
     once,
     steps_of,
 )
-from pipeline.tinybert.training import Scored, TaskTrainer, reading, train_to_best_epoch
+from pipeline.tinybert.training import Scored, TaskTrainer, encode, reading, train_to_best_epoch
 
 if TYPE_CHECKING:
-    from pipeline.tinybert.settings import DistillIntermediate, GeneralDistillation, Losses, Numerics
+    from pipeline.tinybert.rows import Row
+    from pipeline.tinybert.settings import (
+        DistillIntermediate,
+        DistillPrediction,
+        GeneralDistillation,
+        Losses,
+        Numerics,
+    )
     from pipeline.tinybert.tasks import Task
 
 PARTS = ("embeddings", "hidden", "attention")
@@ -133,6 +139,7 @@ class IntermediateTrainer(QuietTrainer):
         super().__init__(**rest)
         self.teacher = our_attention(frozen(teacher.to(self.args.device), self.args.precision))
         self.layer_map, self.weights, self.keep = layer_map, weights, keep
+        self.shown |= {part: part for part in PARTS if getattr(weights, part)}
         self.sums, self.summed, self.waiting = dict.fromkeys(PARTS, 0.0), 0, []
 
     def counted(self, batch: dict[str, Tensor]) -> Tensor:
@@ -238,8 +245,7 @@ def imitate(
         trainer.go_on()
         if keep is not None:
             keep.take()
-        names = ("loss", *(name for name in PARTS if getattr(settings.losses, name)))
-        return Result(float("nan"), settings.epochs, ["step", "epoch", *names], curve_of(trainer, names))
+        return Result(float("nan"), settings.epochs, trainer.curves())
 
     return once("imitation", imitation, trained)
 
@@ -306,6 +312,24 @@ class PredictionTrainer(TaskTrainer):
         return self.loss(self.task.class_logits(outputs), teacher, kept, self.temperature), outputs
 
 
+def learn_labels(
+    student: nn.Module,
+    tokenizer,
+    task: Task,
+    labelled: list[Row],
+    validation: Scored,
+    settings: DistillPrediction,
+    numerics: Numerics,
+) -> Result:
+    """Train ``student`` in place on labels, as if there were no prediction stage; keep the best epoch on validation."""
+    models.set_dropout(student, settings.dropout)
+    data = encode(task, labelled, tokenizer)
+    rate = settings.learning_rate
+    return train_to_best_epoch(
+        TaskTrainer, student, Collator(tokenizer), task, data, validation, settings, numerics, rate
+    )
+
+
 def learn_logits(
     student: nn.Module,
     tokenizer,
@@ -313,7 +337,7 @@ def learn_logits(
     data: Sequences,
     logits: Logits,
     validation: Scored,
-    settings,
+    settings: DistillPrediction,
     numerics: Numerics,
 ) -> Result:
     """Train ``student`` in place on the teacher's ``logits`` of ``data``; keep the best epoch on validation."""

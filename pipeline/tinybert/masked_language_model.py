@@ -11,8 +11,9 @@ from torch.nn.functional import cross_entropy
 from transformers import DataCollatorForLanguageModeling
 
 from pipeline.tinybert import models
+from pipeline.tinybert.curves import Curves
 from pipeline.tinybert.settings import MaskedLanguageModel, Numerics
-from pipeline.tinybert.trainer import QuietTrainer, Result, arguments, curve_of, once
+from pipeline.tinybert.trainer import QuietTrainer, Result, arguments, once
 
 
 class HeadTrainer(QuietTrainer):
@@ -40,10 +41,10 @@ class Masking(DataCollatorForLanguageModeling):
 
 def train_head(
     model: nn.Module, tokenizer, texts: list[str], settings: MaskedLanguageModel, numerics: Numerics
-) -> list[tuple]:
+) -> Curves:
     """Train ``model``'s head in place, tied to the input embeddings; the body too, unless it is frozen.
 
-    Returns the loss curve as (step, epoch, loss).
+    Returns the curve of the loss.
     """
     model.base_model.requires_grad_(not settings.freeze_body)
     longest = min(settings.max_length, tokenizer.model_max_length)
@@ -69,8 +70,8 @@ def train_head(
             data_collator=collator,
         )
         trainer.go_on()
-        return Result(float("nan"), 0, ["step", "epoch", "loss"], curve_of(trainer))
+        return Result(float("nan"), 0, trainer.curves())
 
     result = once("masked_language_model", model, trained)
     model.requires_grad_(True)
-    return result.curve
+    return result.curves

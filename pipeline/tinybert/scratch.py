@@ -89,6 +89,12 @@ def of_stage(name: str, arguments: list[str]) -> Iterator[None]:
         stage.close(done)
 
 
+def metrics_of_stage() -> Path | None:
+    """Where the running stage's metrics will be; None where no stage runs."""
+    stage = _stage.get()
+    return stage and Path("metrics", *(stage.arguments or ["pretrained"]), stage.name)
+
+
 @contextlib.contextmanager
 def folder(name: str) -> Iterator[Path]:
     """The running stage's folder of this name, as a run that was killed has left it, or empty; one for all processes.

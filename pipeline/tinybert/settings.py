@@ -201,6 +201,7 @@ class DistillIntermediate(Group):
 
 
 class DistillPrediction(Schedule):
+    targets: Literal["logits", "labels"]
     augmented: bool
     learning_rate: PositiveFloat
     dropout: Dropout

@@ -4,6 +4,7 @@ import contextlib
 import contextvars
 import ctypes
 import errno
+import gc
 import os
 import platform
 import re
@@ -42,6 +43,12 @@ def end_in_one_line() -> None:
     end_on_signals()
 
 
+def imports_are_done() -> None:
+    """What they made lives to the end: neither a search for garbage nor the end of the process goes through it."""
+    gc.freeze()
+    gc.enable()
+
+
 def end_on_signals() -> None:
     """By an exception, so that what is half-written goes."""
     for number in ENDING:
@@ -59,6 +66,7 @@ def run(main: Callable[..., None], *names: str, flags: tuple[str, ...] = (), wit
 
     Prints a line as the stage starts, and one with its time and its peak memory when it is done.
     """
+    imports_are_done()
     stage_name = Path(sys.argv[0]).stem
     chosen = {flag: True for flag in flags if f"--{flag}" in sys.argv[1:]}
     arguments = [argument for argument in sys.argv[1:] if argument.removeprefix("--") not in chosen]

@@ -26,7 +26,7 @@ from transformers import (
 )
 from transformers.trainer import TRAINER_STATE_NAME
 
-from pipeline.tinybert import processes, scratch
+from pipeline.tinybert import curves, processes, scratch
 from pipeline.tinybert.attention import our_attention
 from pipeline.tinybert.batches import ByLength, Share
 from pipeline.tinybert.stage import say
@@ -95,7 +95,9 @@ class QuietTrainer(Trainer):
             torch.manual_seed(self.args.seed + processes.number())  # another dropout for other rows
         if isinstance(self.model, PreTrainedModel):
             our_attention(self.model)
+        self.shown = {"loss": "loss"}  # key of the log → name of the curve
         self.add_callback(_Keep(self))
+        self.add_callback(curves.Live(self.shown))
         self.remove_callback(ProgressCallback)
         self.add_callback(_Progress)
         transformers.logging.disable_progress_bar()
@@ -117,6 +119,9 @@ class QuietTrainer(Trainer):
             self._load_best_model()
         else:
             self.train(resume_from_checkpoint=str(latest))
+
+    def curves(self) -> curves.Curves:
+        return curves.of_log(self.state.log_history, self.shown)
 
     def get_train_dataloader(self) -> DataLoader:
         data = self.train_dataset
@@ -252,12 +257,11 @@ def arguments(
 
 @dataclass(frozen=True)
 class Result:
-    """What a training run leaves besides the model: its best epoch, and its curve as (step, epoch, value…) records."""
+    """What a training run leaves besides the model: its best epoch, the score there, and its curves."""
 
     score: float
     epoch: int
-    columns: list[str]
-    curve: list[tuple]
+    curves: curves.Curves
 
 
 def once(name: str, model: nn.Module, train: Callable[[Path], Result]) -> Result:
@@ -279,8 +283,3 @@ def once(name: str, model: nn.Module, train: Callable[[Path], Result]) -> Result
 
 def steps_of(rows: int, epochs: int, batch_size: int, accumulation: int = 1) -> int:
     return epochs * math.ceil(math.ceil(rows / batch_size) / accumulation)
-
-
-def curve_of(trainer: Trainer, names: tuple[str, ...] = ("loss",)) -> list[tuple]:
-    history = [entry for entry in trainer.state.log_history if names[0] in entry]
-    return [(entry["step"], round(entry["epoch"], 3), *(float(entry[name]) for name in names)) for entry in history]

@@ -17,12 +17,12 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import Dataset
 from transformers import EarlyStoppingCallback
 
-from pipeline.tinybert import models
+from pipeline.tinybert import curves, models
 from pipeline.tinybert.attention import first_position_only
 from pipeline.tinybert.batches import Collator
-from pipeline.tinybert.rows import Row, write_csv, write_json
+from pipeline.tinybert.rows import Row, write_json
 from pipeline.tinybert.stage import UserError
-from pipeline.tinybert.trainer import QuietTrainer, Result, arguments, curve_of, once, steps_of
+from pipeline.tinybert.trainer import QuietTrainer, Result, arguments, once, steps_of
 
 if TYPE_CHECKING:
     from pipeline.tinybert.settings import Numerics
@@ -35,6 +35,7 @@ class TaskTrainer(QuietTrainer):
     def __init__(self, *, task: Task, **rest):
         super().__init__(**rest)
         self.task = task
+        self.shown[f"eval_{task.metric}"] = f"validation_{task.metric}"
 
     def loss_and_outputs(self, model, inputs: dict[str, Tensor]) -> tuple[Tensor, Any]:
         outputs = model(**inputs)
@@ -166,8 +167,7 @@ def train_to_best_epoch(
         return Result(
             score=best[f"eval_{task.metric}"],
             epoch=round(best["epoch"]),
-            columns=["step", "epoch", "loss"],
-            curve=curve_of(trainer),
+            curves=trainer.curves(),
         )
 
     return once(f"training-{learning_rate:g}", model, trained)
@@ -218,7 +218,7 @@ def predict(model: nn.Module, tokenizer, scored: Scored) -> np.ndarray:
 def score_as_it_is(model: nn.Module, scored: Scored, tokenizer) -> Result:
     """What a training run would report of ``model``, which needs none."""
     score = scored.score(predict(model, tokenizer, scored))[scored.task.metric]
-    return Result(score=score, epoch=0, columns=["step", "epoch", "loss"], curve=[])
+    return Result(score=score, epoch=0, curves={})
 
 
 def answering(task: Task, model: nn.Module, tokenizer) -> Callable[[list[Row]], list]:
@@ -232,6 +232,6 @@ def answering(task: Task, model: nn.Module, tokenizer) -> Callable[[list[Row]], 
 
 
 def write_result(metrics: Path, task: Task, result: Result, **more) -> None:
-    """``loss.csv`` and ``validation.json`` of a training stage."""
-    write_csv(metrics / "loss.csv", result.columns, result.curve)
+    """``plots`` and ``validation.json`` of a training stage."""
+    curves.write(metrics, result.curves)
     write_json(metrics / "validation.json", {task.metric: round(result.score, 4), "epoch": result.epoch, **more})

@@ -20,8 +20,17 @@ ROWS_AT_ONCE = 1000
 
 def rows(task: Task, name: str) -> Iterator[Row]:
     """Without labels: the teacher's outputs are the only targets."""
-    paths = Path("data", name, "augmented", "rows.jsonl"), Path("data", name, "unlabelled", "rows.jsonl")
+    paths = _path("augmented", name), _path("unlabelled", name)
     return without_targets(task, chain.from_iterable(rows_on_disk.read(path) for path in paths))
+
+
+def labelled_rows(name: str, augmented: bool = True) -> Iterator[Row]:
+    """Those of train and, where ``augmented``, their variants, with labels."""
+    return (row for row in rows_on_disk.read(_path("augmented", name)) if augmented or not row["variant"])
+
+
+def _path(part: str, name: str) -> Path:
+    return Path("data", name, part, "rows.jsonl")
 
 
 def without_targets(task: Task, rows: Iterable[Row]) -> Iterator[Row]:

@@ -1,5 +1,6 @@
 import copy
 import itertools
+import json
 import shutil
 import tempfile
 from pathlib import Path
@@ -44,7 +45,16 @@ def intermediate(**changes) -> DistillIntermediate:
 def prediction(**changes) -> DistillPrediction:
     recipe = {"epochs": 2, "batch_size": 4, "learning_rate": 1e-3, "warmup": 0.1, "weight_decay": 0.01}
     more = {"patience": None, "accumulation": 1, "checkpointing": False, "dropout": None}
-    return DistillPrediction.model_validate({**recipe, **more, "temperature": 1.0, "augmented": True, **changes})
+    return DistillPrediction.model_validate(
+        {
+            **recipe,
+            **more,
+            "temperature": 1.0,
+            "targets": "logits",
+            "augmented": True,
+            **changes,
+        }
+    )
 
 
 def make_student(**shape) -> BertModel:
@@ -232,25 +242,25 @@ def test_every_row_is_used_the_last_smaller_batch_too(in_empty_folder, data, bat
     )
     result = run(make_student(), teacher, data, intermediate(batch_size=batch_size, epochs=epochs))
     assert len(seen) == steps and sum(seen) == 10 * epochs
-    assert [record[0] for record in result.curve] == list(range(1, steps + 1))
+    assert [step for step, _ in result.curves["loss"]] == list(range(1, steps + 1))
 
 
 @pytest.mark.parametrize("weights", [(1, 1, 1), (0, 2, 0.5)], indirect=True)
-def test_the_curve_holds_the_loss_and_its_parts(in_empty_folder, data, weights):
+def test_curves_are_of_the_loss_and_of_its_parts(in_empty_folder, data, weights):
     names = weights.model_dump()
     result = run(make_student(), make_teacher(), data, intermediate(losses=names))
     parts = [name for name, weight in names.items() if weight]
-    assert result.columns == ["step", "epoch", "loss", *parts]
-    for _, _, loss, *values in result.curve:
-        assert len(values) == len(parts)
-        assert loss == pytest.approx(sum(values), rel=1e-3)
-        assert all(value > 0 for value in values)
+    assert list(result.curves) == ["loss", *parts]
+    for (step, loss), *points in zip(*result.curves.values(), strict=True):
+        assert {at for at, _ in points} == {step}
+        assert loss == pytest.approx(sum(value for _, value in points), rel=1e-3)
+        assert all(value > 0 for _, value in points)
 
 
 def test_the_student_learns_to_imitate(in_empty_folder, data):
     result = run(make_student(), make_teacher(), data, intermediate(epochs=12, learning_rate=1e-2))
-    attention = result.columns.index("attention")  # the part that the projections alone cannot lower
-    assert result.curve[-1][attention] < result.curve[0][attention] / 2
+    attention = result.curves["attention"]  # the part that the projections alone cannot lower
+    assert attention[-1][1] < attention[0][1] / 2
 
 
 @pytest.mark.parametrize("projections", ["shared", "each"])
@@ -319,7 +329,7 @@ def test_with_no_epochs_the_student_stays_the_general_one(stage):
         torch.equal(ours, theirs)
         for ours, theirs in zip(student.bert.parameters(), make_student().parameters(), strict=True)
     )
-    assert Path("metrics/tiny/distill_intermediate/loss.csv").read_text() == "step,epoch,loss\n"
+    assert Path("metrics/tiny/distill_intermediate/plots/metrics/loss.tsv").read_text() == "step\tloss\n"
 
 
 def test_a_single_step_shorter_than_any_logging_interval_is_saved(stage, monkeypatch):
@@ -329,7 +339,7 @@ def test_a_single_step_shorter_than_any_logging_interval_is_saved(stage, monkeyp
     assert not torch.equal(
         student.bert.embeddings.word_embeddings.weight, make_student().embeddings.word_embeddings.weight
     )
-    assert len(Path("metrics/tiny/distill_intermediate/loss.csv").read_text().splitlines()) == 1
+    assert len(Path("metrics/tiny/distill_intermediate/plots/metrics/loss.tsv").read_text().splitlines()) == 1
 
 
 # What does not fit together -------------------------------------------------------------------------------------------
@@ -342,7 +352,7 @@ def test_other_head_counts_stop_the_attention_loss_and_name_its_setting(data):
 
 def test_other_head_counts_do_without_the_attention_loss(in_empty_folder, data):
     recipe = intermediate(losses={"embeddings": 1, "hidden": 1, "attention": 0})
-    assert len(run(make_student(heads=3), make_teacher(heads=4), data, recipe).curve) == 3
+    assert len(run(make_student(heads=3), make_teacher(heads=4), data, recipe).curves) == 3
 
 
 def test_a_layer_map_that_does_not_fit_stops_before_training(data):
@@ -387,11 +397,24 @@ def test_the_prediction_loss_compares_each_row_with_its_own_logits(in_empty_fold
         torch.from_numpy(plain_logits(student)), torch.from_numpy(logits), torch.ones(10), temperature
     )
     result = learn(student, task, data, logits, epochs=1, batch_size=16, temperature=temperature)
-    assert result.curve[0][2] == pytest.approx(expected.item(), rel=1e-4)
+    assert result.curves["loss"][0][1] == pytest.approx(expected.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize(("turned", "low", "high"), [(False, 0.8, 1.0), (True, 0.0, 0.2)])
+def test_labels_are_learnt_in_place_of_logits_where_they_are_the_targets(world, turned, low, high):
+    shutil.rmtree("data/tiny/teacher_logits")
+    if turned:
+        path, other = Path("data/tiny/augmented/rows.jsonl"), {"positive": "negative", "negative": "positive"}
+        rows.write(path, [{**row, "label": other[row["label"]]} for row in rows.read(path)])
+    tiny.write_params(world / "params.yaml", **{"distill_prediction.targets": "labels"})
+    tiny.run_stage("distill_prediction")
+    score = json.loads(Path("metrics/tiny/distill_prediction/validation.json").read_text())["accuracy"]
+    assert low <= score <= high
 
 
 def test_prediction_training_uses_the_last_smaller_batch(in_empty_folder, task, data):
-    assert [record[0] for record in learn(classifier(), task, data, targets()).curve] == [1, 2, 3, 4, 5, 6]
+    learned = learn(classifier(), task, data, targets())
+    assert [step for step, _ in learned.curves["loss"]] == [1, 2, 3, 4, 5, 6]
 
 
 def test_prediction_training_learns_from_logits_alone(in_empty_folder, task, data):
@@ -430,7 +453,7 @@ def test_dropout_as_set_or_of_the_student_itself(in_empty_folder, task, data, dr
         lambda seed: learn(copy.deepcopy(student), task, data, targets(), seed, **recipe),
         lambda seed: run(copy.deepcopy(student.base_model), teacher, data, intermediate(**recipe), seed=seed),
     ):
-        assert len({round(train(seed).curve[0][2], 4) for seed in (1, 2)}) == different
+        assert len({round(train(seed).curves["loss"][0][1], 4) for seed in (1, 2)}) == different
 
 
 @pytest.fixture
@@ -465,7 +488,7 @@ def test_both_stages_compute_in_the_precision_set_and_keep_float32_weights(
 
 def test_bfloat16_learns_what_float32_learns(in_empty_folder, task, data):
     curves = [
-        [record[2] for record in learn(classifier(), task, data, targets(), precision=precision, epochs=4).curve]
+        learn(classifier(), task, data, targets(), precision=precision, epochs=4).curves["loss"]
         for precision in ("float32", "bfloat16")
     ]
     assert curves[0] != curves[1]

@@ -150,7 +150,7 @@ def test_general_distillation_teaches_a_student_of_any_shape(in_empty_folder, sh
     recipe = {"epochs": 6, "learning_rate": 1e-2, "losses": {"embeddings": 1, "hidden": 1, "attention": 1, **losses}}
     student, result = general.from_distillation(wanted("distillation", shape, recipe), tiny.numerics())
     assert models.shape_of(student.config).model_dump() == {**SHAPE, **shape}
-    assert result.curve[-1][2] < result.curve[0][2] / 2
+    assert result.curves["loss"][-1][1] < result.curves["loss"][0][1] / 2
 
 
 def test_a_student_of_general_distillation_is_an_ordinary_model(in_empty_folder):

@@ -109,6 +109,11 @@ class TestEnd:
         assert lines(said) == [f"-c: interrupted ({number.name}); nothing half-written is left, `dvc repro` goes on"]
         assert files(in_folder) == {}
 
+    def test_garbage_is_collected_while_a_stage_runs_though_not_as_it_is_imported(self):
+        process = python("import gc; gc.disable(); stage.run(lambda: print(gc.isenabled(), gc.get_freeze_count() > 0))")
+        said, _ = process.communicate(timeout=30)
+        assert "True True" in said
+
     def test_importing_the_pipeline_leaves_signals_and_errors_alone(self):
         """Whatever they were: a process in the background may have been started with signals ignored."""
         now = "[*map(signal.getsignal, (signal.SIGINT, signal.SIGTERM)), sys.excepthook]"

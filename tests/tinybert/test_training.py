@@ -116,7 +116,7 @@ def test_fine_tuning_learns_the_labels(encoder, task):
     train = [{"text": text, "label": label} for text, label in tiny.sentences(64, seed=5)]
     _, result = fine_tune(encoder, task, train, epochs=6, batch_size=8)
     assert result.score >= 0.75
-    assert result.curve[-1][2] < result.curve[0][2] / 2
+    assert result.curves["loss"][-1][1] < result.curves["loss"][0][1] / 2
 
 
 def test_every_row_is_used_the_last_smaller_batch_too(encoder, task, monkeypatch):
@@ -127,7 +127,7 @@ def test_every_row_is_used_the_last_smaller_batch_too(encoder, task, monkeypatch
     )
     _, result = fine_tune(encoder, task, epochs=1)
     assert sorted(sizes) == [1, 4, 4, 4, 8]  # the last: all of validation
-    assert [record[:2] for record in result.curve] == [(1, 0.25), (2, 0.5), (3, 0.75), (4, 1.0)]
+    assert [step for step, _ in result.curves["loss"]] == [1, 2, 3, 4]
 
 
 def test_adamw_clips_all_gradients_together_and_its_rate_rises_then_falls(encoder, task, optimiser_steps):
@@ -145,15 +145,15 @@ def test_training_stops_when_epochs_in_a_row_bring_nothing(encoder, task, monkey
     monkeypatch.setattr(task, "score", lambda rows, predictions: {"accuracy": next(scores)})
     _, result = fine_tune(encoder, task, epochs=5, patience=2)
     assert (result.score, result.epoch) == (0.5, 2)
-    assert result.curve[-1][1] == 4
+    assert [score for _, score in result.curves["validation_accuracy"]] == [0.25, 0.5, 0.4, 0.5]
 
 
 @pytest.mark.parametrize("changes", [{"batch_size": 2, "accumulation": 2}, {"checkpointing": True}], ids=str)
 def test_accumulated_batches_and_computing_again_learn_what_whole_batches_learn(encoder, task, changes):
     rows = [{"text": "a good film", "label": "positive"}, {"text": "a bad film", "label": "negative"}] * 6
-    curves = [fine_tune(encoder, task, rows, **settings)[1].curve for settings in ({}, changes)]
+    curves = [fine_tune(encoder, task, rows, **settings)[1].curves["loss"] for settings in ({}, changes)]
     assert len(curves[0]) == len(curves[1]) == 6
-    assert [loss for *_, loss in curves[0]] == pytest.approx([loss for *_, loss in curves[1]], rel=1e-3)
+    assert [loss for _, loss in curves[0]] == pytest.approx([loss for _, loss in curves[1]], rel=1e-3)
 
 
 def test_weights_let_rare_labels_count_as_much_as_frequent_ones(encoder, task):
@@ -167,7 +167,7 @@ def test_weights_let_rare_labels_count_as_much_as_frequent_ones(encoder, task):
     _, result = training.fine_tune(
         encoder, tiny.tokenizer(), task, rare, VALIDATION, settings, numerics, 1e-3, dropout=0, weighted=True
     )
-    assert result.curve[0][2] == pytest.approx((each[0] / 2 + each[1:].mean() / 2).item(), rel=1e-4)
+    assert result.curves["loss"][0][1] == pytest.approx((each[0] / 2 + each[1:].mean() / 2).item(), rel=1e-4)
 
 
 def test_weights_are_refused_where_there_are_no_classes(encoder):

@@ -53,6 +53,15 @@ def test_a_sample_of_as_many_rows_as_there_are_is_all_of_them(hundred, count):
     assert numbers(transfer.sample(hundred, count, seed=1)) == list(range(100))
 
 
+@pytest.mark.parametrize(("augmented", "expected"), [(True, ["a", "b", "c"]), (False, ["a", "c"])])
+def test_rows_with_labels_are_those_of_train_and_their_variants(in_empty_folder, augmented, expected):
+    for part, labels in (("augmented", {"a": 0, "b": 1, "c": 0}), ("unlabelled", {"d": 0})):
+        Path("data", "films", part).mkdir(parents=True)
+        lines = [json.dumps({"text": "film", "label": label, "variant": variant}) for label, variant in labels.items()]
+        Path("data", "films", part, "rows.jsonl").write_text("\n".join(lines) + "\n")
+    assert [row["label"] for row in transfer.labelled_rows("films", augmented)] == expected
+
+
 @pytest.mark.parametrize("rows_at_once", [1, 3, 1000])
 @pytest.mark.parametrize("kind", KINDS)
 def test_encoded_rows_are_on_disk_what_they_are_in_memory(tmp_path, monkeypatch, kind, rows_at_once):

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import numpy as np
-from nltk.tokenize import NLTKWordTokenizer
 from seqeval.scheme import IOB2, Entities
 from torch import Tensor
 from transformers import AutoModelForTokenClassification
@@ -232,6 +231,8 @@ def _list(cell: Any, column: Any) -> list[str]:
 
 
 def _words_of(text: str) -> list[str]:
+    from nltk.tokenize import NLTKWordTokenizer  # imports all of NLTK, which no other kind needs
+
     return NLTKWordTokenizer().tokenize(text)
 
 

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import numpy as np
-from scipy.stats import rankdata
 
 from pipeline.tinybert.rows import Row
 from pipeline.tinybert.settings import Source
@@ -49,6 +48,8 @@ class Regression(Texts):
         return {"number": round(prediction, 4)}
 
     def scorer(self, rows: list[Row], predictions: list[float]) -> Callable[[np.ndarray], dict[str, float]]:
+        from scipy.stats import rankdata  # slow to import, and of use to no other kind
+
         actual, predicted = np.array([row["label"] for row in rows]), np.array(predictions)
 
         def score(chosen: np.ndarray) -> dict[str, float]:
