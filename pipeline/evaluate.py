@@ -28,9 +28,11 @@ def main(name: str) -> None:
         folder = Path("models", name, which)
         answers = training.answering(task, task.load_model(folder), models.tokenizer(folder))
         if task.needs_threshold:
-            thresholds[which] = task.threshold(parts["validation"], answers(parts["validation"]))
-        for part, said in predictions.items():
-            said[which] = task.decided(answers(parts[part]), thresholds.get(which))
+            said, _ = answers(parts["validation"])
+            thresholds[which] = task.threshold(parts["validation"], said)
+        for part, decided in predictions.items():
+            said, _ = answers(parts[part])
+            decided[which] = task.decided(said, thresholds.get(which))
     trivial = task.trivial_predictions(parts["train"], test)
     scores = scoring.report(task, test, predictions["test"], trivial, recipe, thresholds)
     for part in source.more_tests:

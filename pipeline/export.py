@@ -67,7 +67,7 @@ def exported(
         logits[which] = onnx_model.predict(onnx_model.session(files[which]), tokenizer, test, batch_size)
     threshold = None
     if task.needs_threshold:
-        answers = training.answering(task, student, tokenizer)(parts["validation"])
+        answers, _ = training.answering(task, student, tokenizer)(parts["validation"])
         threshold = task.threshold(parts["validation"], answers)
     predictions = {which: task.decided(test.predictions(found), threshold) for which, found in logits.items()}
     report = scoring.scores_of(task, test.rows, predictions)

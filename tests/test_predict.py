@@ -31,7 +31,7 @@ def test_answers_are_those_of_the_student_whatever_the_file(exported_kind, monke
     task = tasks.load(f"data/{name}/prepared/task.json", configuration.task(name), name)
     asked = list(rows.read(f"data/{name}/prepared/test.jsonl"))[:8]
     student = task.load_model(f"models/{name}/student")
-    expected = training.answering(task, student, models.tokenizer(f"models/{name}/student"))(asked)
+    expected, _ = training.answering(task, student, models.tokenizer(f"models/{name}/student"))(asked)
     file = tmp_path / "asked.jsonl"
     rows.write(file, asked)
     Path("metrics", name).mkdir(parents=True, exist_ok=True)

@@ -221,12 +221,13 @@ def score_as_it_is(model: nn.Module, scored: Scored, tokenizer) -> Result:
     return Result(score=score, epoch=0, curves={})
 
 
-def answering(task: Task, model: nn.Module, tokenizer) -> Callable[[list[Row]], list]:
-    """A function from rows to what ``model`` answers to each."""
+def answering(task: Task, model: nn.Module, tokenizer) -> Callable[[list[Row]], tuple[list, list[np.ndarray]]]:
+    """A function from rows to what ``model`` answers to each, and its class logits (kept, C) of each sequence."""
 
-    def answers(rows: list[Row]) -> list:
+    def answers(rows: list[Row]) -> tuple[list, list[np.ndarray]]:
         scored = Scored(task, rows, tokenizer)
-        return scored.predictions(predict(model, tokenizer, scored))
+        logits = predict(model, tokenizer, scored)
+        return scored.predictions(logits), scored.kept(logits)
 
     return answers
 

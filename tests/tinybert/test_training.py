@@ -81,8 +81,15 @@ def test_predictions_are_made_without_dropout_and_without_labels(in_empty_folder
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_the_reported_score_is_that_of_the_model_that_is_kept(encoder, task, precision):
     model, result = fine_tune(encoder, task, epochs=3, precision=precision)
-    answers = training.answering(task, model, tiny.tokenizer())
-    assert result.score == task.score(VALIDATION, answers(VALIDATION))["accuracy"]
+    answers, _ = training.answering(task, model, tiny.tokenizer())(VALIDATION)
+    assert result.score == task.score(VALIDATION, answers)["accuracy"]
+
+
+def test_answers_come_with_the_class_logits_that_they_were_made_of(in_empty_folder, task):
+    model = classifier()
+    answers, logits = training.answering(task, model, tiny.tokenizer())(ROWS)
+    np.testing.assert_array_equal(np.stack(logits), predict(model, task, ROWS))
+    assert answers == task.predictions(logits, None, ROWS)
 
 
 @pytest.mark.parametrize(("scores", "best"), [([0.25, 0.75, 0.5], 2), ([0.5, 0.5, 0.25], 1), ([0.1, 0.2, 0.3], 3)])
