@@ -16,7 +16,7 @@ KEPT = {  # what a change is to keep: of the student's scores, on further tests 
     "scores.json": re.compile(r"(.+\.)?student\..+|retention"),
     "export.json": re.compile(r"(onnx|int8)\..+"),
 }
-NO_SCORES = re.compile(r".*\.(low|high|threshold|megabytes|largest_difference)")
+NO_SCORES = re.compile(r".*\.(low|high|calibration_error|threshold|megabytes|largest_difference)")
 
 
 def main() -> None:

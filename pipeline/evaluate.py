@@ -4,10 +4,12 @@ Where answers need a threshold, it is the best one on validation. `data/<task>/s
 teacher's predictions of the splits without labels, in the form that GLUE's server takes.
 """
 
+from collections.abc import Iterable
 from itertools import product
 from pathlib import Path
 
 from pipeline.tinybert import models, rows, scoring, settings, stage, tasks, training
+from pipeline.tinybert.tasks import Task
 
 MODELS = ("teacher", "student", "student_alone")
 
@@ -23,7 +25,7 @@ def main(name: str) -> None:
     test = parts["test"]
 
     predictions: dict = {part: {} for part in names[2:]}
-    thresholds = {}
+    thresholds, curves = {}, {}
     for which in MODELS:
         folder = Path("models", name, which)
         answers = training.answering(task, task.load_model(folder), models.tokenizer(folder))
@@ -31,27 +33,40 @@ def main(name: str) -> None:
             said, _ = answers(parts["validation"])
             thresholds[which] = task.threshold(parts["validation"], said)
         for part, decided in predictions.items():
-            said, _ = answers(parts[part])
+            said, logits = answers(parts[part])
             decided[which] = task.decided(said, thresholds.get(which))
+            if part == "test":
+                curves[which] = scoring.reliability(*task.calibration(test, decided[which], logits))
     trivial = task.trivial_predictions(parts["train"], test)
-    scores = scoring.report(task, test, predictions["test"], trivial, recipe, thresholds)
+    scores = scoring.report(task, test, predictions["test"], trivial, recipe, curves, thresholds)
     for part in source.more_tests:
         scores[part] = scoring.scores_of(task, parts[part], predictions[part])
     stage.say(scoring.summary(task, scores))
 
     with stage.output(Path("metrics", name, "scores.json")) as out:
         rows.write_json(out, scores)
-    with stage.output(Path("metrics", name, "scores.csv")) as out:
-        shown = ((which, *(scores[which][key] for key in (task.metric, "low", "high"))) for which in MODELS)
-        rows.write_csv(out, ["model", "score", "low", "high"], shown)
-    for which in ("teacher", "student"):
-        with stage.output(Path("metrics", name, "confusion", f"{which}.csv")) as out:
-            rows.write_csv(out, ["actual", "predicted"], sorted(task.confusion(test, predictions["test"][which])))
+    for file, (columns, records) in plots(task, test, predictions["test"], scores, curves).items():
+        with stage.output(Path("metrics", name, file)) as out:
+            rows.write_csv(out, columns, records)
     with stage.output(Path("data", name, "submission")) as out:
         for file, which in product(source.submissions, ("teacher", "student")):
             answers = [task.submitted(said, source) for said in predictions[file][which]]
             (out / which).mkdir(exist_ok=True)
             rows.write_csv(out / which / file, ["index", "prediction"], enumerate(answers), delimiter="\t")
+
+
+def plots(
+    task: Task, test: list[rows.Row], predictions: dict[str, list], scores: dict, curves: dict[str, list[scoring.Bin]]
+) -> dict[str, tuple[list[str], Iterable[tuple]]]:
+    """File → columns and records of each plot of the test split."""
+    intervals = ((which, *(scores[which][key] for key in (task.metric, "low", "high"))) for which in MODELS)
+    bins = ((which, *bin) for which, curve in curves.items() for bin in curve)
+    confused = {which: sorted(task.confusion(test, predictions[which])) for which in ("teacher", "student")}
+    return {
+        "scores.csv": (["model", "score", "low", "high"], intervals),
+        "calibration.csv": (["model", "said", "found", "count"], bins),
+        **{f"confusion/{which}.csv": (["actual", "predicted"], pairs) for which, pairs in confused.items()},
+    }
 
 
 if __name__ == "__main__":

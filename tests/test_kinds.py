@@ -1,9 +1,11 @@
 """Every kind of task, and every family of encoders, through every stage."""
 
+import csv
 import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny
 import transformers
@@ -21,6 +23,7 @@ KINDS = {
 }
 
 
+MODELS = {"teacher", "student", "student_alone"}
 UP_TO_EXPORT = PER_TASK[: PER_TASK.index("export") + 1]
 
 
@@ -32,6 +35,11 @@ def run_task(world: Path, kind: str, stages: tuple[str, ...] = PER_TASK, **chang
     return json.loads(Path("metrics", kind, "scores.json").read_text())
 
 
+def records(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_stage_runs_and_the_student_learns_from_the_teacher(world, kind):
     epochs = {"finetune_teacher.epochs": 6, "distill_prediction.epochs": 6}
@@ -39,6 +47,8 @@ def test_every_stage_runs_and_the_student_learns_from_the_teacher(world, kind):
     metric = json.loads(Path("metrics", kind, "finetune_teacher", "validation.json").read_text())
     assert scores["retention"] > 0.7, (scores, metric)
     assert 0 < scores["agreement"] <= 1
+    assert ("calibration_error" in scores["student"]) == (kind != "regression")
+    assert {record["model"] for record in records(Path("metrics", kind, "calibration.csv"))} == MODELS
     unlabelled = list(rows.read(Path("data", kind, "unlabelled", "rows.jsonl")))
     augmented = list(rows.read(Path("data", kind, "augmented", "rows.jsonl")))
     assert len(augmented) > 2 * 112 and all("label" not in row and "tags" not in row for row in unlabelled)
@@ -103,6 +113,16 @@ def test_the_general_student_is_of_the_encoder_s_family(world, family, start):
     assert student.config.model_type == family
 
 
+def test_bins_of_confidence_have_the_score_in_the_mean(world):
+    scores = json.loads(Path("metrics/tiny/scores.json").read_text())
+    for model in MODELS:
+        own = [line for line in records(Path("metrics/tiny/calibration.csv")) if line["model"] == model]
+        counts = [int(line["count"]) for line in own]
+        assert sum(counts) == rows.count("data/tiny/prepared/test.jsonl")
+        mean = np.average([float(line["found"]) for line in own], weights=counts)
+        assert mean == pytest.approx(scores[model]["accuracy"], abs=1e-4)
+
+
 def test_further_tests_are_scored_and_predictions_of_splits_without_labels_written(world):
     folder = world / "data" / "raw" / "glue"
     made = tiny.sentences(160, seed=0)
@@ -123,7 +143,7 @@ def test_further_tests_are_scored_and_predictions_of_splits_without_labels_writt
     run_stage("prepare")
     run_stage("evaluate")
     scores = json.loads(Path("metrics/tiny/scores.json").read_text())
-    assert set(scores["mismatched"]) == {"teacher", "student", "student_alone"}
+    assert set(scores["mismatched"]) == MODELS
     assert scores["mismatched"]["teacher"]["accuracy"] > 0.8
     for model in ("teacher", "student"):
         header, *lines = Path("data/tiny/submission", model, "TINY.tsv").read_text().splitlines()

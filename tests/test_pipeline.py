@@ -153,7 +153,7 @@ def test_scores_hold_the_three_models_retention_and_agreement(clone):
     scores = json.loads(clone.read("metrics/tiny/scores.json"))
     assert set(scores) == {"teacher", "student", "student_alone", "retention", "agreement"}
     for model in ("teacher", "student", "student_alone"):
-        assert set(scores[model]) == {"accuracy", "macro_f1", "mcc", "f1", "low", "high"}
+        assert set(scores[model]) == {"accuracy", "macro_f1", "mcc", "f1", "low", "high", "calibration_error"}
         assert scores[model]["low"] <= scores[model]["accuracy"] <= scores[model]["high"]
     assert scores["teacher"]["accuracy"] > 0.8
     assert scores["student"]["accuracy"] > 0.8
@@ -422,5 +422,5 @@ def test_plots_are_drawn(clone):
         # A general student that is taken, not trained, has no curve.
         drawn = any(len(clone.read(file).splitlines()) > 1 for file in clone.files(path))
         assert (title in page) == drawn, path
-    assert sum(title in page for title in plots(clone.read("dvc.yaml")).values()) >= 7
+    assert sum(title in page for title in plots(clone.read("dvc.yaml")).values()) >= 8
     assert clone("git", "status", "--porcelain") == ""

@@ -27,7 +27,8 @@ import json, re
 rate = float(re.search(r"rate: (.*)", open("params.yaml").read())[1])
 open("model.txt", "w").write(str(rate))
 accuracy, retention = 1 - rate, 0.9 if rate < 0.6 else None
-scores = {"student": {"accuracy": accuracy, "low": 0.1}, "retention": retention, "teacher": {"accuracy": accuracy}}
+student = {"accuracy": accuracy, "low": 0.1, "calibration_error": accuracy}
+scores = {"student": student, "retention": retention, "teacher": {"accuracy": accuracy}}
 json.dump(scores, open("metrics/films/scores.json", "w"))
 open("metrics/films/loss.csv", "w").write(f"step,loss\\n1,{rate}\\n")
 """

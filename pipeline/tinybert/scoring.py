@@ -1,4 +1,6 @@
-"""What `evaluate` reports: every metric of each model with an interval, retention and agreement."""
+"""What `evaluate` reports: every metric of each model with an interval, and its calibration; retention and
+agreement.
+"""
 
 import numpy as np
 
@@ -7,6 +9,9 @@ from pipeline.tinybert.settings import Evaluate
 from pipeline.tinybert.tasks import Task
 
 DIGITS = 4
+BINS = 10
+
+Bin = tuple[float, float, int]  # of a reliability curve: mean of what is said, mean of what is found, count
 
 
 def report(
@@ -15,10 +20,12 @@ def report(
     predictions: dict[str, list],
     trivial: list,
     settings: Evaluate,
+    curves: dict[str, list[Bin]],
     thresholds: dict[str, float] | None = None,
 ) -> dict[str, dict | float | None]:
     """Scores of each model, and of the student beside the teacher.
 
+    curves: the reliability curve of each model.
     thresholds: those that the predictions of each model went through, to stand beside its scores.
     retention: the main metric, student over teacher; None where the teacher is no better than the trivial predictor.
     agreement: the share of rows of which both say the same.
@@ -26,8 +33,11 @@ def report(
     scores: dict = {}
     for name, said in predictions.items():
         low, high = interval(task, rows, said, settings)
-        threshold = {"threshold": thresholds[name]} if thresholds else {}
-        scores[name] = {**task.score(rows, said), "low": low, "high": high, **threshold}
+        scores[name] = {**task.score(rows, said), "low": low, "high": high}
+        if task.says_probabilities:
+            scores[name]["calibration_error"] = calibration_error(curves[name])
+        if thresholds:
+            scores[name]["threshold"] = thresholds[name]
     teacher, student = (scores[name][task.metric] for name in ("teacher", "student"))
     beaten = teacher > task.score(rows, trivial)[task.metric]
     scores["retention"] = student / teacher if beaten else None
@@ -48,6 +58,23 @@ def interval(task: Task, rows: list[Row], predictions: list, settings: Evaluate)
     found = [score(draw.integers(len(rows), size=len(rows)))[task.metric] for _ in range(settings.resamples)]
     low, high = np.percentile(found, [2.5, 97.5])
     return float(low), float(high)
+
+
+def reliability(said: np.ndarray, found: np.ndarray) -> list[Bin]:
+    """The reliability curve of what ``Task.calibration`` gives, (N,) each: up to ten bins by what is said, of equal
+    counts but that equal numbers stay together.
+    """
+    _, rank, counts = np.unique(said, return_inverse=True, return_counts=True)
+    smaller = np.cumsum(counts) - counts  # how many are below each of the different numbers
+    bins = (smaller * BINS // len(said))[rank]
+    members = (bins == number for number in np.unique(bins))
+    return [(float(said[inside].mean()), float(found[inside].mean()), int(inside.sum())) for inside in members]
+
+
+def calibration_error(curve: list[Bin]) -> float:
+    """The expected calibration error: how far what is said is from what is found, in the mean over all in the bins."""
+    said, found, counts = np.array(curve).T
+    return float(np.average(np.abs(said - found), weights=counts))
 
 
 def summary(task: Task, scores: dict) -> str:

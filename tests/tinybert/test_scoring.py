@@ -4,12 +4,16 @@ import time
 import numpy as np
 import pytest
 import tiny
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.tinybert import scoring
 from pipeline.tinybert.settings import Evaluate
 
 LABELS = ["negative", "positive"]
 TEN = [{"id": f"test-{n}", "text": f"text {n}", "label": LABELS[n < 6]} for n in range(10)]  # 6 positive, 4 negative
+
+CURVES = {"teacher": [(0.9, 0.8, 10)], "student": [(0.6, 0.7, 1), (0.9, 0.5, 3)], "student_alone": [(1.0, 0.7, 10)]}
 
 
 def said(*wrong: int) -> list[str]:
@@ -20,7 +24,7 @@ def said(*wrong: int) -> list[str]:
 def report(task, teacher, student, student_alone=None, resamples=50, seed=1):
     predictions = {"teacher": teacher, "student": student, "student_alone": student_alone or said()}
     settings = Evaluate(seed=seed, resamples=resamples)
-    return scoring.report(task, TEN, predictions, ["positive"] * len(TEN), settings)
+    return scoring.report(task, TEN, predictions, ["positive"] * len(TEN), settings, CURVES)
 
 
 def many(count: int, right: float) -> tuple[list[dict], list[str]]:
@@ -33,7 +37,7 @@ def test_each_model_has_every_metric_and_an_interval_of_the_main_one(task):
     scores = report(task, said(0), said(0, 9), said(0, 1, 2))
     assert list(scores) == ["teacher", "student", "student_alone", "retention", "agreement"]
     for name, accuracy in [("teacher", 0.9), ("student", 0.8), ("student_alone", 0.7)]:
-        assert set(scores[name]) == {"accuracy", "macro_f1", "mcc", "f1", "low", "high"}
+        assert set(scores[name]) == {"accuracy", "macro_f1", "mcc", "f1", "low", "high", "calibration_error"}
         assert scores[name]["accuracy"] == accuracy
         assert scores[name]["low"] < accuracy < scores[name]["high"]
     # Wrong on rows 0 and 9: 5 of 6 positive ones and 3 of 4 negative ones right.
@@ -104,6 +108,46 @@ def test_scores_are_rounded_to_four_digits(task):
     numbers = [*teacher.values(), *student.values(), scores["retention"], scores["agreement"]]
     assert numbers == [round(number, 4) for number in numbers]
     assert scores["retention"] == 1.1429
+
+
+def test_the_calibration_error_is_the_mean_distance_of_what_is_said_from_what_is_found(task):
+    scores = report(task, said(), said())
+    assert scores["teacher"]["calibration_error"] == 0.1
+    assert scores["student"]["calibration_error"] == 0.325  # (0.1 + 3 × 0.4) / 4
+
+
+def test_what_says_no_probabilities_has_no_calibration_error():
+    rows = [{"text": "text", "label": float(n)} for n in range(9)]
+    predictions = dict.fromkeys(CURVES, [row["label"] for row in rows])
+    task, settings = tiny.task(["score"], "pearson", kind="regression"), Evaluate(seed=1, resamples=5)
+    scores = scoring.report(task, rows, predictions, [0.0] * 9, settings, CURVES)
+    assert set(scores["teacher"]) == {"pearson_spearman", "pearson", "spearman", "low", "high"}
+
+
+def test_a_reliability_curve_has_ten_bins_of_equal_counts():
+    numbers = np.random.default_rng(0).permutation(200)
+    curve = scoring.reliability(numbers / 200, numbers % 2 == 0)
+    assert curve == [(pytest.approx((20 * ten + 9.5) / 200), 0.5, 20) for ten in range(10)]
+
+
+probabilities = st.lists(st.sampled_from([0.1, 0.25, 0.5, 0.75, 0.8, 0.875, 1.0]) | st.floats(0, 1), min_size=1)
+
+
+@given(probabilities)
+def test_equal_numbers_share_a_bin_and_every_number_has_one(made):
+    values = np.array(made)
+    curve = scoring.reliability(values, values)
+    ends = np.cumsum([count for _, _, count in curve])
+    in_order = np.sort(values)
+    assert ends[-1] == len(made) and len(curve) <= 10
+    assert all(in_order[end - 1] < in_order[end] for end in ends[:-1])
+    for (mean, found, _), part in zip(curve, np.split(in_order, ends[:-1]), strict=True):
+        assert mean == found == pytest.approx(part.mean())
+
+
+def test_a_curve_has_no_more_bins_than_there_are_numbers():
+    curve = scoring.reliability(np.array([0.9, 0.5, 0.9, 0.5]), np.array([True, True, True, False]))
+    assert curve == [(0.5, 0.5, 2), (pytest.approx(0.9), 1.0, 2)]
 
 
 def test_the_summary_names_each_models_score(task):

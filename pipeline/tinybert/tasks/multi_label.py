@@ -84,6 +84,12 @@ class MultiLabel(Texts):
 
         return score
 
+    def calibration(
+        self, rows: list[Row], predictions: list[list[str]], logits: list[np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Of each label of each row its probability, and whether the row has it."""
+        return expit(np.concatenate(logits)).ravel(), np.array([self.target(row) for row in rows]).ravel()
+
     def trivial_predictions(self, train: list[Row], rows: list[Row]) -> list[list[str]]:
         """Always the most frequent label."""
         return [[Counter(label for row in train for label in row["label"]).most_common(1)[0][0]]] * len(rows)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import numpy as np
+from scipy.special import softmax
 from seqeval.scheme import IOB2, Entities
 from torch import Tensor
 from transformers import AutoModelForTokenClassification
@@ -130,6 +131,17 @@ class NamedEntities(Task):
             }
 
         return score
+
+    def calibration(
+        self, rows: list[Row], predictions: list[list[str]], logits: list[np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Of each word, but those that are cut off: they have no logits."""
+        right = [
+            actual == said
+            for row, tags, values in zip(rows, predictions, logits, strict=True)
+            for actual, said, _ in zip(row["tags"], tags, values, strict=False)
+        ]
+        return softmax(np.concatenate(logits), axis=-1).max(axis=-1), np.array(right)
 
     def trivial_predictions(self, train: list[Row], rows: list[Row]) -> list[list[str]]:
         """No entity anywhere."""

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from pydantic import Field, PositiveInt
+from scipy.special import log_softmax
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForQuestionAnswering
@@ -144,23 +145,24 @@ class QuestionAnswering(Task):
     def class_logits(self, outputs) -> Tensor:
         return torch.stack([outputs.start_logits, outputs.end_logits], dim=-1)
 
-    # Predictions: {"text", "start", "margin"}: the best answer, where it starts, and by how much none is better.
+    # Predictions: {"text", "start", "probability", "margin", "none_probability"}: the best answer, where it starts, and
+    # by how much none is better; the probability of each is that of its start times that of its end, in its window.
 
     def predictions(self, logits: list[np.ndarray], data: Any, rows: list[Row]) -> list[dict]:
-        best: list[dict | None] = [None] * len(rows)
-        nulls = np.full(len(rows), np.inf)
+        best = [(-np.inf, {"text": "", "start": 0, "probability": 0.0})] * len(rows)  # (score, answer)
+        none = [(np.inf, 0.0)] * len(rows)  # (score, probability)
         for number, window, values in zip(data["example"], data["spans"], logits, strict=True):
-            nulls[number] = min(nulls[number], values[0].sum())
+            log_p = log_softmax(values, axis=0)
+            none[number] = min(none[number], (float(values[0].sum()), float(np.exp(log_p[0].sum()))))
             score, first, last = _best_span(values[1:], self.options.longest_answer)
-            if score > -np.inf and (best[number] is None or score > best[number]["score"]):
+            if score > best[number][0]:
                 start, end = window[first + 1][0], window[last + 1][1]
+                probability = float(np.exp(log_p[first + 1, 0] + log_p[last + 1, 1]))
                 text = rows[number]["passage"][start:end]
-                best[number] = {"text": text, "start": start, "score": score}
+                best[number] = score, {"text": text, "start": start, "probability": probability}
         return [
-            {"text": found["text"], "start": found["start"], "margin": float(null - found["score"])}
-            if found
-            else {"text": "", "start": 0, "margin": float("inf")}
-            for found, null in zip(best, nulls, strict=True)
+            {**found, "margin": none_score - score, "none_probability": none_probability}
+            for (score, found), (none_score, none_probability) in zip(best, none, strict=True)
         ]
 
     def answer(self, row: Row, prediction: dict, logits: list[np.ndarray]) -> dict[str, Any]:
@@ -209,6 +211,14 @@ class QuestionAnswering(Task):
             return scores
 
         return score
+
+    def calibration(
+        self, rows: list[Row], predictions: list[dict], logits: list[np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Right is an exact match."""
+        said = [found["probability" if found["text"] else "none_probability"] for found in predictions]
+        right = [exact_match(row, found["text"]) for row, found in zip(rows, predictions, strict=True)]
+        return np.array(said), np.array(right)
 
     def trivial_predictions(self, train: list[Row], rows: list[Row]) -> list[dict]:
         """The passage's first sentence or, where that is possible and the better guess for train, always none."""

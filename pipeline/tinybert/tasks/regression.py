@@ -14,6 +14,7 @@ from pipeline.tinybert.tasks.texts import Texts
 
 
 class Regression(Texts):
+    says_probabilities: ClassVar = False
     loss: ClassVar = "mean_squared_error"
     metrics: ClassVar = ("pearson_spearman", "pearson", "spearman")
     problem_type: ClassVar = "regression"
@@ -58,6 +59,12 @@ class Regression(Texts):
             return {"pearson_spearman": (pearson + spearman) / 2, "pearson": pearson, "spearman": spearman}
 
         return score
+
+    def calibration(
+        self, rows: list[Row], predictions: list[float], logits: list[np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The numbers themselves, in units of the labels."""
+        return np.array(predictions), np.array([row["label"] for row in rows])
 
     def trivial_predictions(self, train: list[Row], rows: list[Row]) -> list[float]:
         return [float(np.mean([row["label"] for row in train]))] * len(rows)

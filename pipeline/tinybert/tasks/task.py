@@ -41,6 +41,7 @@ class Task(ABC):
     head: ClassVar[type]  # the library's class of models with such a head
     pipeline_tag: ClassVar[str]  # what the hub calls the kind
     of_first_position: ClassVar[bool] = False  # whether the head reads the first position's state alone
+    says_probabilities: ClassVar[bool] = True  # whether `calibration` compares probabilities with what is right
     loss: ClassVar[str]  # the function of `losses` that compares class logits (B, P, C) with the teacher's
     Options: ClassVar[type[Group]] = Group
 
@@ -146,6 +147,15 @@ class Task(ABC):
 
     def score(self, rows: list[Row], predictions: list) -> dict[str, float]:
         return self.scorer(rows, predictions)(np.arange(len(rows)))
+
+    @abstractmethod
+    def calibration(
+        self, rows: list[Row], predictions: list, logits: list[np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(said, found), (N,) each: the probability of an answer and whether it is right, or a number and the label.
+
+        predictions: after the threshold. logits: the kept class logits, (kept, C), of each sequence.
+        """
 
     @abstractmethod
     def trivial_predictions(self, train: list[Row], rows: list[Row]) -> list:

@@ -80,6 +80,12 @@ class TextClassification(Texts):
 
         return score
 
+    def calibration(
+        self, rows: list[Row], predictions: list[str], logits: list[np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        right = [row["label"] == said for row, said in zip(rows, predictions, strict=True)]
+        return softmax(np.concatenate(logits), axis=-1).max(axis=-1), np.array(right)
+
     def trivial_predictions(self, train: list[Row], rows: list[Row]) -> list[str]:
         majority = Counter(row["label"] for row in train).most_common(1)[0][0]
         return [majority] * len(rows)

@@ -91,6 +91,13 @@ def test_scores_are_those_of_scikit_learn(pairs):
     }
 
 
+def test_the_probability_of_each_label_is_compared_with_whether_the_row_has_it():
+    logits = [np.log([[3.0, 1.0, 1 / 4]]), np.log([[1.0, 9.0, 1.0]])]
+    said, found = TASK.calibration(labelled([{"funny", "sad"}, {"long"}]), [["funny", "long"], NAMES], logits)
+    np.testing.assert_allclose(said, [0.75, 0.5, 0.2, 0.5, 0.9, 0.5])
+    assert found.tolist() == [1, 0, 1, 0, 1, 0]
+
+
 def test_the_trivial_predictor_says_the_most_frequent_label():
     train = labelled([{"sad"}, {"sad", "long"}, set()])
     assert TASK.trivial_predictions(train, labelled([set(), {"sad"}])) == [["sad"], ["sad"]]

@@ -200,6 +200,14 @@ def test_scores_are_those_of_seqeval(pairs):
         assert ours["f1_by_type"][kind] == pytest.approx(theirs.get(kind, {"f1-score": 0})["f1-score"])
 
 
+def test_the_probability_of_each_tag_is_compared_with_whether_it_is_right_but_for_words_that_are_cut_off():
+    rows = [{"words": ["a", "b", "c"], "tags": ["O", "B-film", "O"]}, {"words": ["d"], "tags": ["B-cast"]}]
+    logits = [np.log([[0.6, 0.1, 0.1, 0.1, 0.1], [0.2, 0.5, 0.1, 0.1, 0.1]]), np.log([[0.1, 0.6, 0.1, 0.1, 0.1]])]
+    said, found = TASK.calibration(rows, [["O", "B-cast", "O"], ["B-cast"]], logits)
+    np.testing.assert_allclose(said, [0.6, 0.5, 0.6])
+    assert found.tolist() == [True, False, True]
+
+
 def test_the_trivial_predictor_finds_nothing():
     trivial = TASK.trivial_predictions([ROW], [ROW])
     assert trivial == [["O"] * 10]

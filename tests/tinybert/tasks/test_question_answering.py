@@ -189,7 +189,8 @@ def predictions(task, row, logits_of_window) -> dict:
 def test_the_best_start_and_end_make_the_answer():
     scores = {"director": (5, 0), "film": (0, 4), "": (1, 1)}
     found = predictions(TASK, row_of("great"), lambda word: scores.get(word, (0, 0)))
-    assert found == {"text": "director of the film", "start": PASSAGE.index("director"), "margin": 2 - 9}
+    assert (found["text"], found["start"]) == ("director of the film", PASSAGE.index("director"))
+    assert found["margin"] == 2 - 9
 
 
 def test_an_end_before_the_start_and_a_long_answer_are_none():
@@ -205,6 +206,40 @@ def test_the_best_window_answers():
     task = tiny.task([], "f1", kind="question_answering", max_length=32, stride=4)
     found = predictions(task, row_of("superb", passage=LONG), lambda word: (3, 3) if word == "superb" else (0, 0))
     assert (found["text"], found["start"]) == ("superb", LONG.index("superb"))
+
+
+def test_the_probability_of_an_answer_is_that_of_its_start_times_that_of_its_end():
+    scores = {"director": (3, 0), "great": (0, 2), "": (1, 1)}
+    found = predictions(TASK, row_of("great"), lambda word: scores.get(word, (0, 0)))
+    others = len(PASSAGE.split()) - 1
+    starts, ends = (np.exp(best) + np.exp(1) + others for best in (3, 2))
+    assert found["text"] == "director of the film was great"
+    assert found["probability"] == pytest.approx(np.exp(3 + 2) / (starts * ends))
+    assert found["none_probability"] == pytest.approx(np.exp(1 + 1) / (starts * ends))
+
+
+def test_probabilities_are_those_of_the_windows_that_the_answer_and_none_come_from():
+    task = tiny.task([], "f1", kind="question_answering", max_length=32, stride=4)
+    row = row_of("superb", passage=LONG)
+    data = task.encode([row], TOKENIZER)
+    logits = [np.zeros((len(spans), 2), dtype=np.float32) for spans in data["spans"]]
+    assert len(logits) > 2
+    logits[1][0] = -1  # none scores lowest here, and the answer highest in the last window
+    logits[-1][-1] = 2
+    (found,) = task.predictions(logits, data, [row])
+    none, best = (np.exp(logit) / (np.exp(logit) + len(logits[at]) - 1) for logit, at in ((-1, 1), (2, -1)))
+    assert found["none_probability"] == pytest.approx(none**2)
+    assert found["probability"] == pytest.approx(best**2)
+
+
+def test_the_probability_of_what_is_said_is_compared_with_whether_it_is_an_exact_match():
+    rows = [row_of("great"), row_of("great"), row_of()]
+    answers = [
+        {**said("Great!", margin), "probability": probability, "none_probability": 1 / 8}
+        for margin, probability in [(-1, 0.75), (1, 0.5), (2, 0.5)]
+    ]
+    probabilities, right = SQUAD_2.calibration(rows, SQUAD_2.decided(answers, 0), [])
+    assert (probabilities.tolist(), right.tolist()) == ([0.75, 1 / 8, 1 / 8], [1, 0, 1])
 
 
 def test_none_is_said_where_the_margin_is_above_the_threshold():

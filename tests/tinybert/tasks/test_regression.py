@@ -74,6 +74,11 @@ def test_correlations_are_those_of_scipy(made):
     }
 
 
+def test_the_number_is_compared_with_the_label():
+    said, found = TASK.calibration(scored([0.5, 4.5]), [1.5, -2.0], [np.array([[1.5]]), np.array([[-2.0]])])
+    assert (said.tolist(), found.tolist()) == ([1.5, -2.0], [0.5, 4.5])
+
+
 def test_the_trivial_predictor_says_the_mean_and_correlates_with_nothing():
     train, rows = scored([0.1, 0.2, 4.6]), scored([1.0, 2.0, 3.0])
     trivial = TASK.trivial_predictions(train, rows)

@@ -196,6 +196,13 @@ def test_scores_are_those_of_scikit_learn(pairs):
     }
 
 
+def test_the_probability_of_the_predicted_class_is_compared_with_whether_it_is_right():
+    logits = [np.log([row]) for row in ([0.2, 0.7, 0.1], [0.5, 0.25, 0.25])]
+    said, found = tiny.task(THREE).calibration(labelled("bc"), ["b", "a"], logits)
+    np.testing.assert_allclose(said, [0.7, 0.5])
+    assert found.tolist() == [True, False]
+
+
 def test_the_trivial_predictor_says_the_most_frequent_label_of_training():
     task = tiny.task(THREE)
     labels = ["a"] * 3 + ["b"] * 5 + ["c"] * 4
