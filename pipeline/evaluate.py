@@ -61,10 +61,12 @@ def plots(
     """File → columns and records of each plot of the test split."""
     intervals = ((which, *(scores[which][key] for key in (task.metric, "low", "high"))) for which in MODELS)
     bins = ((which, *bin) for which, curve in curves.items() for bin in curve)
+    by_length = scoring.by_length(task, test, predictions)
     confused = {which: sorted(task.confusion(test, predictions[which])) for which in ("teacher", "student")}
     return {
         "scores.csv": (["model", "score", "low", "high"], intervals),
         "calibration.csv": (["model", "said", "found", "count"], bins),
+        "scores_by_length.csv": (["model", "metric", "length", "score", "count"], by_length),
         **{f"confusion/{which}.csv": (["actual", "predicted"], pairs) for which, pairs in confused.items()},
     }
 

@@ -48,7 +48,8 @@ def test_every_stage_runs_and_the_student_learns_from_the_teacher(world, kind):
     assert scores["retention"] > 0.7, (scores, metric)
     assert 0 < scores["agreement"] <= 1
     assert ("calibration_error" in scores["student"]) == (kind != "regression")
-    assert {record["model"] for record in records(Path("metrics", kind, "calibration.csv"))} == MODELS
+    for plot in ("calibration", "scores_by_length"):
+        assert {record["model"] for record in records(Path("metrics", kind, f"{plot}.csv"))} == MODELS
     unlabelled = list(rows.read(Path("data", kind, "unlabelled", "rows.jsonl")))
     augmented = list(rows.read(Path("data", kind, "augmented", "rows.jsonl")))
     assert len(augmented) > 2 * 112 and all("label" not in row and "tags" not in row for row in unlabelled)
@@ -113,13 +114,14 @@ def test_the_general_student_is_of_the_encoder_s_family(world, family, start):
     assert student.config.model_type == family
 
 
-def test_bins_of_confidence_have_the_score_in_the_mean(world):
+@pytest.mark.parametrize(("plot", "score"), [("calibration", "found"), ("scores_by_length", "score")])
+def test_bins_of_confidence_and_classes_of_length_have_the_score_in_the_mean(world, plot, score):
     scores = json.loads(Path("metrics/tiny/scores.json").read_text())
     for model in MODELS:
-        own = [line for line in records(Path("metrics/tiny/calibration.csv")) if line["model"] == model]
+        own = [line for line in records(Path(f"metrics/tiny/{plot}.csv")) if line["model"] == model]
         counts = [int(line["count"]) for line in own]
         assert sum(counts) == rows.count("data/tiny/prepared/test.jsonl")
-        mean = np.average([float(line["found"]) for line in own], weights=counts)
+        mean = np.average([float(line[score]) for line in own], weights=counts)
         assert mean == pytest.approx(scores[model]["accuracy"], abs=1e-4)
 
 

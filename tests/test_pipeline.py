@@ -422,5 +422,5 @@ def test_plots_are_drawn(clone):
         # A general student that is taken, not trained, has no curve.
         drawn = any(len(clone.read(file).splitlines()) > 1 for file in clone.files(path))
         assert (title in page) == drawn, path
-    assert sum(title in page for title in plots(clone.read("dvc.yaml")).values()) >= 8
+    assert sum(title in page for title in plots(clone.read("dvc.yaml")).values()) >= 9
     assert clone("git", "status", "--porcelain") == ""

@@ -1,6 +1,9 @@
-"""What `evaluate` reports: every metric of each model with an interval, and its calibration; retention and
-agreement.
+"""What `evaluate` reports: every metric of each model with an interval, its calibration and its scores by
+length; retention and agreement.
 """
+
+from collections.abc import Iterator
+from itertools import product
 
 import numpy as np
 
@@ -75,6 +78,27 @@ def calibration_error(curve: list[Bin]) -> float:
     """The expected calibration error: how far what is said is from what is found, in the mean over all in the bins."""
     said, found, counts = np.array(curve).T
     return float(np.average(np.abs(said - found), weights=counts))
+
+
+def by_length(task: Task, rows: list[Row], predictions: dict[str, list]) -> Iterator[tuple[str, str, str, float, int]]:
+    """(model, metric, class of lengths, score, count) for each class that occurs, the shortest first."""
+    lengths = [task.length(row) for row in rows]
+    members: dict[str, list[int]] = {}
+    for number in np.argsort(lengths, kind="stable"):
+        members.setdefault(_length_class(lengths[number]), []).append(number)
+    for name, said in predictions.items():
+        score = task.scorer(rows, said)
+        scores = {length: score(np.array(numbers)) for length, numbers in members.items()}
+        for metric, length in product(task.metrics_by_length, members):
+            yield name, metric, length, round(scores[length][metric], DIGITS), len(members[length])
+
+
+def _length_class(length: int) -> str:
+    """none, 1, 2-3, 4-7, 8-15, …: classes that begin at powers of two."""
+    if length < 2:
+        return ("none", "1")[length]
+    shortest = 1 << length.bit_length() - 1
+    return f"{shortest}-{2 * shortest - 1}"
 
 
 def summary(task: Task, scores: dict) -> str:

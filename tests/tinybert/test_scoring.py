@@ -150,6 +150,35 @@ def test_a_curve_has_no_more_bins_than_there_are_numbers():
     assert curve == [(0.5, 0.5, 2), (pytest.approx(0.9), 1.0, 2)]
 
 
+def test_scores_are_told_by_classes_of_length_the_shortest_first(task):
+    lengths = [40, 1, 9, 3, 2, 8, 15]
+    rows = [{"text": "word " * length, "label": "positive"} for length in lengths]
+    right = ["positive"] * 7
+    wrong_where_long = ["negative" if length > 8 else "positive" for length in lengths]
+    assert list(scoring.by_length(task, rows, {"teacher": right, "student": wrong_where_long})) == [
+        ("teacher", "accuracy", "1", 1.0, 1),
+        ("teacher", "accuracy", "2-3", 1.0, 2),
+        ("teacher", "accuracy", "8-15", 1.0, 3),
+        ("teacher", "accuracy", "32-63", 1.0, 1),
+        ("student", "accuracy", "1", 1.0, 1),
+        ("student", "accuracy", "2-3", 1.0, 2),
+        ("student", "accuracy", "8-15", 0.3333, 3),
+        ("student", "accuracy", "32-63", 0.0, 1),
+    ]
+
+
+def test_questions_are_told_by_the_length_of_their_answers_and_those_without_come_first():
+    task = tiny.task([], "f1_with_answer", kind="question_answering", unanswerable=True)
+    rows = [{"answers": [{"text": "good film", "start": 0}, {"text": "film", "start": 5}]}, {"answers": []}]
+    found = scoring.by_length(task, rows, {"teacher": [{"text": "good"}, {"text": ""}]})
+    assert list(found) == [
+        ("teacher", "f1", "none", 1.0, 1),
+        ("teacher", "f1", "2-3", 0.6667, 1),
+        ("teacher", "exact_match", "none", 1.0, 1),
+        ("teacher", "exact_match", "2-3", 0.0, 1),
+    ]
+
+
 def test_the_summary_names_each_models_score(task):
     line = scoring.summary(task, report(task, said(0), said(0, 9), said(0, 1, 2)))
     assert line == (

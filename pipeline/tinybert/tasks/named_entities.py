@@ -132,6 +132,9 @@ class NamedEntities(Task):
 
         return score
 
+    def length(self, row: Row) -> int:
+        return len(row["words"])
+
     def calibration(
         self, rows: list[Row], predictions: list[list[str]], logits: list[np.ndarray]
     ) -> tuple[np.ndarray, np.ndarray]:

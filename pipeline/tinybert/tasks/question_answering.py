@@ -212,6 +212,14 @@ class QuestionAnswering(Task):
 
         return score
 
+    @property
+    def metrics_by_length(self) -> tuple[str, ...]:
+        return "f1", "exact_match"
+
+    def length(self, row: Row) -> int:
+        """Of the first reference answer; 0 where there is none."""
+        return len(row["answers"][0]["text"].split()) if row["answers"] else 0
+
     def calibration(
         self, rows: list[Row], predictions: list[dict], logits: list[np.ndarray]
     ) -> tuple[np.ndarray, np.ndarray]:

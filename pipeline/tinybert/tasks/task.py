@@ -148,6 +148,15 @@ class Task(ABC):
     def score(self, rows: list[Row], predictions: list) -> dict[str, float]:
         return self.scorer(rows, predictions)(np.arange(len(rows)))
 
+    @property
+    def metrics_by_length(self) -> tuple[str, ...]:
+        """Those that are told by ``length`` of the rows too."""
+        return (self.metric,)
+
+    @abstractmethod
+    def length(self, row: Row) -> int:
+        """The number of words by which scores are told apart: of the row's text, for most kinds."""
+
     @abstractmethod
     def calibration(
         self, rows: list[Row], predictions: list, logits: list[np.ndarray]

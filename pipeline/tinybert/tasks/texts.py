@@ -55,6 +55,9 @@ class Texts(Task):
             columns["labels"] = [self.target(row) for row in rows]
         return columns
 
+    def length(self, row: Row) -> int:
+        return sum(len(row[field].split()) for field in FIELDS if field in row)
+
     def head_options(self) -> dict[str, Any]:
         return {**super().head_options(), "problem_type": self.problem_type}
 

@@ -208,6 +208,10 @@ def test_the_probability_of_each_tag_is_compared_with_whether_it_is_right_but_fo
     assert found.tolist() == [True, False, True]
 
 
+def test_the_length_is_the_number_of_words_whatever_is_in_them():
+    assert TASK.length({"words": ["1\u00a0000", "films"], "tags": ["O", "O"]}) == 2
+
+
 def test_the_trivial_predictor_finds_nothing():
     trivial = TASK.trivial_predictions([ROW], [ROW])
     assert trivial == [["O"] * 10]

@@ -242,6 +242,11 @@ def test_the_probability_of_what_is_said_is_compared_with_whether_it_is_an_exact
     assert (probabilities.tolist(), right.tolist()) == ([0.75, 1 / 8, 1 / 8], [1, 0, 1])
 
 
+def test_the_length_is_that_of_the_first_reference_answer():
+    assert TASK.length(row_of("the cast", "great")) == 2
+    assert SQUAD_2.length(row_of()) == 0
+
+
 def test_none_is_said_where_the_margin_is_above_the_threshold():
     given_answers = [said("great", -1.0), said("great", 1.0)]
     assert [answer["text"] for answer in SQUAD_2.decided(given_answers, 0.5)] == ["great", ""]

@@ -203,6 +203,12 @@ def test_the_probability_of_the_predicted_class_is_compared_with_whether_it_is_r
     assert found.tolist() == [True, False]
 
 
+def test_the_length_is_that_of_both_texts_of_a_pair():
+    task = tiny.task(THREE)
+    assert task.length({"text": "a  good film"}) == 3
+    assert task.length({"text": "a good film", "pair": "a plot"}) == 5
+
+
 def test_the_trivial_predictor_says_the_most_frequent_label_of_training():
     task = tiny.task(THREE)
     labels = ["a"] * 3 + ["b"] * 5 + ["c"] * 4
