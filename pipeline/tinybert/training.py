@@ -35,7 +35,8 @@ class TaskTrainer(QuietTrainer):
     def __init__(self, *, task: Task, **rest):
         super().__init__(**rest)
         self.task = task
-        self.shown[f"eval_{task.metric}"] = f"validation_{task.metric}"
+        if self.args.num_train_epochs > 1:  # the score of one epoch is no curve
+            self.shown[f"eval_{task.metric}"] = f"validation_{task.metric}"
 
     def loss_and_outputs(self, model, inputs: dict[str, Tensor]) -> tuple[Tensor, Any]:
         outputs = model(**inputs)

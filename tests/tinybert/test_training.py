@@ -137,6 +137,12 @@ def test_every_row_is_used_the_last_smaller_batch_too(encoder, task, monkeypatch
     assert [step for step, _ in result.curves["loss"]] == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize(("epochs", "curves"), [(1, {"loss"}), (2, {"loss", "validation_accuracy"})])
+def test_scores_of_several_epochs_are_a_curve(encoder, task, epochs, curves):
+    _, result = fine_tune(encoder, task, epochs=epochs)
+    assert set(result.curves) == curves
+
+
 def test_adamw_clips_all_gradients_together_and_its_rate_rises_then_falls(encoder, task, optimiser_steps):
     model, _ = fine_tune(encoder, task)
     assert optimiser_steps["kinds"] == {torch.optim.AdamW}
