@@ -104,7 +104,7 @@ class Rows(Dataset):
 class Task:
     """As much of a task as training asks for."""
 
-    loss, classes = "soft_cross_entropy", CLASSES
+    metric, loss, classes = "accuracy", "soft_cross_entropy", CLASSES
 
     def class_logits(self, outputs) -> torch.Tensor:
         return outputs.logits.unsqueeze(1)
