@@ -52,9 +52,7 @@ class Live(TrainerCallback):
             new, self.seen = state.log_history[self.seen :], len(state.log_history)
             try:
                 self.show(new)
-            except (
-                Exception
-            ) as error:  # a repository without a commit, say: what is shown must not stop what is learned
+            except Exception as error:  # as in a repository without a commit: this must not stop the training
                 say(f"curves are not shown while they grow: {error}")
                 self.folder = None
 
