@@ -3,8 +3,8 @@
 ``python benchmarks/ablations.py --queue`` queues the grid, each row over three seeds; ``dvc queue start`` runs it, and
 ``python benchmarks/ablations.py`` prints what `dvc exp show` knows of it: mean and spread of the student's score on
 validation, beside the paper's average (Jiao et al. 2020, tables 2 to 4: TinyBERT4 on dev, four GLUE tasks). The stages
-that rows share come from DVC's cache. So that thirty students are done in about two hours on two cores, the sizes are
-smaller than the default (``--full``: as they are).
+that rows share come from DVC's cache. As there are thirty students, the sizes are smaller than the default (``--full``:
+as they are).
 """
 
 import argparse

@@ -403,7 +403,7 @@ def test_a_colleague_pulls_what_the_stages_made_and_runs_nothing(clone, remote, 
     colleague = Clone(tmp_path / "colleague")
     subprocess.run(["git", "clone", "--quiet", clone.folder, colleague.folder], check=True)
     for one in (clone, colleague):
-        one.environment = {**one.environment, **{key: os.environ[key] for key in os.environ if key.startswith("AWS_")}}
+        one.environment |= {key: value for key, value in os.environ.items() if key.startswith("AWS_")}
         one("dvc", "remote", "add", "--local", "--force", "--default", "storage", url)
         for name, value in options.items():
             one("dvc", "remote", "modify", "--local", "storage", name, value)

@@ -45,16 +45,8 @@ def intermediate(**changes) -> DistillIntermediate:
 def prediction(**changes) -> DistillPrediction:
     recipe = {"epochs": 2, "batch_size": 4, "learning_rate": 1e-3, "warmup": 0.1, "weight_decay": 0.01}
     more = {"patience": None, "accumulation": 1, "checkpointing": False, "dropout": None}
-    return DistillPrediction.model_validate(
-        {
-            **recipe,
-            **more,
-            "temperature": 1.0,
-            "targets": "logits",
-            "augmented": True,
-            **changes,
-        }
-    )
+    more |= {"temperature": 1.0, "targets": "logits", "augmented": True}
+    return DistillPrediction.model_validate({**recipe, **more, **changes})
 
 
 def make_student(**shape) -> BertModel:

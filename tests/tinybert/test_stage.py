@@ -109,7 +109,7 @@ class TestEnd:
         assert lines(said) == [f"-c: interrupted ({number.name}); nothing half-written is left, `dvc repro` goes on"]
         assert files(in_folder) == {}
 
-    def test_garbage_is_collected_while_a_stage_runs_though_not_as_it_is_imported(self):
+    def test_garbage_is_collected_while_a_stage_runs_but_for_what_was_imported(self):
         process = python("import gc; gc.disable(); stage.run(lambda: print(gc.isenabled(), gc.get_freeze_count() > 0))")
         said, _ = process.communicate(timeout=30)
         assert "True True" in said
