@@ -95,7 +95,7 @@ class Augmentation:
 
     def operations(self, masked_at_once: int) -> float:
         """Of the masked language model's forwards, the last layer's feed-forward part and the head at the masked
-        positions alone, and of the products of word vectors.
+        positions alone, the head for whole words, and of the products of word vectors.
         """
         augmenter, config = self.augmenter(masked_at_once), self.model.config
         texts = [text for row in self.chosen for text, _ in self.world.task.replaceable(row).values()]
@@ -105,7 +105,7 @@ class Augmentation:
         masked = sum(len(forward.words) for forward in forwards)
         unneeded = 4.0 * (sum(lengths) - masked) * shape.hidden * shape.feed_forward
         body = forward_operations(shape, lengths) - unneeded
-        head = 2.0 * masked * config.hidden_size * (config.hidden_size + config.vocab_size)
+        head = 2.0 * masked * config.hidden_size * (config.hidden_size + len(augmenter.candidates.whole_words))
         words = {word.text.lower() for sentence in sentences for word in sentence.words if word.piece is None}
         return body + head + 2.0 * len(words & self.vectors.key_to_index.keys()) * self.vectors.vectors.size
 

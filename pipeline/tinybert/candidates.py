@@ -70,10 +70,13 @@ class Candidates:
         self.model, self.tokenizer = model.eval().to(processes.device()), tokenizer
         self.vectors, self.settings = vectors, settings
         self.neighbours: dict[str, list[str]] = {}
-        self.word_pieces, self.is_word = _whole_words(tokenizer, model.config.vocab_size)
+        self.whole_words = _whole_words(tokenizer)
+        self.proposed = list(self.whole_words.values())
+        self.place = {piece: place for place, piece in enumerate(self.whole_words)}
+        self.to_words = models.only_words(self.model, list(self.whole_words))
         self.pieces_of: dict[str, list[int]] = {}
-        for number in self.is_word.nonzero().flatten().tolist():
-            self.pieces_of.setdefault(self.word_pieces[number].lower(), []).append(number)
+        for piece, word in self.whole_words.items():
+            self.pieces_of.setdefault(word.lower(), []).append(piece)
         self.longest = tokenizer.model_max_length - 2
 
     def find(self, sentences: list[Sentence]) -> None:
@@ -110,13 +113,12 @@ class Candidates:
         """
         words = [forward.words[position] for forward in batch for position in sorted(forward.words)]
         logits = self.logits(batch)
-        logits.masked_fill_(~self.is_word, -torch.inf)
         for row, word in zip(logits, words, strict=True):
-            row[word.own] = -torch.inf
+            row[[self.place[piece] for piece in word.own if piece in self.place]] = -torch.inf
         count = self.settings.candidates
         best = logits.topk(min(count + 1, logits.size(-1)), dim=-1)
-        for word, values, pieces in zip(words, best.values.tolist(), best.indices.tolist(), strict=True):
-            proposed = [self.word_pieces[piece] for piece, value in zip(pieces, values, strict=True) if value > -np.inf]
+        for word, values, places in zip(words, best.values.tolist(), best.indices.tolist(), strict=True):
+            proposed = [self.proposed[place] for place, value in zip(places, values, strict=True) if value > -np.inf]
             word.candidates = sorted(proposed[:count])
         if len(batch) > 1 and best.values.size(-1) > count:
             close = (best.values[:, count - 1] - best.values[:, count] < CLOSE_LOGITS).tolist()
@@ -127,7 +129,7 @@ class Candidates:
 
     @torch.no_grad()
     def logits(self, batch: list[Masked]) -> torch.Tensor:
-        """Logits over the vocabulary at the masked positions of a batch, (words, V), by row and position."""
+        """Logits over the whole words at the masked positions of a batch, (masked, words), by row and position."""
         length = max(len(masked.pieces) for masked in batch)
         length = min(-(-length // PADDED_TO) * PADDED_TO, self.longest + 2)
         ids = torch.full((len(batch), length), self.tokenizer.pad_token_id)
@@ -139,7 +141,7 @@ class Candidates:
             positions[row, list(masked.words)] = True
         device = self.model.device
         inputs = {"input_ids": ids.to(device), "attention_mask": attention.to(device)}
-        return models.word_logits(self.model, inputs, positions.to(device)).float().cpu()
+        return models.word_logits(self.model, inputs, positions.to(device), self.to_words).float().cpu()
 
     def ask_vectors(self, words: list[Word]) -> None:
         """The K nearest words by cosine, once for each distinct word; a word without a vector has none."""
@@ -175,11 +177,10 @@ def _nearest(unit: np.ndarray, own: int, near: np.ndarray) -> np.ndarray:
     return near[np.lexsort((near, -cosines))]
 
 
-def _whole_words(tokenizer, size: int) -> tuple[list[str], torch.Tensor]:
-    """What word-pieces read, in order, and which of them are whole words: letters only, no part of a word, not special.
+def _whole_words(tokenizer) -> dict[int, str]:
+    """Word-piece → what it reads, of those that are whole words: letters only, no part of a word, not special.
 
-    Vocabularies mark either what continues a word (``##``) or what begins one (``Ġ`` or ``▁``). ``size`` is the model's
-    vocabulary, which may be padded beyond the tokenizer's.
+    Vocabularies mark either what continues a word (``##``) or what begins one (``Ġ`` or ``▁``).
     """
     pieces = [piece or "" for piece in tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))]
     marked = next((mark for mark in BEGINS_A_WORD if sum(piece.startswith(mark) for piece in pieces) > 1), "")
@@ -187,9 +188,8 @@ def _whole_words(tokenizer, size: int) -> tuple[list[str], torch.Tensor]:
     begins = [piece.startswith(marked) and piece not in special for piece in pieces]
     if marked:
         pieces = [tokenizer.convert_tokens_to_string([piece]).strip() if piece else "" for piece in pieces]
-    is_word = [begin and piece.isalpha() for begin, piece in zip(begins, pieces, strict=True)]
-    padding = size - len(pieces)
-    return [*pieces, *[""] * padding], torch.tensor([*is_word, *[False] * padding])
+    found = enumerate(zip(begins, pieces, strict=True))
+    return {number: piece for number, (begin, piece) in found if begin and piece.isalpha()}
 
 
 def _window_start(piece: int, length: int, longest: int) -> int:

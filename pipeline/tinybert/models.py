@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -188,15 +189,31 @@ def feed_forward(block: nn.Module, family: str) -> tuple[nn.Linear, nn.Linear]:
     return block.get_submodule(to), block.get_submodule(back)
 
 
-def word_logits(model: nn.Module, inputs: dict[str, Tensor], positions: Tensor) -> Tensor:
+def word_logits(
+    model: nn.Module,
+    inputs: dict[str, Tensor],
+    positions: Tensor,
+    words: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
     """A masked language model's logits over the vocabulary at the positions that the mask (B, S) marks: (marked, V), in
-    row order. From the last layer's attention on, nothing is computed anywhere else.
+    row order. From the last layer's attention on, nothing is computed anywhere else; ``words``, which `only_words`
+    makes, leaves the rest of the vocabulary out, too.
     """
-    family = FAMILIES[model.config.model_type]
+    family, projection = FAMILIES[model.config.model_type], model.get_output_embeddings()
     attended = layers(model.base_model)[-1].get_submodule(family.attended)
     hook = attended.register_forward_hook(lambda module, inputs, states: states[positions])
+    if words:
+        projection.forward = words
     try:
         states = model.base_model(**inputs).last_hidden_state
+        return family.head(model, states)
     finally:
         hook.remove()
-    return family.head(model, states)
+        if words:
+            del projection.forward
+
+
+def only_words(model: nn.Module, words: list[int]) -> Callable[[Tensor], Tensor]:
+    """The last projection of a masked language model's head, onto these of its word-pieces."""
+    whole = model.get_output_embeddings()
+    return partial(nn.functional.linear, weight=whole.weight.detach()[words], bias=whole.bias.detach()[words])

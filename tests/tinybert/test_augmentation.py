@@ -28,7 +28,9 @@ def forwards(monkeypatch):
     """The size of each batch that the masked language model sees."""
     seen, plain = [], models.word_logits
     monkeypatch.setattr(
-        models, "word_logits", lambda model, inputs, at: seen.append(len(at)) or plain(model, inputs, at)
+        models,
+        "word_logits",
+        lambda model, inputs, at, *words: seen.append(len(at)) or plain(model, inputs, at, *words),
     )
     return seen
 

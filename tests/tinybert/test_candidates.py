@@ -25,8 +25,8 @@ def test_logits_too_close_to_call_are_decided_as_in_any_other_batch(monkeypatch)
         head.bias.zero_()
     plain = models.word_logits
 
-    def noisy(model, inputs, positions):
-        logits = plain(model, inputs, positions)
+    def noisy(model, inputs, positions, words):
+        logits = plain(model, inputs, positions, words)
         return logits + 1e-6 * torch.randn(logits.shape[-1], generator=torch.Generator().manual_seed(len(positions)))
 
     monkeypatch.setattr(models, "word_logits", noisy)
