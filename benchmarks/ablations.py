@@ -55,11 +55,15 @@ def queue(task: str, names: list[str], seeds: list[int], size: dict) -> None:
 
 
 def experiments() -> Iterator[dict]:
-    """What `dvc exp show --json` has of the experiments that are done: their parameters and metrics, by file."""
+    """What `dvc exp show --json` has of the experiments that are done: their parameters and metrics, by file.
+
+    One that is not done yet has metrics, too: those of the commit that it began from.
+    """
     shown = subprocess.run(["dvc", "exp", "show", "--json"], cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout
     for commit in json.loads(shown):
         for experiment in commit["experiments"] or []:
-            if data := experiment["revs"][0]["data"]:
+            done = experiment["executor"] is None or experiment["executor"]["state"] == "success"
+            if done and (data := experiment["revs"][0]["data"]):
                 yield data
 
 

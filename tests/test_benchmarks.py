@@ -1,10 +1,12 @@
 """The benchmarks: that the sides they compare do the same work, and that they run; no timing."""
 
 import copy
+import json
 import random
 import subprocess
 import sys
 
+import ablations
 import gpu
 import killed
 import kinds
@@ -22,6 +24,22 @@ from transformers.models.bert.modeling_bert import eager_attention_forward
 
 from pipeline.tinybert import attention, candidates, distillation, losses, models, rows, settings, tasks, vectors
 from pipeline.tinybert.settings import Losses, Shape
+
+# Ablations ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("executor", "seeds"), [(None, {3: 0.8}), ("success", {3: 0.8}), ("running", {}), ("queued", {}), ("failed", {})]
+)
+def test_an_experiment_counts_from_when_it_is_done(executor, seeds, monkeypatch):
+    """Before that, `dvc exp show` has the scores of the commit that it began from."""
+    metrics = {"metrics/films/distill_prediction/validation.json": {"data": {"accuracy": 0.8}}}
+    params = {"params.yaml": {"data": {"seed": 3, "tasks": {"films": {"metric": "accuracy"}}}}}
+    shown = {"executor": executor and {"state": executor}, "revs": [{"data": {"params": params, "metrics": metrics}}]}
+    said = json.dumps([{"experiments": None}, {"experiments": [shown]}])
+    monkeypatch.setattr(subprocess, "run", lambda *arguments, **rest: subprocess.CompletedProcess([], 0, said))
+    assert ablations.scores(list(ablations.experiments()), "films", {}) == seeds
+
 
 # The measured kinds ---------------------------------------------------------------------------------------------------
 
