@@ -1,17 +1,19 @@
-"""What each part of the recipe is worth: the paper's ablations, as a grid of DVC's experiments.
+"""What each part of the recipe is worth: the paper's ablations, and some of ours, as a grid of DVC's experiments.
 
 ``python benchmarks/ablations.py --queue`` queues the grid, each row over three seeds; ``dvc queue start`` runs it, and
-``python benchmarks/ablations.py`` prints what `dvc exp show` knows of it: mean and spread of the student's score on
-validation, beside the paper's average (Jiao et al. 2020, tables 2 to 4: TinyBERT4 on dev, four GLUE tasks). The stages
-that rows share come from DVC's cache. As there are thirty students, the sizes are smaller than the default (``--full``:
-as they are).
+``python benchmarks/ablations.py`` prints what `dvc exp show` knows of it: mean and spread of the student's scores,
+beside the paper's average (Jiao et al. 2020, tables 2 to 4: TinyBERT4 on dev, four GLUE tasks). The stages that rows
+share come from DVC's cache; sizes are those of params.yaml.
 """
+
+from __future__ import annotations
 
 import argparse
 import json
 import statistics
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import ruamel.yaml
@@ -21,22 +23,28 @@ ROOT = Path(__file__).resolve().parents[1]
 EVERYTHING = "everything"
 LOSSES = "distill_intermediate.losses"
 LAYER_MAP = "distill_intermediate.layer_map"
-ABLATIONS = {  # what the row changes, and the paper's average
-    EVERYTHING: ({}, 75.6),
-    "without augmentation": ({"augment.variants": 0}, 68.4),
-    "without embedding loss": ({f"{LOSSES}.embeddings": 0}, 74.1),
-    "without hidden loss": ({f"{LOSSES}.hidden": 0}, 72.9),
-    "without attention loss": ({f"{LOSSES}.attention": 0}, 71.0),
-    "without all transformer losses": ({"distill_intermediate.epochs": 0}, 56.3),
-    "without prediction loss": ({"distill_prediction.targets": "labels"}, 73.5),
-    "uniform layer map": ({LAYER_MAP: "uniform"}, 75.6),  # the paper's own
-    "top layers map": ({LAYER_MAP: "last"}, 70.9),
-    "bottom layers map": ({LAYER_MAP: "first"}, 71.3),
-}
+DISTILLED = {"general_student.start": "distillation"}
+NO_STATES = {"distill_intermediate.epochs": 0}
+MODELS = {"teacher": "finetune_teacher", "student alone, on the labels": "finetune_student"}
 
 
-def smaller(task: str) -> dict:
-    return {"augment.variants": 1, "distill_intermediate.max_rows": 4000, f"tasks.{task}.unlabelled.limit": 6000}
+def ablations(task: str) -> dict[str, tuple[dict, float | None]]:
+    """Row → the settings that it changes, and the paper's average."""
+    return {
+        EVERYTHING: ({}, 75.6),
+        "without augmentation": ({"augment.variants": 0}, 68.4),
+        "without unlabelled text": ({f"tasks.{task}.unlabelled": None}, None),
+        "without embedding loss": ({f"{LOSSES}.embeddings": 0}, 74.1),
+        "without hidden loss": ({f"{LOSSES}.hidden": 0}, 72.9),
+        "without attention loss": ({f"{LOSSES}.attention": 0}, 71.0),
+        "without all transformer losses": (NO_STATES, 56.3),
+        "without prediction loss": ({"distill_prediction.targets": "labels"}, 73.5),
+        "uniform layer map": ({LAYER_MAP: "uniform"}, 75.6),  # the paper's own
+        "top layers map": ({LAYER_MAP: "last"}, 70.9),
+        "bottom layers map": ({LAYER_MAP: "first"}, 71.3),
+        "general student by distillation": (DISTILLED, None),
+        "the same, without all transformer losses": (DISTILLED | NO_STATES, None),
+    }
 
 
 def at(values: dict, key: str):
@@ -46,12 +54,13 @@ def at(values: dict, key: str):
     return values
 
 
-def queue(task: str, names: list[str], seeds: list[int], size: dict) -> None:
-    for name in names:
-        values = {**size, **ABLATIONS[name][0], "seed": ",".join(map(str, seeds))}
+def queue(task: str, rows: dict[str, dict], seeds: list[int]) -> None:
+    for name, changes in rows.items():
+        values = {key: "null" if value is None else value for key, value in changes.items()}
+        values["seed"] = ",".join(map(str, seeds))
         settings = [part for key, value in values.items() for part in ("--set-param", f"{key}={value}")]
         print(f"{name}: {' '.join(settings[1::2])}", flush=True)
-        subprocess.run(["dvc", "exp", "run", "--queue", *settings, f"distill_prediction@{task}"], cwd=ROOT, check=True)
+        subprocess.run(["dvc", "exp", "run", "--queue", *settings, f"evaluate@{task}"], cwd=ROOT, check=True)
 
 
 def experiments() -> Iterator[dict]:
@@ -67,48 +76,80 @@ def experiments() -> Iterator[dict]:
                 yield data
 
 
-def scores(found: list[dict], task: str, wanted: dict) -> dict[int, float]:
-    """Seed → the student's score on validation, of the experiments with these settings."""
-    path, made = f"metrics/{task}/distill_prediction/validation.json", {}
+def matching(found: list[dict], wanted: dict) -> dict[int, dict]:
+    """Seed → the metrics, by file, of the experiment with these settings."""
+    made = {}
     for data in found:
         params = data["params"]["params.yaml"]["data"]
-        measured = data["metrics"].get(path, {}).get("data")
-        if measured and all(at(params, key) == value for key, value in wanted.items()):
-            made[params["seed"]] = measured[at(params, f"tasks.{task}.metric")]
+        if all(at(params, key) == value for key, value in wanted.items()):
+            made[params["seed"]] = data["metrics"]
     return made
 
 
-def rows(found: list[dict], task: str, names: list[str], base: dict, size: dict) -> Iterator[list[str]]:
-    """A row for each ablation: mean and spread (standard deviation), in points, over the seeds that are done."""
-    keys = {key for changes, _ in ABLATIONS.values() for key in changes} | set(size)
-    usual = {key: at(base, key) for key in keys} | size
-    means = {}
+def spread(scores: list[float]) -> str:
+    """Mean and standard deviation, in points."""
+    points = [100 * score for score in scores]
+    more = f" ± {statistics.stdev(points):.1f}" if len(points) > 1 else ""
+    return f"{statistics.mean(points):.1f}{more}" if points else ""
+
+
+def difference(scores: list[float], whole: list[float]) -> str:
+    return f"{100 * (statistics.mean(scores) - statistics.mean(whole)):+.1f}" if scores and whole else ""
+
+
+@dataclass
+class Scores:
+    """What a model has, a score for each seed: on validation, on test, and there in relation to its teacher."""
+
+    validation: list[float]
+    test: list[float]
+    retention: list[float]
+
+    @classmethod
+    def read(cls, metrics: Iterable[dict], task: str, metric: str, stage: str, model: str) -> Scores:
+        folder = f"metrics/{task}"
+        found = [
+            (files[f"{folder}/{stage}/validation.json"]["data"][metric], files[f"{folder}/scores.json"]["data"])
+            for files in metrics
+            if f"{folder}/{stage}/validation.json" in files and f"{folder}/scores.json" in files
+        ]
+        test = [scores[model][metric] for _, scores in found]
+        against = [score / scores["teacher"][metric] for score, (_, scores) in zip(test, found, strict=True)]
+        return cls([validation for validation, _ in found], test, against)
+
+    def cells(self, whole: Scores) -> list[str]:
+        shown = [difference(self.validation, whole.validation), spread(self.test), spread(self.retention)]
+        return [str(len(self.test)), spread(self.validation), *shown]
+
+
+def table(found: list[dict], task: str, names: list[str], base: dict) -> Iterator[list[str]]:
+    """The teacher, the student alone, and a row for each ablation, over the seeds that are done."""
+    rows, metric = ablations(task), at(base, f"tasks.{task}.metric")
+    usual = {key: at(base, key) for changes, _ in rows.values() for key in changes}
+    done = {name: matching(found, usual | rows[name][0]).values() for name in {EVERYTHING, *names}}
+    whole = Scores.read(done[EVERYTHING], task, metric, "distill_prediction", "student")
+    for model, (name, stage) in zip(("teacher", "student_alone"), MODELS.items(), strict=True):
+        yield [name, *Scores.read(done[EVERYTHING], task, metric, stage, model).cells(whole), "", ""]
     for name in names:
-        changes, paper = ABLATIONS[name]
-        values = [100 * score for score in scores(found, task, usual | changes).values()]
-        means[name] = statistics.mean(values) if values else None
-        spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-        score = f"{means[name]:.1f}{spread}" if values else ""
-        whole = means.get(EVERYTHING)
-        difference = "" if None in (means[name], whole) else f"{means[name] - whole:+.1f}"
-        yield [name, str(len(values)), score, difference, f"{paper}", f"{paper - ABLATIONS[EVERYTHING][1]:+.1f}"]
+        _, paper = rows[name]
+        theirs = ["", ""] if paper is None else [f"{paper}", f"{paper - rows[EVERYTHING][1]:+.1f}"]
+        yield [name, *Scores.read(done[name], task, metric, "distill_prediction", "student").cells(whole), *theirs]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("task", nargs="?", default="rotten_tomatoes")
     parser.add_argument("--queue", action="store_true", help="queue the experiments; else print the table")
-    parser.add_argument("--rows", nargs="+", choices=ABLATIONS, default=list(ABLATIONS), metavar="ROW")
+    parser.add_argument("--rows", nargs="+", choices=ablations(""), default=list(ablations("")), metavar="ROW")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--full", action="store_true", help="at the sizes of params.yaml")
     arguments = parser.parse_args()
-    task, names, size = arguments.task, arguments.rows, {} if arguments.full else smaller(arguments.task)
+    task, names = arguments.task, arguments.rows
     if arguments.queue:
-        queue(task, names, arguments.seeds, size)
+        queue(task, {name: ablations(task)[name][0] for name in names}, arguments.seeds)
         return
     base = ruamel.yaml.YAML(typ="safe", pure=True).load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    columns = ["", "seeds", "validation", "difference", "paper", "difference"]
-    print_table(columns, list(rows(list(experiments()), task, names, base, size)))
+    columns = ["", "seeds", "validation", "difference", "test", "retention", "paper", "difference"]
+    print_table(columns, list(table(list(experiments()), task, names, base)))
 
 
 if __name__ == "__main__":

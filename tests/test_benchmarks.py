@@ -29,16 +29,49 @@ from pipeline.tinybert.settings import Losses, Shape
 
 
 @pytest.mark.parametrize(
-    ("executor", "seeds"), [(None, {3: 0.8}), ("success", {3: 0.8}), ("running", {}), ("queued", {}), ("failed", {})]
+    ("executor", "done"), [(None, 1), ("success", 1), ("running", 0), ("queued", 0), ("failed", 0)]
 )
-def test_an_experiment_counts_from_when_it_is_done(executor, seeds, monkeypatch):
+def test_an_experiment_counts_from_when_it_is_done(executor, done, monkeypatch):
     """Before that, `dvc exp show` has the scores of the commit that it began from."""
-    metrics = {"metrics/films/distill_prediction/validation.json": {"data": {"accuracy": 0.8}}}
-    params = {"params.yaml": {"data": {"seed": 3, "tasks": {"films": {"metric": "accuracy"}}}}}
-    shown = {"executor": executor and {"state": executor}, "revs": [{"data": {"params": params, "metrics": metrics}}]}
+    shown = {"executor": executor and {"state": executor}, "revs": [{"data": experiment(3, {}, 0.8, 0.7)}]}
     said = json.dumps([{"experiments": None}, {"experiments": [shown]}])
     monkeypatch.setattr(subprocess, "run", lambda *arguments, **rest: subprocess.CompletedProcess([], 0, said))
-    assert ablations.scores(list(ablations.experiments()), "films", {}) == seeds
+    assert len(ablations.matching(list(ablations.experiments()), {"seed": 3})) == done
+
+
+BASE = {"augment": {"variants": 3}, "tasks": {"films": {"metric": "accuracy", "unlabelled": {"limit": 6}}}}
+
+
+def experiment(seed: int, changes: dict, validation: float, test: float) -> dict:
+    """As `dvc exp show` has it: here the student alone has what the student has, the teacher 0.8 on test."""
+    scores = {"teacher": {"accuracy": 0.8}, "student": {"accuracy": test}, "student_alone": {"accuracy": test}}
+    metrics = {"metrics/films/scores.json": {"data": scores}} | {
+        f"metrics/films/{stage}/validation.json": {"data": {"accuracy": validation}}
+        for stage in ("finetune_teacher", "finetune_student", "distill_prediction")
+    }
+    return {"params": {"params.yaml": {"data": BASE | {"seed": seed} | changes}}, "metrics": metrics}
+
+
+def test_the_table_of_ablations_has_mean_and_spread_over_the_seeds_of_each_row():
+    without = {"augment": {"variants": 0}}, {"tasks": {"films": {"metric": "accuracy", "unlabelled": None}}}
+    found = [
+        experiment(1, {}, 0.80, 0.76),
+        experiment(2, {}, 0.82, 0.80),
+        experiment(1, without[0], 0.79, 0.72),
+        experiment(2, {"augment": {"variants": 1}}, 0.1, 0.1),  # none of the rows
+    ]
+    names = ["everything", "without augmentation", "without unlabelled text"]
+    assert list(ablations.table(found, "films", names, BASE)) == [
+        ["teacher", "2", "81.0 ± 1.4", "+0.0", "80.0 ± 0.0", "100.0 ± 0.0", "", ""],
+        ["student alone, on the labels", "2", "81.0 ± 1.4", "+0.0", "78.0 ± 2.8", "97.5 ± 3.5", "", ""],
+        ["everything", "2", "81.0 ± 1.4", "+0.0", "78.0 ± 2.8", "97.5 ± 3.5", "75.6", "+0.0"],
+        ["without augmentation", "1", "79.0", "-2.0", "72.0", "90.0", "68.4", "-7.2"],
+        ["without unlabelled text", "0", "", "", "", "", "", ""],
+    ]
+    found = [experiment(3, without[1], 0.5, 0.6)]
+    assert list(ablations.table(found, "films", names[2:], BASE))[2:] == [
+        ["without unlabelled text", "1", "50.0", "", "60.0", "75.0", "", ""]
+    ]
 
 
 # The measured kinds ---------------------------------------------------------------------------------------------------
