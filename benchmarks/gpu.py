@@ -54,8 +54,9 @@ from pipeline.tinybert.attention import first_position_only  # noqa: E402
 from pipeline.tinybert.batches import Collator  # noqa: E402
 from pipeline.tinybert.candidates import Candidates, Sentence, Word  # noqa: E402
 from pipeline.tinybert.logits import Logits  # noqa: E402
+from pipeline.tinybert.precision import has_bfloat16  # noqa: E402
 from pipeline.tinybert.stage import say  # noqa: E402
-from pipeline.tinybert.trainer import arguments, has_bfloat16  # noqa: E402
+from pipeline.tinybert.trainer import arguments  # noqa: E402
 
 # Deciles of the word-pieces of a row: sentences of SST-2; questions of SQuAD 1.1 with their passages, cut at 384.
 LENGTHS = {

@@ -33,8 +33,8 @@ from comparison import TRAINING, Side, forward_operations, in_turn, limit, machi
 from pipeline.tinybert import distillation, models, rows, settings, stage, tasks, training, transfer, vectors  # noqa: E402
 from pipeline.tinybert.augmentation import Augmenter  # noqa: E402
 from pipeline.tinybert.logits import Logits  # noqa: E402
+from pipeline.tinybert.precision import computing  # noqa: E402
 from pipeline.tinybert.sequences import Sequences  # noqa: E402
-from pipeline.tinybert.trainer import computing  # noqa: E402
 
 STAGES = ("augment", "distill_intermediate", "distill_prediction")
 MASKED_LANGUAGE_MODEL = Path("models/pretrained/masked_language_model")

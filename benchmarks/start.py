@@ -19,6 +19,8 @@ LITTLE_WORK = {
     "distill_prediction.epochs": 1,
     "finetune_student.epochs": 1,
     "finetune_student.learning_rates": [2.0e-3],
+    "benchmark.runs": 1,
+    "benchmark.batch_sizes": [1],
 }
 
 

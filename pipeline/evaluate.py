@@ -9,6 +9,7 @@ from itertools import product
 from pathlib import Path
 
 from pipeline.tinybert import models, rows, scoring, settings, stage, tasks, training
+from pipeline.tinybert.precision import frozen
 from pipeline.tinybert.tasks import Task
 
 MODELS = ("teacher", "student", "student_alone")
@@ -28,7 +29,8 @@ def main(name: str) -> None:
     thresholds, curves = {}, {}
     for which in MODELS:
         folder = Path("models", name, which)
-        answers = training.answering(task, task.load_model(folder), models.tokenizer(folder))
+        model = frozen(task.load_model(folder), "float32")
+        answers = training.answering(task, model, models.tokenizer(folder))
         if task.needs_threshold:
             said, _ = answers(parts["validation"])
             thresholds[which] = task.threshold(parts["validation"], said)

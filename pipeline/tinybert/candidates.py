@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from pipeline.tinybert import models, processes
+from pipeline.tinybert.precision import frozen
 
 if TYPE_CHECKING:
     from gensim.models import KeyedVectors
@@ -67,13 +68,12 @@ class Candidates:
     """Candidates for the words of sentences, the same ones whatever else is asked at the same time."""
 
     def __init__(self, model: nn.Module, tokenizer, vectors: KeyedVectors, settings: Augment):
-        self.model, self.tokenizer = model.eval().to(processes.device()), tokenizer
-        self.vectors, self.settings = vectors, settings
+        self.tokenizer, self.vectors, self.settings = tokenizer, vectors, settings
         self.neighbours: dict[str, list[str]] = {}
         self.whole_words = _whole_words(tokenizer)
         self.proposed = list(self.whole_words.values())
         self.place = {piece: place for place, piece in enumerate(self.whole_words)}
-        self.to_words = models.only_words(self.model, list(self.whole_words))
+        self.model = frozen(models.of_words(model, list(self.whole_words)).to(processes.device()), "float32")
         self.pieces_of: dict[str, list[int]] = {}
         for piece, word in self.whole_words.items():
             self.pieces_of.setdefault(word.lower(), []).append(piece)
@@ -141,7 +141,7 @@ class Candidates:
             positions[row, list(masked.words)] = True
         device = self.model.device
         inputs = {"input_ids": ids.to(device), "attention_mask": attention.to(device)}
-        return models.word_logits(self.model, inputs, positions.to(device), self.to_words).float().cpu()
+        return models.word_logits(self.model, inputs, positions.to(device)).float().cpu()
 
     def ask_vectors(self, words: list[Word]) -> None:
         """The K nearest words by cosine, once for each distinct word; a word without a vector has none."""

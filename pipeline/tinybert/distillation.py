@@ -17,19 +17,10 @@ from pipeline.tinybert import losses, models, processes
 from pipeline.tinybert.attention import attention_scores, our_attention
 from pipeline.tinybert.batches import Collator
 from pipeline.tinybert.logits import Logits
+from pipeline.tinybert.precision import computing, frozen
 from pipeline.tinybert.sequences import Sequences
 from pipeline.tinybert.stage import UserError, say
-from pipeline.tinybert.trainer import (
-    EVALUATION_BATCH,
-    SHARE,
-    QuietTrainer,
-    Result,
-    arguments,
-    computing,
-    frozen,
-    once,
-    steps_of,
-)
+from pipeline.tinybert.trainer import EVALUATION_BATCH, SHARE, QuietTrainer, Result, arguments, once, steps_of
 from pipeline.tinybert.training import Scored, TaskTrainer, encode, reading, train_to_best_epoch
 
 if TYPE_CHECKING:

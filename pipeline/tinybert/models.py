@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -189,31 +189,24 @@ def feed_forward(block: nn.Module, family: str) -> tuple[nn.Linear, nn.Linear]:
     return block.get_submodule(to), block.get_submodule(back)
 
 
-def word_logits(
-    model: nn.Module,
-    inputs: dict[str, Tensor],
-    positions: Tensor,
-    words: Callable[[Tensor], Tensor] | None = None,
-) -> Tensor:
-    """A masked language model's logits over the vocabulary at the positions that the mask (B, S) marks: (marked, V), in
-    row order. From the last layer's attention on, nothing is computed anywhere else; ``words``, which `only_words`
-    makes, leaves the rest of the vocabulary out, too.
+def word_logits(model: nn.Module, inputs: dict[str, Tensor], positions: Tensor) -> Tensor:
+    """A masked language model's logits over its words at the positions that the mask (B, S) marks: (marked, V), in row
+    order. From the last layer's attention on, nothing is computed anywhere else.
     """
-    family, projection = FAMILIES[model.config.model_type], model.get_output_embeddings()
+    family = FAMILIES[model.config.model_type]
     attended = layers(model.base_model)[-1].get_submodule(family.attended)
     hook = attended.register_forward_hook(lambda module, inputs, states: states[positions])
-    if words:
-        projection.forward = words
     try:
-        states = model.base_model(**inputs).last_hidden_state
-        return family.head(model, states)
+        return family.head(model, model.base_model(**inputs).last_hidden_state)
     finally:
         hook.remove()
-        if words:
-            del projection.forward
 
 
-def only_words(model: nn.Module, words: list[int]) -> Callable[[Tensor], Tensor]:
-    """The last projection of a masked language model's head, onto these of its word-pieces."""
+def of_words(model: nn.Module, words: list[int]) -> nn.Module:
+    """A copy of a masked language model, whose logits are over these of its word-pieces alone, in this order."""
+    model = copy.deepcopy(model)
     whole = model.get_output_embeddings()
-    return partial(nn.functional.linear, weight=whole.weight.detach()[words], bias=whole.bias.detach()[words])
+    part = nn.Linear(whole.in_features, len(words), device="meta")
+    part.weight, part.bias = (nn.Parameter(values.detach()[words]) for values in (whole.weight, whole.bias))
+    model.set_output_embeddings(part)
+    return model

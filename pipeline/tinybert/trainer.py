@@ -29,6 +29,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from pipeline.tinybert import curves, processes, scratch
 from pipeline.tinybert.attention import our_attention
 from pipeline.tinybert.batches import ByLength, Share
+from pipeline.tinybert.precision import computing
 from pipeline.tinybert.stage import say
 
 POINTS_OF_A_CURVE = 100
@@ -37,36 +38,9 @@ SECONDS_LOST = 60  # at most, and what a checkpoint takes, when a run is killed
 SHARE = "share"
 WHOLE = "unlogged.json"  # the last file of a checkpoint
 os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # for `compute_the_same_each_time`, before a GPU is asked anything
-BFLOAT16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16")  # the last: of ARM
-
-
-def computing(precision: str, device: torch.device) -> torch.autocast:
-    """A context in which models compute in ``precision``; weights, losses and optimiser stay in float32.
-
-    ``auto`` is bfloat16 where the processor has instructions for it: elsewhere that would be slower than float32.
-    """
-    bfloat16 = precision == "bfloat16" or (precision == "auto" and has_bfloat16(device))
-    return torch.autocast(device.type, torch.bfloat16, enabled=bfloat16)
-
-
-def frozen(model: nn.Module, precision: str) -> nn.Module:
-    """``model`` as one that only computes: the weights of its projections are in ``precision`` once and for all, where
-    autocast would convert them for each batch, to the same numbers.
-    """
-    model.eval().requires_grad_(False)
-    with computing(precision, model.device):
-        if torch.is_autocast_enabled(model.device.type):
-            for module in model.modules():
-                if isinstance(module, nn.Linear):
-                    module.to(torch.get_autocast_dtype(model.device.type))
-    return model
-
-
-def has_bfloat16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
-    return any(capabilities.get(name) for name in BFLOAT16_INSTRUCTIONS)
+# Huge pages, before torch first asks for memory: the gradient of the word embeddings, tens of megabytes anew in each
+# step, came a small page at a time, and that took a fifth of the step.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
 def compute_the_same_each_time() -> None:

@@ -7,7 +7,7 @@ from transformers import AutoModelForSequenceClassification, BertForSequenceClas
 
 from pipeline.tinybert import attention, models
 from pipeline.tinybert.attention import attention_scores, first_position_only, our_attention
-from pipeline.tinybert.trainer import computing
+from pipeline.tinybert.precision import computing
 
 LENGTHS = [(5,), (1, 1), (12, 3, 7), (9, 9)]
 PADDING = [0, 4]

@@ -134,6 +134,6 @@ def test_words_are_proposed_at_marked_places_as_by_the_whole_model(tmp_path, bat
     torch.testing.assert_close(models.word_logits(model, inputs, positions), expected)
     assert sizes[-1] == 3 and set(sizes[:-1]) == {24}
     words = [7, 5, 20]
-    of_words = models.word_logits(model, inputs, positions, models.only_words(model, words))
-    torch.testing.assert_close(of_words, expected[:, words])
+    some = models.word_logits(models.of_words(model, words), inputs, positions)
+    torch.testing.assert_close(some, expected[:, words])
     torch.testing.assert_close(model(**inputs).logits[positions], expected)  # as before

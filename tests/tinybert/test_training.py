@@ -1,4 +1,8 @@
 import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -213,17 +217,28 @@ def test_a_run_leaves_no_checkpoints_behind(encoder, task):
     assert list((encoder.parent / "models").iterdir()) == []
 
 
-@pytest.mark.parametrize("instructions", ["avx512_bf16", "amx_bf16", None])
-def test_automatic_precision_is_bfloat16_where_the_processor_has_instructions_for_it(instructions, monkeypatch):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, instructions: True})
+LARGE_TENSOR = """
+import re
+import {module}
+import torch
+values = torch.ones(1 << 24)
+maps = open("/proc/self/smaps").read()
+for start, end, flags in re.findall(r"^([0-9a-f]+)-([0-9a-f]+) .*?^VmFlags: (.*?)$", maps, re.M | re.S):
+    if int(start, 16) <= values.data_ptr() < int(end, 16):
+        print("hg" in flags.split())
+"""
 
-    def is_bfloat16(precision):
-        with trainer.computing(precision, torch.device("cpu")):
-            return (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
 
-    assert is_bfloat16("auto") == bool(instructions)
-    assert is_bfloat16("bfloat16")
-    assert not is_bfloat16("float32")
+@pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="a system without huge pages")
+def test_what_trains_asks_for_large_tensors_in_huge_pages():
+    def asks(module: str) -> str:
+        command = [sys.executable, "-c", LARGE_TENSOR.format(module=module)]
+        environment = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}
+        said = subprocess.run(command, cwd=tiny.ROOT, env=environment, check=True, capture_output=True, text=True)
+        return said.stdout.strip()
+
+    assert asks("pipeline.tinybert.trainer") == "True"
+    assert asks("torch") == "False"
 
 
 def test_validation_and_prediction_are_in_float32_whatever_the_training_computes_in(encoder, task, monkeypatch):
