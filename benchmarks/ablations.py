@@ -9,11 +9,13 @@ share come from DVC's cache; sizes are those of params.yaml.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import statistics
 import subprocess
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 
 import ruamel.yaml
@@ -47,11 +49,14 @@ def ablations(task: str) -> dict[str, tuple[dict, float | None]]:
     }
 
 
-def at(values: dict, key: str):
-    """The value at a dotted key."""
-    for part in key.split("."):
-        values = (values or {}).get(part)
-    return values
+def changed(params: dict, changes: dict) -> dict:
+    """A copy of the parameters, but for the seed, with other values at these dotted keys."""
+    params = copy.deepcopy(params)
+    params.pop("seed")
+    for key, value in changes.items():
+        *groups, last = key.split(".")
+        reduce(dict.__getitem__, groups, params)[last] = value
+    return params
 
 
 def queue(task: str, rows: dict[str, dict], seeds: list[int]) -> None:
@@ -77,13 +82,9 @@ def experiments() -> Iterator[dict]:
 
 
 def matching(found: list[dict], wanted: dict) -> dict[int, dict]:
-    """Seed → the metrics, by file, of the experiment with these settings."""
-    made = {}
-    for data in found:
-        params = data["params"]["params.yaml"]["data"]
-        if all(at(params, key) == value for key, value in wanted.items()):
-            made[params["seed"]] = data["metrics"]
-    return made
+    """Seed → the metrics, by file, of the experiment with these parameters, all of them."""
+    shown = ((data["params"]["params.yaml"]["data"], data["metrics"]) for data in found)
+    return {params["seed"]: metrics for params, metrics in shown if changed(params, {}) == wanted}
 
 
 def spread(scores: list[float]) -> str:
@@ -114,7 +115,8 @@ class Scores:
             if f"{folder}/{stage}/validation.json" in files and f"{folder}/scores.json" in files
         ]
         test = [scores[model][metric] for _, scores in found]
-        against = [score / scores["teacher"][metric] for score, (_, scores) in zip(test, found, strict=True)]
+        teachers = [scores["teacher"][metric] for _, scores in found]
+        against = [score / teacher for score, teacher in zip(test, teachers, strict=True) if teacher > 0]
         return cls([validation for validation, _ in found], test, against)
 
     def cells(self, whole: Scores) -> list[str]:
@@ -124,9 +126,8 @@ class Scores:
 
 def table(found: list[dict], task: str, names: list[str], base: dict) -> Iterator[list[str]]:
     """The teacher, the student alone, and a row for each ablation, over the seeds that are done."""
-    rows, metric = ablations(task), at(base, f"tasks.{task}.metric")
-    usual = {key: at(base, key) for changes, _ in rows.values() for key in changes}
-    done = {name: matching(found, usual | rows[name][0]).values() for name in {EVERYTHING, *names}}
+    rows, metric = ablations(task), base["tasks"][task]["metric"]
+    done = {name: matching(found, changed(base, rows[name][0])).values() for name in {EVERYTHING, *names}}
     whole = Scores.read(done[EVERYTHING], task, metric, "distill_prediction", "student")
     for model, (name, stage) in zip(("teacher", "student_alone"), MODELS.items(), strict=True):
         yield [name, *Scores.read(done[EVERYTHING], task, metric, stage, model).cells(whole), "", ""]

@@ -78,7 +78,7 @@ def limit(dtype: torch.dtype, device: torch.device = CPU, rounds: int = 7) -> fl
     """Operations a second of a large matrix product: the median of so many, of the faster way to compute it."""
     size = LARGE if device == CPU else LARGE_ON_GPU
     one, other = (torch.rand(size, size, dtype=dtype, device=device) for _ in range(2))
-    laid_out = frozen(nn.Linear(size, size, bias=False, dtype=dtype, device=device), "float32")
+    laid_out = frozen(nn.Linear(size, size, bias=False, dtype=dtype), "float32", device)
     with torch.no_grad():
         return 2 * size**3 / min(median_time(way, rounds) for way in (lambda: one @ other, lambda: laid_out(one)))
 

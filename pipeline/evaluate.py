@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from itertools import product
 from pathlib import Path
 
-from pipeline.tinybert import models, rows, scoring, settings, stage, tasks, training
+from pipeline.tinybert import models, processes, rows, scoring, settings, stage, tasks, training
 from pipeline.tinybert.precision import frozen
 from pipeline.tinybert.tasks import Task
 
@@ -29,7 +29,7 @@ def main(name: str) -> None:
     thresholds, curves = {}, {}
     for which in MODELS:
         folder = Path("models", name, which)
-        model = frozen(task.load_model(folder), "float32")
+        model = frozen(task.load_model(folder), "float32", processes.device())
         answers = training.answering(task, model, models.tokenizer(folder))
         if task.needs_threshold:
             said, _ = answers(parts["validation"])

@@ -73,7 +73,7 @@ class Candidates:
         self.whole_words = _whole_words(tokenizer)
         self.proposed = list(self.whole_words.values())
         self.place = {piece: place for place, piece in enumerate(self.whole_words)}
-        self.model = frozen(models.of_words(model, list(self.whole_words)).to(processes.device()), "float32")
+        self.model = frozen(models.of_words(model, list(self.whole_words)), "float32", processes.device())
         self.pieces_of: dict[str, list[int]] = {}
         for piece, word in self.whole_words.items():
             self.pieces_of.setdefault(word.lower(), []).append(piece)
@@ -201,7 +201,7 @@ def _batches_of_one_length(masked: list[Masked], size: int) -> Iterator[list[Mas
     by_length: dict[int, list[Masked]] = {}
     for forward in masked:
         by_length.setdefault(-(-len(forward.pieces) // PADDED_TO), []).append(forward)
-    for length in sorted(by_length):
+    for length in sorted(by_length, reverse=True):  # so that memory, once there, is enough
         group = by_length[length]
         for start in range(0, len(group), size):
             yield group[start : start + size]

@@ -128,7 +128,7 @@ class IntermediateTrainer(QuietTrainer):
 
     def __init__(self, *, teacher: nn.Module, layer_map: list[int], weights: Losses, keep: KeepLogits | None, **rest):
         super().__init__(**rest)
-        self.teacher = our_attention(frozen(teacher.to(self.args.device), self.args.precision))
+        self.teacher = our_attention(frozen(teacher, self.args.precision, self.args.device))
         self.layer_map, self.weights, self.keep = layer_map, weights, keep
         self.shown |= {part: part for part in PARTS if getattr(weights, part)}
         self.sums, self.summed, self.waiting = dict.fromkeys(PARTS, 0.0), 0, []
@@ -252,7 +252,7 @@ def fill_logits(teacher: nn.Module, task: Task, data: Sequences, tokenizer, logi
     if not count:
         return
     say(f"teacher's logits of {count} rows")
-    frozen(teacher.to(processes.device()), numerics.precision)
+    frozen(teacher, numerics.precision, processes.device())
     collate = Collator(tokenizer, "kept")
     bar = tqdm(total=count, desc="teacher", unit="row", disable=processes.number() > 0)
     with bar as progress, reading(task, teacher):

@@ -38,9 +38,6 @@ SECONDS_LOST = 60  # at most, and what a checkpoint takes, when a run is killed
 SHARE = "share"
 WHOLE = "unlogged.json"  # the last file of a checkpoint
 os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # for `compute_the_same_each_time`, before a GPU is asked anything
-# Huge pages, before torch first asks for memory: the gradient of the word embeddings, tens of megabytes anew in each
-# step, came a small page at a time, and that took a fifth of the step.
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
 def compute_the_same_each_time() -> None:

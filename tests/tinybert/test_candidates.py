@@ -156,8 +156,7 @@ def test_candidates_are_found_without_gradient_and_in_evaluation_mode():
         part.register_forward_hook(lambda module, inputs, output: seen.append(module.training))
     model.cls.register_forward_hook(lambda module, inputs, output: seen.append(output.requires_grad))
     list(augmenter(model)(ROWS[:3]))
-    assert seen and not any(seen)
-    assert all(weights.grad is None for weights in model.parameters())
+    assert seen and not any(seen) and model.training  # which is the caller's, and stays as it was
 
 
 def test_a_model_whose_vocabulary_is_padded_beyond_the_tokenizers_works():

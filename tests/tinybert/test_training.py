@@ -237,7 +237,7 @@ def test_what_trains_asks_for_large_tensors_in_huge_pages():
         said = subprocess.run(command, cwd=tiny.ROOT, env=environment, check=True, capture_output=True, text=True)
         return said.stdout.strip()
 
-    assert asks("pipeline.tinybert.trainer") == "True"
+    assert asks("pipeline.tinybert.precision") == "True"
     assert asks("torch") == "False"
 
 
