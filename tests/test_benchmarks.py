@@ -294,8 +294,9 @@ def test_memory_is_measured_for_ever_more_rows(world):
     assert {row["id"] for row in written} == {f"train-{number}" for number in range(84 // (1 + memory.VARIANTS))}
 
 
-def test_counted_operations_of_augmentation_are_those_that_torch_counts(world):
-    """But for the products of word vectors, which numpy computes."""
+def test_counted_operations_of_augmentation_are_those_that_torch_counts(world, monkeypatch):
+    """But for the products of word vectors, which numpy computes. oneDNN's are not counted."""
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     texts = ["the good film was very dull", "a heartwarming film dull"]  # eight word-pieces, so that none is padded
     augmentation = recipe.Augmentation(recipe.World("tiny"), [{"id": text, "text": text} for text in texts], 2)
     augmentation.model.set_attn_implementation("eager")
