@@ -27,7 +27,12 @@ LOSSES = "distill_intermediate.losses"
 LAYER_MAP = "distill_intermediate.layer_map"
 DISTILLED = {"general_student.start": "distillation"}
 NO_STATES = {"distill_intermediate.epochs": 0}
-MODELS = {"teacher": "finetune_teacher", "student alone, on the labels": "finetune_student"}
+# What each model is called in scores.json, and the stage that scores it on validation.
+STUDENT = "student", "distill_prediction"
+OTHERS = {
+    "teacher": ("teacher", "finetune_teacher"),
+    "student alone, on the labels": ("student_alone", "finetune_student"),
+}
 
 
 def ablations(task: str) -> dict[str, tuple[dict, float | None]]:
@@ -107,17 +112,15 @@ class Scores:
     retention: list[float]
 
     @classmethod
-    def read(cls, metrics: Iterable[dict], task: str, metric: str, stage: str, model: str) -> Scores:
-        folder = f"metrics/{task}"
-        found = [
-            (files[f"{folder}/{stage}/validation.json"]["data"][metric], files[f"{folder}/scores.json"]["data"])
-            for files in metrics
-            if f"{folder}/{stage}/validation.json" in files and f"{folder}/scores.json" in files
-        ]
-        test = [scores[model][metric] for _, scores in found]
-        teachers = [scores["teacher"][metric] for _, scores in found]
-        against = [score / teacher for score, teacher in zip(test, teachers, strict=True) if teacher > 0]
-        return cls([validation for validation, _ in found], test, against)
+    def read(cls, metrics: Iterable[dict], task: str, metric: str, model: str, stage: str) -> Scores:
+        paths = f"metrics/{task}/{stage}/validation.json", f"metrics/{task}/scores.json"
+        found = [[files[path]["data"] for path in paths] for files in metrics if files.keys() >= set(paths)]
+        test = [(scores[model][metric], scores["teacher"][metric]) for _, scores in found]
+        return cls(
+            [validation[metric] for validation, _ in found],
+            [score for score, _ in test],
+            [score / teacher for score, teacher in test if teacher > 0],
+        )
 
     def cells(self, whole: Scores) -> list[str]:
         shown = [difference(self.validation, whole.validation), spread(self.test), spread(self.retention)]
@@ -128,13 +131,13 @@ def table(found: list[dict], task: str, names: list[str], base: dict) -> Iterato
     """The teacher, the student alone, and a row for each ablation, over the seeds that are done."""
     rows, metric = ablations(task), base["tasks"][task]["metric"]
     done = {name: matching(found, changed(base, rows[name][0])).values() for name in {EVERYTHING, *names}}
-    whole = Scores.read(done[EVERYTHING], task, metric, "distill_prediction", "student")
-    for model, (name, stage) in zip(("teacher", "student_alone"), MODELS.items(), strict=True):
-        yield [name, *Scores.read(done[EVERYTHING], task, metric, stage, model).cells(whole), "", ""]
+    whole = Scores.read(done[EVERYTHING], task, metric, *STUDENT)
+    for name, model in OTHERS.items():
+        yield [name, *Scores.read(done[EVERYTHING], task, metric, *model).cells(whole), "", ""]
     for name in names:
         _, paper = rows[name]
         theirs = ["", ""] if paper is None else [f"{paper}", f"{paper - rows[EVERYTHING][1]:+.1f}"]
-        yield [name, *Scores.read(done[name], task, metric, "distill_prediction", "student").cells(whole), *theirs]
+        yield [name, *Scores.read(done[name], task, metric, *STUDENT).cells(whole), *theirs]
 
 
 def main() -> None:
