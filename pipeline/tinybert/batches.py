@@ -1,6 +1,7 @@
 """Which sequences come together in a batch, in which order, and how they are padded to one length."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -61,8 +62,26 @@ class Share(Sampler):
             yield batch[self.process :: self.processes] if len(batch) >= self.processes else batch
 
 
+@dataclass
+class Parts:
+    """A column of a batch with an entry for each word-piece: those of all sequences, one after the other."""
+
+    values: np.ndarray
+    counts: np.ndarray
+
+    def padded(self, length: int, filler) -> np.ndarray:
+        """(sequences, length)."""
+        made = np.full(
+            (len(self.counts), length), filler, dtype=np.bool_ if self.values.dtype == np.bool_ else np.int64
+        )
+        made[np.arange(length) < self.counts[:, None]] = self.values
+        return made
+
+
 class Collator:
-    """Pads the sequences of a batch to one length; gives the columns that ``also`` names beside the model's own."""
+    """Pads the sequences of a batch, rows or columns, to one length; gives the columns that ``also`` names beside the
+    model's own.
+    """
 
     def __init__(self, tokenizer, *also: str):
         self.names, self.longest = (*COLUMNS, *also), tokenizer.model_max_length
@@ -74,16 +93,22 @@ class Collator:
             "kept": False,
         }
 
-    def __call__(self, features: list[dict]) -> dict[str, Tensor]:
-        length = padded_length(max(len(row["input_ids"]) for row in features), self.longest)
-        columns = {name: [row[name] for row in features] for name in self.names if name in features[0]}
-        return {name: self._tensor(name, values, length) for name, values in columns.items()}
+    def __call__(self, features: list[dict] | dict[str, Parts | np.ndarray]) -> dict[str, Tensor]:
+        if isinstance(features, dict):
+            columns, longest = features, int(features["input_ids"].counts.max())
+        else:
+            columns = {name: [row[name] for row in features] for name in features[0]}
+            longest = max(map(len, columns["input_ids"]))
+        length = padded_length(longest, self.longest)
+        return {name: self._tensor(name, columns[name], length) for name in self.names if name in columns}
 
-    def _tensor(self, name: str, values: list, length: int) -> Tensor:
+    def _tensor(self, name: str, values: list | Parts | np.ndarray, length: int) -> Tensor:
         """Lists are as long as their sequence, but those of floats, or of one entry each, are of the whole of it."""
-        if isinstance(values[0], list) and not isinstance(values[0][0], float) and max(map(len, values)) > 1:
+        if isinstance(values, Parts):
+            values = values.padded(length, self.fillers[name])
+        elif isinstance(values[0], list) and not isinstance(values[0][0], float) and max(map(len, values)) > 1:
             values = [[*row, *[self.fillers[name]] * (length - len(row))] for row in values]
-        return torch.tensor(values)
+        return torch.from_numpy(values) if isinstance(values, np.ndarray) else torch.tensor(values)
 
 
 def padded_length(longest: int, limit: int) -> int:

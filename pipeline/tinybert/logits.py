@@ -95,17 +95,24 @@ class Logits:
 
     def put(self, sequences: np.ndarray, logits: Tensor, kept: Tensor) -> None:
         """Take a batch's class logits (B, P, C) where ``kept`` (B, P) says that they count."""
-        for sequence, rows, mask in zip(sequences, logits.float().cpu(), kept.cpu(), strict=True):
-            start, stop = self.starts.read(sequence, sequence + 2).tolist()
-            if stop - start != mask.sum():
-                raise ValueError(f"sequence {sequence}: {mask.sum()} rows, expected {stop - start}")
-            self.values.write(start, rows[mask].numpy())
+        logits, kept = logits.float().cpu().numpy(), kept.cpu().numpy()
+        starts, counts = self._places(sequences)
+        found = kept.sum(axis=-1)
+        if (wrong := np.flatnonzero(found != counts)).size:
+            sequence, rows, expected = sequences[wrong[0]], found[wrong[0]], counts[wrong[0]]
+            raise ValueError(f"sequence {sequence}: {rows} rows, expected {expected}")
+        self.values.write_parts(starts, counts, logits[kept])
 
     def batch(self, sequences: np.ndarray, kept: Tensor) -> Tensor:
         """(B, P, C) with 0 where ``kept`` (B, P) is false."""
         made = torch.zeros(*kept.shape, self.values.width)
-        made[kept] = torch.from_numpy(np.concatenate([self[sequence] for sequence in sequences]))
+        made[kept] = torch.from_numpy(self.values.read_parts(*self._places(sequences)).copy())
         return made
+
+    def _places(self, sequences: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where the rows of each begin, and how many they are."""
+        places = self.starts.read_parts(sequences, np.full(len(sequences), 2)).reshape(-1, 2)
+        return places[:, 0], places[:, 1] - places[:, 0]
 
     def save(self, folder: Path) -> None:
         for name in ("values", "starts"):

@@ -7,11 +7,12 @@ from torch.utils.data import Dataset
 
 from pipeline.tinybert import scratch
 from pipeline.tinybert.arrays import ArrayFile
+from pipeline.tinybert.batches import Parts
 
 
 class Sequences(Dataset):
     """Model inputs, which rows of class logits count (``kept``), and ``number``: ``data[i]`` is a dict of them, as of a
-    data set of the library.
+    data set of the library; of a batch, which a loader asks for as a whole, a dict of columns.
     """
 
     def __init__(self, files: dict[str, ArrayFile], lengths: np.ndarray, numbers: np.ndarray | None = None):
@@ -43,6 +44,22 @@ class Sequences(Dataset):
             "attention_mask": [1] * (stop - start),
             "kept": [True] if kept is None else kept,
             "number": number,
+        }
+
+    def __getitems__(self, indices: list[int]) -> dict[str, Parts | np.ndarray]:
+        numbers = np.asarray(indices) if self.numbers is None else self.numbers[indices].astype(np.int64)
+        starts = self.files["starts"].read_parts(numbers, np.ones_like(numbers))
+        counts = self.all_lengths[numbers].astype(np.int64)
+        columns = {
+            name: Parts(file.read_parts(starts, counts), counts)
+            for name, file in self.files.items()
+            if name in PIECEWISE
+        }
+        return {
+            "attention_mask": Parts(np.ones(counts.sum(), dtype=np.int64), counts),
+            "kept": np.ones((len(numbers), 1), dtype=np.bool_),
+            **columns,
+            "number": numbers,
         }
 
     def select(self, indices: np.ndarray) -> "Sequences":
