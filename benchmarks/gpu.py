@@ -1,8 +1,8 @@
 """How fast a GPU distils: ``python benchmarks/gpu.py`` measures both stages and the words that `augment` looks for.
 
 A teacher of BERT-base's size, the students TinyBERT4 and TinyBERT6, weights and texts drawn at random, with the lengths
-of SST-2 and SQuAD: training here, at batch 32 and at the batch that is fastest, and by ``plain_recipe.py`` in bfloat16
-at batch 32, in turn, on the same rows, or as many of them as that learns in some seconds. Useful operations (padding
+of SST-2 and SQuAD: training here, at batch 32 and at the batch that is fastest, as it goes in the midst of a long run,
+and by ``plain_recipe.py`` in bfloat16 at batch 32, in turn, on rows of the same lengths. Useful operations (padding
 not counted) are told as a share of what a large matrix product reaches. Made to end within 8 minutes; needs torch,
 transformers, accelerate, datasets, numpy and pandas alone.
 
@@ -18,14 +18,14 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
+from functools import cache, partial
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import Dataset
 from transformers import (
     BertConfig,
     BertForMaskedLM,
@@ -50,13 +50,14 @@ from comparison import (  # noqa: E402
 )
 
 from pipeline.tinybert import distillation  # noqa: E402
-from pipeline.tinybert.attention import first_position_only  # noqa: E402
-from pipeline.tinybert.batches import Collator  # noqa: E402
+from pipeline.tinybert.attention import first_position_only, our_attention  # noqa: E402
+from pipeline.tinybert.batches import MEGABATCH, ByLength, Collator  # noqa: E402
 from pipeline.tinybert.candidates import Candidates, Sentence, Word  # noqa: E402
 from pipeline.tinybert.logits import Logits  # noqa: E402
 from pipeline.tinybert.precision import has_bfloat16  # noqa: E402
+from pipeline.tinybert.sequences import Sequences, SequencesWriter  # noqa: E402
 from pipeline.tinybert.stage import say  # noqa: E402
-from pipeline.tinybert.trainer import arguments  # noqa: E402
+from pipeline.tinybert.trainer import arguments, compute_the_same_each_time  # noqa: E402
 
 # Deciles of the word-pieces of a row: sentences of SST-2; questions of SQuAD 1.1 with their passages, cut at 384.
 LENGTHS = {
@@ -72,9 +73,11 @@ STUDENTS = {
 }
 TINY = Shape(layers=2, hidden=24, heads=12, feed_forward=48)
 VOCABULARY, TINY_VOCABULARY = 30522, 500
-BATCH, BATCHES = 32, (64, 128, 256)
-STEPS = 16  # at the largest batch, at least
-MANY_STEPS = 10_000  # of a real run, which reads its losses a hundred times
+BATCH, BATCHES = 32, {"SST-2": (1024,), "SQuAD": (128,)}
+STEPS = MEGABATCH  # of ours, which are all the lengths of a long run, from the longest down; and as many in a tiny one:
+TINY_STEPS = 2
+WARMING = 2  # times, after which each shape of a batch has come twice
+MANY_STEPS = 10_000  # of a long run, which reads its losses a hundred times
 WORDS_TO_REPLACE = 0.5  # of a text's
 CLASSES = 2
 SEED = 1
@@ -82,24 +85,18 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 PRECISION = torch.bfloat16 if has_bfloat16(DEVICE) else torch.float32
 
 
-class Rows(Dataset):
-    """Sequences of word-pieces drawn at random, as model inputs."""
+def drawn(lengths: np.ndarray, vocabulary: int) -> list[list[int]]:
+    """Word-pieces of sequences, at random."""
+    draw = np.random.default_rng(SEED)
+    return [draw.integers(5, vocabulary, length).tolist() for length in lengths]
 
-    def __init__(self, lengths: np.ndarray, vocabulary: int):
-        draw = np.random.default_rng(SEED)
-        self.lengths = lengths
-        self.ids = [draw.integers(5, vocabulary, length).tolist() for length in lengths]
 
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, number: int) -> dict:
-        return {
-            "input_ids": self.ids[number],
-            "attention_mask": [1] * len(self.ids[number]),
-            "kept": [True],
-            "number": number,
-        }
+@cache
+def sequences(name: str, count: int, vocabulary: int) -> Sequences:
+    """So many of these lengths, as the stages have them."""
+    writer, lengths = SequencesWriter(tempfile.mkdtemp(dir=".")), lengths_of(name, count)
+    writer.add({"input_ids": drawn(lengths, vocabulary), "kept": [[True]] * len(lengths)})
+    return writer.finished()
 
 
 class Task:
@@ -161,7 +158,7 @@ class Stage:
 
     def __init__(self, student: Shape, teacher: Shape, vocabulary: int, lengths: str):
         self.shapes, self.vocabulary, self.padded_to = (student, teacher), vocabulary, PADDED[lengths]
-        self.lengths, self.rows = lengths, None
+        self.lengths, self.rows, self.trainers = lengths, None, {}
         self.student, self.teacher, self.our_teacher = (
             classifier(shape, vocabulary) for shape in (student, teacher, teacher)
         )
@@ -169,32 +166,52 @@ class Stage:
         self.layer_map = [layer * teacher.layers // student.layers for layer in range(1, student.layers + 1)]
         self.tokenizer = SimpleNamespace(model_max_length=512, pad_token_id=0, pad_token_type_id=0)
 
-    def take(self, count: int, few: int) -> None:
-        """So many rows from now on, of which the plain recipe learns a few."""
-        self.few = min(few, count)
-        self.rows = Rows(lengths_of(self.lengths, count), self.vocabulary)
-        self.folder = tempfile.mkdtemp(dir=".")
+    def take(self, few: int, largest_batch: int, steps: int) -> None:
+        """Rows from now on: a few, of which the plain recipe learns, and for ours so many that even the largest batches
+        are put together as in a long run.
+        """
+        count = max(few, 4 * steps * largest_batch)
+        self.few, self.steps, self.folder = few, steps, Path(tempfile.mkdtemp(dir="."))
+        self.rows = sequences(self.lengths, count, self.vocabulary)
         self.logits = Logits.unknown(self.folder, np.ones(count, dtype=np.int64), CLASSES)
         self.logits.values.write(0, np.random.default_rng(SEED).normal(size=(count, CLASSES)).astype(np.float32))
 
+    def learned(self, batch_size: int) -> np.ndarray:
+        """The lengths of the rows that ours learns at this batch."""
+        order = ByLength(self.rows.lengths, batch_size, SEED)
+        return self.rows.lengths[list(islice(order, self.steps * batch_size))]
+
     def ours(self, batch_size: int) -> float:
-        """Seconds a row, by an epoch over all."""
-        free_memory()
-        clock = Clock()
-        trainer = self.trainer(batch_size)
+        """Seconds a row, in the midst of a long run."""
+        if batch_size not in self.trainers:
+            self.trainers[batch_size] = self.trainer(batch_size)
+            warming = [self.run(batch_size) for _ in range(WARMING)]
+            say(f"{self.name}, batch {batch_size}, first: {', '.join(f'{seconds:.1f} s' for seconds in warming)}")
+        return self.run(batch_size) / len(self.learned(batch_size))
+
+    def run(self, batch_size: int) -> float:
+        """Seconds, once the batches come."""
+        compute_the_same_each_time()
+        our_attention(self.student)
+        trainer, clock = self.trainers[batch_size], Clock()
         trainer.add_callback(clock)
         with self.reading():
             trainer.train()
         if getattr(trainer, "keep", None):
             trainer.keep.take()
-        return clock.seconds() / len(self.rows)
+        trainer.remove_callback(clock)
+        return clock.seconds()
+
+    def leave_only(self, batch_sizes: set[int]) -> None:
+        """Of what training at a batch keeps on the device."""
+        self.trainers = {size: trainer for size, trainer in self.trainers.items() if size in batch_sizes}
+        free_memory()
 
     def reading(self) -> AbstractContextManager:
         return nullcontext()
 
     def plain(self) -> float:
         """Seconds a row, by an epoch over a few."""
-        free_memory()
         torch.use_deterministic_algorithms(False)  # as a trainer of ours has left it
         names = ("input_ids", "attention_mask")
         columns = {name: [self.rows[number][name] for number in range(self.few)] for name in names}
@@ -210,7 +227,7 @@ class Stage:
             steps=MANY_STEPS,
             batch_size=batch_size,
             learning_rate=1e-4,
-            num_train_epochs=1,
+            max_steps=self.steps,
             **options,
         )
 
@@ -235,10 +252,10 @@ class Intermediate(Stage):
     def plain_epoch(self, padded: plain.Rows) -> None:
         plain.learn_states(self.student.base_model, self.teacher.base_model, padded, self.layer_map, 1, BATCH, 1e-4)
 
-    def operations(self) -> float:
-        student, teacher = (forward_operations(shape, self.rows.lengths.tolist()) for shape in self.shapes)
+    def operations(self, lengths: np.ndarray) -> float:
+        student, teacher = (forward_operations(shape, lengths.tolist()) for shape in self.shapes)
         own, theirs = self.shapes
-        projections = 2.0 * int(self.rows.lengths.sum()) * (own.layers + 1) * own.hidden * theirs.hidden
+        projections = 2.0 * int(lengths.sum()) * (own.layers + 1) * own.hidden * theirs.hidden
         return teacher + TRAINING * (student + projections)
 
 
@@ -267,8 +284,8 @@ class Prediction(Stage):
     def reading(self) -> AbstractContextManager:
         return first_position_only(self.student) if self.first_position else nullcontext()
 
-    def operations(self) -> float:
-        return TRAINING * forward_operations(self.shapes[0], self.rows.lengths.tolist(), self.first_position)
+    def operations(self, lengths: np.ndarray) -> float:
+        return TRAINING * forward_operations(self.shapes[0], lengths.tolist(), self.first_position)
 
 
 class Augmentation:
@@ -283,10 +300,9 @@ class Augmentation:
         self.tokenizer = BertTokenizer(vocab=vocabulary, model_max_length=512)
         self.settings = SimpleNamespace(masked_at_once=masked_at_once, batch_size=batch_size, candidates=15)
 
-    def take(self, count: int, few: int) -> None:
-        draw, self.few = random.Random(SEED), min(few, count)
-        rows = Rows(lengths_of("SST-2", count), len(self.tokenizer))
-        self.sentences = [self.sentence(ids, draw) for ids in rows.ids]
+    def take(self, few: int, largest_batch: int, steps: int) -> None:
+        draw, self.few, count = random.Random(SEED), few, max(few, steps * largest_batch)
+        self.sentences = [self.sentence(ids, draw) for ids in drawn(lengths_of("SST-2", count), len(self.tokenizer))]
 
     def sentence(self, ids: list[int], draw: random.Random) -> Sentence:
         pieces = self.tokenizer.convert_ids_to_tokens(ids)
@@ -331,23 +347,26 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def fastest_batch(stage: Stage, batches: tuple[int, ...]) -> int:
-    """Of those that the memory holds, by the better of two epochs each."""
-    seconds = {BATCH: min(stage.ours(BATCH) for _ in range(2))}
+    """Of those that the memory holds."""
+    seconds = {BATCH: stage.ours(BATCH)}
     for batch_size in batches:
         try:
-            seconds[batch_size] = min(stage.ours(batch_size) for _ in range(2))
+            seconds[batch_size] = stage.ours(batch_size)
         except torch.OutOfMemoryError:
             break
+        stage.leave_only({BATCH, min(seconds, key=seconds.get)})
     return min(seconds, key=seconds.get)
 
 
-def take_enough(work, options, few: int) -> None:
-    """Rows that the plain recipe learns in about the wanted seconds; for ours more, for as many steps at any batch."""
-    work.take(few, few)
-    if not options.tiny:
-        work.plain()  # warms up
-        few = max(few, round(options.seconds / work.plain() / BATCH) * BATCH)
-        work.take(max(few, STEPS * BATCHES[-1]), few)
+def take_enough(work, options, few: int, largest_batch: int) -> None:
+    """Rows that the plain recipe learns in about the wanted seconds, and those for ours."""
+    if options.tiny:
+        work.take(few, largest_batch, TINY_STEPS)
+        return
+    work.take(few, 1, 1)
+    work.plain()  # warms up
+    few = max(few, round(options.seconds / work.plain() / BATCH) * BATCH)
+    work.take(few, largest_batch, STEPS)
 
 
 def noting(side: Callable[[], float], noted: list[float]) -> Callable[[], None]:
@@ -363,13 +382,14 @@ def compared(sides: dict[str, Callable[[], float]], rounds: int, what: str) -> d
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=3.0, help="of a measurement of the plain recipe, about")
+    parser.add_argument("--seconds", type=float, default=1.5, help="of a measurement of the plain recipe, about")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tiny", action="store_true", help="tiny models and few rows")
     options = parser.parse_args()
     students, teacher, vocabulary, batches, few = STUDENTS, TEACHER, VOCABULARY, BATCHES, 4 * BATCH
     if options.tiny:
-        students, teacher, vocabulary, batches, few = {"tiny": TINY}, TINY, TINY_VOCABULARY, (64,), 8
+        students, teacher, vocabulary, few = {"tiny": TINY}, TINY, TINY_VOCABULARY, 8
+        batches = dict.fromkeys(BATCHES, (64,))
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         ceiling = limit(PRECISION, DEVICE)
@@ -378,8 +398,9 @@ def main() -> None:
             for lengths in LENGTHS:
                 for name, student in students.items():
                     stage = kind(student, teacher, vocabulary, lengths)
-                    table += rows_of(stage, name, options, batches, few, ceiling)
-                    say(" | ".join(table[-1]))
+                    rows = rows_of(stage, name, options, batches[lengths], few, ceiling)
+                    say("\n".join(map(" | ".join, rows)))
+                    table += rows
         table.append(row_of_augmentation(Augmentation(teacher, vocabulary, 3, 64), options, few))
         os.chdir(ROOT)
     say(f"\n{machine()}, {torch.cuda.get_device_name() if DEVICE.type == 'cuda' else 'no GPU'}")
@@ -388,12 +409,12 @@ def main() -> None:
 
 
 def rows_of(stage: Stage, student: str, options, batches: tuple[int, ...], few: int, ceiling: float) -> list[list[str]]:
-    take_enough(stage, options, few)
+    take_enough(stage, options, few, max(batches))
     best = fastest_batch(stage, batches)
+    stage.leave_only({BATCH, best})
     sides = {"plain": stage.plain, **{str(size): partial(stage.ours, size) for size in sorted({BATCH, best})}}
     what = f"{stage.name}, {student}"
     speed = compared(sides, options.rounds, f"{what}, {stage.lengths}")
-    each = stage.operations() / len(stage.rows)
     return [
         [
             what,
@@ -402,15 +423,14 @@ def rows_of(stage: Stage, student: str, options, batches: tuple[int, ...], few: 
             f"{speed[size]:.0f}",
             f"{speed['plain']:.0f}",
             f"{speed[size] / speed['plain']:.1f}",
-            f"{100 * speed[size] * each / ceiling:.0f} %",
+            f"{100 * speed[size] * stage.operations(lengths) / len(lengths) / ceiling:.0f} %",
         ]
-        for size in sides
-        if size != "plain"
+        for size, lengths in ((size, stage.learned(int(size))) for size in sides if size != "plain")
     ]
 
 
 def row_of_augmentation(augmentation: Augmentation, options, few: int) -> list[str]:
-    take_enough(augmentation, options, few)
+    take_enough(augmentation, options, few, BATCH)
     augmentation.ours()  # warms up
     sides = {"plain": augmentation.plain, "ours": augmentation.ours}
     speed = compared(sides, options.rounds, "augment")

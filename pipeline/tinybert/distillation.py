@@ -104,16 +104,16 @@ def intermediate_losses(
 
 
 class KeepLogits:
-    """Takes the teacher's outputs as they fall out: they become ``logits``; some batches at a time, as to take them one
-    by one would let a GPU wait for each.
+    """Takes the teacher's class logits as they fall out: they become ``logits``; some batches at a time, as to take
+    them one by one would let a GPU wait for each.
     """
 
     def __init__(self, task: Task, logits: Logits):
         self.task, self.logits, self.waiting = task, logits, []
 
-    def __call__(self, numbers: Tensor, outputs: Any, kept: Tensor) -> None:
-        """The numbers of a batch's sequences, the teacher's outputs, and which of their rows count."""
-        self.waiting.append((numbers, self.task.class_logits(outputs), kept))
+    def __call__(self, numbers: Tensor, logits: Tensor, kept: Tensor) -> None:
+        """The numbers of a batch's sequences, the teacher's logits, and which of their rows count."""
+        self.waiting.append((numbers, logits, kept))
         if len(self.waiting) == TAKEN_TOGETHER:
             self.take()
 
@@ -124,7 +124,9 @@ class KeepLogits:
 
 
 class IntermediateTrainer(QuietTrainer):
-    """Trains an ``Imitation`` on the intermediate losses. ``keep`` takes the teacher's outputs that fall out."""
+    """Trains an ``Imitation`` on the intermediate losses. ``keep`` takes the teacher's logits that fall out."""
+
+    can_be_replayed = True
 
     def __init__(self, *, teacher: nn.Module, layer_map: list[int], weights: Losses, keep: KeepLogits | None, **rest):
         super().__init__(**rest)
@@ -138,17 +140,24 @@ class IntermediateTrainer(QuietTrainer):
         lengths = batch["attention_mask"].sum(dim=1)
         return torch.stack([lengths.sum(), lengths.square().sum()])
 
+    def training_step(self, model, inputs, num_items_in_batch=None) -> Tensor:
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if self.keep is not None:
+            self.keep(inputs["number"], self.noted.pop("logits"), inputs["kept"])
+        self.waiting.append(self.noted)
+        return loss
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        number, kept, share = (inputs.pop(name, None) for name in ("number", "kept", SHARE))
+        _, _, share = (inputs.pop(name, None) for name in ("number", "kept", SHARE))
         with torch.no_grad(), attention_scores(self.layer_map if self.weights.attention else []) as scores:
             outputs = self.teacher(**inputs, output_hidden_states=True)
-        if self.keep is not None:
-            self.keep(number, outputs, kept)
         states, scores = outputs.hidden_states, [scores[layer] for layer in self.layer_map if layer in scores]
         parts = intermediate_losses(model, states, scores, inputs, self.layer_map, self.weights)
         if share is not None:
             parts = {name: part * share[int(name == "attention")] for name, part in parts.items()}
-        self.waiting.append({name: part.detach() for name, part in parts.items()})
+        self.noted = {name: part.detach() for name, part in parts.items()}
+        if self.keep is not None:
+            self.noted["logits"] = self.keep.task.class_logits(outputs)
         return sum(parts.values())
 
     def unlogged(self) -> dict:
@@ -263,7 +272,7 @@ def fill_logits(teacher: nn.Module, task: Task, data: Sequences, tokenizer, logi
                 progress.update(len(numbers))
                 if batch_number % processes.count() != processes.number() or logits.known(numbers):
                     continue
-                batch = collate([data[int(number)] for number in numbers])
+                batch = collate(data.__getitems__(numbers))
                 batch = {name: values.to(teacher.device) for name, values in batch.items()}
                 kept = batch.pop("kept")
                 with computing(numerics.precision, teacher.device):

@@ -4,6 +4,11 @@ Shapes: B sequences of S positions, D teacher width, H and H' heads, P positions
 All are computed in float32 and are means over what the mask keeps, so padding a batch more changes none of them.
 """
 
+import functools
+import importlib.util
+import os
+import shutil
+
 import torch
 from torch import Tensor
 from torch.autograd import Function
@@ -19,7 +24,7 @@ def hidden_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     student: (B, S, D), already projected to the teacher's width. teacher: (B, S, D).
     mask: (B, S), true where a position is real. Returns a scalar.
     """
-    return _SquaredError.apply(student, teacher, mask.bool().unsqueeze(-1))
+    return _SquaredError.apply(student, teacher, mask.bool())
 
 
 def attention_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
@@ -27,8 +32,7 @@ def attention_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
 
     student, teacher: (B, H, S, S), QKᵀ/√d. mask: (B, S). Returns a scalar.
     """
-    real = mask.bool()
-    return _SquaredError.apply(student, teacher, (real.unsqueeze(1) & real.unsqueeze(2)).unsqueeze(1))
+    return _SquaredError.apply(student, teacher, mask.bool())
 
 
 def soft_cross_entropy(student: Tensor, teacher: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
@@ -81,24 +85,39 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask.bool(), values, 0.0).sum() / kept.sum().clamp(min=1)
 
 
+@functools.cache
+def _triton_works() -> bool:
+    """It comes with torch for Linux, and needs a compiler of C for what begins its kernels."""
+    compilers = os.environ.get("CC"), shutil.which("cc"), shutil.which("gcc"), shutil.which("clang")
+    return importlib.util.find_spec("triton") is not None and any(compilers)
+
+
 class _SquaredError(Function):
-    """Mean of (student − teacher)² over what the mask, which is broadcast to their shape, keeps; 0 where it keeps none.
+    """Mean of (student − teacher)² over what the mask keeps; 0 where it keeps none.
+
+    student, teacher: (B, S, D), or (B, H, S, S), of which queries and keys have to be kept. mask: (B, S).
 
     The attention scores of long sequences are the largest tensors of a training step. Written with torch's own
     operations, their differences and squares would be as many more, in float32. Here they live for a part of the batch
-    at a time, which fits a processor's cache, and all that is kept for the backward pass is the gradient.
+    at a time, which fits a processor's cache, and all that is kept for the backward pass is the gradient; on a GPU they
+    live in its registers.
     """
 
     @staticmethod
     def forward(ctx, student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
-        count = (mask.sum() * (student[0].numel() // mask[0].numel())).clamp(min=1)
+        kept = (mask.unsqueeze(1) & mask.unsqueeze(2)).unsqueeze(1) if student.dim() == 4 else mask.unsqueeze(-1)
+        count = (kept.sum() * (student[0].numel() // kept[0].numel())).clamp(min=1)
+        ctx.in_registers = student.device.type == "cuda" and _triton_works()
+        if ctx.in_registers:
+            ctx.save_for_backward(student, teacher, mask, count)
+            return _kernels().squared_error(student, teacher, mask) / count
         gradient = torch.empty_like(student) if student.requires_grad else None
         total = torch.zeros((), device=student.device)
         at_once = max(1, AT_ONCE.get(student.device.type, AT_ONCE_ELSEWHERE) // student[0].numel())
         for begin in range(0, len(student), at_once):
             part = slice(begin, begin + at_once)
             difference = student[part].to(torch.float32, copy=True)
-            difference.sub_(teacher[part]).masked_fill_(~mask[part], 0)
+            difference.sub_(teacher[part]).masked_fill_(~kept[part], 0)
             if gradient is not None:
                 torch.mul(difference, 2 / count, out=gradient[part])
             total += difference.square_().sum()
@@ -107,5 +126,14 @@ class _SquaredError(Function):
 
     @staticmethod
     def backward(ctx, upstream: Tensor):
+        if ctx.in_registers:
+            student, teacher, mask, count = ctx.saved_tensors
+            return _kernels().gradient(student, teacher, mask, upstream / count), None, None
         (gradient,) = ctx.saved_tensors
         return gradient * upstream, None, None
+
+
+def _kernels():
+    from pipeline.tinybert import squared_error  # which there is Triton for
+
+    return squared_error

@@ -26,7 +26,7 @@ from transformers import (
 )
 from transformers.trainer import TRAINER_STATE_NAME
 
-from pipeline.tinybert import curves, processes, scratch
+from pipeline.tinybert import curves, processes, replay, scratch
 from pipeline.tinybert.attention import our_attention
 from pipeline.tinybert.batches import ByLength, Share
 from pipeline.tinybert.precision import computing
@@ -57,11 +57,20 @@ class Arguments(TrainingArguments):
 
 
 class QuietTrainer(Trainer):
-    """The library's Trainer; its progress bar shows the latest numbers, which else would fill the screen."""
+    """The library's Trainer; its progress bar shows the latest numbers, which else would fill the screen.
+
+    Where ``can_be_replayed``, its steps ask a GPU for no number, and have the shapes of their batches.
+    """
+
+    can_be_replayed = False
 
     def __init__(self, **rest):
         compute_the_same_each_time()
         super().__init__(**rest)
+        self.noted: dict[str, Tensor] = {}  # what a step gives beside its loss
+        alone = processes.count() == 1 and not self.args.activation_checkpointing
+        can_be = self.can_be_replayed and alone and replay.wanted(self.args.device)
+        self.replayed = replay.Replayed(self.loss_and_noted, self.model) if can_be else None
         if processes.number() > 0:
             torch.manual_seed(self.args.seed + processes.number())  # another dropout for other rows
         if isinstance(self.model, PreTrainedModel):
@@ -82,7 +91,11 @@ class QuietTrainer(Trainer):
         latest = max(kept, key=lambda path: int(path.name.split("-")[1]), default=None)
         if latest is None:
             self.train()
-            return
+        else:
+            self.go_on_after(latest)
+        self.replayed = None  # its memory is for what comes next
+
+    def go_on_after(self, latest: Path) -> None:
         say(f"goes on after step {latest.name.split('-')[1]}")
         state = TrainerState.load_from_json(str(latest / TRAINER_STATE_NAME))
         if state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"]:  # the library would go on
@@ -130,6 +143,19 @@ class QuietTrainer(Trainer):
 
     def rows_of(self, batch: dict[str, Tensor]) -> Tensor:
         return torch.tensor([len(batch["input_ids"])], device=self.args.device)
+
+    def training_step(self, model, inputs, num_items_in_batch=None) -> Tensor:
+        if self.replayed is None:
+            return super().training_step(model, inputs, num_items_in_batch)
+        self.noted = self.replayed(inputs, self.current_gradient_accumulation_steps)
+        return self.noted.pop("loss")
+
+    def loss_and_noted(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Those of a step, which adds to the gradients."""
+        return {"loss": super().training_step(self.model, dict(inputs)), **self.noted}
+
+    def floating_point_ops(self, inputs) -> int:
+        return 0  # the library would go through all weights for it in each step
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         share = inputs.pop(SHARE, None)

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 class TaskTrainer(QuietTrainer):
     """A Trainer of a task's model: whatever its head, evaluation gives class logits (sequences, P, C)."""
 
+    can_be_replayed = True
+
     def __init__(self, *, task: Task, **rest):
         super().__init__(**rest)
         self.task = task
