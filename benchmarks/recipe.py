@@ -4,7 +4,8 @@ Both sides do the same work on the same rows with the same models, on the CPU, i
 training rows, learn the teacher's states of these and their variants for one epoch, then its logits for three. The
 released recipe is ``plain_recipe.py``, in float32; here the precision is that of params.yaml. Both train the student
 with the dropout of params.yaml. Evaluation takes as large a part here as in a run over all rows; the released recipe's,
-every 100 steps, falls outside a run this short, in its favour. The models and rows are those of a finished `dvc repro`.
+every 100 steps, falls outside a run this short, in its favour. It has a process of its own, with none of what this
+project sets for its processes, as large pages of memory. The models and rows are those of a finished `dvc repro`.
 Times are medians; the limit is that of a large matrix product in float32, and padding no work.
 
 ``--quick`` ends in minutes. ``--stages`` names those to measure. ``--within FOLDER`` measures a task of another working
@@ -13,10 +14,12 @@ distill_intermediate distill_prediction --rows 256``.
 """
 
 import argparse
+import multiprocessing
 import os
 import random
 import sys
 import tempfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -74,10 +77,10 @@ class Augmentation:
         self.tokenizer = models.tokenizer(MASKED_LANGUAGE_MODEL)
         self.vectors, self.stop_words = vectors.load("data/word_vectors")
 
-    def sides(self) -> dict[str, Side]:
+    def sides(self, released: Callable[[str], None]) -> dict[str, Side]:
         at_once = {ONE_AT_A_TIME: 1, OURS: self.recipe.masked_at_once}
         ours = {name: Side(partial(self.ours, count), self.operations(count)) for name, count in at_once.items()}
-        return {PLAIN: Side(self.plain), **ours}
+        return {PLAIN: Side(partial(released, "augment")), **ours}
 
     def plain(self) -> None:
         recipe = self.recipe
@@ -133,18 +136,18 @@ class Distillation:
     def encoded(self) -> Sequences:
         return transfer.encode(self.world.task, self.learned, self.world.tokenizer, self.folder())
 
-    def sides(self) -> dict[str, dict[str, Side]]:
+    def sides(self, released: Callable[[str], None]) -> dict[str, dict[str, Side]]:
         lengths = self.encoded().lengths.tolist()
         teacher, student = (forward_operations(shape, lengths) for shape in (self.teacher, self.student))
         prediction = forward_operations(self.student, lengths, first_position=self.world.task.of_first_position)
         projections = 2.0 * sum(lengths) * (self.student.layers + 1) * self.student.hidden * self.teacher.hidden
         return {
             "distill_intermediate": {
-                PLAIN: Side(self.plain_intermediate),
+                PLAIN: Side(partial(released, "distill_intermediate")),
                 OURS: Side(self.our_intermediate, teacher + TRAINING * (student + projections)),
             },
             "distill_prediction": {
-                PLAIN: Side(self.plain_prediction),
+                PLAIN: Side(partial(released, "distill_prediction")),
                 OURS: Side(self.our_prediction, EPOCHS * TRAINING * prediction),
             },
         }
@@ -211,6 +214,41 @@ class Distillation:
         )
 
 
+class Released:
+    """The released recipe in a process of its own: ``released(stage)`` runs a stage there, once."""
+
+    def __init__(self, name: str, stages: list[str], chosen: list[dict], learned: list[dict], variants: int):
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        ours = os.environ["THP_MEM_ALLOC_ENABLE"]
+        os.environ["THP_MEM_ALLOC_ENABLE"] = "0"
+        context.Process(target=serve, args=(theirs, name, stages, chosen, learned, variants), daemon=True).start()
+        os.environ["THP_MEM_ALLOC_ENABLE"] = ours
+        theirs.close()
+
+    def __call__(self, stage_name: str) -> None:
+        self.pipe.send(stage_name)
+        try:
+            self.pipe.recv()
+        except EOFError:
+            raise stage.UserError(f"{stage_name}: the process of the released recipe has ended, see above") from None
+
+
+def serve(pipe, name: str, stages: list[str], chosen: list[dict], learned: list[dict], variants: int) -> None:
+    torch.manual_seed(1)
+    world = World(name)
+    distillation_of_released = Distillation(world, learned, variants)
+    runs = {
+        "distill_intermediate": distillation_of_released.plain_intermediate,
+        "distill_prediction": distillation_of_released.plain_prediction,
+    }
+    if "augment" in stages:
+        runs["augment"] = Augmentation(world, chosen, variants).plain
+    while True:
+        runs[pipe.recv()]()
+        pipe.send("done")
+
+
 def check_task(world: World, stages: list[str]) -> None:
     """The released recipe is one of sentences; others have extended it to questions, without augmentation."""
     if world.kind not in plain.LOSSES:
@@ -242,17 +280,18 @@ def main() -> None:
     world = World(arguments.task)
     check_task(world, arguments.stages)
     count = arguments.rows or (FEW_ROWS if arguments.quick else ROWS)
-    learned = random.Random(1).sample(world.train, min(count, len(world.train)))
+    chosen = learned = random.Random(1).sample(world.train, min(count, len(world.train)))
+    variants = arguments.variants if "augment" in arguments.stages else 0
 
-    compared = {}
-    if "augment" in arguments.stages:
-        augmentation = Augmentation(world, learned, arguments.variants)
-        compared["augment"] = augmentation.sides()
+    if variants:
+        augmentation = Augmentation(world, chosen, variants)
         learned = augmentation.ours(augmentation.recipe.masked_at_once)
-    distillation_of_both = Distillation(world, learned, arguments.variants if compared else 0)
-    compared |= {name: sides for name, sides in distillation_of_both.sides().items() if name in arguments.stages}
+    released = Released(arguments.task, arguments.stages, chosen, learned, variants)
+    distillation_here = Distillation(world, learned, variants)
+    compared = {"augment": augmentation.sides(released)} if variants else {}
+    compared |= {name: sides for name, sides in distillation_here.sides(released).items() if name in arguments.stages}
     if "distill_intermediate" not in compared and "distill_prediction" in compared:
-        distillation_of_both.our_intermediate()  # for its logits
+        distillation_here.our_intermediate()  # for its logits
     with computing(world.numerics.precision, torch.device("cpu")):
         ours = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
     ceilings = {dtype: limit(dtype) for dtype in dict.fromkeys((torch.float32, ours))}
