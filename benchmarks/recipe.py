@@ -4,8 +4,9 @@ Both sides do the same work on the same rows with the same models, on the CPU, i
 training rows, learn the teacher's states of these and their variants for one epoch, then its logits for three. The
 released recipe is ``plain_recipe.py``, in float32; here the precision is that of params.yaml. Both train the student
 with the dropout of params.yaml. Evaluation takes as large a part here as in a run over all rows; the released recipe's,
-every 100 steps, falls outside a run this short, in its favour. It has a process of its own, with none of what this
-project sets for its processes, as large pages of memory. The models and rows are those of a finished `dvc repro`.
+every 100 steps, falls outside a run this short, in its favour. It has a process of its own, which gets its memory as
+any does; ``--same-memory`` gives it what this project sets for its own processes, huge pages and memory that is kept.
+The models and rows are those of a finished `dvc repro`.
 Times are medians; the limit is that of a large matrix product in float32, and padding no work.
 
 ``--quick`` ends in minutes. ``--stages`` names those to measure. ``--within FOLDER`` measures a task of another working
@@ -43,6 +44,7 @@ STAGES = ("augment", "distill_intermediate", "distill_prediction")
 MASKED_LANGUAGE_MODEL = Path("models/pretrained/masked_language_model")
 EPOCHS = 3  # of the prediction stage
 ROWS, FEW_ROWS = 48, 8
+HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"  # as precision.py sets it
 PLAIN, OURS, ONE_AT_A_TIME = "as released", "here", "here, one masked word a forward"
 
 
@@ -217,13 +219,13 @@ class Distillation:
 class Released:
     """The released recipe in a process of its own: ``released(stage)`` runs a stage there, once."""
 
-    def __init__(self, name: str, stages: list[str], chosen: list[dict], learned: list[dict], variants: int):
+    def __init__(self, arguments: argparse.Namespace, chosen: list[dict], learned: list[dict], variants: int):
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        ours = os.environ["THP_MEM_ALLOC_ENABLE"]
-        os.environ["THP_MEM_ALLOC_ENABLE"] = "0"
-        context.Process(target=serve, args=(theirs, name, stages, chosen, learned, variants), daemon=True).start()
-        os.environ["THP_MEM_ALLOC_ENABLE"] = ours
+        pages = os.environ[HUGE_PAGES]
+        os.environ[HUGE_PAGES] = pages if arguments.same_memory else "0"
+        context.Process(target=serve, args=(theirs, arguments, chosen, learned, variants), daemon=True).start()
+        os.environ[HUGE_PAGES] = pages
         theirs.close()
 
     def __call__(self, stage_name: str) -> None:
@@ -234,15 +236,17 @@ class Released:
             raise stage.UserError(f"{stage_name}: the process of the released recipe has ended, see above") from None
 
 
-def serve(pipe, name: str, stages: list[str], chosen: list[dict], learned: list[dict], variants: int) -> None:
+def serve(pipe, arguments: argparse.Namespace, chosen: list[dict], learned: list[dict], variants: int) -> None:
+    if arguments.same_memory:
+        stage.keep_freed_memory()
     torch.manual_seed(1)
-    world = World(name)
+    world = World(arguments.task)
     distillation_of_released = Distillation(world, learned, variants)
     runs = {
         "distill_intermediate": distillation_of_released.plain_intermediate,
         "distill_prediction": distillation_of_released.plain_prediction,
     }
-    if "augment" in stages:
+    if "augment" in arguments.stages:
         runs["augment"] = Augmentation(world, chosen, variants).plain
     while True:
         runs[pipe.recv()]()
@@ -271,6 +275,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, help=f"training rows; {ROWS}, or {FEW_ROWS} with --quick")
     parser.add_argument("--variants", type=int, default=20, help="of each row, where augment is one of the stages")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--same-memory", action="store_true", help="for both sides, as this project sets it")
     parser.add_argument("--quick", action="store_true", help="few rows")
     arguments = parser.parse_args()
     stage.end_in_one_line()
@@ -286,7 +291,7 @@ def main() -> None:
     if variants:
         augmentation = Augmentation(world, chosen, variants)
         learned = augmentation.ours(augmentation.recipe.masked_at_once)
-    released = Released(arguments.task, arguments.stages, chosen, learned, variants)
+    released = Released(arguments, chosen, learned, variants)
     distillation_here = Distillation(world, learned, variants)
     compared = {"augment": augmentation.sides(released)} if variants else {}
     compared |= {name: sides for name, sides in distillation_here.sides(released).items() if name in arguments.stages}

@@ -105,12 +105,14 @@ class _SquaredError(Function):
 
     @staticmethod
     def forward(ctx, student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
-        kept = (mask.unsqueeze(1) & mask.unsqueeze(2)).unsqueeze(1) if student.dim() == 4 else mask.unsqueeze(-1)
-        count = (kept.sum() * (student[0].numel() // kept[0].numel())).clamp(min=1)
+        of_pairs, lengths = student.dim() == 4, mask.sum(dim=-1)
+        count = (lengths.square() if of_pairs else lengths).sum() * student.size(1 if of_pairs else -1)
+        count = count.clamp(min=1)
         ctx.in_registers = student.device.type == "cuda" and _triton_works()
         if ctx.in_registers:
             ctx.save_for_backward(student, teacher, mask, count)
             return _kernels().squared_error(student, teacher, mask) / count
+        kept = (mask.unsqueeze(1) & mask.unsqueeze(2)).unsqueeze(1) if of_pairs else mask.unsqueeze(-1)
         gradient = torch.empty_like(student) if student.requires_grad else None
         total = torch.zeros((), device=student.device)
         at_once = max(1, AT_ONCE.get(student.device.type, AT_ONCE_ELSEWHERE) // student[0].numel())
