@@ -1,10 +1,10 @@
 """How fast a GPU distils: ``python benchmarks/gpu.py`` measures both stages and the words that `augment` looks for.
 
 A teacher of BERT-base's size, the students TinyBERT4 and TinyBERT6, weights and texts drawn at random, with the lengths
-of SST-2 and SQuAD: training here, at batch 32 and at the batch that is fastest, as it goes in the midst of a long run,
-and by ``plain_recipe.py`` in bfloat16 at batch 32, in turn, on rows of the same lengths. Useful operations (padding
-not counted) are told as a share of what a large matrix product reaches. Made to end within 8 minutes; needs torch,
-transformers, accelerate, datasets, numpy and pandas alone.
+of SST-2 and SQuAD: training here, at batch 32 and at a large one where that is faster, as it goes in the midst of a
+long run (the shapes of batches recorded, kernels compiled), and by ``plain_recipe.py`` in bfloat16 at batch 32, in
+turn, on rows of the same lengths. Useful operations (padding not counted) are told as a share of what a large matrix
+product reaches. Made to end within 8 minutes; needs torch, transformers, accelerate, datasets, numpy and pandas alone.
 
 ``--tiny`` measures tiny models, on whatever there is: a CPU will do, in float32 where it has no bfloat16.
 """
@@ -74,8 +74,7 @@ STUDENTS = {
 TINY = Shape(layers=2, hidden=24, heads=12, feed_forward=48)
 VOCABULARY, TINY_VOCABULARY = 30522, 500
 BATCH, BATCHES = 32, {"SST-2": (1024,), "SQuAD": (128,)}
-STEPS = MEGABATCH  # of ours, which are all the lengths of a long run, from the longest down; and as many in a tiny one:
-TINY_STEPS = 2
+STEPS, TINY_STEPS = MEGABATCH, 2  # of ours: so many have all the lengths of a long run, from the longest down
 WARMING = 2  # times, after which each shape of a batch has come twice
 MANY_STEPS = 10_000  # of a long run, which reads its losses a hundred times
 WORDS_TO_REPLACE = 0.5  # of a text's

@@ -227,13 +227,17 @@ class Released:
         context.Process(target=serve, args=(theirs, arguments, chosen, learned, variants), daemon=True).start()
         os.environ[HUGE_PAGES] = pages
         theirs.close()
+        self.wait()
 
     def __call__(self, stage_name: str) -> None:
         self.pipe.send(stage_name)
+        self.wait()
+
+    def wait(self) -> None:
         try:
             self.pipe.recv()
-        except EOFError:
-            raise stage.UserError(f"{stage_name}: the process of the released recipe has ended, see above") from None
+        except (EOFError, OSError):
+            raise stage.UserError("the process of the released recipe has ended, see above") from None
 
 
 def serve(pipe, arguments: argparse.Namespace, chosen: list[dict], learned: list[dict], variants: int) -> None:
@@ -249,8 +253,8 @@ def serve(pipe, arguments: argparse.Namespace, chosen: list[dict], learned: list
     if "augment" in arguments.stages:
         runs["augment"] = Augmentation(world, chosen, variants).plain
     while True:
+        pipe.send("ready")
         runs[pipe.recv()]()
-        pipe.send("done")
 
 
 def check_task(world: World, stages: list[str]) -> None:
@@ -286,14 +290,14 @@ def main() -> None:
     check_task(world, arguments.stages)
     count = arguments.rows or (FEW_ROWS if arguments.quick else ROWS)
     chosen = learned = random.Random(1).sample(world.train, min(count, len(world.train)))
-    variants = arguments.variants if "augment" in arguments.stages else 0
-
-    if variants:
+    with_augmentation = "augment" in arguments.stages
+    variants = arguments.variants if with_augmentation else 0
+    if with_augmentation:
         augmentation = Augmentation(world, chosen, variants)
         learned = augmentation.ours(augmentation.recipe.masked_at_once)
     released = Released(arguments, chosen, learned, variants)
     distillation_here = Distillation(world, learned, variants)
-    compared = {"augment": augmentation.sides(released)} if variants else {}
+    compared = {"augment": augmentation.sides(released)} if with_augmentation else {}
     compared |= {name: sides for name, sides in distillation_here.sides(released).items() if name in arguments.stages}
     if "distill_intermediate" not in compared and "distill_prediction" in compared:
         distillation_here.our_intermediate()  # for its logits

@@ -1,11 +1,15 @@
-"""Long arrays on disk, read and written in parts: memory holds the part alone, whatever the array's length."""
+"""Long arrays on disk, read and written in parts: memory holds the part alone, whatever the array's length.
+
+Several processes may write into one file and read what the others have written: nothing is kept in between. So the
+files have no buffers, which would also read kilobytes for each row.
+"""
 
 import os
 from pathlib import Path
 
 import numpy as np
 
-BUFFER = 8192  # bytes: what is read is a row's, here and there; some file systems would read megabytes for each
+HAS_PLACES = hasattr(os, "pread")  # Windows has not
 
 
 class ArrayFile:
@@ -19,17 +23,17 @@ class ArrayFile:
     @classmethod
     def create(cls, path: str | Path, dtype) -> "ArrayFile":
         """An empty one, without a header."""
-        return cls(open(path, "w+b", BUFFER), dtype)
+        return cls(open(path, "w+b", buffering=0), dtype)
 
     @classmethod
     def open(cls, path: str | Path, dtype) -> "ArrayFile":
         """One without a header, for reading only."""
-        return cls(open(path, "rb", BUFFER), dtype)
+        return cls(open(path, "rb", buffering=0), dtype)
 
     @classmethod
     def create_npy(cls, path: str | Path, dtype, shape: tuple[int, ...]) -> "ArrayFile":
         """One of this shape, (entries,) or (entries, width), which numpy can load once all entries are written."""
-        file = open(path, "w+b", BUFFER)  # noqa: SIM115 closed with the array
+        file = open(path, "w+b", buffering=0)  # noqa: SIM115 closed with the array
         header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
         return cls(file, dtype, *shape[1:])
@@ -37,7 +41,7 @@ class ArrayFile:
     @classmethod
     def open_npy(cls, path: str | Path, mode: str = "rb") -> "ArrayFile":
         """For reading, or with "r+b" for writing too. ValueError where the file ends before its array."""
-        file = open(path, mode, BUFFER)  # noqa: SIM115
+        file = open(path, mode, buffering=0)  # noqa: SIM115
         np.lib.format.read_magic(file)
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)
         made = cls(file, dtype, *shape[1:])
@@ -46,34 +50,29 @@ class ArrayFile:
         return made
 
     def __len__(self) -> int:
-        return (self.file.seek(0, 2) - self.begin) // self.size
+        return (os.fstat(self.file.fileno()).st_size - self.begin) // self.size
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Entries ``start`` to ``stop``, or as many as there are: (entries,), or (entries, width)."""
-        self.file.seek(self.begin + start * self.size)
-        return self._entries(self.file.read((stop - start) * self.size))
+        return self._entries(_read_at(self.file, self.begin + start * self.size, (stop - start) * self.size))
 
     def read_parts(self, starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
         """So many entries from each start on, one part after the other."""
         places, sizes = (self.begin + starts * self.size).tolist(), (counts * self.size).tolist()
-        parts = b"".join([_read_at(self.file, place, size) for place, size in zip(places, sizes, strict=True)])
-        return self._entries(parts)
+        parts = [_read_at(self.file, place, size) for place, size in zip(places, sizes, strict=True)]
+        return self._entries(b"".join(parts))
+
+    def write(self, start: int, values: np.ndarray) -> None:
+        """Nothing but the values: another process may write beside them."""
+        _write_at(self.file, self.begin + start * self.size, np.ascontiguousarray(values, self.dtype).tobytes())
 
     def write_parts(self, starts: np.ndarray, counts: np.ndarray, values: np.ndarray) -> None:
         """What ``values`` has one after the other, so many entries each, from each start on; as `write` does."""
         data, done = np.ascontiguousarray(values, self.dtype).tobytes(), 0
         places, sizes = (self.begin + starts * self.size).tolist(), (counts * self.size).tolist()
         for place, size in zip(places, sizes, strict=True):
-            self.file.seek(place)
-            self.file.write(data[done : done + size])
+            _write_at(self.file, place, data[done : done + size])
             done += size
-        self.file.flush()
-
-    def write(self, start: int, values: np.ndarray) -> None:
-        """At once, and nothing but the values: another process may write beside them, and what it writes is read."""
-        self.file.seek(self.begin + start * self.size)
-        self.file.write(np.ascontiguousarray(values, self.dtype).data)
-        self.file.flush()
 
     def append(self, values: np.ndarray) -> None:
         self.write(len(self), values)
@@ -87,7 +86,17 @@ class ArrayFile:
 
 
 def _read_at(file, place: int, size: int) -> bytes:
-    if hasattr(os, "pread"):  # three times as fast; Windows has none
+    if HAS_PLACES:
         return os.pread(file.fileno(), size, place)
     file.seek(place)
     return file.read(size)
+
+
+def _write_at(file, place: int, data: bytes) -> None:
+    while data:  # where a disk is almost full, a part of it is written, and then an error is raised
+        if HAS_PLACES:
+            written = os.pwrite(file.fileno(), data, place)
+        else:
+            file.seek(place)
+            written = file.write(data)
+        place, data = place + written, data[written:]

@@ -11,8 +11,8 @@ here, is attended to as a sequence of its own: what it becomes is of no interest
 
 import contextlib
 import contextvars
+import functools
 from collections.abc import Collection, Iterator
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from transformers.masking_utils import sdpa_mask
 from pipeline.tinybert import models
 
 NAME = "tinybert"
+AMPERE = (8, 0)  # from which on GPUs have FlashAttention
 KERNELS_TAKE = 8  # a GPU's are for heads of a multiple of this size; TinyBERT4's have 26, TinyBERT6's 64
 
 
@@ -50,7 +51,7 @@ def attention_scores(layers: Collection[int]) -> Iterator[dict[int, Tensor]]:
 
 
 def our_attention(model: nn.Module) -> nn.Module:
-    """Let ``model`` attend by this module's function. Same outputs as with SDPA."""
+    """Let ``model`` attend by this module's function. Same outputs as with SDPA, but those of padding on a GPU."""
     model.set_attn_implementation(NAME)
     return model
 
@@ -114,9 +115,14 @@ def _mask(
     on_gpu = torch.device(device).type == "cuda"
     skip = allow_is_bidirectional_skip and not on_gpu
     mask = sdpa_mask(*rest, attention_mask=attention_mask, device=device, allow_is_bidirectional_skip=skip, **more)
-    if on_gpu and attention_mask is not None and torch.backends.cuda.is_flash_attention_available():
+    if attention_mask is not None and on_gpu and _has_flash_attention():
         mask.segments = segments_of(attention_mask)
     return mask
+
+
+@functools.cache
+def _has_flash_attention() -> bool:
+    return torch.backends.cuda.is_flash_attention_available() and torch.cuda.get_device_capability() >= AMPERE
 
 
 def segments_of(kept: Tensor) -> Tensor:
@@ -137,7 +143,7 @@ def first_position_only(model: nn.Module) -> Iterator[None]:
     family = models.FAMILIES[our_attention(model).config.model_type]
     last = models.layers(model.base_model)[-1]
     attention = last.get_submodule(family.attention)
-    attention.forward = partial(_attention_of_first, attention, family)
+    attention.forward = functools.partial(_attention_of_first, attention, family)
     # What comes in: the attention's result, and the states that go past it.
     hook = last.get_submodule(family.attended).register_forward_pre_hook(
         lambda module, inputs: tuple(states[:, :1] for states in inputs)

@@ -97,7 +97,7 @@ class Collator:
         if isinstance(features, dict):
             columns, longest = features, int(features["input_ids"].counts.max())
         else:
-            columns = {name: [row[name] for row in features] for name in features[0]}
+            columns = {name: [row[name] for row in features] for name in self.names if name in features[0]}
             longest = max(map(len, columns["input_ids"]))
         length = padded_length(longest, self.longest)
         return {name: self._tensor(name, columns[name], length) for name in self.names if name in columns}

@@ -148,7 +148,9 @@ class IntermediateTrainer(QuietTrainer):
         return loss
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        _, _, share = (inputs.pop(name, None) for name in ("number", "kept", SHARE))
+        for name in ("number", "kept"):
+            inputs.pop(name, None)
+        share = inputs.pop(SHARE, None)
         with torch.no_grad(), attention_scores(self.layer_map if self.weights.attention else []) as scores:
             outputs = self.teacher(**inputs, output_hidden_states=True)
         states, scores = outputs.hidden_states, [scores[layer] for layer in self.layer_map if layer in scores]
@@ -272,7 +274,7 @@ def fill_logits(teacher: nn.Module, task: Task, data: Sequences, tokenizer, logi
                 progress.update(len(numbers))
                 if batch_number % processes.count() != processes.number() or logits.known(numbers):
                     continue
-                batch = collate(data.__getitems__(numbers))
+                batch = collate(data.batch(numbers))
                 batch = {name: values.to(teacher.device) for name, values in batch.items()}
                 kept = batch.pop("kept")
                 with computing(numerics.precision, teacher.device):
@@ -287,7 +289,7 @@ class LogitsCollator(Collator):
         super().__init__(tokenizer, "number", "kept")
         self.logits = logits
 
-    def __call__(self, features: list[dict]) -> dict[str, Tensor]:
+    def __call__(self, features) -> dict[str, Tensor]:
         batch = super().__call__(features)
         if "number" in batch:
             batch["teacher_logits"] = self.logits.batch(batch.pop("number").numpy(), batch["kept"])

@@ -6,13 +6,13 @@ All are computed in float32 and are means over what the mask keeps, so padding a
 
 import functools
 import importlib.util
-import os
-import shutil
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.nn.functional import binary_cross_entropy_with_logits, log_softmax, softmax
+
+from pipeline.tinybert.stage import say
 
 AT_ONCE = {"cpu": 1 << 20}  # numbers of a tensor that are compared together: what a processor's cache holds
 AT_ONCE_ELSEWHERE = 1 << 28
@@ -87,9 +87,15 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
 
 @functools.cache
 def _triton_works() -> bool:
-    """It comes with torch for Linux, and needs a compiler of C for what begins its kernels."""
-    compilers = os.environ.get("CC"), shutil.which("cc"), shutil.which("gcc"), shutil.which("clang")
-    return importlib.util.find_spec("triton") is not None and any(compilers)
+    """It comes with torch for Linux, and needs a C compiler and Python's headers for what begins its kernels."""
+    if importlib.util.find_spec("triton") is None:
+        return False
+    one = torch.ones(1, 1, 1, device="cuda")
+    try:
+        return _kernels().squared_error(one, 2 * one, one[0]).item() == 1
+    except Exception as error:  # of many kinds: what else needs a GPU has worked, so that this one is Triton's
+        say(f"the losses compute by torch's own operations, slower: {str(error).splitlines()[0]}")
+        return False
 
 
 class _SquaredError(Function):

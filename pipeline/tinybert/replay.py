@@ -87,7 +87,7 @@ class Replayed:
             with torch.cuda.graph(graph, **options):
                 outputs = self.step(own)
         except torch.OutOfMemoryError:
-            raise
+            raise  # a smaller batch helps, too: `stage.message` says so
         except RuntimeError as error:
             raise UserError(
                 f"the GPU cannot record a training step of this model: {error}; set the environment variable"

@@ -12,7 +12,7 @@ from pipeline.tinybert.batches import Parts
 
 class Sequences(Dataset):
     """Model inputs, which rows of class logits count (``kept``), and ``number``: ``data[i]`` is a dict of them, as of a
-    data set of the library; of a batch, which a loader asks for as a whole, a dict of columns.
+    data set of the library.
     """
 
     def __init__(self, files: dict[str, ArrayFile], lengths: np.ndarray, numbers: np.ndarray | None = None):
@@ -46,7 +46,8 @@ class Sequences(Dataset):
             "number": number,
         }
 
-    def __getitems__(self, indices: list[int]) -> dict[str, Parts | np.ndarray]:
+    def batch(self, indices: list[int] | np.ndarray) -> dict[str, Parts | np.ndarray]:
+        """Columns of several sequences, as a `Collator` takes them."""
         numbers = np.asarray(indices) if self.numbers is None else self.numbers[indices].astype(np.int64)
         starts = self.files["starts"].read_parts(numbers, np.ones_like(numbers))
         counts = self.all_lengths[numbers].astype(np.int64)
@@ -61,6 +62,8 @@ class Sequences(Dataset):
             **columns,
             "number": numbers,
         }
+
+    __getitems__ = batch  # a loader's name for it
 
     def select(self, indices: np.ndarray) -> "Sequences":
         indices = indices.astype(np.int32)

@@ -213,6 +213,8 @@ def message(error: BaseException) -> str | None:
         if getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or FULL_DISK.search(str(cause)):
             where = f" while writing {cause.filename}" if getattr(cause, "filename", None) else ""
             return f"the disk is full{where}: free some space, then `dvc repro` goes on"
+    if any(type(cause).__name__ == "OutOfMemoryError" for cause in chain):  # torch's, of a GPU
+        return "the GPU's memory is full: set a smaller batch_size, or the environment variable TINYBERT_CUDA_GRAPHS=0"
     if isinstance(error, UserError | Interrupted):
         return " ".join(str(error).split())
     return None

@@ -48,6 +48,20 @@ def test_a_run_that_goes_on_finds_what_was_computed_and_what_was_missing_at_firs
     assert again.known(np.array([1, 2])) and not again.known(np.array([2, 0]))
 
 
+def test_processes_put_into_one_file_beside_each_other(tmp_path):
+    """Each reads what is known, and while it computes the other puts what lies between."""
+    counts = np.arange(200) % 3 + 1
+    one, other = (Logits.kept(tmp_path, counts, 2) for _ in range(2))
+    for begin in range(0, 200, 10):
+        halves = [np.arange(begin + first, begin + 10, 2) for first in (0, 1)]
+        assert not any(logits.known(numbers) for logits, numbers in zip((one, other), halves, strict=True))
+        for logits, numbers in zip((one, other), halves, strict=True):
+            kept = torch.arange(3) < torch.from_numpy(counts[numbers]).unsqueeze(1)
+            logits.put(numbers, torch.from_numpy(numbers).float().view(-1, 1, 1).expand(-1, 3, 2), kept)
+    assert missing(one) == missing(other) == []
+    assert all((one[number] == number).all() for number in range(200))
+
+
 def test_a_sequence_without_rows_is_not_missing(tmp_path):
     assert missing(unknown(tmp_path, [0, 1, 0], classes=3)) == [1]
 

@@ -80,6 +80,7 @@ class TestEnd:
         [
             ("raise stage.UserError('a.csv, row 3:\\n  no label')", "-c: a.csv, row 3: no label"),
             ("raise OSError(28, 'No space left', 'a.csv')", "-c: the disk is full while writing a.csv: free some"),
+            ("import torch; raise torch.OutOfMemoryError('CUDA')", "-c: the GPU's memory is full: set a smaller batch"),
             ("import sys; sys.argv.append('--help'); stage.run(print, 'task')", "-c: no option --help: python -m"),
             ("stage.run(print, 'task')", "-c: 0 arguments given, 1 expected: python -m pipeline.-c <task>"),
         ],
