@@ -15,6 +15,7 @@ distill_intermediate distill_prediction --rows 256``.
 """
 
 import argparse
+import contextlib
 import multiprocessing
 import os
 import random
@@ -252,9 +253,10 @@ def serve(pipe, arguments: argparse.Namespace, chosen: list[dict], learned: list
     }
     if "augment" in arguments.stages:
         runs["augment"] = Augmentation(world, chosen, variants).plain
-    while True:
-        pipe.send("ready")
-        runs[pipe.recv()]()
+    with contextlib.suppress(EOFError):  # as the other side ends
+        while True:
+            pipe.send("ready")
+            runs[pipe.recv()]()
 
 
 def check_task(world: World, stages: list[str]) -> None:
