@@ -53,6 +53,8 @@ def test_replayed_steps_end_with_the_bytes_of_computed_ones(kind, monkeypatch, t
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("shape", [(3, 40, 768), (5, 7, 312), (3, 12, 40, 40), (2, 2, 1, 1), (4, 2, 130, 130)], ids=str)
 def test_a_gpus_squared_errors_and_their_gradients_are_those_of_a_cpu(shape, dtype):
+    if not losses._triton_works():
+        pytest.skip("needs a C compiler, for Triton")
     loss = losses.attention_loss if len(shape) == 4 else losses.hidden_loss
     draw = torch.Generator().manual_seed(0)
     student, teacher = (torch.randn(shape, generator=draw).to(dtype) for _ in range(2))
@@ -64,8 +66,6 @@ def test_a_gpus_squared_errors_and_their_gradients_are_those_of_a_cpu(shape, dty
         value = loss(own, teacher.to(device), mask.to(device))
         (3 * value).backward()
         found[device] = value.cpu(), own.grad.cpu()
-    if not losses._triton_works():
-        pytest.skip("needs a C compiler, for Triton")
     torch.testing.assert_close(found["cuda"], found["cpu"])
 
 
@@ -105,10 +105,12 @@ class Recording:
     into that of its outputs and gradients.
     """
 
-    def __init__(self, step, inputs, model):
-        self.step, self.inputs = step, {name: values.clone() for name, values in inputs.items()}
-        self.gradients = {weight: weight.grad for weight in model.parameters()}
-        self.outputs = step(self.inputs)
+    def __init__(self, step, inputs, gradients):
+        self.step, self.inputs, self.gradients = step, inputs, dict(gradients)
+        before = [gradient.clone() for gradient in gradients.values()]
+        self.outputs = step(inputs)
+        for gradient, value in zip(gradients.values(), before, strict=True):
+            gradient.copy_(value)  # a GPU computes nothing as it records
 
     def replay(self):
         now = {weight: weight.grad for weight in self.gradients}
@@ -120,34 +122,31 @@ class Recording:
             weight.grad = gradient
 
 
+class WithoutGpu(replay.Replayed):
+    """``done`` has what it did with each batch that it did not replay."""
+
+    def __init__(self, step, model):
+        super().__init__(step, model)
+        self.done = []
+
+    def computed(self, inputs):
+        self.done.append("computed")
+        return self.step(inputs)
+
+    def record(self, inputs):
+        self.done.append("recorded")
+        recording = Recording(self.step, {name: values.clone() for name, values in inputs.items()}, self.gradients)
+        return replay.Recorded(recording, recording.inputs, recording.outputs)
+
+
 @pytest.fixture
-def replayed(monkeypatch):
-    """A function that gives ``Replayed`` without a GPU, and the names of what it did with each batch."""
-
-    def make(step, model):
-        made = replay.Replayed.__new__(replay.Replayed)
-        made.step, made.parameters, made.gradients, made.recorded = step, list(model.parameters()), {}, {}
-        done = []
-
-        def computed(inputs):
-            done.append("computed")
-            return step(inputs)
-
-        def record(inputs):
-            gradients = {weight: weight.grad.clone() for weight in made.gradients}
-            recording = Recording(step, inputs, model)
-            for weight, gradient in gradients.items():
-                weight.grad.copy_(gradient)  # a GPU computes nothing as it records
-            done.append("recorded")
-            return replay.Recorded(recording, recording.inputs, recording.outputs)
-
-        made.computed, made.record = computed, record
-        return made, done
-
-    return make
+def without_gpu(monkeypatch) -> type[WithoutGpu]:
+    for name in ("Stream", "graph_pool_handle"):
+        monkeypatch.setattr(torch.cuda, name, lambda: None)
+    return WithoutGpu
 
 
-def test_a_shape_is_computed_then_recorded_and_gradients_are_those_of_its_own_batch(replayed):
+def test_a_shape_is_computed_then_recorded_and_gradients_are_those_of_its_own_batch(without_gpu):
     torch.manual_seed(0)
     model = torch.nn.Linear(3, 1)
 
@@ -156,7 +155,7 @@ def test_a_shape_is_computed_then_recorded_and_gradients_are_those_of_its_own_ba
         loss.backward()
         return {"loss": loss.detach()}
 
-    steps, done = replayed(step, model)
+    steps = without_gpu(step, model)
     for length in (2, 4, 2, 2, 4, 2):
         rows = torch.randn(length, 3)
         found = steps({"rows": rows, "count": torch.tensor(2.0)}, 1)["loss"]
@@ -166,21 +165,21 @@ def test_a_shape_is_computed_then_recorded_and_gradients_are_those_of_its_own_ba
         assert torch.equal(found, expected)
         assert all(map(torch.equal, gradients, [weight.grad for weight in model.parameters()]))
         model.zero_grad()
-    assert done == ["computed", "computed", "recorded", "recorded"]
+    assert steps.done == ["computed", "computed", "recorded", "recorded"]
 
 
-def test_gradients_of_several_batches_add_up_and_what_else_is_given_counts_as_a_shape(replayed):
+def test_gradients_of_several_batches_add_up_and_what_else_is_given_counts_as_a_shape(without_gpu):
     model = torch.nn.Linear(3, 1, bias=False)
 
     def step(inputs):
         model(inputs["rows"]).sum().backward()
         return {}
 
-    steps, done = replayed(step, model)
+    steps = without_gpu(step, model)
     for _ in range(3):
         for number in (1.0, 2.0):
             steps({"rows": torch.full((2, 3), number)}, "two")
         assert model.weight.grad.tolist() == [[6.0] * 3]
         model.zero_grad()
     steps({"rows": torch.ones(2, 3)}, "one")
-    assert done == ["computed", "recorded", "computed"]
+    assert steps.done == ["computed", "recorded", "computed"]

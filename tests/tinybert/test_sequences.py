@@ -50,7 +50,7 @@ def test_a_batch_read_as_a_whole_is_that_of_its_rows(tmp_path, selected, kept):
     if selected:
         data = data.select(np.arange(49, 0, -3))
     collate, numbers = Collator(tiny.tokenizer(), "kept", "number"), [7, 0, 12, 3]
-    whole, rows = collate(data.__getitems__(numbers)), collate([data[number] for number in numbers])
+    whole, rows = collate(data.batch(numbers)), collate([data[number] for number in numbers])
     assert list(whole) == list(rows) and whole["input_ids"].size(0) == 4
     for name, values in rows.items():
         assert whole[name].dtype == values.dtype and torch.equal(whole[name], values), name
