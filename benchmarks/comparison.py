@@ -16,11 +16,11 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pipeline.tinybert.precision import frozen  # noqa: E402
-from pipeline.tinybert.stage import say  # noqa: E402
+from pipeline.tinybert.core.log import log
+from pipeline.tinybert.models.precision import to_inference
 
 if TYPE_CHECKING:
-    from pipeline.tinybert.settings import Shape
+    from pipeline.tinybert.core.settings import Shape
 
 CPU = torch.device("cpu")
 LARGE, LARGE_ON_GPU = 2048, 8192
@@ -49,7 +49,7 @@ def in_turn(sides: dict[str, Side], rounds: int, what: str) -> None:
             side.run()
             wait_for_the_device()
             side.seconds.append(time.perf_counter() - start)
-            say(f"{what}, round {number} of {rounds}: {name} {side.seconds[-1]:.2f} s")
+            log(f"{what}, round {number} of {rounds}: {name} {side.seconds[-1]:.2f} s")
 
 
 def multiplications(shape: Shape, length: int) -> int:
@@ -78,7 +78,7 @@ def limit(dtype: torch.dtype, device: torch.device = CPU, rounds: int = 7) -> fl
     """Operations a second of a large matrix product: the median of so many, of the faster way to compute it."""
     size = LARGE if device == CPU else LARGE_ON_GPU
     one, other = (torch.rand(size, size, dtype=dtype, device=device) for _ in range(2))
-    laid_out = frozen(nn.Linear(size, size, bias=False, dtype=dtype), "float32", device)
+    laid_out = to_inference(nn.Linear(size, size, bias=False, dtype=dtype), "float32", device)
     with torch.no_grad():
         return 2 * size**3 / min(median_time(way, rounds) for way in (lambda: one @ other, lambda: laid_out(one)))
 

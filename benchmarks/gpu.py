@@ -49,15 +49,15 @@ from comparison import (  # noqa: E402
     wait_for_the_device,
 )
 
-from pipeline.tinybert import distillation  # noqa: E402
-from pipeline.tinybert.attention import first_position_only, our_attention  # noqa: E402
-from pipeline.tinybert.batches import MEGABATCH, ByLength, Collator  # noqa: E402
-from pipeline.tinybert.candidates import Candidates, Sentence, Word  # noqa: E402
-from pipeline.tinybert.logits import Logits  # noqa: E402
-from pipeline.tinybert.precision import has_bfloat16  # noqa: E402
-from pipeline.tinybert.sequences import Sequences, SequencesWriter  # noqa: E402
-from pipeline.tinybert.stage import say  # noqa: E402
-from pipeline.tinybert.trainer import arguments, compute_the_same_each_time  # noqa: E402
+from pipeline.tinybert.augmentation.candidates import Candidates, Sentence, Word
+from pipeline.tinybert.core.log import log
+from pipeline.tinybert.distillation import stages
+from pipeline.tinybert.distillation.teacher_logits import Logits
+from pipeline.tinybert.models.attention import first_position_only, our_attention
+from pipeline.tinybert.models.batches import MEGABATCH, ByLength, Collator
+from pipeline.tinybert.models.precision import has_bfloat16
+from pipeline.tinybert.models.sequences import Sequences, SequencesWriter
+from pipeline.tinybert.training.loop import arguments, compute_the_same_each_time
 
 # Deciles of the word-pieces of a row: sentences of SST-2; questions of SQuAD 1.1 with their passages, cut at 384.
 LENGTHS = {
@@ -186,7 +186,7 @@ class Stage:
         if batch_size not in self.trainers:
             self.trainers[batch_size] = self.trainer(batch_size)
             warming = [self.run(batch_size) for _ in range(WARMING)]
-            say(f"{self.name}, batch {batch_size}, first: {', '.join(f'{seconds:.1f} s' for seconds in warming)}")
+            log(f"{self.name}, batch {batch_size}, first: {', '.join(f'{seconds:.1f} s' for seconds in warming)}")
         return self.run(batch_size) / len(self.learned(batch_size))
 
     def run(self, batch_size: int) -> float:
@@ -236,14 +236,12 @@ class Intermediate(Stage):
     name = "distill_intermediate"
 
     def trainer(self, batch_size: int):
-        return distillation.IntermediateTrainer(
+        return stages.IntermediateTrainer(
             teacher=self.our_teacher,
             layer_map=self.layer_map,
             weights=SimpleNamespace(embeddings=1, hidden=1, attention=1),
-            keep=distillation.KeepLogits(Task(), self.logits),
-            model=distillation.Imitation(
-                distillation.our_attention(self.student.base_model), self.shapes[1].hidden, "shared"
-            ),
+            keep=stages.KeepLogits(Task(), self.logits),
+            model=stages.Imitation(stages.our_attention(self.student.base_model), self.shapes[1].hidden, "shared"),
             args=self.arguments(batch_size, lr_scheduler_type="constant", ddp_find_unused_parameters=True),
             train_dataset=self.rows,
             data_collator=Collator(self.tokenizer, "number", "kept"),
@@ -263,13 +261,13 @@ class Prediction(Stage):
     name = "distill_prediction"
 
     def trainer(self, batch_size: int):
-        return distillation.PredictionTrainer(
+        return stages.PredictionTrainer(
             temperature=1.0,
             task=Task(),
             model=self.student,
             args=self.arguments(batch_size),
             train_dataset=self.rows,
-            data_collator=distillation.LogitsCollator(self.tokenizer, self.logits),
+            data_collator=stages.LogitsCollator(self.tokenizer, self.logits),
         )
 
     def plain_epoch(self, padded: plain.Rows) -> None:
@@ -399,12 +397,12 @@ def main() -> None:
                 for name, student in students.items():
                     stage = kind(student, teacher, vocabulary, lengths)
                     rows = rows_of(stage, name, options, batches[lengths], few, ceiling)
-                    say("\n".join(map(" | ".join, rows)))
+                    log("\n".join(map(" | ".join, rows)))
                     table += rows
         table.append(row_of_augmentation(Augmentation(teacher, vocabulary, 3, 64), options))
         os.chdir(ROOT)
-    say(f"\n{machine()}, {torch.cuda.get_device_name() if DEVICE.type == 'cuda' else 'no GPU'}")
-    say(f"a large matrix product in {name_of(PRECISION)}: {ceiling / 1e12:.1f} TFLOP/s")
+    log(f"\n{machine()}, {torch.cuda.get_device_name() if DEVICE.type == 'cuda' else 'no GPU'}")
+    log(f"a large matrix product in {name_of(PRECISION)}: {ceiling / 1e12:.1f} TFLOP/s")
     print_table(["what", "rows of", "batch", "rows a second", "plain", "ratio", "of the limit"], table)
 
 

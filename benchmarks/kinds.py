@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT))
 from comparison import multiplications  # noqa: E402
 from stages import LINE  # noqa: E402
 
-from pipeline.tinybert.models import shape_of  # noqa: E402
+from pipeline.tinybert.models.checkpoints import shape_of
 
 WORK = ROOT / ".dvc" / "tmp" / "kinds"
 ENTRIES = Path(__file__).with_name("kinds.yaml")

@@ -35,11 +35,18 @@ os.environ |= {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}  # the 
 import plain_recipe as plain  # noqa: E402
 from comparison import TRAINING, Side, forward_operations, in_turn, limit, machine, print_table  # noqa: E402
 
-from pipeline.tinybert import distillation, models, rows, settings, stage, tasks, training, transfer, vectors  # noqa: E402
-from pipeline.tinybert.augmentation import Augmenter  # noqa: E402
-from pipeline.tinybert.logits import Logits  # noqa: E402
-from pipeline.tinybert.precision import computing  # noqa: E402
-from pipeline.tinybert.sequences import Sequences  # noqa: E402
+from pipeline.tinybert import tasks
+from pipeline.tinybert.augmentation.word_replacement import Augmenter
+from pipeline.tinybert.core import settings, stage
+from pipeline.tinybert.core.errors import UserError
+from pipeline.tinybert.data import rows, word_vectors
+from pipeline.tinybert.distillation import stages, transfer_set
+from pipeline.tinybert.distillation.layer_map import map_layers
+from pipeline.tinybert.distillation.teacher_logits import Logits
+from pipeline.tinybert.models import checkpoints
+from pipeline.tinybert.models.precision import autocast
+from pipeline.tinybert.models.sequences import Sequences
+from pipeline.tinybert.training import fine_tuning
 
 STAGES = ("augment", "distill_intermediate", "distill_prediction")
 MASKED_LANGUAGE_MODEL = Path("models/pretrained/masked_language_model")
@@ -61,7 +68,7 @@ class World:
         self.task = tasks.load(prepared / "task.json", configuration.task(name), name)
         self.train = list(rows.read(prepared / "train.jsonl"))
         self.validation = list(rows.read(prepared / "validation.jsonl"))
-        self.tokenizer = models.tokenizer(Path("models", name, "general_student"))
+        self.tokenizer = checkpoints.tokenizer(Path("models", name, "general_student"))
 
     def teacher(self):
         return self.task.load_model(Path("models", self.name, "teacher"))
@@ -76,9 +83,9 @@ class Augmentation:
     def __init__(self, world: World, chosen: list[dict], variants: int):
         self.world, self.chosen = world, chosen
         self.recipe = world.recipes["augment"].model_copy(update={"variants": variants})
-        self.model = models.load(AutoModelForMaskedLM, MASKED_LANGUAGE_MODEL)
-        self.tokenizer = models.tokenizer(MASKED_LANGUAGE_MODEL)
-        self.vectors, self.stop_words = vectors.load("data/word_vectors")
+        self.model = checkpoints.load(AutoModelForMaskedLM, MASKED_LANGUAGE_MODEL)
+        self.tokenizer = checkpoints.tokenizer(MASKED_LANGUAGE_MODEL)
+        self.vectors, self.stop_words = word_vectors.load("data/word_vectors")
 
     def sides(self, released: Callable[[str], None]) -> dict[str, Side]:
         at_once = {ONE_AT_A_TIME: 1, OURS: self.recipe.masked_at_once}
@@ -107,7 +114,7 @@ class Augmentation:
         texts = [text for row in self.chosen for text, _ in self.world.task.replaceable(row).values()]
         sentences = [augmenter.sentence(text) for text in texts]
         forwards = [forward for sentence in sentences for forward in augmenter.candidates.masked_forwards(sentence)]
-        shape, lengths = models.shape_of(config), [len(forward.pieces) for forward in forwards]
+        shape, lengths = checkpoints.shape_of(config), [len(forward.pieces) for forward in forwards]
         masked = sum(len(forward.words) for forward in forwards)
         unneeded = 4.0 * (sum(lengths) - masked) * shape.hidden * shape.feed_forward
         body = forward_operations(shape, lengths) - unneeded
@@ -120,16 +127,18 @@ class Distillation:
     """The rows, and how either side learns the teacher's states and logits of them."""
 
     def __init__(self, world: World, learned: list[dict], variants: int):
-        self.world, self.learned = world, list(transfer.without_targets(world.task, learned))
+        self.world, self.learned = world, list(transfer_set.without_targets(world.task, learned))
         self.intermediate, self.prediction = world.recipes["distill_intermediate"], world.recipes["distill_prediction"]
-        self.teacher, self.student = (models.shape_of(model.config) for model in (world.teacher(), world.student()))
-        self.layer_map = models.map_layers(
+        self.teacher, self.student = (
+            checkpoints.shape_of(model.config) for model in (world.teacher(), world.student())
+        )
+        self.layer_map = map_layers(
             self.intermediate.layer_map, self.student.layers, self.teacher.layers, "distill_intermediate.layer_map"
         )
         # As many validation rows for each row learned as in a whole run: else a short one would do little but evaluate.
         whole = len(world.train) * (variants + 1)
         count = max(1, len(world.validation) * len(learned) // whole)
-        self.validation = training.Scored(world.task, world.validation[:count], world.tokenizer)
+        self.validation = fine_tuning.EvaluationSet(world.task, world.validation[:count], world.tokenizer)
         self.scratch, self.logits = tempfile.TemporaryDirectory(), None
 
     def folder(self) -> str:
@@ -137,7 +146,7 @@ class Distillation:
         return tempfile.mkdtemp(dir=self.scratch.name)
 
     def encoded(self) -> Sequences:
-        return transfer.encode(self.world.task, self.learned, self.world.tokenizer, self.folder())
+        return transfer_set.encode(self.world.task, self.learned, self.world.tokenizer, self.folder())
 
     def sides(self, released: Callable[[str], None]) -> dict[str, dict[str, Side]]:
         lengths = self.encoded().lengths.tolist()
@@ -161,7 +170,7 @@ class Distillation:
 
     def plain_student(self, dropout: float | None):
         student = self.world.student()
-        models.set_dropout(student, dropout)
+        checkpoints.set_dropout(student, dropout)
         return student
 
     def plain_intermediate(self) -> None:
@@ -178,7 +187,7 @@ class Distillation:
     def our_intermediate(self) -> None:
         data, task = self.encoded(), self.world.task
         self.logits = Logits.unknown(self.folder(), data.counts(), task.classes)
-        distillation.imitate(
+        stages.imitate(
             self.world.student().base_model,
             self.world.teacher(),
             data,
@@ -186,7 +195,7 @@ class Distillation:
             self.intermediate.model_copy(update={"epochs": 1}),
             self.world.numerics,
             "distill_intermediate",
-            distillation.KeepLogits(task, self.logits),
+            stages.KeepLogits(task, self.logits),
         )
 
     def plain_prediction(self) -> None:
@@ -205,7 +214,7 @@ class Distillation:
 
     def our_prediction(self) -> None:
         """With the teacher's logits that the intermediate stage left."""
-        distillation.learn_logits(
+        stages.learn_logits(
             self.world.student(),
             self.world.tokenizer,
             self.world.task,
@@ -238,7 +247,7 @@ class Released:
         try:
             self.pipe.recv()
         except (EOFError, OSError):
-            raise stage.UserError("the process of the released recipe has ended, see above") from None
+            raise UserError("the process of the released recipe has ended, see above") from None
 
 
 def serve(pipe, arguments: argparse.Namespace, chosen: list[dict], learned: list[dict], variants: int) -> None:
@@ -262,9 +271,9 @@ def serve(pipe, arguments: argparse.Namespace, chosen: list[dict], learned: list
 def check_task(world: World, stages: list[str]) -> None:
     """The released recipe is one of sentences; others have extended it to questions, without augmentation."""
     if world.kind not in plain.LOSSES:
-        raise stage.UserError(f"{world.name} is {world.kind}: expected a task of {' or '.join(plain.LOSSES)}")
+        raise UserError(f"{world.name} is {world.kind}: expected a task of {' or '.join(plain.LOSSES)}")
     if "augment" in stages and set(world.task.replaceable(world.train[0])) != {"text"}:
-        raise stage.UserError(f"--stages augment: rows of {world.name} have several texts: name the other stages")
+        raise UserError(f"--stages augment: rows of {world.name} have several texts: name the other stages")
 
 
 def table_row(what: str, released: Side, ours: Side, ceiling: float) -> list[str]:
@@ -284,7 +293,7 @@ def main() -> None:
     parser.add_argument("--same-memory", action="store_true", help="for both sides, as this project sets it")
     parser.add_argument("--quick", action="store_true", help="few rows")
     arguments = parser.parse_args()
-    stage.end_in_one_line()
+    stage.report_errors_in_one_line()
     stage.keep_freed_memory()
     os.chdir(arguments.within)
     torch.manual_seed(1)
@@ -303,7 +312,7 @@ def main() -> None:
     compared |= {name: sides for name, sides in distillation_here.sides(released).items() if name in arguments.stages}
     if "distill_intermediate" not in compared and "distill_prediction" in compared:
         distillation_here.our_intermediate()  # for its logits
-    with computing(world.numerics.precision, torch.device("cpu")):
+    with autocast(world.numerics.precision, torch.device("cpu")):
         ours = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
     ceilings = {dtype: limit(dtype) for dtype in dict.fromkeys((torch.float32, ours))}
     for name, sides in compared.items():

@@ -3,8 +3,8 @@
 import gc
 import sys
 
-from pipeline.tinybert import stage
+from pipeline.tinybert.core import stage
 
 if sys.argv[0] == "-m":  # a stage is being started, not imported: from its slow imports on, Ctrl-C ends it well
-    stage.end_in_one_line()
+    stage.report_errors_in_one_line()
     gc.disable()  # until `stage.imports_are_done`

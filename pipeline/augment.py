@@ -4,8 +4,14 @@ from pathlib import Path
 
 from transformers import AutoModelForMaskedLM
 
-from pipeline.tinybert import augmentation, models, processes, rows, scratch, settings, stage, tasks, vectors
-from pipeline.tinybert.augmentation import Augmenter
+from pipeline.tinybert import tasks
+from pipeline.tinybert.augmentation import word_replacement
+from pipeline.tinybert.augmentation.word_replacement import Augmenter
+from pipeline.tinybert.core import launch, resume, settings
+from pipeline.tinybert.core.log import log
+from pipeline.tinybert.core.output import output
+from pipeline.tinybert.data import rows, word_vectors
+from pipeline.tinybert.models import checkpoints
 
 MASKED_LANGUAGE_MODEL = Path("models/pretrained/masked_language_model")
 
@@ -19,16 +25,16 @@ def main(name: str) -> None:
 
     augmenter = Augmenter(
         task,
-        models.load(AutoModelForMaskedLM, MASKED_LANGUAGE_MODEL),
-        models.tokenizer(MASKED_LANGUAGE_MODEL),
-        *vectors.load("data/word_vectors"),
+        checkpoints.load(AutoModelForMaskedLM, MASKED_LANGUAGE_MODEL),
+        checkpoints.tokenizer(MASKED_LANGUAGE_MODEL),
+        *word_vectors.load("data/word_vectors"),
         recipe,
         rows.read(train),
     )
-    with scratch.folder("rows") as folder, stage.output(Path("data", name, "augmented")) as out:
-        total, count = augmentation.write_all(augmenter, train, folder, out / "rows.jsonl")
-    stage.say(f"{total} rows became {count}")
+    with resume.folder("rows") as folder, output(Path("data", name, "augmented")) as out:
+        total, count = word_replacement.write_all(augmenter, train, folder, out / "rows.jsonl")
+    log(f"{total} rows became {count}")
 
 
 if __name__ == "__main__":
-    processes.run(main, "task", within=scratch.of_stage)
+    launch.run(main, "task", within=resume.stage_folder)

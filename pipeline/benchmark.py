@@ -11,8 +11,15 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from pipeline.tinybert import latency, models, onnx_model, rows, settings, stage, tasks, training
-from pipeline.tinybert.models import FILES
+from pipeline.tinybert import tasks
+from pipeline.tinybert.core import settings, stage
+from pipeline.tinybert.core.log import log
+from pipeline.tinybert.core.output import output, write_csv, write_json
+from pipeline.tinybert.data import rows
+from pipeline.tinybert.models import checkpoints
+from pipeline.tinybert.models.checkpoints import FILES
+from pipeline.tinybert.release import latency, onnx_model
+from pipeline.tinybert.training import fine_tuning
 
 MODELS = ("teacher", "student")
 LENGTHS = {"median": 50, "long": 95}  # percentiles of the lengths of test
@@ -27,9 +34,9 @@ def main(name: str) -> None:
     task = tasks.load(prepared / "task.json", configuration.task(name), name)
     folders = {"teacher": Path("models", name, "teacher"), "student": Path("models", name, "onnx")}
     loaded = {which: task.load_model(folder) for which, folder in folders.items()}
-    tokenizers = {which: models.tokenizer(folder) for which, folder in folders.items()}
+    tokenizers = {which: checkpoints.tokenizer(folder) for which, folder in folders.items()}
     test = list(rows.read(prepared / "test.jsonl"))
-    pieces = lengths_of(training.columns(task, test, tokenizers["teacher"]))
+    pieces = lengths_of(fine_tuning.columns(task, test, tokenizers["teacher"]))
 
     with tempfile.TemporaryDirectory() as made:
         onnx = {"teacher": Path(made), "student": folders["student"]}
@@ -44,12 +51,12 @@ def main(name: str) -> None:
         megabytes = {model: round(file.stat().st_size / 1e6, 1) for model, file in files.items()}
 
     report = reported(loaded, latency.random_inputs(tokenizers["student"], 1, pieces["median"]), megabytes, records)
-    with stage.output(Path("metrics", name, "benchmark.json")) as out:
-        rows.write_json(out, {"machine": latency.machine(), "word_pieces": pieces, **report})
-    with stage.output(Path("metrics", name, "benchmark")) as out:
-        rows.write_csv(out / "situations.csv", COLUMNS, records)
+    with output(Path("metrics", name, "benchmark.json")) as out:
+        write_json(out, {"machine": latency.machine(), "word_pieces": pieces, **report})
+    with output(Path("metrics", name, "benchmark")) as out:
+        write_csv(out / "situations.csv", COLUMNS, records)
         times = ((model, report[model.split()[0]][model.split()[1]]["p50"]) for model in files)
-        rows.write_csv(out / "latency.csv", ["model", "milliseconds"], times)
+        write_csv(out / "latency.csv", ["model", "milliseconds"], times)
 
 
 def lengths_of(encoded: dict[str, list]) -> dict[str, int]:
@@ -97,7 +104,7 @@ def reported(
             which, form = model.split()
             found = {"megabytes": megabytes[model], "p50": p50, "p95": p95, "times_faster": faster}
             report[which][form] = found
-            stage.say(f"{model}: " + ", ".join(f"{key} {value}" for key, value in found.items()))
+            log(f"{model}: " + ", ".join(f"{key} {value}" for key, value in found.items()))
     return report
 
 

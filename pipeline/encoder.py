@@ -9,8 +9,12 @@ from pathlib import Path
 
 from transformers import AutoModel, AutoModelForMaskedLM
 
-from pipeline.tinybert import curves, models, scratch, settings, sources, stage
-from pipeline.tinybert.masked_language_model import train_head
+from pipeline.tinybert.augmentation.masked_language_model import train_head
+from pipeline.tinybert.core import curves, resume, settings, stage
+from pipeline.tinybert.core.output import output
+from pipeline.tinybert.data import sources
+from pipeline.tinybert.models import checkpoints
+from pipeline.tinybert.models.families import check_family
 
 ENCODER = Path("models/pretrained/encoder")
 MASKED_LANGUAGE_MODEL = Path("models/pretrained/masked_language_model")
@@ -21,10 +25,10 @@ def main() -> None:
     configuration = settings.load()
     encoder = configuration.encoder
     folder = sources.checkpoint_folder(encoder.checkpoint, "encoder.checkpoint")
-    tokenizer = models.tokenizer(folder, "encoder.checkpoint")
-    body = models.load(AutoModel, folder, "encoder.checkpoint")
-    models.check_family(body.config, "encoder.checkpoint")
-    model, loading = models.load(AutoModelForMaskedLM, folder, "encoder.checkpoint", output_loading_info=True)
+    tokenizer = checkpoints.tokenizer(folder, "encoder.checkpoint")
+    body = checkpoints.load(AutoModel, folder, "encoder.checkpoint")
+    check_family(body.config, "encoder.checkpoint")
+    model, loading = checkpoints.load(AutoModelForMaskedLM, folder, "encoder.checkpoint", output_loading_info=True)
 
     curve = {}
     numerics = settings.Numerics(seed=encoder.seed, precision=configuration.precision)
@@ -32,13 +36,13 @@ def main() -> None:
         text = sources.texts(encoder.masked_language_model.text, encoder.seed, "encoder.masked_language_model.text")
         curve = train_head(model, tokenizer, text, encoder.masked_language_model, numerics)
 
-    with stage.output(ENCODER) as out:
-        models.save(out, body, tokenizer)
-    with stage.output(MASKED_LANGUAGE_MODEL) as out:
-        models.save(out, model, tokenizer)
-    with stage.output(METRICS) as out:
+    with output(ENCODER) as out:
+        checkpoints.save(out, body, tokenizer)
+    with output(MASKED_LANGUAGE_MODEL) as out:
+        checkpoints.save(out, model, tokenizer)
+    with output(METRICS) as out:
         curves.write(out, curve)
 
 
 if __name__ == "__main__":
-    stage.run(main, within=scratch.of_stage)
+    stage.run(main, within=resume.stage_folder)

@@ -8,9 +8,16 @@ from collections.abc import Iterable
 from itertools import product
 from pathlib import Path
 
-from pipeline.tinybert import models, processes, rows, scoring, settings, stage, tasks, training
-from pipeline.tinybert.precision import frozen
+from pipeline.tinybert import tasks
+from pipeline.tinybert.core import launch, settings, stage
+from pipeline.tinybert.core.log import log
+from pipeline.tinybert.core.output import output, write_csv, write_json
+from pipeline.tinybert.data import rows
+from pipeline.tinybert.evaluation import scoring
+from pipeline.tinybert.models import checkpoints
+from pipeline.tinybert.models.precision import to_inference
 from pipeline.tinybert.tasks import Task
+from pipeline.tinybert.training import fine_tuning
 
 MODELS = ("teacher", "student", "student_alone")
 
@@ -29,8 +36,8 @@ def main(name: str) -> None:
     thresholds, curves = {}, {}
     for which in MODELS:
         folder = Path("models", name, which)
-        model = frozen(task.load_model(folder), "float32", processes.device())
-        answers = training.answering(task, model, models.tokenizer(folder))
+        model = to_inference(task.load_model(folder), "float32", launch.device())
+        answers = fine_tuning.make_predictor(task, model, checkpoints.tokenizer(folder))
         if task.needs_threshold:
             said, _ = answers(parts["validation"])
             thresholds[which] = task.threshold(parts["validation"], said)
@@ -43,18 +50,18 @@ def main(name: str) -> None:
     scores = scoring.report(task, test, predictions["test"], trivial, recipe, curves, thresholds)
     for part in source.more_tests:
         scores[part] = scoring.scores_of(task, parts[part], predictions[part])
-    stage.say(scoring.summary(task, scores))
+    log(scoring.summary(task, scores))
 
-    with stage.output(Path("metrics", name, "scores.json")) as out:
-        rows.write_json(out, scores)
+    with output(Path("metrics", name, "scores.json")) as out:
+        write_json(out, scores)
     for file, (columns, records) in plots(task, test, predictions["test"], scores, curves).items():
-        with stage.output(Path("metrics", name, file)) as out:
-            rows.write_csv(out, columns, records)
-    with stage.output(Path("data", name, "submission")) as out:
+        with output(Path("metrics", name, file)) as out:
+            write_csv(out, columns, records)
+    with output(Path("data", name, "submission")) as out:
         for file, which in product(source.submissions, ("teacher", "student")):
             answers = [task.submitted(said, source) for said in predictions[file][which]]
             (out / which).mkdir(exist_ok=True)
-            rows.write_csv(out / which / file, ["index", "prediction"], enumerate(answers), delimiter="\t")
+            write_csv(out / which / file, ["index", "prediction"], enumerate(answers), delimiter="\t")
 
 
 def plots(

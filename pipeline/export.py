@@ -9,12 +9,20 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from pipeline.tinybert import models, onnx_model, rows, scoring, settings, stage, tasks, training, vectors, vocabulary
-from pipeline.tinybert.scoring import DIGITS
-from pipeline.tinybert.stage import UserError
+from pipeline.tinybert import tasks
+from pipeline.tinybert.core import settings, stage
+from pipeline.tinybert.core.errors import UserError
+from pipeline.tinybert.core.log import log
+from pipeline.tinybert.core.output import output, write_json
+from pipeline.tinybert.data import rows, word_vectors
+from pipeline.tinybert.evaluation import scoring
+from pipeline.tinybert.evaluation.scoring import DIGITS
+from pipeline.tinybert.models import checkpoints
+from pipeline.tinybert.release import onnx_model, vocabulary
 from pipeline.tinybert.tasks import Task
-from pipeline.tinybert.trainer import EVALUATION_BATCH
-from pipeline.tinybert.training import Scored
+from pipeline.tinybert.training import fine_tuning
+from pipeline.tinybert.training.fine_tuning import EvaluationSet
+from pipeline.tinybert.training.loop import EVALUATION_BATCH
 
 KEY = "export.frequent_words"
 BATCHES = {"onnx": EVALUATION_BATCH, "int8": 1}
@@ -26,29 +34,29 @@ def main(name: str) -> None:
     prepared, folder = Path("data", name, "prepared"), Path("models", name, "student")
     task = tasks.load(prepared / "task.json", configuration.task(name), name)
     parts = {part: list(rows.read(prepared / f"{part}.jsonl")) for part in ("train", "validation", "test")}
-    student, tokenizer = task.load_model(folder), models.tokenizer(folder)
+    student, tokenizer = task.load_model(folder), checkpoints.tokenizer(folder)
 
-    with stage.output(Path("models", name, "onnx")) as out:
+    with output(Path("models", name, "onnx")) as out:
         if recipe.frequent_words is None:
             report = exported(out, task, student, tokenizer, parts, recipe)
         else:
-            read = training.columns(task, parts["train"], tokenizer)["input_ids"]
+            read = fine_tuning.columns(task, parts["train"], tokenizer)["input_ids"]
             kept = pieces_kept(tokenizer, read, recipe.frequent_words)
             with tempfile.TemporaryDirectory() as whole:
                 before = exported(Path(whole), task, student, tokenizer, parts, recipe)
             smaller = vocabulary.trim(student, tokenizer, kept)
-            again = training.columns(task, parts["train"], smaller)["input_ids"]
+            again = fine_tuning.columns(task, parts["train"], smaller)["input_ids"]
             vocabulary.check(tokenizer, read, smaller, again, KEY)
             report = {**exported(out, task, student, smaller, parts, recipe), "whole_vocabulary": before}
-    with stage.output(Path("metrics", name, "export.json")) as out:
-        rows.write_json(out, report)
+    with output(Path("metrics", name, "export.json")) as out:
+        write_json(out, report)
 
 
 def pieces_kept(tokenizer, read: list[list[int]], frequent_words: int) -> list[int]:
     """The ids of the word-pieces of train, as it was ``read``, and of so many words."""
-    words = vectors.load(Path("data", "word_vectors"))[0].index_to_key[:frequent_words]
+    words = word_vectors.load(Path("data", "word_vectors"))[0].index_to_key[:frequent_words]
     kept = vocabulary.needed(tokenizer, read, words, KEY)
-    stage.say(f"vocabulary: {len(kept)} of {len(tokenizer)} word-pieces stay")
+    log(f"vocabulary: {len(kept)} of {len(tokenizer)} word-pieces stay")
     return kept
 
 
@@ -56,18 +64,18 @@ def exported(
     out: Path, task: Task, student: nn.Module, tokenizer, parts: dict[str, list[rows.Row]], recipe: settings.Export
 ) -> dict:
     """Write the student into the folder in all forms; sizes and scores of each. UserError where ONNX differs."""
-    models.save(out, student, tokenizer)
-    files = {which: out / file for which, file in models.FILES.items()}
+    checkpoints.save(out, student, tokenizer)
+    files = {which: out / file for which, file in checkpoints.FILES.items()}
     onnx_model.write(files["onnx"], student, task, tokenizer, recipe.opset)
     onnx_model.quantise(files["onnx"], files["int8"], recipe.per_channel, recipe.reduce_range)
 
-    test = Scored(task, parts["test"], tokenizer)
-    logits = {"pytorch": training.predict(student, tokenizer, test)}
+    test = EvaluationSet(task, parts["test"], tokenizer)
+    logits = {"pytorch": fine_tuning.predict(student, tokenizer, test)}
     for which, batch_size in BATCHES.items():
         logits[which] = onnx_model.predict(onnx_model.session(files[which]), tokenizer, test, batch_size)
     threshold = None
     if task.needs_threshold:
-        answers, _ = training.answering(task, student, tokenizer)(parts["validation"])
+        answers, _ = fine_tuning.make_predictor(task, student, tokenizer)(parts["validation"])
         threshold = task.threshold(parts["validation"], answers)
     predictions = {which: task.decided(test.predictions(found), threshold) for which, found in logits.items()}
     report = scoring.scores_of(task, test.rows, predictions)
@@ -79,12 +87,12 @@ def exported(
             check(difference, share, recipe)
         report[which] |= {"largest_difference": float(f"{difference:.0e}"), "equal_predictions": round(share, DIGITS)}
     said = (f"{which} {found[task.metric]:.4f} ({found['megabytes']} MB)" for which, found in report.items())
-    stage.say(f"{task.metric} on test: {', '.join(said)}")
+    log(f"{task.metric} on test: {', '.join(said)}")
     return {"word_pieces": len(tokenizer), "threshold": threshold and round(threshold, DIGITS), **report}
 
 
 def compared(
-    test: Scored, logits: dict[str, np.ndarray], predictions: dict[str, list], which: str
+    test: EvaluationSet, logits: dict[str, np.ndarray], predictions: dict[str, list], which: str
 ) -> tuple[float, float]:
     """The largest difference of a logit from PyTorch's, and the share of rows of which both say the same."""
     ours, theirs = (np.concatenate(test.kept(logits[model])) for model in ("pytorch", which))

@@ -2,7 +2,14 @@
 
 from pathlib import Path
 
-from pipeline.tinybert import models, processes, rows, scratch, settings, stage, tasks, teacher, training
+from pipeline.tinybert import tasks
+from pipeline.tinybert.core import launch, resume, settings
+from pipeline.tinybert.core.errors import UserError
+from pipeline.tinybert.core.log import log
+from pipeline.tinybert.core.output import output
+from pipeline.tinybert.data import rows
+from pipeline.tinybert.models import checkpoints
+from pipeline.tinybert.training import fine_tuning, own_teacher
 
 ENCODER = Path("models/pretrained/encoder")
 
@@ -15,11 +22,11 @@ def main(name: str) -> None:
     train, validation = (list(rows.read(prepared / f"{split}.jsonl")) for split in ("train", "validation"))
 
     if recipe.checkpoint:
-        model, tokenizer = teacher.load(task, recipe.checkpoint, ENCODER)
-        result = training.score_as_it_is(model, training.Scored(task, validation, tokenizer), tokenizer)
+        model, tokenizer = own_teacher.load(task, recipe.checkpoint, ENCODER)
+        result = fine_tuning.score_as_it_is(model, fine_tuning.EvaluationSet(task, validation, tokenizer), tokenizer)
     else:
-        tokenizer = models.tokenizer(ENCODER)
-        model, result = training.fine_tune(
+        tokenizer = checkpoints.tokenizer(ENCODER)
+        model, result = fine_tuning.fine_tune(
             ENCODER,
             tokenizer,
             task,
@@ -32,19 +39,19 @@ def main(name: str) -> None:
             weighted=recipe.class_weights,
         )
     trivial = task.score(validation, task.trivial_predictions(train, validation))[task.metric]
-    stage.say(f"teacher: {task.metric} {result.score:.4f} on validation, a trivial predictor {trivial:.4f}")
+    log(f"teacher: {task.metric} {result.score:.4f} on validation, a trivial predictor {trivial:.4f}")
     if result.score <= trivial:
-        raise stage.UserError(
+        raise UserError(
             f"the teacher's {task.metric} on validation, {result.score:.4f}, is no better than a trivial predictor's,"
             f" {trivial:.4f}: there is nothing to distil. Look at the labels of tasks.{name}.source, or change"
             " finetune_teacher." + ("checkpoint" if recipe.checkpoint else "learning_rate or epochs")
         )
 
-    with stage.output(Path("models", name, "teacher")) as out:
-        models.save(out, model, tokenizer)
-    with stage.output(Path("metrics", name, "finetune_teacher")) as out:
-        training.write_result(out, task, result)
+    with output(Path("models", name, "teacher")) as out:
+        checkpoints.save(out, model, tokenizer)
+    with output(Path("metrics", name, "finetune_teacher")) as out:
+        fine_tuning.write_result(out, task, result)
 
 
 if __name__ == "__main__":
-    processes.run(main, "task", within=scratch.of_stage)
+    launch.run(main, "task", within=resume.stage_folder)

@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
-from pipeline.tinybert import curves, general, models, processes, scratch, settings, stage
+from pipeline.tinybert.core import curves, launch, resume, settings
+from pipeline.tinybert.core.output import output
+from pipeline.tinybert.distillation import general_student
+from pipeline.tinybert.models import checkpoints
 
 
 def main(task: str) -> None:
@@ -11,18 +14,18 @@ def main(task: str) -> None:
 
     learned = {}
     if wanted.start == "checkpoint":
-        student = general.from_checkpoint(wanted)
+        student = general_student.from_checkpoint(wanted)
     elif wanted.start == "layers":
-        student = general.from_layers(wanted, configuration.seed)
+        student = general_student.from_layers(wanted, configuration.seed)
     else:
-        student, result = general.from_distillation(wanted, configuration.numerics)
+        student, result = general_student.from_distillation(wanted, configuration.numerics)
         learned = result.curves
 
-    with stage.output(Path("models", task, "general_student")) as out:
-        models.save(out, student, models.tokenizer(general.ENCODER))
-    with stage.output(Path("metrics", task, "general_student")) as out:
+    with output(Path("models", task, "general_student")) as out:
+        checkpoints.save(out, student, checkpoints.tokenizer(general_student.ENCODER))
+    with output(Path("metrics", task, "general_student")) as out:
         curves.write(out, learned)
 
 
 if __name__ == "__main__":
-    processes.run(main, "task", within=scratch.of_stage)
+    launch.run(main, "task", within=resume.stage_folder)

@@ -16,11 +16,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.tinybert import models, onnx_model, settings, stage, tasks, training
-from pipeline.tinybert.batches import Collator
-from pipeline.tinybert.rows import Row
-from pipeline.tinybert.stage import UserError
-from pipeline.tinybert.tasks.task import BadRecordError, Task, column_names
+from pipeline.tinybert import tasks
+from pipeline.tinybert.core import settings, stage
+from pipeline.tinybert.core.errors import UserError
+from pipeline.tinybert.data.records import BadRecordError, column_names
+from pipeline.tinybert.data.rows import Row
+from pipeline.tinybert.models import checkpoints
+from pipeline.tinybert.models.batches import Collator
+from pipeline.tinybert.release import onnx_model
+from pipeline.tinybert.tasks.task import Task
+from pipeline.tinybert.training import fine_tuning
 
 Outputs = Callable[[dict[str, torch.Tensor]], Any]
 
@@ -28,12 +33,12 @@ Outputs = Callable[[dict[str, torch.Tensor]], Any]
 def main() -> None:
     given, configuration = arguments(), settings.load()
     name, wanted = given.task, configuration.task(given.task)
-    file = built(Path("models", name, "onnx", models.FILES[given.model]), name)
+    file = built(Path("models", name, "onnx", checkpoints.FILES[given.model]), name)
     task = tasks.load(built(Path("data", name, "prepared", "task.json"), name), wanted, name)
     threshold = json.loads(built(Path("metrics", name, "export.json"), name).read_text(encoding="utf-8"))["threshold"]
     columns = column_names(task, wanted.source, labelled=False)
     asked = records(given, list(columns))
-    tokenizer, outputs = models.tokenizer(file.parent), model(task, file)
+    tokenizer, outputs = checkpoints.tokenizer(file.parent), model(task, file)
     print(f"{given.model} model of {name}: {file}", file=sys.stderr, flush=True)
     for where, record in asked:
         row = row_of(task, record, columns, where)
@@ -48,7 +53,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m pipeline.predict", description=__doc__.splitlines()[0])
     parser.add_argument("task")
     parser.add_argument("texts", nargs="*", metavar="text")
-    parser.add_argument("--model", choices=models.FILES, default="onnx", help="onnx unless given")
+    parser.add_argument("--model", choices=checkpoints.FILES, default="onnx", help="onnx unless given")
     parser.add_argument("--context", "--pair", dest="other", metavar="TEXT", help="a passage, or a second text, of all")
     parser.add_argument("--file", type=Path, help="a text or a JSON object a line; -: the standard input")
     given = parser.parse_intermixed_args()  # texts may stand after options
@@ -71,7 +76,7 @@ def model(task: Task, file: Path) -> Outputs:
     student = task.load_model(file.parent).eval()
 
     def outputs(batch: dict[str, torch.Tensor]) -> Any:
-        with torch.inference_mode(), training.reading(task, student):
+        with torch.inference_mode(), fine_tuning.last_layer_first_position_only(task, student):
             return student(**batch)
 
     return outputs
@@ -132,7 +137,7 @@ def row_of(task: Task, record: dict, columns: dict[str, str], where: str) -> Row
 
 def answered(task: Task, row: Row, tokenizer, outputs: Outputs) -> tuple[list, list[np.ndarray]]:
     """What the model says of a row, and its class logits (kept, C) of each of the row's sequences."""
-    encoded = training.columns(task, [row], tokenizer)
+    encoded = fine_tuning.columns(task, [row], tokenizer)
     collate, kept = Collator(tokenizer), []
     for number, mask in enumerate(encoded["kept"]):  # one by one: int8's scales are those of a batch
         batch = collate([{name: values[number] for name, values in encoded.items()}])
@@ -142,7 +147,7 @@ def answered(task: Task, row: Row, tokenizer, outputs: Outputs) -> tuple[list, l
 
 
 if __name__ == "__main__":
-    stage.end_in_one_line()
+    stage.report_errors_in_one_line()
     stage.imports_are_done()
     sys.stdout.reconfigure(encoding="utf-8")  # which on Windows it is not
     try:

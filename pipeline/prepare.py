@@ -8,8 +8,13 @@ their names, and `task.json`; `data/<task>/unlabelled` holds `rows.jsonl`.
 
 from pathlib import Path
 
-from pipeline.tinybert import check as checking
-from pipeline.tinybert import models, rows, settings, sources, splits, stage, tasks
+from pipeline.tinybert import tasks
+from pipeline.tinybert.core import settings, stage
+from pipeline.tinybert.core.log import log
+from pipeline.tinybert.core.output import output
+from pipeline.tinybert.data import lengths as checking
+from pipeline.tinybert.data import rows, sources, splits
+from pipeline.tinybert.models import checkpoints
 
 
 def main(name: str, check: bool = False) -> None:
@@ -20,7 +25,7 @@ def main(name: str, check: bool = False) -> None:
     source = f"tasks.{name}.source"
     read = splits.read(task, wanted.source, source)
     for split, part in {**read.parts, **read.more_tests, **read.submissions}.items():
-        stage.say(f"{split}: {len(part)} rows read")
+        log(f"{split}: {len(part)} rows read")
     parts = splits.without_duplicates(task, read.parts, read.more_tests)
     splits.say_shared_groups(task, {**parts, **read.more_tests})
     parts = splits.complete(task, parts, prepare.test, prepare.validation, prepare.seed, source)
@@ -29,19 +34,19 @@ def main(name: str, check: bool = False) -> None:
     task.labels = task.label_names(parts["train"], wanted.source, source)
     unlabelled = splits.unlabelled(task, wanted, parts, prepare.seed, f"tasks.{name}.unlabelled")
     for split, part in parts.items():
-        stage.say(f"{split}: {len(part)} rows: {task.described(part)}")
-    stage.say(f"unlabelled: {len(unlabelled)} rows")
+        log(f"{split}: {len(part)} rows: {task.described(part)}")
+    log(f"unlabelled: {len(unlabelled)} rows")
 
     if check:
         encoder = sources.checkpoint_folder(configuration.encoder.checkpoint, "encoder.checkpoint")
-        tokenizer = models.tokenizer(encoder, "encoder.checkpoint")
+        tokenizer = checkpoints.tokenizer(encoder, "encoder.checkpoint")
         checking.say_lengths(task, {**parts, **read.submissions, "unlabelled": unlabelled}, tokenizer)
         return
-    with stage.output(Path("data", name, "prepared")) as out:
+    with output(Path("data", name, "prepared")) as out:
         for file, part in {**parts, **read.submissions}.items():
             rows.write(out / f"{file}.jsonl", splits.as_written(part))
         tasks.save(task, out / "task.json")
-    with stage.output(Path("data", name, "unlabelled")) as out:
+    with output(Path("data", name, "unlabelled")) as out:
         rows.write(out / "rows.jsonl", unlabelled)
 
 

@@ -6,14 +6,14 @@ import sys
 
 from tiny import run_stage
 
-from pipeline.tinybert import processes, scratch
+from pipeline.tinybert.core import launch, resume
 
 
 def main(task: str, *stages: str) -> None:
     for stage in stages:
-        with scratch.of_stage(stage, [task]):
+        with resume.stage_folder(stage, [task]):
             run_stage(stage, task)
 
 
 if __name__ == "__main__":
-    processes.run(main, *sys.argv[1:])
+    launch.run(main, *sys.argv[1:])

@@ -14,7 +14,7 @@ import torch
 from tiny import lines, run_stage, start_python
 from transformers import GPT2Config
 
-from pipeline.tinybert import stage
+from pipeline.tinybert.core.errors import Interrupted, message
 
 ROWS = "data/raw/rows.csv"
 SOURCE = "tasks.tiny.source"
@@ -37,13 +37,13 @@ def refusal(world):
         if changes:
             tiny.write_params(world / "params.yaml", **changes)
         before = tree(world)
-        with pytest.raises((Exception, stage.Interrupted)) as raised:
+        with pytest.raises((Exception, Interrupted)) as raised:
             run_stage(name, task)
-        message = stage.message(raised.value)
-        assert message is not None, f"a traceback: {raised.value!r}"
-        assert len(message.splitlines()) == 1
+        line = message(raised.value)
+        assert line is not None, f"a traceback: {raised.value!r}"
+        assert len(line.splitlines()) == 1
         assert tree(world) == before
-        return message
+        return line
 
     return run
 

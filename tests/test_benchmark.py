@@ -12,7 +12,7 @@ from tiny import run_stage
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForSequenceClassification
 
-from pipeline.tinybert import latency
+from pipeline.tinybert.release import latency
 
 MODELS = [f"{which} {form}" for which in ("teacher", "student") for form in ("pytorch", "onnx", "int8")]
 

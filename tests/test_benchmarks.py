@@ -22,8 +22,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertForMaskedLM, BertForQuestionAnswering, BertForSequenceClassification, BertModel
 from transformers.models.bert.modeling_bert import eager_attention_forward
 
-from pipeline.tinybert import attention, candidates, distillation, losses, models, rows, settings, tasks, vectors
-from pipeline.tinybert.settings import Losses, Shape
+from pipeline.tinybert import tasks
+from pipeline.tinybert.augmentation import candidates
+from pipeline.tinybert.core import settings
+from pipeline.tinybert.core.settings import Losses, Shape
+from pipeline.tinybert.data import rows, word_vectors
+from pipeline.tinybert.distillation import losses, stages
+from pipeline.tinybert.distillation.layer_map import map_layers
+from pipeline.tinybert.models import attention, checkpoints
 
 # Ablations ------------------------------------------------------------------------------------------------------------
 
@@ -121,7 +127,7 @@ def test_a_measured_entry_is_one_that_the_stages_accept(configuration, name):
     tasks.create(configuration.task(name), name)
     student, recipe = configuration.of("general_student", name), configuration.of("distill_intermediate", name)
     assert len(student.layers) == student.shape.layers
-    models.map_layers(recipe.layer_map, student.shape.layers, TEACHER.layers, f"tasks.{name}")
+    map_layers(recipe.layer_map, student.shape.layers, TEACHER.layers, f"tasks.{name}")
 
 
 # The released recipe --------------------------------------------------------------------------------------------------
@@ -142,16 +148,16 @@ def made(kind: type, seed: int, **shape):
 
 def test_the_released_intermediate_loss_is_ours_where_nothing_is_padded(inputs):
     student, teacher = made(BertModel, 1, layers=2), made(BertModel, 2, layers=4, hidden=32)
-    imitation = distillation.Imitation(copy.deepcopy(student), 32, "shared")
+    imitation = stages.Imitation(copy.deepcopy(student), 32, "shared")
     for encoder in (student, teacher):
         encoder.set_attn_implementation(plain.SCORES)
     expected = plain.intermediate_loss(student, teacher, imitation.projections[0], inputs, [2, 4])
     expected.backward()
 
-    distillation.our_attention(imitation.student)
-    states, scores = distillation.states_and_scores(distillation.our_attention(teacher), inputs, [2, 4])
+    stages.our_attention(imitation.student)
+    states, scores = stages.states_and_scores(stages.our_attention(teacher), inputs, [2, 4])
     weights = Losses(embeddings=1, hidden=1, attention=1)
-    ours = sum(distillation.intermediate_losses(imitation, states, scores, inputs, [2, 4], weights).values())
+    ours = sum(stages.intermediate_losses(imitation, states, scores, inputs, [2, 4], weights).values())
     torch.testing.assert_close(ours, expected, atol=1e-6, rtol=1e-5)
     imitation.projections.zero_grad()
     ours.backward()
@@ -178,7 +184,7 @@ def test_the_released_prediction_loss_is_ours_where_nothing_is_padded(inputs, ki
 @pytest.fixture
 def released(tmp_path):
     tiny.write_vectors(tmp_path / "vectors.txt")
-    keyed = vectors.fetch(str(tmp_path / "vectors.txt"), 100, "word_vectors.location")
+    keyed = word_vectors.fetch(str(tmp_path / "vectors.txt"), 100, "word_vectors.location")
     return plain.Augmenter(made(BertForMaskedLM, 1), tiny.tokenizer(), keyed, {"the", "a"}, 6, 5, 0.5, 1)
 
 
@@ -189,7 +195,7 @@ def test_the_released_word_vectors_propose_what_ours_do(released):
 
 
 def released_vectors(released):
-    keyed = vectors.KeyedVectors(released.vectors.shape[1])
+    keyed = word_vectors.KeyedVectors(released.vectors.shape[1])
     keyed.add_vectors(released.words, released.vectors.astype("float32"))
     return keyed
 
@@ -226,7 +232,7 @@ def test_counted_operations_are_those_that_torch_counts():
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         for length in lengths:
             model.encoder(torch.rand(1, length, 32), attention_mask=None)
-    assert counter.get_total_flops() == forward_operations(models.shape_of(model.config), lengths)
+    assert counter.get_total_flops() == forward_operations(checkpoints.shape_of(model.config), lengths)
 
 
 def test_counted_operations_of_the_first_position_are_those_that_torch_counts(monkeypatch):
@@ -236,7 +242,9 @@ def test_counted_operations_of_the_first_position_are_those_that_torch_counts(mo
     with FlopCounterMode(display=False) as counter, torch.no_grad(), attention.first_position_only(model):
         for length in lengths:
             model.encoder(torch.rand(1, length, 32), attention_mask=None)
-    assert counter.get_total_flops() == forward_operations(models.shape_of(model.config), lengths, first_position=True)
+    assert counter.get_total_flops() == forward_operations(
+        checkpoints.shape_of(model.config), lengths, first_position=True
+    )
 
 
 def test_the_comparison_prints_a_row_for_each_stage(world):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import ruamel.yaml
 
-from pipeline.tinybert.settings import STAGES_A_TASK_MAY_CHANGE
+from pipeline.tinybert.core.settings import STAGES_A_TASK_MAY_CHANGE
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = "pipeline"

@@ -9,8 +9,13 @@ import tiny
 import torch
 from tiny import run_stage
 
-from pipeline.tinybert import models, onnx_model, rows, settings, tasks
-from pipeline.tinybert.stage import UserError
+from pipeline.tinybert import tasks
+from pipeline.tinybert.core import settings
+from pipeline.tinybert.core.errors import UserError
+from pipeline.tinybert.data import rows
+from pipeline.tinybert.models import checkpoints
+from pipeline.tinybert.models.families import FAMILIES
+from pipeline.tinybert.release import onnx_model
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -42,7 +47,7 @@ def test_the_report_has_the_scores_of_each_file_beside_pytorch_s(world):
     report = json.loads(Path("metrics/tiny/export.json").read_text())
     scores = json.loads(Path("metrics/tiny/scores.json").read_text())
     assert {**scores["student"], **report["pytorch"]} == {**report["pytorch"], **scores["student"]}
-    assert report["word_pieces"] == len(models.tokenizer("models/tiny/student"))
+    assert report["word_pieces"] == len(checkpoints.tokenizer("models/tiny/student"))
     assert report["onnx"]["largest_difference"] < 1e-4 and report["onnx"]["equal_predictions"] == 1
     assert report["int8"]["largest_difference"] > report["onnx"]["largest_difference"]
     assert report["int8"]["accuracy"] == pytest.approx(report["pytorch"]["accuracy"], abs=0.2)
@@ -57,10 +62,10 @@ def test_the_files_tell_nothing_of_the_machine_that_made_them(world):
         assert str(tiny.ROOT).encode() not in made and b"site-packages" not in made
 
 
-@pytest.mark.parametrize("family", models.FAMILIES)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_is_exported(tmp_path, batch, task, family):
     tiny.write_family(tmp_path, family)
-    model, tokenizer = task.load_model(tmp_path).eval(), models.tokenizer(tmp_path)
+    model, tokenizer = task.load_model(tmp_path).eval(), checkpoints.tokenizer(tmp_path)
     onnx_model.write(tmp_path / "model.onnx", model, task, tokenizer, 18)
     inputs = {name: batch((7, 3), 2)[name] for name in tokenizer.model_input_names}
     found = onnx_model.run(onnx_model.session(tmp_path / "model.onnx"), inputs).logits
@@ -72,20 +77,20 @@ def test_a_trimmed_vocabulary_is_smaller_and_answers_the_same_where_nothing_is_m
     run_stage("export")
     report = json.loads(Path("metrics/tiny/export.json").read_text())
     whole = report["whole_vocabulary"]
-    assert report["word_pieces"] < whole["word_pieces"] == len(models.tokenizer("models/tiny/student"))
+    assert report["word_pieces"] < whole["word_pieces"] == len(checkpoints.tokenizer("models/tiny/student"))
     assert report["pytorch"]["accuracy"] == pytest.approx(whole["pytorch"]["accuracy"], abs=0.1)
     task, student, _ = exported()
-    shipped, tokenizer = task.load_model("models/tiny/onnx").eval(), models.tokenizer("models/tiny/onnx")
+    shipped, tokenizer = task.load_model("models/tiny/onnx").eval(), checkpoints.tokenizer("models/tiny/onnx")
     assert shipped.config.vocab_size == len(tokenizer) == report["word_pieces"]
     text = next(rows.read("data/tiny/prepared/train.jsonl"))["text"]
-    before = student(**models.tokenizer("models/tiny/student")(text, return_tensors="pt")).logits
+    before = student(**checkpoints.tokenizer("models/tiny/student")(text, return_tensors="pt")).logits
     torch.testing.assert_close(shipped(**tokenizer(text, return_tensors="pt")).logits, before)
     run_stage("benchmark")
     run_stage("package")
 
 
 def test_the_folder_has_what_a_reader_of_the_files_needs(world):
-    tokenizer, ours = (models.tokenizer(f"models/tiny/{folder}") for folder in ("student", "onnx"))
+    tokenizer, ours = (checkpoints.tokenizer(f"models/tiny/{folder}") for folder in ("student", "onnx"))
     assert ours("a heartwarming film")["input_ids"] == tokenizer("a heartwarming film")["input_ids"]
     config = json.loads(Path("models/tiny/onnx/config.json").read_text())
     assert config["id2label"] == {"0": "negative", "1": "positive"}

@@ -9,9 +9,10 @@ import gpu
 import pytest
 import torch
 
-from pipeline.tinybert import losses, replay
-from pipeline.tinybert.attention import segments_of
-from pipeline.tinybert.precision import computing
+from pipeline.tinybert.distillation import losses
+from pipeline.tinybert.models.attention import segments_of
+from pipeline.tinybert.models.precision import autocast
+from pipeline.tinybert.training import cuda_graphs
 
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 SHAPE = gpu.Shape(layers=2, hidden=52, heads=2, feed_forward=104)  # heads of 26, as TinyBERT4's
@@ -35,7 +36,7 @@ def trained(kind, monkeypatch, folder, **changes) -> tuple[dict, list[float]]:
     if kind is gpu.Intermediate:
         trainer.keep.take()
     recorded = trainer.replayed is not None and any(trainer.replayed.recorded.values())
-    assert recorded == (changes[replay.VARIABLE] == "1")
+    assert recorded == (changes[cuda_graphs.VARIABLE] == "1")
     kept = {**trainer.model.state_dict(), "logits": torch.tensor(stage.logits.values.read(0, ROWS))}
     return kept, train_losses
 
@@ -43,8 +44,8 @@ def trained(kind, monkeypatch, folder, **changes) -> tuple[dict, list[float]]:
 @on_gpu
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_replayed_steps_end_with_the_bytes_of_computed_ones(kind, monkeypatch, tmp_path):
-    replayed, their_losses = trained(kind, monkeypatch, tmp_path / "replayed", **{replay.VARIABLE: "1"})
-    computed, losses_of_steps = trained(kind, monkeypatch, tmp_path / "computed", **{replay.VARIABLE: "0"})
+    replayed, their_losses = trained(kind, monkeypatch, tmp_path / "replayed", **{cuda_graphs.VARIABLE: "1"})
+    computed, losses_of_steps = trained(kind, monkeypatch, tmp_path / "computed", **{cuda_graphs.VARIABLE: "0"})
     assert their_losses == losses_of_steps
     assert {name for name in computed if not torch.equal(computed[name], replayed[name])} == set()
 
@@ -86,7 +87,7 @@ def test_a_gpus_attention_is_that_of_a_cpu_whatever_the_size_of_heads(first_posi
         model.to(device).zero_grad()
         model.set_attn_implementation(attention)
         narrow = gpu.first_position_only(model) if first_position and device == "cuda" else gpu.nullcontext()
-        with narrow, computing(precision if device == "cuda" else "float32", torch.device(device)):
+        with narrow, autocast(precision if device == "cuda" else "float32", torch.device(device)):
             logits = model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits
         logits.float().square().sum().backward()
         gradients = torch.cat([weight.grad.flatten() for weight in model.parameters()])
@@ -122,7 +123,7 @@ class Recording:
             weight.grad = gradient
 
 
-class WithoutGpu(replay.Replayed):
+class WithoutGpu(cuda_graphs.Replayed):
     """``done`` has what it did with each batch that it did not replay."""
 
     def __init__(self, step, model):
@@ -136,7 +137,7 @@ class WithoutGpu(replay.Replayed):
     def record(self, inputs):
         self.done.append("recorded")
         recording = Recording(self.step, {name: values.clone() for name, values in inputs.items()}, self.gradients)
-        return replay.Recorded(recording, recording.inputs, recording.outputs)
+        return cuda_graphs.Recorded(recording, recording.inputs, recording.outputs)
 
 
 @pytest.fixture

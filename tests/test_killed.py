@@ -9,12 +9,13 @@ import tiny
 from killed import STAGES
 from tiny import COMMON
 
-from pipeline.tinybert import scratch, stage, trainer
-from pipeline.tinybert.augmentation import Augmenter
-from pipeline.tinybert.logits import Logits
-from pipeline.tinybert.trainer import QuietTrainer
+from pipeline.tinybert.augmentation.word_replacement import Augmenter
+from pipeline.tinybert.core import resume, stage
+from pipeline.tinybert.distillation.teacher_logits import Logits
+from pipeline.tinybert.training import loop
+from pipeline.tinybert.training.loop import QuietTrainer
 
-WORK = ((QuietTrainer, "training_step"), (Logits, "known"), (Augmenter, "read"), (trainer, "save_model"))
+WORK = ((QuietTrainer, "training_step"), (Logits, "known"), (Augmenter, "read"), (loop, "save_model"))
 CHANGES = {
     "seed": 3,
     "encoder.masked_language_model.steps": 12,
@@ -38,7 +39,7 @@ def run(repository, monkeypatch):
     many, where a moment is given.
     """
     tiny.write_params(repository / "params.yaml", **CHANGES)
-    monkeypatch.setattr(trainer, "SECONDS_LOST", -1)
+    monkeypatch.setattr(loop, "SECONDS_LOST", -1)
     count, last = 0, None
 
     def counting(plain):
@@ -58,7 +59,7 @@ def run(repository, monkeypatch):
         nonlocal count, last
         count, last = 0, moment
         ends = contextlib.nullcontext() if moment is None else pytest.raises(Killed)
-        with ends, scratch.of_stage(stage, [] if stage in COMMON else ["tiny"]):
+        with ends, resume.stage_folder(stage, [] if stage in COMMON else ["tiny"]):
             tiny.run_stage(stage)
         return {str(path): path.read_bytes() for path in repository.rglob("*") if path.is_file()}, count
 
@@ -67,7 +68,7 @@ def run(repository, monkeypatch):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_killed_stage_goes_on_to_the_same_bytes(run, stage, monkeypatch):
-    monkeypatch.setattr("pipeline.tinybert.augmentation.ROWS_AT_ONCE", 16)
+    monkeypatch.setattr("pipeline.tinybert.augmentation.word_replacement.ROWS_AT_ONCE", 16)
     whole, work = run(stage)
     assert work > 6
     for moment in random.Random(stage).sample(range(2, work), 3):
@@ -90,7 +91,7 @@ def test_a_stage_killed_as_its_output_was_made_makes_it_again(run, monkeypatch):
     def killed(message: str) -> None:
         raise Killed
 
-    with monkeypatch.context() as patch, pytest.raises(Killed), scratch.of_stage("augment", ["tiny"]):
+    with monkeypatch.context() as patch, pytest.raises(Killed), resume.stage_folder("augment", ["tiny"]):
         patch.setattr(stage, "say", killed)  # of how many rows there are, the last thing that it does
         tiny.run_stage("augment")
     assert run("augment")[0] == whole

@@ -11,8 +11,9 @@ import tiny
 import transformers
 from tiny import PER_TASK, run_stage
 
-from pipeline.tinybert import models, rows
-from pipeline.tinybert.stage import UserError
+from pipeline.tinybert.core.errors import UserError
+from pipeline.tinybert.data import rows
+from pipeline.tinybert.models import checkpoints
 
 KINDS = {
     "text_classification": "text-classification",
@@ -110,7 +111,7 @@ def test_the_general_student_is_of_the_encoder_s_family(world, family, start):
     tiny.write_params(world / "params.yaml", **{"general_student.start": start, "general_student.shape": shape})
     run_stage("general_student")
     student = transformers.AutoModel.from_pretrained("models/tiny/general_student")
-    assert models.shape_of(student.config).model_dump() == shape
+    assert checkpoints.shape_of(student.config).model_dump() == shape
     assert student.config.model_type == family
 
 

@@ -12,8 +12,9 @@ from huggingface_hub import ModelCard
 from tiny import run_stage
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from pipeline.tinybert import models, onnx_model
-from pipeline.tinybert.stage import UserError
+from pipeline.tinybert.core.errors import UserError
+from pipeline.tinybert.models import checkpoints
+from pipeline.tinybert.release import onnx_model
 
 RELEASE = Path("models/tiny/release")
 
@@ -102,6 +103,6 @@ def test_scores_stand_beside_the_milliseconds_of_the_same_model(released):
     scores, export, benchmark = (measured(name) for name in ("scores", "export", "benchmark"))
     with open("metrics/tiny/package/score.csv", encoding="utf-8", newline="") as file:
         found = {row["model"]: (float(row["milliseconds"]), float(row["score"])) for row in csv.DictReader(file)}
-    forms = {form: (benchmark["student"][form]["p50"], export[form]["accuracy"]) for form in models.FILES}
+    forms = {form: (benchmark["student"][form]["p50"], export[form]["accuracy"]) for form in checkpoints.FILES}
     teacher = (benchmark["teacher"]["pytorch"]["p50"], scores["teacher"]["accuracy"])
     assert found == {"teacher pytorch": teacher, **{f"student {form}": point for form, point in forms.items()}}

@@ -9,8 +9,13 @@ import pytest
 import tiny
 
 from pipeline import predict
-from pipeline.tinybert import models, rows, settings, tasks, training
-from pipeline.tinybert.stage import UserError
+from pipeline.tinybert import tasks
+from pipeline.tinybert.core import settings
+from pipeline.tinybert.core.errors import UserError
+from pipeline.tinybert.core.output import write_json
+from pipeline.tinybert.data import rows
+from pipeline.tinybert.models import checkpoints
+from pipeline.tinybert.training import fine_tuning
 
 TEXTS = ["The film was really great with story .", "the plot is dull", "a heartwarming film"]
 THRESHOLD = 0.0
@@ -24,18 +29,18 @@ def said(monkeypatch, capsys, *arguments: str) -> list[dict]:
 
 
 @pytest.mark.parametrize("kind", tasks.KINDS)
-@pytest.mark.parametrize("model", models.FILES)
+@pytest.mark.parametrize("model", checkpoints.FILES)
 def test_answers_are_those_of_the_student_whatever_the_file(exported_kind, monkeypatch, capsys, tmp_path, kind, model):
     name = exported_kind(kind)
     configuration = settings.load()
     task = tasks.load(f"data/{name}/prepared/task.json", configuration.task(name), name)
     asked = list(rows.read(f"data/{name}/prepared/test.jsonl"))[:8]
     student = task.load_model(f"models/{name}/student")
-    expected, _ = training.answering(task, student, models.tokenizer(f"models/{name}/student"))(asked)
+    expected, _ = fine_tuning.make_predictor(task, student, checkpoints.tokenizer(f"models/{name}/student"))(asked)
     file = tmp_path / "asked.jsonl"
     rows.write(file, asked)
     Path("metrics", name).mkdir(parents=True, exist_ok=True)
-    rows.write_json(Path("metrics", name, "export.json"), {"threshold": THRESHOLD})
+    write_json(Path("metrics", name, "export.json"), {"threshold": THRESHOLD})
     found = said(monkeypatch, capsys, name, "--file", str(file), "--model", model)
     assert len(found) == len(asked)
     key = {"text_classification": "label", "regression": "number", "multi_label": "labels", "named_entities": "tags",
@@ -105,11 +110,11 @@ def test_a_bad_line_is_named(world, monkeypatch, tmp_path, line, why):
         predict.main()
 
 
-@pytest.mark.parametrize("model", models.FILES)
+@pytest.mark.parametrize("model", checkpoints.FILES)
 def test_what_is_not_built_yet_is_named_with_the_command_that_builds_it(world, monkeypatch, model):
-    Path("models/tiny/onnx", models.FILES[model]).unlink()
+    Path("models/tiny/onnx", checkpoints.FILES[model]).unlink()
     monkeypatch.setattr(sys, "argv", ["predict", "tiny", "good", "--model", model])
-    with pytest.raises(UserError, match=rf"{models.FILES[model]} is not built yet: run `dvc repro export@tiny`"):
+    with pytest.raises(UserError, match=rf"{checkpoints.FILES[model]} is not built yet: run `dvc repro export@tiny`"):
         predict.main()
 
 

@@ -5,7 +5,7 @@ import pytest
 import tiny
 
 from pipeline import prepare
-from pipeline.tinybert.stage import UserError
+from pipeline.tinybert.core.errors import UserError
 
 SOURCE = "tasks.tiny.source"
 

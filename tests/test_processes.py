@@ -12,8 +12,8 @@ import pytest
 import tiny
 from tiny import ROOT, lines, run_stage, start_python
 
-from pipeline.tinybert import processes
-from pipeline.tinybert.stage import UserError
+from pipeline.tinybert.core import launch
+from pipeline.tinybert.core.errors import UserError
 
 TRAINED = ["finetune_teacher", "distill_intermediate", "distill_prediction", "finetune_student"]
 STAGES = ["finetune_teacher", "augment", "distill_intermediate", "distill_prediction", "finetune_student"]
@@ -138,11 +138,11 @@ def test_an_interrupt_ends_all_processes_in_one_line(world, number):
 class TestHowMany:
     @pytest.fixture(autouse=True)
     def no_variable(self, monkeypatch):
-        monkeypatch.delenv(processes.VARIABLE, raising=False)
+        monkeypatch.delenv(launch.VARIABLE, raising=False)
 
     def test_one_unless_somebody_says_so(self, monkeypatch, tmp_path):
-        monkeypatch.setattr(processes, "default_config_file", tmp_path / "none.yaml")
-        assert processes._wanted() == 1
+        monkeypatch.setattr(launch, "default_config_file", tmp_path / "none.yaml")
+        assert launch._wanted() == 1
 
     @pytest.mark.parametrize(("kind", "expected"), [("MULTI_GPU", 4), ("MULTI_CPU", 4), ("NO", 1)])
     def test_as_accelerate_is_configured(self, monkeypatch, tmp_path, kind, expected):
@@ -150,12 +150,12 @@ class TestHowMany:
         file.write_text(
             json.dumps({"distributed_type": kind, "num_processes": 4, "compute_environment": "LOCAL_MACHINE"})
         )
-        monkeypatch.setattr(processes, "default_config_file", file)
+        monkeypatch.setattr(launch, "default_config_file", file)
         monkeypatch.setattr("accelerate.commands.config.config_args.default_config_file", str(file))
-        assert processes._wanted() == expected
+        assert launch._wanted() == expected
 
     @pytest.mark.parametrize("text", ["0", "two", "-1", ""])
     def test_the_variable_that_is_no_number_is_refused(self, monkeypatch, text):
-        monkeypatch.setenv(processes.VARIABLE, text)
-        with pytest.raises(UserError, match=f"{processes.VARIABLE}: '{text}': expected how many processes"):
-            processes._wanted()
+        monkeypatch.setenv(launch.VARIABLE, text)
+        with pytest.raises(UserError, match=f"{launch.VARIABLE}: '{text}': expected how many processes"):
+            launch._wanted()

@@ -22,8 +22,9 @@ from transformers import (
     RobertaTokenizerFast,
 )
 
-from pipeline.tinybert import settings, tasks
-from pipeline.tinybert.settings import STAGES_A_TASK_MAY_CHANGE, Numerics
+from pipeline.tinybert import tasks
+from pipeline.tinybert.core import settings
+from pipeline.tinybert.core.settings import STAGES_A_TASK_MAY_CHANGE, Numerics
 
 ROOT = Path(__file__).parents[1]
 COMMON = ("encoder", "word_vectors")

@@ -5,8 +5,8 @@ import tiny
 from gensim.models import KeyedVectors
 from gensim.parsing.preprocessing import STOPWORDS
 
-from pipeline.tinybert.augmentation import Augmenter
-from pipeline.tinybert.settings import Augment
+from pipeline.tinybert.augmentation.word_replacement import Augmenter
+from pipeline.tinybert.core.settings import Augment
 
 ROWS = [{"id": f"train-{n}", "text": text, "label": label} for n, (text, label) in enumerate(tiny.sentences(24, 5))]
 LONG = " ".join(tiny.NOUNS * 12)  # 120 word-pieces, where the tiny model takes 64

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from pipeline.tinybert.settings import Losses
+from pipeline.tinybert.core.settings import Losses
 
 
 @pytest.fixture

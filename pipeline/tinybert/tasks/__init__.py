@@ -7,10 +7,10 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from pipeline.tinybert.rows import write_json
-from pipeline.tinybert.settings import Task as TaskSettings
-from pipeline.tinybert.settings import checked
-from pipeline.tinybert.stage import UserError
+from pipeline.tinybert.core.errors import UserError
+from pipeline.tinybert.core.output import write_json
+from pipeline.tinybert.core.settings import Task as TaskSettings
+from pipeline.tinybert.core.settings import checked
 from pipeline.tinybert.tasks.multi_label import MultiLabel
 from pipeline.tinybert.tasks.named_entities import NamedEntities
 from pipeline.tinybert.tasks.question_answering import QuestionAnswering

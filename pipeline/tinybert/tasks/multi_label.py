@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 import numpy as np
 from scipy.special import expit
 
-from pipeline.tinybert.rows import Row
-from pipeline.tinybert.settings import Source
-from pipeline.tinybert.stage import UserError
-from pipeline.tinybert.tasks.task import BadRecordError
+from pipeline.tinybert.core.errors import UserError
+from pipeline.tinybert.core.settings import Source
+from pipeline.tinybert.data.records import BadRecordError
+from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.tasks.texts import Texts, rounded
 
 ON, OFF = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no", "")

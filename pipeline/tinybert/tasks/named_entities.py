@@ -14,11 +14,13 @@ from seqeval.scheme import IOB2, Entities
 from torch import Tensor
 from transformers import AutoModelForTokenClassification
 
-from pipeline.tinybert import models
-from pipeline.tinybert.rows import Row
-from pipeline.tinybert.settings import Source, Table
-from pipeline.tinybert.stage import UserError, say_how_many
-from pipeline.tinybert.tasks.task import BadRecordError, Edit, Span, Task, balanced, spliced, text_of
+from pipeline.tinybert.core.errors import UserError
+from pipeline.tinybert.core.log import log_count
+from pipeline.tinybert.core.settings import Source, Table
+from pipeline.tinybert.data.records import BadRecordError, text_of
+from pipeline.tinybert.data.rows import Row
+from pipeline.tinybert.models import checkpoints
+from pipeline.tinybert.tasks.task import Edit, Span, Task, balanced, spliced
 
 OUTSIDE = "O"
 IGNORED = -100
@@ -73,7 +75,7 @@ class NamedEntities(Task):
         longest = min(self.max_length, tokenizer.model_max_length)
         sentences = [_readable(row["words"], tokenizer) for row in rows]
         encoded = tokenizer(sentences, is_split_into_words=True, truncation=True, max_length=longest)
-        models.say_how_many_are_cut(encoded, longest)
+        checkpoints.log_truncated(encoded, longest)
         first = [_first_pieces(encoded.word_ids(number)) for number in range(len(rows))]
         columns = {
             **encoded,
@@ -103,7 +105,7 @@ class NamedEntities(Task):
             missing = len(row["words"]) - len(tags)
             cut += missing
             said.append([*tags, *[OUTSIDE] * missing])
-        say_how_many(cut, sum(len(row["words"]) for row in rows), "words are cut off and count as no entity")
+        log_count(cut, sum(len(row["words"]) for row in rows), "words are cut off and count as no entity")
         return said
 
     def answer(self, row: Row, prediction: list[str], logits: list[np.ndarray]) -> dict[str, Any]:

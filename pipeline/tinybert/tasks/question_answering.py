@@ -19,10 +19,12 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForQuestionAnswering
 
-from pipeline.tinybert.rows import Row
-from pipeline.tinybert.settings import Group, Source, Table
-from pipeline.tinybert.stage import UserError, say_how_many, shown
-from pipeline.tinybert.tasks.task import BadRecordError, Edit, Span, Task, spliced, text_of
+from pipeline.tinybert.core.errors import UserError
+from pipeline.tinybert.core.log import first_ten, log_count
+from pipeline.tinybert.core.settings import Group, Source, Table
+from pipeline.tinybert.data.records import BadRecordError, text_of
+from pipeline.tinybert.data.rows import Row
+from pipeline.tinybert.tasks.task import Edit, Span, Task, spliced
 
 NEARBY = 50  # characters that an offset may be off
 SHORTEST_WINDOW = 32  # word-pieces
@@ -352,7 +354,7 @@ def _found(text: str, start: int, passage: str) -> int:
     if len(near) != 1:
         places = [match.start() for match in re.finditer(re.escape(text), passage)]
         raise BadRecordError(
-            f"the answer '{text}' is not at character {start} of its passage, but at {shown(places)}: correct its start"
+            f"the answer '{text}' is not at character {start} of its passage, but at {first_ten(places)}: correct its start"
         )
     return near[0]
 
@@ -360,7 +362,7 @@ def _found(text: str, start: int, passage: str) -> int:
 def _shortened(questions: list[str], longest: int, tokenizer) -> list[str]:
     """Questions cut to ``longest`` word-pieces: the passage needs room too."""
     offsets = tokenizer(questions, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-    say_how_many(
+    log_count(
         sum(len(spans) > longest for spans in offsets),
         len(questions),
         f"questions are longer than {longest} word-pieces (half of max_length) and are cut",

@@ -6,14 +6,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from pipeline.tinybert.rows import Row
-from pipeline.tinybert.settings import Source
-from pipeline.tinybert.stage import UserError
-from pipeline.tinybert.tasks.task import BadRecordError
+from pipeline.tinybert.core.errors import UserError
+from pipeline.tinybert.core.settings import Source
+from pipeline.tinybert.data.records import BadRecordError
+from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.tasks.texts import Texts
 
 
 class Regression(Texts):
+    has_submissions: ClassVar = True
     says_probabilities: ClassVar = False
     loss: ClassVar = "mean_squared_error"
     metrics: ClassVar = ("pearson_spearman", "pearson", "spearman")

@@ -9,21 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.tinybert import models
-from pipeline.tinybert.rows import Row
-from pipeline.tinybert.settings import Group, Source, Table
-from pipeline.tinybert.stage import UserError, say, shown
+from pipeline.tinybert.core.errors import UserError
+from pipeline.tinybert.core.settings import Group, Source, Table
+from pipeline.tinybert.data.rows import Row
+from pipeline.tinybert.models import checkpoints
 
 Span = tuple[int, int]
 Edit = tuple[int, int, str]  # from, to, what stands there afterwards
-Records = Iterable[tuple[str, dict]]
-GENERAL = ("location", "config", "delimiter", "quotes", "where")
-OF_SOURCES = ("group", "splits", "more_tests", "submissions")
-OF_TEXT = ("split", "sentences", "limit")
-
-
-class BadRecordError(Exception):
-    """What is wrong with one record, said without its place."""
 
 
 class Task(ABC):
@@ -41,6 +33,7 @@ class Task(ABC):
     head: ClassVar[type]  # the library's class of models with such a head
     pipeline_tag: ClassVar[str]  # what the hub calls the kind
     of_first_position: ClassVar[bool] = False  # whether the head reads the first position's state alone
+    has_submissions: ClassVar[bool] = False  # whether a benchmark's server takes files of this kind's predictions
     says_probabilities: ClassVar[bool] = True  # whether `calibration` compares probabilities with what is right
     loss: ClassVar[str]  # the function of `losses` that compares class logits (B, P, C) with the teacher's
     Options: ClassVar[type[Group]] = Group
@@ -90,7 +83,7 @@ class Task(ABC):
 
     def load_model(self, folder: str | Path, seed: int = 0) -> torch.nn.Module:
         """The model of ``folder`` with this task's head (drawn by ``seed`` where the folder has none)."""
-        return models.load(self.head, folder, seed=seed, **self.head_options())
+        return checkpoints.load(self.head, folder, seed=seed, **self.head_options())
 
     def head_options(self) -> dict[str, Any]:
         """What the configuration of a model says of the task: the names of its labels."""
@@ -198,68 +191,6 @@ class Task(ABC):
 
     def exchangeable(self, train: list[Row]) -> dict:
         return {}
-
-
-def checked(task: Task, records: Records, source: Table, key: str, labelled: bool = True) -> list[Row]:
-    """Records as rows, each with ``where`` it stands. UserError names the first ten bad ones, and how many more.
-
-    A row may say under ``repaired`` what was mended in it; that is counted and said.
-    """
-    rows, bad, repaired = [], [], []
-    for where, record in records:
-        try:
-            row = task.row(record, source, labelled)
-            if labelled and source.group is not None:
-                row["group"] = _group_of(record, source.group)
-        except BadRecordError as error:
-            bad.append(f"{where}: {error}")
-            continue
-        if repair := row.pop("repaired", None):
-            repaired.append(f"{where}: {repair}")
-        rows.append({**row, "where": where})
-    if bad:
-        raise UserError(f"{key}: {shown(bad)}")
-    if repaired:
-        say(f"{key}: {len(repaired)} rows repaired: {shown(repaired)}")
-    return rows
-
-
-def _group_of(record: dict, column: str) -> str:
-    group = record[column]
-    if group is None or group != group or not str(group).strip():
-        raise BadRecordError(f"column '{column}': no group")
-    return str(group)
-
-
-def check_source(task: Task, source: Table, key: str) -> None:
-    """Raise UserError where a source's settings name what this kind of task does not read."""
-    if isinstance(getattr(source, "label", None), list) and not task.label_columns:
-        raise UserError(f"{key}.label: expected one column, found a list: only multi_label reads several")
-    if getattr(source, "submissions", None) and type(task).submitted is Task.submitted:
-        raise UserError(f"{key}.submissions: this kind of task has no such files: leave them out")
-    known = {*GENERAL, *OF_SOURCES, *OF_TEXT, *task.columns, *task.details}
-    for name in sorted(source.model_fields_set - known):
-        raise UserError(f"{key}.{name}: no setting of this kind of task, which reads {', '.join(task.columns)}")
-
-
-def column_names(task: type[Task] | Task, source: Table, labelled: bool = True) -> dict[str, Any]:
-    """The columns that a kind reads of a source, by what they are for."""
-    names = {field: getattr(source, field, None) or default for field, default in task.columns.items()}
-    return {
-        field: name for field, name in names.items() if name is not None and (labelled or field not in task.targets)
-    }
-
-
-def text_of(record: dict, column: Any, what: str = "text") -> str:
-    """A text of a record, stripped; BadRecordError where it is missing, empty, or none."""
-    text = record[column]
-    if text is None or (isinstance(text, float) and text != text):
-        raise BadRecordError(f"column '{column}': empty {what}")
-    if not isinstance(text, str):
-        raise BadRecordError(f"column '{column}': expected text, found {type(text).__name__} {text!r}")
-    if not text.strip():
-        raise BadRecordError(f"column '{column}': empty {what}")
-    return text.strip()
 
 
 def spliced(text: str, edits: list[Edit]) -> str:

@@ -7,14 +7,16 @@ from typing import Any, ClassVar
 import numpy as np
 from scipy.special import softmax
 
-from pipeline.tinybert.rows import Row
-from pipeline.tinybert.settings import Source
-from pipeline.tinybert.stage import UserError
-from pipeline.tinybert.tasks.task import BadRecordError, balanced
+from pipeline.tinybert.core.errors import UserError
+from pipeline.tinybert.core.settings import Source
+from pipeline.tinybert.data.records import BadRecordError
+from pipeline.tinybert.data.rows import Row
+from pipeline.tinybert.tasks.task import balanced
 from pipeline.tinybert.tasks.texts import Texts, rounded
 
 
 class TextClassification(Texts):
+    has_submissions: ClassVar = True
     problem_type: ClassVar = "single_label_classification"
     details: ClassVar = ("labels",)
     loss: ClassVar = "soft_cross_entropy"

@@ -6,10 +6,11 @@ from typing import Any, ClassVar
 import numpy as np
 from transformers import AutoModelForSequenceClassification
 
-from pipeline.tinybert import models
-from pipeline.tinybert.rows import Row
-from pipeline.tinybert.settings import Table
-from pipeline.tinybert.tasks.task import Edit, Span, Task, spliced, text_of
+from pipeline.tinybert.core.settings import Table
+from pipeline.tinybert.data.records import text_of
+from pipeline.tinybert.data.rows import Row
+from pipeline.tinybert.models import checkpoints
+from pipeline.tinybert.tasks.task import Edit, Span, Task, spliced
 
 FIELDS = ("text", "pair")
 
@@ -49,7 +50,7 @@ class Texts(Task):
         longest = min(self.max_length, tokenizer.model_max_length)
         texts = [[row[field] for row in rows] for field in FIELDS if rows and field in rows[0]]
         encoded = tokenizer(*(texts or [[]]), truncation=True, max_length=longest)
-        models.say_how_many_are_cut(encoded, longest)
+        checkpoints.log_truncated(encoded, longest)
         columns = {**encoded, "kept": [[True]] * len(rows), "example": list(range(len(rows)))}
         if rows and all("label" in row for row in rows):
             columns["labels"] = [self.target(row) for row in rows]

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from pipeline.tinybert.settings import Source
-from pipeline.tinybert.stage import UserError
-from pipeline.tinybert.tasks.task import checked
+from pipeline.tinybert.core.errors import UserError
+from pipeline.tinybert.core.settings import Source
+from pipeline.tinybert.data.records import checked
 
 NAMES = ["funny", "long", "sad"]
 TASK = tiny.task(NAMES, "micro_f1", kind="multi_label")

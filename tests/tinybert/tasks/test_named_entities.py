@@ -10,10 +10,10 @@ from seqeval.metrics import classification_report
 from seqeval.scheme import IOB1, IOB2, IOBES, Entities
 from transformers import BertForTokenClassification, pipeline
 
-from pipeline.tinybert.settings import Source, Text
-from pipeline.tinybert.stage import UserError
+from pipeline.tinybert.core.errors import UserError
+from pipeline.tinybert.core.settings import Source, Text
+from pipeline.tinybert.data.records import BadRecordError, checked
 from pipeline.tinybert.tasks.named_entities import spans_of, to_iob2
-from pipeline.tinybert.tasks.task import BadRecordError, checked
 
 TYPES = ["cast", "film"]
 LABELS = ["O", "B-cast", "I-cast", "B-film", "I-film"]

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from torchmetrics.functional.text import squad
 from transformers import BertForQuestionAnswering
 
-from pipeline.tinybert.settings import Source, Text
-from pipeline.tinybert.stage import UserError
+from pipeline.tinybert.core.errors import UserError
+from pipeline.tinybert.core.settings import Source, Text
+from pipeline.tinybert.data.records import checked
 from pipeline.tinybert.tasks.question_answering import exact_match, f1, normalised
-from pipeline.tinybert.tasks.task import checked
 
 KEY = "tasks.tiny.source"
 TASK = tiny.task([], "f1", kind="question_answering")

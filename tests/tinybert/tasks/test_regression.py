@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import pearsonr, spearmanr
 
-from pipeline.tinybert.settings import Source
-from pipeline.tinybert.stage import UserError
-from pipeline.tinybert.tasks.task import checked
+from pipeline.tinybert.core.errors import UserError
+from pipeline.tinybert.core.settings import Source
+from pipeline.tinybert.data.records import checked
 
 TASK = tiny.task(["score"], "pearson_spearman", kind="regression")
 

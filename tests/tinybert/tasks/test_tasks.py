@@ -4,9 +4,9 @@ import pytest
 import tiny
 
 from pipeline.tinybert import tasks
-from pipeline.tinybert.settings import Source
-from pipeline.tinybert.stage import UserError
-from pipeline.tinybert.tasks.task import check_source
+from pipeline.tinybert.core.errors import UserError
+from pipeline.tinybert.core.settings import Source
+from pipeline.tinybert.data.records import check_source
 
 
 def test_an_unknown_kind_is_refused_with_those_that_there_are():

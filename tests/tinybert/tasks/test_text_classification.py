@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from transformers import BertForSequenceClassification, pipeline
 
-from pipeline.tinybert.settings import Source
-from pipeline.tinybert.stage import UserError
-from pipeline.tinybert.tasks.task import checked
+from pipeline.tinybert.core.errors import UserError
+from pipeline.tinybert.core.settings import Source
+from pipeline.tinybert.data.records import checked
 
 THREE = ["a", "b", "c"]
 TOKENIZER = tiny.tokenizer()

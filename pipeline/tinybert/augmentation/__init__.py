@@ -1,0 +1,1 @@
+"""Word replacement: the masked language model, candidates, the draw."""

@@ -1,0 +1,71 @@
+"""What a stage prints while it runs. With several processes only the first one prints."""
+
+import contextlib
+import contextvars
+import logging
+import os
+import sys
+from collections.abc import Iterator
+
+SHOWN = 10
+
+_logger = logging.getLogger("tinybert")
+
+
+class _Stdout(logging.StreamHandler):
+    """Writes to the current ``sys.stdout``, which tests and callers may redirect."""
+
+    def __init__(self):
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self):
+        return sys.stdout
+
+
+def rank() -> int:
+    """The number of this process, from 0. The first process writes and prints for all."""
+    return int(os.environ.get("RANK", 0))
+
+
+def log(message: str) -> None:
+    if rank() == 0:
+        _logger.info(message)
+
+
+def log_count(count: int, total: int, what: str) -> None:
+    """Log "3 of 10" and what was counted, if the count is not 0. Inside ``summed_counts``: once, at its end."""
+    sums = _sums.get()
+    if sums is not None:
+        before = sums.get(what, (0, 0))
+        sums[what] = before[0] + count, before[1] + total
+    elif count:
+        log(f"{count} of {total} {what}")
+
+
+_sums: contextvars.ContextVar[dict[str, tuple[int, int]] | None] = contextvars.ContextVar("sums", default=None)
+
+
+@contextlib.contextmanager
+def summed_counts() -> Iterator[None]:
+    """For work done block by block: counts are summed over the blocks and logged once."""
+    sums: dict[str, tuple[int, int]] = {}
+    token = _sums.set(sums)
+    try:
+        yield
+    finally:
+        _sums.reset(token)
+    for what, (count, total) in sums.items():
+        log_count(count, total, what)
+
+
+def first_ten(found: list) -> str:
+    """The first ten items, and how many more there are."""
+    more = f"; and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+    return "; ".join(map(str, found[:SHOWN])) + more
+
+
+_logger.setLevel(logging.INFO)
+_logger.propagate = False
+if not _logger.handlers:
+    _logger.addHandler(_Stdout())

@@ -1,0 +1,56 @@
+"""Atomic outputs: a file or folder is complete, or as it was. The same data give the same bytes of JSON and CSV."""
+
+import contextlib
+import csv
+import json
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from pipeline.tinybert.core.log import rank
+
+
+@contextlib.contextmanager
+def output(path: str | Path) -> Iterator[Path]:
+    """Yield an empty folder (for a path with a suffix: a file name) that replaces ``path`` when the block ends.
+
+    If the block raises, ``path`` stays as it was and what was written is deleted. In every process but the first,
+    what is written is always deleted.
+    """
+    path = Path(path)
+    if rank() > 0:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder) if not path.suffix else Path(folder, path.name)
+        return
+    partial = path.with_name(f".{path.name}.partial")
+    _remove(partial)
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    if not path.suffix:
+        partial.mkdir()
+    try:
+        yield partial
+        _remove(path)
+        partial.rename(path)
+    finally:
+        _remove(partial)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, content: dict) -> None:
+    Path(path).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")
+
+
+def write_csv(path: str | Path, columns: list[str], records: Iterable[Iterable], delimiter: str = ",") -> None:
+    """A table for a plot. Numbers are rounded to six digits, which keeps the file small and its diffs readable."""
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, delimiter=delimiter, lineterminator="\n")
+        writer.writerow(columns)
+        for record in records:
+            writer.writerow([f"{value:.6g}" if isinstance(value, float) else value for value in record])

@@ -1,0 +1,115 @@
+"""How a stage starts and ends: command-line arguments, signals, errors in one line."""
+
+import contextlib
+import ctypes
+import gc
+import os
+import platform
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+from pipeline.tinybert.core.errors import Interrupted, UserError, message
+from pipeline.tinybert.core.log import log, rank
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
+
+
+def report_errors_in_one_line() -> None:
+    """From here on, an error the user can fix ends the process with one line and exit code 1, without a traceback."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    sys.excepthook = _report
+    stop_on_signals()
+
+
+def imports_are_done() -> None:
+    """Imported modules live until the process ends: exclude them from garbage collection."""
+    gc.freeze()
+    gc.enable()
+
+
+def stop_on_signals() -> None:
+    """Turn signals into an exception, so that half-written files are deleted."""
+    for number in SIGNALS:
+        signal.signal(number, _interrupt)
+
+
+def run(main: Callable[..., None], *names: str, flags: tuple[str, ...] = (), within: Callable | None = None) -> None:
+    """Call a stage's ``main`` with the command line's arguments: one for each of ``names``, and ``flag=True`` for each
+    ``--flag`` given. ``within`` is a context manager that takes the stage's name and arguments.
+
+    Logs a line when the stage starts, and one with its time and peak memory when it is done.
+    """
+    imports_are_done()
+    stage_name = Path(sys.argv[0]).stem
+    chosen = {flag: True for flag in flags if f"--{flag}" in sys.argv[1:]}
+    arguments = [argument for argument in sys.argv[1:] if argument.removeprefix("--") not in chosen]
+    unknown = [argument for argument in arguments if argument.startswith("-")]
+    if len(arguments) != len(names) or unknown:
+        parts = [f"python -m pipeline.{stage_name}", *(f"<{name}>" for name in names)]
+        parts += [f"[--{flag}]" for flag in flags]
+        found = f"no option {unknown[0]}" if unknown else f"{len(arguments)} arguments given, {len(names)} expected"
+        raise UserError(f"{found}: {' '.join(parts)}")
+    title = " ".join([stage_name, *arguments])
+    log(f"{title}: starts")
+    keep_freed_memory()
+    start = time.perf_counter()
+    with within(stage_name, arguments) if within else contextlib.nullcontext():
+        main(*arguments, **chosen)
+    log(f"{title}: done in {time.perf_counter() - start:.0f} s, peak memory {peak_memory_gib():.2f} GiB")
+
+
+def keep_freed_memory() -> None:
+    """Let a training step reuse the large blocks that the step before freed. By default glibc returns them to the
+    system, which clears them page by page when they are requested again: a quarter of a step on long texts.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        library = ctypes.CDLL(None)
+        for option, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1)):
+            library.mallopt(option, value)
+
+
+def peak_memory_gib() -> float:
+    """The most memory this process has held so far, in GiB."""
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset / (1 << 30)
+    import resource  # not on Windows
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1 << 30 if sys.platform == "darwin" else 1 << 20)
+
+
+def _interrupt(number: int, _frame: object) -> None:
+    for other in SIGNALS:  # a second signal must not disturb the cleanup; SIG_IGN would make Python report this one
+        signal.signal(other, lambda number, frame: None)
+    raise Interrupted(f"interrupted ({signal.Signals(number).name}): no half-written file is left; `dvc repro` resumes")
+
+
+def _report(kind: type[BaseException], error: BaseException, traceback: object) -> None:
+    line = message(error)
+    if line is None:
+        sys.__excepthook__(kind, error, traceback)
+        return
+    if rank() > 0:
+        # Usually every process meets the same error. The first one prints it and its launcher ends the others
+        # meanwhile, so a line comes from here only if this process alone failed.
+        time.sleep(SECONDS_FOR_THE_FIRST)
+    if rank() > 0 and isinstance(error, Interrupted):
+        return
+    _close_progress_bars()
+    print(f"\n{Path(sys.argv[0]).stem}: {line}", file=sys.stderr, flush=True)
+
+
+SECONDS_FOR_THE_FIRST = 3
+
+
+def _close_progress_bars() -> None:
+    """Otherwise they are drawn over the message when the process ends."""
+    bars = sys.modules["tqdm"].tqdm._instances if "tqdm" in sys.modules else ()
+    for bar in sorted(bars, key=lambda bar: bar.pos):  # inner bars first
+        bar.close()

@@ -1,0 +1,1 @@
+"""Rows on disk: sources, records, splits, word vectors."""

@@ -1,0 +1,39 @@
+"""Rows on disk: JSON Lines in UTF-8, one object a line. The same rows give the same bytes."""
+
+import json
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+Row = dict
+
+
+def read(path: str | Path) -> Iterator[Row]:
+    with open(path, encoding="utf-8") as file:
+        for line in file:
+            yield json.loads(line)
+
+
+def blocks(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
+    rows = iter(rows)
+    while block := list(islice(rows, size)):
+        yield block
+
+
+def count(path: str | Path) -> int:
+    with open(path, "rb") as file:
+        return sum(1 for _ in file)
+
+
+def line(row: Row) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def write(path: str | Path, rows: Iterable[Row]) -> int:
+    """Write rows; return their number."""
+    count = 0
+    with open(path, "w", encoding="utf-8", newline="\n") as file:
+        for row in rows:
+            file.write(line(row))
+            count += 1
+    return count

@@ -1,0 +1,1 @@
+"""TinyBERT's losses, its two stages, and the general student."""

@@ -1,0 +1,159 @@
+"""The general TinyBERT, where task distillation starts: a checkpoint, layers of the encoder, or distilled from it."""
+
+from pathlib import Path
+
+import datasets
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, set_seed
+
+from pipeline.tinybert.core.errors import UserError
+from pipeline.tinybert.core.log import log
+from pipeline.tinybert.core.settings import GeneralStudent, Numerics, Shape
+from pipeline.tinybert.data import sources
+from pipeline.tinybert.distillation.stages import imitate
+from pipeline.tinybert.models import checkpoints
+from pipeline.tinybert.models.families import FAMILIES, check_family, feed_forward, layers
+from pipeline.tinybert.training.fine_tuning import Result
+from pipeline.tinybert.training.loop import EVALUATION_BATCH
+
+KEY = "general_student"
+ENCODER = Path("models/pretrained/encoder")
+TEXTS_TO_NARROW = 512
+
+
+def from_checkpoint(wanted: GeneralStudent) -> nn.Module:
+    """A general TinyBERT that someone made: of the set shape, and with the encoder's vocabulary."""
+    key = f"{KEY}.checkpoint"
+    folder = sources.checkpoint_folder(wanted.checkpoint, key)
+    student = checkpoints.load(AutoModel, folder, key)
+    check_family(student.config, key)
+    encoder = AutoConfig.from_pretrained(ENCODER, local_files_only=True)
+    if student.config.model_type != encoder.model_type:
+        raise UserError(
+            f"{key}: a model of the family '{student.config.model_type}', but the encoder's is '{encoder.model_type}':"
+            " a student is of its teacher's family"
+        )
+    _check_shape(checkpoints.shape_of(student.config), wanted, f"the checkpoint {wanted.checkpoint}")
+    checkpoints.check_vocabulary(checkpoints.tokenizer(folder, key), checkpoints.tokenizer(ENCODER), key)
+    return student
+
+
+def from_layers(wanted: GeneralStudent, seed: int) -> nn.Module:
+    """The encoder's embeddings and those of its layers (counting from 1) that ``layers`` names, in that order.
+
+    Where the shape's feed-forward part is narrower than the encoder's, each layer keeps its strongest neurons.
+    """
+    encoder = checkpoints.load(AutoModel, ENCODER)
+    blocks = layers(encoder)
+    if not all(1 <= layer <= len(blocks) for layer in wanted.layers):
+        raise UserError(
+            f"{KEY}.layers: {wanted.layers}: expected numbers from 1 to {len(blocks)}, the encoder's layers"
+        )
+    if len(wanted.layers) != wanted.shape.layers:
+        raise UserError(
+            f"{KEY}.layers: {wanted.layers} are {len(wanted.layers)}, {KEY}.shape.layers is {wanted.shape.layers}:"
+            " make them agree"
+        )
+    own = checkpoints.shape_of(encoder.config)
+    narrower = min(wanted.shape.feed_forward, own.feed_forward)
+    _check_shape(
+        own.model_copy(update={"layers": len(wanted.layers), "feed_forward": narrower}),
+        wanted,
+        "start: layers, which keeps the encoder's widths or a part of its feed-forward one,",
+    )
+    if narrower < own.feed_forward:
+        narrow(encoder, narrower, wanted, seed)
+    config = encoder.config
+    checkpoints.set_shape(config, wanted.shape)
+    student = AutoModel.from_config(config, dtype=torch.float32)
+    copied, place = encoder.state_dict(), FAMILIES[config.model_type].layers
+    others = {name: weights for name, weights in copied.items() if not name.startswith(f"{place}.")}
+    student.load_state_dict(others, strict=False)
+    for block, layer in zip(layers(student), wanted.layers, strict=True):
+        block.load_state_dict(blocks[layer - 1].state_dict())
+    return student
+
+
+def narrow(encoder: nn.Module, width: int, wanted: GeneralStudent, seed: int) -> None:
+    """Keep the ``width`` neurons of each feed-forward part whose activations matter most to its output on unlabelled
+    text: standard deviation times the norm of the outgoing weights. What the others add on average goes into the bias.
+    """
+    recipe = wanted.distillation
+    text = recipe.text.model_copy(update={"limit": min(TEXTS_TO_NARROW, recipe.text.limit)})
+    texts = sources.texts(text, seed, f"{KEY}.distillation.text")
+    log(f"feed-forward parts: {width} neurons of each stay, by {len(texts)} texts")
+    parts = [feed_forward(block, encoder.config.model_type) for block in layers(encoder)]
+    for (to, back), (mean, deviation) in zip(
+        parts, _activations(encoder, parts, texts, recipe.max_length), strict=True
+    ):
+        strength = deviation * back.weight.norm(dim=0)
+        kept, dropped = strength.argsort(descending=True, stable=True).tensor_split([width])
+        kept = kept.sort().values
+        back.bias.data += back.weight[:, dropped] @ mean[dropped]
+        to.weight.data, to.bias.data, back.weight.data = to.weight[kept], to.bias[kept], back.weight[:, kept]
+
+
+@torch.no_grad()
+def _activations(encoder: nn.Module, parts: list, texts: list[str], longest: int) -> list[tuple[Tensor, Tensor]]:
+    """Of each of the feed-forward ``parts``: mean and standard deviation, (F,), of what its neurons hold."""
+    tokenizer = checkpoints.tokenizer(ENCODER)
+    longest = min(longest, tokenizer.model_max_length)
+    inputs: dict[nn.Module, Tensor] = {}
+    hooks = [back.register_forward_pre_hook(lambda part, given: inputs.update({part: given[0]})) for _, back in parts]
+    sums, squares, positions = [0.0] * len(parts), [0.0] * len(parts), 0
+    encoder.eval()
+    for start in range(0, len(texts), EVALUATION_BATCH):
+        some = texts[start : start + EVALUATION_BATCH]
+        batch = tokenizer(some, padding=True, truncation=True, max_length=longest, return_tensors="pt")
+        encoder(**batch)
+        mask = batch["attention_mask"].bool()
+        positions += int(mask.sum())
+        for number, (_, back) in enumerate(parts):
+            real = inputs[back][mask].double()
+            sums[number] = sums[number] + real.sum(0)
+            squares[number] = squares[number] + real.square().sum(0)
+    for hook in hooks:
+        hook.remove()
+    means = [total / positions for total in sums]
+    variances = [total / positions - mean.square() for total, mean in zip(squares, means, strict=True)]
+    return [
+        (mean.float(), variance.clamp(min=0).sqrt().float()) for mean, variance in zip(means, variances, strict=True)
+    ]
+
+
+def from_distillation(wanted: GeneralStudent, numerics: Numerics) -> tuple[nn.Module, Result]:
+    """An untrained student of the set shape, taught by the encoder on unlabelled text: no labels, no logits.
+
+    General distillation (Jiao et al. 2020, section 3.2): embeddings, hidden states and attention scores.
+    """
+    recipe, shape = wanted.distillation, wanted.shape
+    texts = sources.texts(recipe.text, numerics.seed, f"{KEY}.distillation.text")
+    tokenizer = checkpoints.tokenizer(ENCODER)
+    config = AutoConfig.from_pretrained(ENCODER, local_files_only=True)
+    if shape.hidden % shape.heads:
+        raise UserError(f"{KEY}.shape.hidden: {shape.hidden} is not a multiple of {KEY}.shape.heads, {shape.heads}")
+    checkpoints.set_shape(config, shape)
+    if recipe.max_length > tokenizer.model_max_length:
+        raise UserError(
+            f"{KEY}.distillation.max_length: {recipe.max_length}: the encoder takes {tokenizer.model_max_length}"
+            " word-pieces at most"
+        )
+    set_seed(numerics.seed)
+    student = AutoModel.from_config(config, dtype=torch.float32)
+    encoded = tokenizer(texts, truncation=True, max_length=recipe.max_length)
+    checkpoints.log_truncated(encoded, recipe.max_length)
+    data = datasets.Dataset.from_dict({**encoded, "length": [len(ids) for ids in encoded["input_ids"]]})
+    log(f"general distillation from {len(texts)} texts")
+    encoder = checkpoints.load(AutoModel, ENCODER)
+    result = imitate(student, encoder, data, tokenizer, recipe, numerics, f"{KEY}.distillation")
+    return student, result
+
+
+def _check_shape(found: Shape, wanted: GeneralStudent, which: str) -> None:
+    for name, value in found.model_dump().items():
+        if value != getattr(wanted.shape, name):
+            raise UserError(
+                f"{KEY}.shape.{name}: {getattr(wanted.shape, name)}, but {which} gives {value}: set it to {value}, or"
+                f" choose another {KEY}.start"
+            )

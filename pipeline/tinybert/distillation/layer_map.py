@@ -1,0 +1,28 @@
+"""Which teacher layer each student layer learns from."""
+
+from pipeline.tinybert.core.errors import UserError
+from pipeline.tinybert.core.settings import LayerMap
+
+
+def map_layers(layer_map: LayerMap, student: int, teacher: int, key: str) -> list[int]:
+    """Teacher layer of each of the student's layers 1..M (of N), counting from 1.
+
+    uniform: m·N/M, where that is whole; first: m; last: m + N − M; or a list.
+    """
+    if isinstance(layer_map, list):
+        if len(layer_map) != student or not all(1 <= layer <= teacher for layer in layer_map):
+            raise UserError(
+                f"{key}: {layer_map}: expected {student} numbers from 1 to {teacher}, one for each layer of the student"
+            )
+        return layer_map
+    if student > teacher:
+        raise UserError(f"{key}: {layer_map}: the student has {student} layers, the teacher only {teacher}")
+    if layer_map == "uniform":
+        if teacher % student:
+            raise UserError(
+                f"{key}: uniform: {teacher} teacher layers do not divide by {student} student layers: choose first,"
+                " last or a list, or another number of layers"
+            )
+        return [layer * teacher // student for layer in range(1, student + 1)]
+    shift = teacher - student if layer_map == "last" else 0
+    return [layer + shift for layer in range(1, student + 1)]

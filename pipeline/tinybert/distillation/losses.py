@@ -1,0 +1,147 @@
+"""The losses of TinyBERT (Jiao et al. 2020, arXiv 1909.10351, section 3.1): pure functions of tensors and a mask.
+
+Shapes: B sequences of S positions, D teacher width, H and H' heads, P positions, C classes.
+All are computed in float32 and are means over what the mask keeps, so padding a batch more changes none of them.
+"""
+
+import functools
+import importlib.util
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.nn.functional import binary_cross_entropy_with_logits, log_softmax, softmax
+
+from pipeline.tinybert.core.log import log
+
+AT_ONCE = {"cpu": 1 << 20}  # numbers of a tensor that are compared together: what a processor's cache holds
+AT_ONCE_ELSEWHERE = 1 << 28
+
+
+def hidden_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """Mean squared error of hidden states (equations 8 and 9), the embedding output included.
+
+    student: (B, S, D), already projected to the teacher's width. teacher: (B, S, D).
+    mask: (B, S), true where a position is real. Returns a scalar.
+    """
+    return _SquaredError.apply(student, teacher, mask.bool())
+
+
+def attention_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """Mean squared error of attention scores before softmax (equation 7), over real query and key pairs.
+
+    student, teacher: (B, H, S, S), QKᵀ/√d. mask: (B, S). Returns a scalar.
+    """
+    return _SquaredError.apply(student, teacher, mask.bool())
+
+
+def soft_cross_entropy(student: Tensor, teacher: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
+    """Cross-entropy of the student's class distribution against the teacher's (equation 10).
+
+    student, teacher: (…, C) logits. mask: (…), true where a row counts. Summed over classes, mean over rows.
+    No T² factor and no hard labels, as in the paper. Returns a scalar.
+    """
+    target = softmax(teacher.float() / temperature, dim=-1)
+    rows = -(target * log_softmax(student.float() / temperature, dim=-1)).sum(dim=-1)
+    return masked_mean(rows, mask)
+
+
+def soft_binary_cross_entropy(student: Tensor, teacher: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
+    """Cross-entropy of each label's probability against the teacher's: equation 10 where labels do not exclude others.
+
+    student, teacher: (…, C) logits. mask: (…), true where a row counts. Summed over labels, mean over rows.
+    """
+    target = (teacher.float() / temperature).sigmoid()
+    labels = binary_cross_entropy_with_logits(student.float() / temperature, target, reduction="none")
+    return masked_mean(labels.sum(dim=-1), mask)
+
+
+def span_cross_entropy(student: Tensor, teacher: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
+    """Soft cross-entropy of where an answer starts, and of where it ends, over the positions that the mask keeps.
+
+    student, teacher: (B, P, 2) logits of start and end. mask: (B, P), true at positions of the passage. Summed over
+    positions, mean over sequences, start and end.
+    """
+    left_out = ~mask.bool().unsqueeze(-1)
+    smallest = torch.finfo(torch.float32).min
+    student, teacher = (
+        (logits.float() / temperature).masked_fill(left_out, smallest).transpose(1, 2) for logits in (student, teacher)
+    )
+    rows = -(softmax(teacher, dim=-1) * log_softmax(student, dim=-1).masked_fill(left_out.transpose(1, 2), 0)).sum(-1)
+    return rows.mean()
+
+
+def mean_squared_error(student: Tensor, teacher: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
+    """For regression: the student's numbers against the teacher's, (…, C), mean over what the mask (…) keeps.
+
+    A number is no distribution, which a temperature could soften: it has no part in this.
+    """
+    return masked_mean((student.float() - teacher.float()).square().mean(dim=-1), mask)
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of the values that the mask (same shape) keeps; 0, with a gradient of 0, where it keeps none."""
+    kept = mask.to(values.dtype)
+    return torch.where(mask.bool(), values, 0.0).sum() / kept.sum().clamp(min=1)
+
+
+@functools.cache
+def _triton_works() -> bool:
+    """It comes with torch for Linux, and needs a C compiler and Python's headers for what begins its kernels."""
+    if importlib.util.find_spec("triton") is None:
+        return False
+    one = torch.ones(1, 1, 1, device="cuda")
+    try:
+        return _kernels().squared_error(one, 2 * one, one[0]).item() == 1
+    except Exception as error:  # of many kinds: what else needs a GPU has worked, so that this one is Triton's
+        log(f"the losses compute by torch's own operations, slower: {str(error).splitlines()[0]}")
+        return False
+
+
+class _SquaredError(Function):
+    """Mean of (student − teacher)² over what the mask keeps; 0 where it keeps none.
+
+    student, teacher: (B, S, D), or (B, H, S, S), of which queries and keys have to be kept. mask: (B, S).
+
+    The attention scores of long sequences are the largest tensors of a training step. Written with torch's own
+    operations, their differences and squares would be as many more, in float32. Here they live for a part of the batch
+    at a time, which fits a processor's cache, and all that is kept for the backward pass is the gradient; on a GPU they
+    live in its registers.
+    """
+
+    @staticmethod
+    def forward(ctx, student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+        of_pairs, lengths = student.dim() == 4, mask.sum(dim=-1)
+        count = (lengths.square() if of_pairs else lengths).sum() * student.size(1 if of_pairs else -1)
+        count = count.clamp(min=1)
+        ctx.in_registers = student.device.type == "cuda" and _triton_works()
+        if ctx.in_registers:
+            ctx.save_for_backward(student, teacher, mask, count)
+            return _kernels().squared_error(student, teacher, mask) / count
+        kept = (mask.unsqueeze(1) & mask.unsqueeze(2)).unsqueeze(1) if of_pairs else mask.unsqueeze(-1)
+        gradient = torch.empty_like(student) if student.requires_grad else None
+        total = torch.zeros((), device=student.device)
+        at_once = max(1, AT_ONCE.get(student.device.type, AT_ONCE_ELSEWHERE) // student[0].numel())
+        for begin in range(0, len(student), at_once):
+            part = slice(begin, begin + at_once)
+            difference = student[part].to(torch.float32, copy=True)
+            difference.sub_(teacher[part]).masked_fill_(~kept[part], 0)
+            if gradient is not None:
+                torch.mul(difference, 2 / count, out=gradient[part])
+            total += difference.square_().sum()
+        ctx.save_for_backward(gradient)
+        return total / count
+
+    @staticmethod
+    def backward(ctx, upstream: Tensor):
+        if ctx.in_registers:
+            student, teacher, mask, count = ctx.saved_tensors
+            return _kernels().gradient(student, teacher, mask, upstream / count), None, None
+        (gradient,) = ctx.saved_tensors
+        return gradient * upstream, None, None
+
+
+def _kernels():
+    from pipeline.tinybert.distillation import squared_error
+
+    return squared_error

@@ -1,0 +1,1 @@
+"""Encoders: checkpoints, families, attention scores, precision, batches, inference."""

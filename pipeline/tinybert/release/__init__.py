@@ -1,0 +1,1 @@
+"""What is shipped: ONNX files, vocabulary, latency, model card."""

@@ -1,0 +1,62 @@
+"""The user's own fine-tuned teacher: taken as it is, if it fits the task and the encoder."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import AutoConfig
+
+from pipeline.tinybert.core.errors import UserError
+from pipeline.tinybert.data import sources
+from pipeline.tinybert.models import checkpoints
+from pipeline.tinybert.tasks import Task
+
+KEY = "finetune_teacher.checkpoint"
+
+
+def load(task: Task, location: str, encoder: Path) -> tuple[nn.Module, object]:
+    """The model and the tokenizer of a checkpoint, its outputs in the order of the task's labels.
+
+    Raises UserError where it has another head, other labels, another vocabulary or family than ``encoder``, from which
+    its student will come.
+    """
+    folder = sources.checkpoint_folder(location, KEY)
+    tokenizer = checkpoints.tokenizer(folder, KEY)
+    teacher, loading = checkpoints.load(task.head, folder, KEY, output_loading_info=True)
+    made_for = teacher.config.architectures or [type(teacher).__name__]
+    if type(teacher).__name__ not in made_for or loading["missing_keys"]:
+        raise UserError(
+            f"{KEY}: {location} holds a {made_for[0]}, expected a {type(teacher).__name__} for this kind of task"
+        )
+    family = AutoConfig.from_pretrained(encoder, local_files_only=True).model_type
+    if teacher.config.model_type != family:
+        raise UserError(
+            f"{KEY}: a model of the family '{teacher.config.model_type}', but the encoder's, which the student is of,"
+            f" is '{family}': set encoder.checkpoint to the model that this teacher was made from"
+        )
+    checkpoints.check_vocabulary(checkpoints.tokenizer(encoder), tokenizer, "encoder.checkpoint")
+    _in_the_order_of(task, teacher, location)
+    return teacher, tokenizer
+
+
+def _in_the_order_of(task: Task, teacher: nn.Module, location: str) -> None:
+    """Let output i of ``teacher`` be label i of the task. Labels are matched by name."""
+    if not task.labels:
+        return
+    if len(task.labels) == 1:  # regression: a number has no name
+        names = task.labels * teacher.config.num_labels
+    else:
+        names = [teacher.config.id2label[index] for index in range(teacher.config.num_labels)]
+    number = {name: index for index, name in enumerate(names)}
+    if len(names) != len(task.labels) or set(names) != set(task.labels):
+        raise UserError(
+            f"{KEY}: {location} has the labels {', '.join(map(str, names))} (id2label in its config.json), the task has"
+            f" {', '.join(task.labels)}: give one of them the names of the other (the task's stand under source.labels)"
+        )
+    head = teacher.classifier if isinstance(teacher.classifier, nn.Linear) else teacher.classifier.out_proj
+    order = [number[name] for name in task.labels]
+    with torch.no_grad():
+        head.weight.copy_(head.weight[order])
+        head.bias.copy_(head.bias[order])
+    for name, value in task.head_options().items():
+        setattr(teacher.config, name, value)

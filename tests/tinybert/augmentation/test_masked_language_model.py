@@ -1,0 +1,141 @@
+import copy
+
+import pytest
+import tiny
+import torch
+
+from pipeline.tinybert.augmentation.masked_language_model import HeadTrainer, Masking, train_head
+from pipeline.tinybert.core.settings import MaskedLanguageModel
+
+TEXTS = [text for text, _ in tiny.sentences(24, seed=4)]
+
+
+def train(texts=TEXTS, seed=1, precision="float32", **changes):
+    """A tiny model after the training of its head, the weights it began with, and the curve of the loss."""
+    values = {"train": "always", "freeze_body": True, "steps": 4, "batch_size": 4, "max_length": 16}
+    values |= {"masked_share": 0.15, "warmup": 0.1}
+    text = {"location": "nowhere", "limit": 1}
+    settings = MaskedLanguageModel.model_validate({**values, "learning_rate": 1e-2, "text": text, **changes})
+    model = tiny.masked_language_model(layers=1)
+    before = copy.deepcopy(model.state_dict())
+    curves = train_head(model, tiny.tokenizer(), texts, settings, tiny.numerics(seed, precision))
+    return model, before, curves["loss"]
+
+
+@pytest.fixture
+def batches(monkeypatch):
+    """The model inputs of each step, as they were before words were masked, and the masked places."""
+    seen, plain = [], HeadTrainer.compute_loss
+
+    def watched(self, model, inputs, *rest, **more):
+        masked = inputs["labels"] != -100
+        seen.append((torch.where(masked, inputs["labels"], inputs["input_ids"]).tolist(), masked.tolist()))
+        return plain(self, model, inputs, *rest, **more)
+
+    monkeypatch.setattr(HeadTrainer, "compute_loss", watched)
+    return seen
+
+
+def changed(model, before) -> set[str]:
+    return {name for name, weights in model.state_dict().items() if not torch.equal(weights, before[name])}
+
+
+@pytest.mark.parametrize("freeze_body", [True, False])
+def test_the_head_is_tied_to_the_input_embeddings_after_training(in_empty_folder, freeze_body):
+    model, _, _ = train(freeze_body=freeze_body)
+    assert model.cls.predictions.decoder.weight is model.bert.embeddings.word_embeddings.weight
+
+
+def test_the_words_masked_are_those_of_seed_and_batch_in_whatever_order_it_is_asked_for():
+    rows = [dict(row) for row in (tiny.tokenizer()(text) for text in TEXTS)]
+
+    def masked(rows: list[dict], seed: int) -> list[list[int]]:
+        return collators[seed](rows)["labels"].tolist()
+
+    collators = {seed: Masking(tiny.tokenizer(), mlm_probability=0.5, seed=seed) for seed in (1, 2)}
+    first = masked(rows[:8], 1)
+    assert masked(rows[8:], 1)[:8] != first
+    assert masked(rows[:8], 1) == first != masked(rows[:8], 2)
+
+
+def test_a_frozen_body_stays_to_the_bit_and_the_head_learns(in_empty_folder):
+    model, before, _ = train(freeze_body=True)
+    assert changed(model, before) == {
+        "cls.predictions.bias",
+        "cls.predictions.decoder.bias",
+        "cls.predictions.transform.LayerNorm.bias",
+        "cls.predictions.transform.LayerNorm.weight",
+        "cls.predictions.transform.dense.bias",
+        "cls.predictions.transform.dense.weight",
+    }
+    assert all(weights.requires_grad for weights in model.parameters())
+
+
+def test_a_body_that_is_not_frozen_learns_too(in_empty_folder):
+    model, before, _ = train(freeze_body=False)
+    assert {"bert.embeddings.word_embeddings.weight", "bert.encoder.layer.0.output.dense.weight"} <= changed(
+        model, before
+    )
+
+
+def test_training_lowers_the_loss(in_empty_folder):
+    curve = train(steps=40, batch_size=8, freeze_body=False)[2]
+    first, last = (sum(loss for _, loss in part) / 10 for part in (curve[:10], curve[-10:]))
+    assert last < 0.8 * first
+
+
+def test_the_curve_has_the_loss_of_each_step(in_empty_folder):
+    curve = train(steps=9, batch_size=8)[2]
+    assert [step for step, _ in curve] == list(range(1, 10))
+    assert all(0 < loss < 10 for _, loss in curve)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(in_empty_folder):
+    one, again, other = (train(seed=seed)[0].state_dict() for seed in (1, 1, 2))
+    assert all(torch.equal(weights, again[name]) for name, weights in one.items())
+    assert not all(torch.equal(weights, other[name]) for name, weights in one.items())
+
+
+def test_the_seed_draws_the_order_of_the_texts(in_empty_folder, batches):
+    train(seed=1), train(seed=2)
+    assert [ids for ids, _ in batches[:4]] != [ids for ids, _ in batches[4:]]
+
+
+def test_the_seed_draws_the_masked_words(in_empty_folder, batches):
+    same = ["the film is a very good film with a great plot"] * 8
+    train(same, seed=1), train(same, seed=2)
+    assert [ids for ids, _ in batches[:4]] == [ids for ids, _ in batches[4:]]
+    assert [masked for _, masked in batches[:4]] != [masked for _, masked in batches[4:]]
+
+
+def test_the_loss_at_masked_positions_is_the_librarys_own(batch):
+    model, inputs = tiny.masked_language_model(layers=1), batch([9, 5, 7], padding=2)
+    labels = torch.full_like(inputs["input_ids"], -100)
+    labels[[0, 0, 1, 2], [1, 8, 3, 6]] = torch.tensor([7, 8, 9, 10])
+    expected = model(**inputs, labels=labels).loss
+    computed, _ = HeadTrainer.loss_and_outputs(
+        None, model, {**inputs, "labels": labels, "length": torch.tensor([9, 5, 7])}
+    )
+    torch.testing.assert_close(computed, expected)
+
+
+def test_a_batch_without_a_masked_word_has_the_loss_0_and_a_gradient(batch):
+    model, inputs = tiny.masked_language_model(layers=1), batch([5])
+    loss, _ = HeadTrainer.loss_and_outputs(
+        None, model, {**inputs, "labels": torch.full_like(inputs["input_ids"], -100)}
+    )
+    loss.backward()
+    assert loss.item() == 0
+    assert not model.cls.predictions.transform.dense.weight.grad.any()
+
+
+@pytest.mark.parametrize("max_length", [16, 500])
+def test_texts_are_cut_to_the_set_length_and_to_what_the_model_takes(in_empty_folder, batches, max_length):
+    train(texts=["film plot " * 100] * 4, max_length=max_length, steps=1)
+    [(ids, _)] = batches
+    assert [len(row) for row in ids] == [min(max_length, 64)] * 4
+
+
+def test_training_leaves_no_scratch_behind(in_empty_folder):
+    train(steps=1)
+    assert list((in_empty_folder / "models").iterdir()) == []

@@ -1,0 +1,114 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+
+from pipeline.tinybert.core import resume
+
+STAGE, TASK = "finetune_teacher", "tiny"
+
+
+def run(fails: bool = False) -> list[str]:
+    """What a run of the stage finds in its folder, and leaves there."""
+    with pytest.raises(KeyError) if fails else resume.contextlib.nullcontext(), resume.stage_folder(STAGE, [TASK]):
+        with resume.folder("training") as folder:
+            found = [path.name for path in folder.iterdir()]
+            (folder / "step").touch()
+        if fails:
+            raise KeyError
+    return found
+
+
+def append(path: Path, text: str) -> None:
+    path.write_text(path.read_text(encoding="utf-8") + text, encoding="utf-8")
+
+
+def left() -> list[Path]:
+    return list(Path(".dvc/tmp/scratch").rglob("step"))
+
+
+def test_what_a_run_that_did_not_end_has_left_is_found_and_goes_at_the_end(repository, capsys):
+    assert run(fails=True) == []
+    assert run(fails=True) == ["step"]
+    assert "goes on from" in capsys.readouterr().out
+    assert run() == ["step"]
+    assert left() == [] and not list(Path(".dvc/tmp/scratch").iterdir())
+    assert run() == []
+
+
+def test_outside_a_stage_the_folder_is_empty_and_goes(in_empty_folder):
+    with resume.folder("training") as folder:
+        (folder / "step").touch()
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda: tiny.write_params(Path("params.yaml"), **{"finetune_teacher.epochs": 9}),
+        lambda: tiny.write_params(Path("params.yaml"), **{"tasks.tiny.finetune_teacher": {"epochs": 9}}),
+        lambda: Path("models/pretrained/encoder/config.json").write_text("{}"),
+        lambda: append(Path("data/tiny/prepared/train.jsonl"), "\n"),
+        lambda: (
+            Path("pipeline/tinybert/losses.py").parent.mkdir(parents=True)
+            or Path("pipeline/tinybert/training.py").write_text("")
+        ),
+    ],
+    ids=["setting", "setting of the task", "model", "rows", "code"],
+)
+def test_what_the_result_depends_on_starts_over(repository, capsys, change):
+    run(fails=True)
+    change()
+    assert run(fails=True) == []
+    assert "starts over: 1 runs that did not end had other settings" in capsys.readouterr().out
+    assert len(left()) == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda: tiny.write_params(Path("params.yaml"), **{"distill_prediction.epochs": 9}),
+        lambda: append(Path("params.yaml"), "# a comment\n"),
+    ],
+    ids=["setting of another stage", "comment"],
+)
+def test_what_it_does_not_depend_on_goes_on(repository, change):
+    run(fails=True)
+    change()
+    assert run(fails=True) == ["step"]
+
+
+def test_a_copy_of_the_workspace_that_shares_the_cache_goes_on(repository, tmp_path, monkeypatch):
+    """As experiments run that are queued, or --temp."""
+    run(fails=True)
+    copy = tmp_path / "copy"
+    resume.shutil.copytree(repository, copy, ignore=resume.shutil.ignore_patterns("scratch"))
+    (copy / ".dvc" / "config.local").write_text(f"[cache]\n    dir = {repository / '.dvc' / 'cache'}\n")
+    monkeypatch.chdir(copy)
+    assert run() == ["step"]
+
+
+def test_two_runs_at_the_same_work_keep_out_of_each_other_s_way(repository, capsys):
+    run(fails=True)
+    hold = (
+        "import filelock, sys; it = filelock.FileLock(sys.argv[1]); it.acquire(); print(flush=True); sys.stdin.read()"
+    )
+    lock = next(Path(".dvc/tmp/scratch").rglob(".lock"))
+    command = [sys.executable, "-c", hold, str(lock)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        assert run() == []
+        other.stdin.close()
+    assert "another process is at the same work" in capsys.readouterr().out
+    assert run() == ["step"]
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    resume.write(tmp_path / "state.json", {"step": 1})
+    monkeypatch.setattr(resume.os, "replace", lambda *paths: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        resume.write(tmp_path / "state.json", {"step": 2})
+    assert resume.read(tmp_path / "state.json") == {"step": 1}
+    assert resume.read(tmp_path / "none.json") is None

@@ -1,0 +1,317 @@
+"""params.yaml: every wrong key is named, with what was expected there; a task's own values count."""
+
+import copy
+import re
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+
+import pydantic
+import pytest
+import ruamel.yaml
+
+from pipeline.tinybert.core import settings
+from pipeline.tinybert.core.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+YAML = ruamel.yaml.YAML(typ="safe", pure=True)
+PARAMS = YAML.load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+TASK = PARAMS["run"][0]
+OWN = f"tasks.{TASK}"
+
+
+def group_in(annotation) -> type[settings.Group] | None:
+    """The group of settings that a field holds, as ``Text | None`` does."""
+    kinds = [annotation, *typing.get_args(annotation)]
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, settings.Group)), None)
+
+
+def groups(kind: type[settings.Group], found: dict, prefix: str = "") -> Iterator[tuple[str, type[settings.Group]]]:
+    """(dotted prefix, type) of every group that params.yaml holds, however deep."""
+    yield prefix, kind
+    for key, field in kind.model_fields.items():
+        inner, value = group_in(field.annotation), found.get(key)
+        if key == "tasks":
+            yield from groups(settings.Task, value[TASK], f"{OWN}.")
+        elif inner and value:
+            yield from groups(inner, value, f"{prefix}{key}.")
+
+
+GROUPS = list(groups(settings.Settings, PARAMS))
+KEYS = [prefix + key for prefix, kind in GROUPS for key in kind.model_fields if key != "tasks"]
+REQUIRED = [prefix + key for prefix, kind in GROUPS for key, field in kind.model_fields.items() if field.is_required()]
+
+
+def place(params: dict, key: str) -> tuple[dict, str]:
+    *path, last = key.split(".")
+    for part in path:
+        params = params[part]
+    return params, last
+
+
+@pytest.fixture
+def refusal(tmp_path, monkeypatch):
+    """What ``load`` says of changed parameters, or of a file's text."""
+
+    def load(params: dict | str) -> str:
+        path = tmp_path / "params.yaml"
+        path.write_text(params if isinstance(params, str) else "", encoding="utf-8")
+        if not isinstance(params, str):  # the parser of YAML takes longer than all the checks
+            monkeypatch.setattr(settings, "_read", lambda path: params)
+        with pytest.raises(UserError) as raised:
+            settings.load(path)
+        return str(raised.value)
+
+    return load
+
+
+@pytest.fixture
+def load(tmp_path):
+    """The settings of the repository's params.yaml with some values changed, written and read as a file."""
+
+    def with_changes(**changes) -> settings.Settings:
+        params = copy.deepcopy(PARAMS)
+        for key, value in changes.items():
+            group, last = place(params, key)
+            group[last] = value
+        path = tmp_path / "params.yaml"
+        with open(path, "w", encoding="utf-8") as file:
+            YAML.dump(params, file)
+        return settings.load(path)
+
+    return with_changes
+
+
+def test_the_repository_s_settings_are_read(load):
+    assert load().run == PARAMS["run"]
+
+
+def test_all_groups_are_looked_at():
+    prefixes = {prefix for prefix, _ in GROUPS}
+    assert {"", "encoder.masked_language_model.text.", "general_student.distillation.losses.", f"{OWN}.source."} <= (
+        prefixes
+    )
+
+
+@pytest.mark.parametrize("prefix", [prefix for prefix, _ in GROUPS])
+def test_an_unknown_key_is_named(prefix, refusal):
+    params = copy.deepcopy(PARAMS)
+    group, last = place(params, f"{prefix}colour")
+    group[last] = "blue"
+    assert f"{prefix}colour: unknown setting (known here: " in refusal(params)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_misspelt_key_is_named_with_the_right_one(key, refusal):
+    params = copy.deepcopy(PARAMS)
+    group, last = place(params, key)
+    group[last + "x"] = group.pop(last, None)
+    assert f"{key}x: unknown setting; did you mean '{last}'?" in refusal(params)
+
+
+@pytest.mark.parametrize("key", REQUIRED)
+def test_a_missing_key_is_named(key, refusal):
+    params = copy.deepcopy(PARAMS)
+    group, last = place(params, key)
+    del group[last]
+    assert f"{key}: missing" in refusal(params)
+
+
+def test_a_key_that_may_stand_blank_says_so_where_it_is_missing(refusal):
+    params = copy.deepcopy(PARAMS)
+    task = next(iter(params["tasks"]))
+    for key in ("augment", "unlabelled", "metric"):
+        del params["tasks"][task][key]
+    del params["distill_intermediate"]["dropout"]
+    message = refusal(params)
+    blank = "missing (write the key, with nothing after it where there is nothing to set)"
+    for key in (f"tasks.{task}.augment", f"tasks.{task}.unlabelled", "distill_intermediate.dropout"):
+        assert f"{key}: {blank}" in message
+    assert f"tasks.{task}.metric: missing;" in f"{message};"
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_value_of_another_type_is_named_with_what_was_expected(key, refusal):
+    params = copy.deepcopy(PARAMS)
+    group, last = place(params, key)
+    group[last] = wrong = 7.5 if "str" in repr(annotation(key)) else "seven"
+    message = refusal(params)
+    assert f"{key}: expected " in message
+    assert f", found {wrong!r} ({type(wrong).__name__})" in message
+
+
+def annotation(key: str):
+    prefix, _, last = key.rpartition(".")
+    return dict(GROUPS)[prefix + "." if prefix else ""].model_fields[last].annotation
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("seed", -1, "greater than or equal to 0"),
+        ("seed", 2**32, "less than 4294967296"),
+        ("encoder.seed", -1, "greater than or equal to 0"),
+        ("prepare.seed", -1, "greater than or equal to 0"),
+        ("augment.seed", -1, "greater than or equal to 0"),
+        ("evaluate.seed", -1, "greater than or equal to 0"),
+        ("seed", True, "a valid integer"),
+        ("seed", 1.0, "a valid integer"),
+        ("run", [], "a list of 1 or more"),
+        ("prepare.test", 1.0, "less than 1"),
+        ("augment.probability", 1.5, "less than or equal to 1"),
+        ("distill_prediction.temperature", 0, "greater than 0"),
+        ("distill_prediction.temperature", float("inf"), "a finite number"),
+        ("finetune_teacher.learning_rate", "5e-5", "a valid number"),
+        ("general_student.start", "layer", "'checkpoint', 'layers' or 'distillation'"),
+        ("distill_intermediate.layer_map", "unifrom", "'uniform', 'first' or 'last' or a valid list"),
+        ("encoder", None, "a group of settings (checkpoint, seed, masked_language_model)"),
+    ],
+)
+def test_a_value_out_of_range_is_named_with_the_range(key, value, expected, refusal):
+    params = copy.deepcopy(PARAMS)
+    group, last = place(params, key)
+    group[last] = value
+    assert f"{key}: expected {expected}, found {value!r} ({type(value).__name__})" in refusal(params)
+
+
+def test_a_split_that_is_none_is_named(refusal):
+    params = copy.deepcopy(PARAMS)
+    params["tasks"][TASK]["source"]["splits"] = {"trian": "a.csv"}
+    expected = "expected 'train', 'validation' or 'test', found 'trian' (str)"
+    assert f"{OWN}.source.splits.trian: {expected}" in refusal(params)
+
+
+def test_everything_wrong_is_said_at_once_in_one_line(refusal):
+    params = copy.deepcopy(PARAMS)
+    params["augment"]["variants"] = "five"
+    del params["prepare"]["test"]
+    message = refusal(params)
+    assert "augment.variants: expected" in message
+    assert "prepare.test: missing" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seed: 1\nrun: [a\nencoder:\n", "line 3: not valid YAML"),
+        ("seed: 1\nseed: 2\n", "line 2: not valid YAML: found duplicate key"),
+        ("seed: 1\n\tencoder: 1\n", "line 2: not valid YAML"),
+        ("seed: \x00\n", "not valid YAML"),
+        ("- a\n- b\n", "expected groups of settings, found list"),
+        ("", "expected groups of settings, found NoneType"),
+    ],
+)
+def test_a_file_that_is_no_yaml_is_refused_with_the_line(text, message, refusal):
+    assert message in refusal(text)
+
+
+def test_a_missing_file_says_where_to_stand(tmp_path):
+    with pytest.raises(UserError, match=r"params.yaml is not here: run the stages from the top of the repository"):
+        settings.load(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize("written", ["1e-05", "1e-5", "1.0e-5", "0.00001"])
+def test_numbers_in_exponent_form_are_numbers(written, tmp_path):
+    """``dvc exp run -S`` writes 1e-05, which YAML 1.1 takes for text."""
+    text = (Path(__file__).parents[2] / "params.yaml").read_text(encoding="utf-8")
+    group = text.index("\nfinetune_teacher:")
+    start = text.index("learning_rate: ", group) + len("learning_rate: ")
+    path = tmp_path / "params.yaml"
+    path.write_text(text[:start] + written + text[text.index("\n", start) :], encoding="utf-8")
+    assert settings.load(path).finetune_teacher.learning_rate == 1e-5
+
+
+def test_a_task_in_run_that_is_not_defined_is_refused(refusal):
+    params = copy.deepcopy(PARAMS)
+    params["run"] = [TASK[:-1]]
+    message = refusal(params)
+    assert f"run: no task '{TASK[:-1]}' under `tasks`; did you mean '{TASK}'? (defined: {TASK}" in message
+
+
+def test_a_task_given_to_a_stage_that_is_not_defined_is_refused(load):
+    with pytest.raises(UserError, match=f"no task 'nowhere' under `tasks` .defined: .*{TASK}"):
+        load().of("augment", "nowhere")
+
+
+@pytest.mark.parametrize("name", ["pretrained", "raw", "word_vectors", "a b", "a/b", "..", ""])
+def test_names_that_would_clash_on_disk_are_refused(name, refusal):
+    params = copy.deepcopy(PARAMS)
+    params["tasks"][name] = params["tasks"][TASK]
+    assert f"tasks.{name}: not a task name" in refusal(params)
+
+
+class TestTasksOwnValues:
+    def test_they_replace_the_stage_s_and_nothing_else(self, load):
+        own = {"temperature": 3, "epochs": 7}
+        loaded = load(**{f"{OWN}.distill_prediction": own})
+        merged = loaded.of("distill_prediction", TASK)
+        assert merged == loaded.distill_prediction.model_copy(update=own)
+        assert merged != loaded.distill_prediction
+
+    def test_they_reach_into_groups(self, load):
+        loaded = load(**{f"{OWN}.distill_intermediate": {"losses": {"hidden": 0}}})
+        assert loaded.of("distill_intermediate", TASK).losses.model_dump() == {
+            **PARAMS["distill_intermediate"]["losses"],
+            "hidden": 0,
+        }
+
+    def test_they_leave_other_tasks_alone(self, load):
+        other = copy.deepcopy(PARAMS["tasks"][TASK])
+        loaded = load(**{"tasks.other": other, f"{OWN}.augment": {"variants": 9}})
+        assert loaded.of("augment", TASK).variants == 9
+        assert loaded.of("augment", "other") == loaded.augment
+
+    def test_each_is_said_as_the_stage_starts(self, load, capsys):
+        losses = PARAMS["distill_intermediate"]["losses"]
+        was = losses["hidden"]
+        loaded = load(**{f"{OWN}.distill_intermediate": {"losses": {**losses, "hidden": 0.5}}})
+        loaded.of("distill_intermediate", TASK)
+        said = capsys.readouterr().out.splitlines()
+        assert said == [
+            f"distill_intermediate {TASK}: losses.hidden = 0.5 ({OWN}.distill_intermediate),"
+            f" in place of {was:.1f} (distill_intermediate)"
+        ]
+
+    def test_nothing_is_said_where_a_task_changes_nothing(self, load, capsys):
+        load(**{f"{OWN}.augment": None}).of("augment", TASK)
+        assert capsys.readouterr().out == ""
+
+    @pytest.mark.parametrize("stage", settings.STAGES_A_TASK_MAY_CHANGE)
+    def test_an_unknown_one_is_named_with_its_task(self, stage, refusal):
+        params = copy.deepcopy(PARAMS)
+        params["tasks"][TASK][stage] = {"colour": "blue"}
+        assert f"{OWN}.{stage}.colour: unknown setting (known here: " in refusal(params)
+
+    @pytest.mark.parametrize(
+        ("stage", "own", "message"),
+        [
+            ("distill_prediction", {"temprature": 2}, "temprature: unknown setting; did you mean 'temperature'?"),
+            ("distill_prediction", {"temperature": "hot"}, "temperature: expected a valid number, found 'hot' (str)"),
+            ("distill_intermediate", {"losses": {"hiden": 1}}, "losses.hiden: unknown setting; did you mean 'hidden'?"),
+            ("general_student", {"shape": {"layers": 0}}, "shape.layers: expected greater than 0, found 0 (int)"),
+            ("general_student", {"shape": 3}, "shape: expected a group of settings (layers, hidden, heads, feed"),
+        ],
+    )
+    def test_a_wrong_one_is_named_with_its_task(self, stage, own, message, refusal):
+        params = copy.deepcopy(PARAMS)
+        params["tasks"][TASK][stage] = own
+        assert f"{OWN}.{stage}.{message}" in refusal(params)
+
+
+@pytest.mark.parametrize(
+    "names", [{"more_tests": {"train": "x"}}, {"submissions": {"test": "x"}}, {"more_tests": {"retention": "x"}},
+              {"more_tests": {"../x": "x"}}, {"more_tests": {"a": "x"}, "submissions": {"a": "y"}}],
+)  # fmt: skip
+def test_names_of_further_splits_take_no_other_place(names):
+    with pytest.raises(pydantic.ValidationError, match="other names under more_tests and submissions than"):
+        settings.Source(location="x", **names)
+
+
+def test_the_entry_that_the_readme_shows_is_accepted(tmp_path):
+    (entry,) = re.findall(r"^```yaml\n(  films:.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
+    params = (ROOT / "params.yaml").read_text(encoding="utf-8")
+    path = tmp_path / "params.yaml"
+    path.write_text(params.replace("\ntasks:\n", f"\ntasks:\n{entry}\n"), encoding="utf-8")
+    films = settings.load(path).task("films")
+    assert (films.kind, films.source.group) == ("regression", "film")

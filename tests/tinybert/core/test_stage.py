@@ -1,0 +1,183 @@
+"""How a stage ends: whole outputs or none, one line for what the user can mend, exit code 1."""
+
+import errno
+import signal
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny import lines, start_python
+
+from pipeline.tinybert.core.errors import Interrupted, message
+from pipeline.tinybert.core.log import log_count, summed_counts
+from pipeline.tinybert.core.output import output
+
+START = (
+    "from pipeline.tinybert.core import stage; from pipeline.tinybert.core.output import output; "
+    "import os, time; from pathlib import Path; stage.report_errors_in_one_line()\n"
+)
+
+
+def python(code: str) -> subprocess.Popen:
+    return start_python("-c", START + code)
+
+
+@pytest.fixture
+def in_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def files(folder: Path) -> dict[str, str | None]:
+    """Everything below a folder: path → content, None for folders."""
+    return {
+        path.relative_to(folder).as_posix(): None if path.is_dir() else path.read_text()
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+class TestOutput:
+    def test_a_folder_takes_its_place_whole(self, in_folder):
+        with output("data/out") as out:
+            (out / "a.txt").write_text("new")
+            assert not Path("data/out").exists()
+        assert files(in_folder) == {"data": None, "data/out": None, "data/out/a.txt": "new"}
+
+    def test_a_path_with_a_suffix_is_a_file(self, in_folder):
+        with output("metrics/scores.json") as out:
+            out.write_text("new")
+        assert files(in_folder) == {"metrics": None, "metrics/scores.json": "new"}
+
+    def test_the_old_one_goes(self, in_folder):
+        for name in ("a.txt", "b.txt"):
+            with output("out") as out:
+                (out / name).write_text(name)
+        assert files(in_folder) == {"out": None, "out/b.txt": "b.txt"}
+
+    @pytest.mark.parametrize("name", ["out", "out.json"])
+    @pytest.mark.parametrize("error", [ValueError, OSError, Interrupted, KeyboardInterrupt])
+    def test_an_error_leaves_the_old_one_and_nothing_half_written(self, name, error, in_folder):
+        def write(text: str, fail: bool) -> None:
+            with output(name) as out:
+                (out / "a.txt" if out.is_dir() else out).write_text(text)
+                if fail:
+                    raise error
+
+        write("old", fail=False)
+        before = files(in_folder)
+        with pytest.raises(error):
+            write("half", fail=True)
+        assert files(in_folder) == before
+
+    def test_what_a_killed_run_left_is_not_taken_over(self, in_folder):
+        Path(".out.partial").mkdir()
+        Path(".out.partial", "old.txt").write_text("half")
+        with output("out") as out:
+            (out / "a.txt").write_text("new")
+        assert files(in_folder) == {"out": None, "out/a.txt": "new"}
+
+
+class TestEnd:
+    @pytest.mark.parametrize(
+        ("code", "line"),
+        [
+            ("raise UserError('a.csv, row 3:\\n  no label')", "-c: a.csv, row 3: no label"),
+            ("raise OSError(28, 'No space left', 'a.csv')", "-c: the disk is full while writing a.csv: free some"),
+            ("import torch; raise torch.OutOfMemoryError('CUDA')", "-c: the GPU's memory is full: set a smaller batch"),
+            ("import sys; sys.argv.append('--help'); stage.run(print, 'task')", "-c: no option --help: python -m"),
+            ("stage.run(print, 'task')", "-c: 0 arguments given, 1 expected: python -m pipeline.-c <task>"),
+        ],
+    )
+    def test_what_the_user_can_mend_is_one_line(self, code, line):
+        process = python(code)
+        _, said = process.communicate(timeout=30)
+        assert process.returncode == 1
+        assert len(lines(said)) == 1
+        assert lines(said)[0].startswith(line)
+
+    def test_a_defect_of_the_program_keeps_its_traceback(self):
+        process = python("raise ValueError('a defect')")
+        _, said = process.communicate(timeout=30)
+        assert process.returncode == 1
+        assert "Traceback" in said
+        assert "ValueError: a defect" in said
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_an_interrupt_is_one_line_and_leaves_nothing(self, number, in_folder):
+        code = "with output('out') as out: (out / 'a').write_text('half'); log('ready'); time.sleep(60)"
+        process = python(code)
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(number)
+        _, said = process.communicate(timeout=10)
+        assert process.returncode == 1
+        assert lines(said) == [f"-c: interrupted ({number.name}); nothing half-written is left, `dvc repro` goes on"]
+        assert files(in_folder) == {}
+
+    def test_garbage_is_collected_while_a_stage_runs_but_for_what_was_imported(self):
+        process = python("import gc; gc.disable(); stage.run(lambda: print(gc.isenabled(), gc.get_freeze_count() > 0))")
+        said, _ = process.communicate(timeout=30)
+        assert "True True" in said
+
+    def test_importing_the_pipeline_leaves_signals_and_errors_alone(self):
+        """Whatever they were: a process in the background may have been started with signals ignored."""
+        now = "[*map(signal.getsignal, (signal.SIGINT, signal.SIGTERM)), sys.excepthook]"
+        code = f"import signal, sys; before = {now}; import pipeline; print(before == {now})"
+        shown, _ = start_python("-c", code).communicate(timeout=30)
+        assert shown == "True\n"
+
+
+def write_with_safetensors(path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({"weight": torch.zeros(SIZE)}, path)
+
+
+SIZE = 100_000
+WRITERS = {
+    "text": lambda path: path.write_text("x" * SIZE),
+    "numpy": lambda path: np.save(path, np.zeros(SIZE)),
+    "torch": lambda path: torch.save(torch.zeros(SIZE), path),
+    "safetensors": write_with_safetensors,
+}
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_full_disk_is_one_line_whatever_writes(writer, tmp_path, small_disk):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    small_disk(disk, kib=64)
+    with pytest.raises(Exception) as raised, output(disk / "model") as out:
+        WRITERS[writer](out / "weights")
+    assert message(raised.value).startswith("the disk is full")
+    assert list(disk.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        OSError("100000 requested and 8176 written"),
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534"),
+        RuntimeError("basic_ios::clear: iostream error"),
+        Exception("I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_full_disk_is_known_behind_other_errors(error):
+    try:
+        raise ValueError("while saving") from error
+    except ValueError as raised:
+        assert message(raised) == "the disk is full: free some space, then `dvc repro` goes on"
+
+
+def test_what_is_counted_in_parts_is_said_once(capsys):
+    with summed_counts():
+        for count in (1, 0, 2):
+            log_count(count, 10, "rows are odd")
+            log_count(0, 10, "rows are even")
+        assert capsys.readouterr().out == ""
+    assert capsys.readouterr().out == "3 of 30 rows are odd\n"
+    log_count(1, 10, "rows are odd")
+    assert capsys.readouterr().out == "1 of 10 rows are odd\n"

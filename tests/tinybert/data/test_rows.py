@@ -1,0 +1,57 @@
+import json
+import math
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from pipeline.tinybert.core.output import write_csv, write_json
+from pipeline.tinybert.data import rows
+
+values = st.one_of(st.text(), st.integers(), st.booleans(), st.none(), st.floats(allow_nan=False))
+records = st.lists(st.dictionaries(st.text(), values))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("rows")
+
+
+@settings(deadline=None)
+@given(records)
+@example(
+    [{"text": "\"quoted\" 'it's' \\ back"}, {"text": "two\nlines\r\n\tand\x85\u2028more"}, {"text": "café 電影 🎬"}]
+)
+def test_rows_come_back_as_they_were_written(folder, some):
+    assert rows.write(folder / "rows.jsonl", some) == len(some)
+    assert list(rows.read(folder / "rows.jsonl")) == some
+
+
+@settings(deadline=None)
+@given(records)
+def test_rows_stand_one_a_line_in_utf_8_with_the_same_bytes_each_time(folder, some):
+    for name in ("one.jsonl", "two.jsonl"):
+        rows.write(folder / name, iter(some))
+    content = (folder / "one.jsonl").read_bytes()
+    assert content == (folder / "two.jsonl").read_bytes()
+    assert content.count(b"\n") == len(some)
+    assert b"\r" not in content
+    assert [json.loads(line) for line in content.decode("utf-8").split("\n")[:-1]] == some
+
+
+def test_text_stays_readable_in_the_file(folder):
+    rows.write(folder / "rows.jsonl", [{"text": "café 電影"}])
+    assert (folder / "rows.jsonl").read_bytes() == '{"text": "café 電影"}\n'.encode()
+
+
+def test_json_is_indented_and_keeps_its_order(folder):
+    write_json(folder / "scores.json", {"b": {"é": 1}, "a": None})
+    expected = '{\n  "b": {\n    "é": 1\n  },\n  "a": null\n}\n'
+    assert (folder / "scores.json").read_bytes() == expected.encode()
+
+
+def test_tables_round_their_numbers_to_six_digits(folder):
+    table = [(1, 0.1234567, "a,b"), (20, 1e-9 / 3, 'say "hi"'), (3, math.nan, None)]
+    write_csv(folder / "loss.csv", ["step", "loss", "note"], table)
+    expected = 'step,loss,note\n1,0.123457,"a,b"\n20,3.33333e-10,"say ""hi"""\n3,nan,\n'
+    assert (folder / "loss.csv").read_bytes() == expected.encode()

@@ -1,0 +1,178 @@
+import gzip
+
+import gensim.downloader
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.tinybert.core.errors import UserError
+from pipeline.tinybert.data import word_vectors
+
+WORDS = ["the", "film", "café", "電影", "'s", "\x85odd", ". . ."]
+VALUES = np.random.default_rng(0).normal(size=(len(WORDS), 4)).astype(np.float32)
+LINES = [" ".join([word, *(repr(float(value)) for value in row)]) for word, row in zip(WORDS, VALUES, strict=True)]
+GLOVE = "\n".join(LINES) + "\n"
+WORD2VEC = f"{len(WORDS)} 4\n{GLOVE}"
+
+
+def write_folder(folder, values=VALUES, words=WORDS):
+    (folder / "inner").mkdir(parents=True, exist_ok=True)
+    np.save(folder / "inner" / "some.npy", values)
+    pd.DataFrame({"word": words}).to_parquet(folder / "inner" / "names.parquet")
+    return folder
+
+
+def write_text(path, text):
+    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+    return path
+
+
+@pytest.fixture(params=["package folder", "GloVe", "word2vec", "GloVe, gz", "word2vec, gz", "gensim"])
+def location(request, tmp_path, monkeypatch):
+    form, _, compressed = request.param.partition(", ")
+    if form == "package folder":
+        return str(write_folder(tmp_path / "package"))
+    path = write_text(tmp_path / f"vectors.txt{'.gz' if compressed else ''}", GLOVE if form == "GloVe" else WORD2VEC)
+    if form != "gensim":
+        return str(path)
+
+    def download(name, return_path):  # load() without return_path would run code that was downloaded
+        assert (name, return_path) == ("glove-tiny", True)
+        return str(path)
+
+    monkeypatch.setattr(gensim.downloader, "load", download)
+    return "gensim:glove-tiny"
+
+
+def test_vectors_are_read_from_every_kind_of_location(location):
+    found = word_vectors.fetch(location, 1000, "word_vectors.location")
+    assert found.index_to_key == WORDS
+    np.testing.assert_allclose(found.vectors, VALUES, rtol=1e-6)
+
+
+def test_the_first_words_are_taken_where_fewer_are_wanted(location):
+    found = word_vectors.fetch(location, 3, "word_vectors.location")
+    assert found.index_to_key == WORDS[:3]
+    np.testing.assert_allclose(found["café"], VALUES[2], rtol=1e-6)
+
+
+def test_the_first_vector_of_a_repeated_word_is_kept(tmp_path):
+    found = word_vectors.fetch(str(write_text(tmp_path / "v.txt", "film 1 2\nplot 3 4 \r\nfilm 5 6\n")), 9, "key")
+    assert found.index_to_key == ["film", "plot"]
+    assert found.vectors.tolist() == [[1, 2], [3, 4]]
+
+
+def test_a_package_is_read_by_its_name(tmp_path, monkeypatch):
+    write_folder(tmp_path / "some_glove")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert word_vectors.fetch("package:some_glove", 2, "word_vectors.location").index_to_key == WORDS[:2]
+
+
+def test_saved_vectors_load_as_they_were_and_have_the_same_bytes_each_time(tmp_path):
+    words = [*WORDS, "carriage\rreturn"]
+    values = np.vstack([VALUES, VALUES[:1]])
+    found = word_vectors.fetch(str(write_folder(tmp_path / "package", values, words)), 100, "word_vectors.location")
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        word_vectors.save(found, ["der", "für"], tmp_path / name)
+        loaded, stop = word_vectors.load(tmp_path / name)
+        assert loaded.index_to_key == words
+        assert stop == {"der", "für"}
+        np.testing.assert_array_equal(loaded.vectors, values)
+    files = [sorted((path.name, path.read_bytes()) for path in (tmp_path / name).iterdir()) for name in ("one", "two")]
+    assert files[0] == files[1]
+    assert [name for name, _ in files[0]] == ["stop_words.txt", "vectors.npy", "words.txt"]
+
+
+# Stop words.
+
+STOP = "word_vectors.stop_words"
+
+
+def test_stop_words_come_from_gensim_or_a_file_or_there_are_none(tmp_path):
+    (tmp_path / "german.txt").write_bytes("\ufeffDer\r\n\r\nfür \r\nder\n".encode())
+    assert word_vectors.stop_words(str(tmp_path / "german.txt"), STOP) == ["der", "für"]
+    assert word_vectors.stop_words(None, STOP) == []
+    assert {"the", "is", "and"} <= set(word_vectors.stop_words("english", STOP))
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (None, "there is no file or folder .*: expected english, a text file with a word a line, or blank"),
+        (b"der\nf\xfcr\n", "expected a text file in UTF-8, a word a line: .* 0xfc"),
+        (b"der\ndie oder das\n", "expected a word a line, found 'die oder das'"),
+    ],
+)
+def test_a_bad_file_of_stop_words_is_named_with_its_setting(tmp_path, content, expected):
+    if content is not None:
+        (tmp_path / "stop.txt").write_bytes(content)
+    with pytest.raises(UserError, match=f"^{STOP}: .*{expected}"):
+        word_vectors.stop_words(str(tmp_path / "stop.txt"), STOP)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("absent.txt", None, "there is no file or folder"),
+        ("empty.txt", b"", "it ends after 0 words"),
+        ("words.txt", b"film\nplot\n", "cannot be read as GloVe or word2vec text: word 1: expected 0 numbers"),
+        ("ragged.txt", b"film 0.1 0.2\nplot 0.3\n", "word 2: expected 2 numbers after it, found 1"),
+        ("names.txt", b"film 0.1 0.2\nplot 0.3 x\n", "cannot be read as GloVe or word2vec text"),
+        ("binary.bin", bytes(range(256)), "cannot be read as GloVe or word2vec text"),
+        ("short.txt", b"5 2\nfilm 0.1 0.2\n", "it ends after 1 words, of 5"),
+        ("cut.txt.gz", gzip.compress(GLOVE.encode() * 50)[:-20], "cannot be read as GloVe or word2vec text"),
+        ("plain.txt.gz", GLOVE.encode(), "cannot be read as GloVe or word2vec text"),
+    ],
+)
+def test_a_bad_text_file_is_named_with_its_setting(tmp_path, name, content, expected):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"^word_vectors.location: .*{name}") as raised:
+        word_vectors.fetch(str(tmp_path / name), 1000, "word_vectors.location")
+    assert expected in str(raised.value)
+
+
+def empty(folder):
+    folder.mkdir()
+
+
+def two_arrays(folder):
+    write_folder(folder)
+    np.save(folder / "other.npy", VALUES)
+
+
+def pickled(folder):
+    write_folder(folder, np.array([{}] * len(WORDS), dtype=object))
+
+
+def no_parquet(folder):
+    write_folder(folder)
+    (folder / "inner" / "names.parquet").write_text("words")
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (empty, "expected one .npy with vectors and one .parquet with their words"),
+        (two_arrays, "expected one .npy"),
+        (pickled, "cannot be read as vectors"),
+        (no_parquet, "cannot be read as vectors"),
+        (lambda folder: write_folder(folder, words=WORDS[:4]), "4 words but vectors of the shape (7, 4)"),
+        (lambda folder: write_folder(folder, values=VALUES[:, 0]), "7 words but vectors of the shape (7,)"),
+    ],
+)
+def test_a_bad_folder_is_named_with_its_setting(tmp_path, make, expected):
+    make(tmp_path / "package")
+    with pytest.raises(UserError, match="^word_vectors.location: .*package") as raised:
+        word_vectors.fetch(str(tmp_path / "package"), 2, "word_vectors.location")
+    assert expected in str(raised.value)
+
+
+def test_a_download_that_fails_names_the_setting_and_what_to_do(monkeypatch):
+    def fail(name, return_path):
+        raise OSError("no route\nto host")
+
+    monkeypatch.setattr(gensim.downloader, "load", fail)
+    with pytest.raises(UserError, match="^word_vectors.location: cannot fetch gensim:glove-tiny .*no route.*network"):
+        word_vectors.fetch("gensim:glove-tiny", 10, "word_vectors.location")

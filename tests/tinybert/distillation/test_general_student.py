@@ -1,0 +1,201 @@
+import pytest
+import tiny
+import torch
+from transformers import AutoModel, BertForMaskedLM, BertModel, DistilBertConfig, DistilBertModel
+
+from pipeline.tinybert.core.errors import UserError
+from pipeline.tinybert.core.settings import GeneralStudent
+from pipeline.tinybert.distillation import general_student
+from pipeline.tinybert.models import checkpoints
+from pipeline.tinybert.models.families import FAMILIES, feed_forward, layers
+
+SHAPE = {"layers": 2, "hidden": 24, "heads": 2, "feed_forward": 48}
+
+
+@pytest.fixture(autouse=True)
+def encoder(in_empty_folder) -> BertModel:
+    """The encoder where the stage looks for it, of four layers."""
+    tiny.write_checkpoint(general_student.ENCODER)
+    return BertModel.from_pretrained(general_student.ENCODER)
+
+
+def wanted(start: str, shape=None, distillation=None, **changes) -> GeneralStudent:
+    text = {"location": "text.csv", "limit": 20}
+    recipe = {
+        "text": text,
+        "epochs": 1,
+        "batch_size": 8,
+        "max_length": 32,
+        "learning_rate": 1e-3,
+        "layer_map": "uniform",
+        "losses": {"embeddings": 1, "hidden": 1, "attention": 1},
+        "projections": "shared",
+        "dropout": None,
+    }
+    settings = {"start": start, "shape": {**SHAPE, **(shape or {})}, "checkpoint": "checkpoint", "layers": [1, 2]}
+    return GeneralStudent.model_validate({**settings, "distillation": {**recipe, **(distillation or {})}, **changes})
+
+
+def same(first, second) -> bool:
+    first, second = first.state_dict(), second.state_dict()
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("chosen", [[1, 2], [2, 4], [4], [3, 3], [4, 1, 2]])
+def test_layers_of_the_encoder_are_copied_exactly(encoder, chosen):
+    student = general_student.from_layers(wanted("layers", {"layers": len(chosen)}, layers=chosen), seed=1)
+    assert student.config.num_hidden_layers == len(layers(student)) == len(chosen)
+    assert same(student.embeddings, encoder.embeddings)
+    assert same(student.pooler, encoder.pooler)
+    for block, layer in zip(layers(student), chosen, strict=True):
+        assert same(block, layers(encoder)[layer - 1])
+
+
+def test_a_layer_used_twice_is_two_layers_of_the_student():
+    first, second = layers(general_student.from_layers(wanted("layers", layers=[3, 3]), seed=1))
+    assert first.output.dense.weight is not second.output.dense.weight
+
+
+@pytest.mark.parametrize(
+    ("shape", "layers", "message"),
+    [
+        ({}, [1, 5], r"general_student\.layers: \[1, 5\]: expected numbers from 1 to 4"),
+        ({}, [1, 2, 3], r"general_student\.layers: .* are 3, general_student\.shape\.layers is 2"),
+        ({"hidden": 32}, [1, 2], r"general_student\.shape\.hidden: 32, .* set it to 24, or .*general_student\.start"),
+        ({"heads": 4}, [1, 2], r"general_student\.shape\.heads: 4, .* set it to 2"),
+        ({"feed_forward": 49}, [1, 2], r"general_student\.shape\.feed_forward: 49, .* set it to 48"),
+    ],
+)
+def test_layers_that_do_not_fit_the_shape_stop_with_the_setting(shape, layers, message):
+    with pytest.raises(UserError, match=f"^{message}"):
+        general_student.from_layers(wanted("layers", shape, layers=layers), seed=1)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_narrower_student_loses_the_neurons_that_matter_least(in_empty_folder, family):
+    """Here those that always hold the same, however large, and those that nobody listens to: nothing is lost."""
+    tiny.write_text(in_empty_folder / "text.csv", 20)
+    tiny.write_family(general_student.ENCODER, family)
+    encoder = AutoModel.from_pretrained(general_student.ENCODER)
+    with torch.no_grad():
+        for block in layers(encoder):
+            to, back = feed_forward(block, family)
+            to.weight[::4], to.bias[::4], back.weight[:, 1::4] = 0, 5, 0
+    checkpoints.save(general_student.ENCODER, encoder)
+    student = general_student.from_layers(
+        wanted("layers", {"layers": 4, "feed_forward": 24}, layers=[1, 2, 3, 4]), seed=1
+    )
+    assert checkpoints.shape_of(student.config).feed_forward == 24
+    inputs = checkpoints.tokenizer(general_student.ENCODER)(
+        ["the film is good", "a bad plot"], padding=True, return_tensors="pt"
+    )
+    with torch.no_grad():
+        ours, theirs = (model.eval()(**inputs).last_hidden_state for model in (student, encoder))
+    assert torch.allclose(ours, theirs, atol=1e-4)
+
+
+def test_a_checkpoint_is_taken_as_it_is(in_empty_folder):
+    tiny.write_checkpoint(in_empty_folder / "checkpoint", seed=5, layers=2)
+    student = general_student.from_checkpoint(wanted("checkpoint"))
+    assert same(student, BertModel.from_pretrained("checkpoint"))
+
+
+def test_a_checkpoint_of_another_width_than_the_encoder_s(in_empty_folder):
+    tiny.write_checkpoint(in_empty_folder / "checkpoint", layers=1, hidden=16, heads=4, feed_forward=20)
+    shape = {"layers": 1, "hidden": 16, "heads": 4, "feed_forward": 20}
+    assert (
+        checkpoints.shape_of(general_student.from_checkpoint(wanted("checkpoint", shape)).config).model_dump() == shape
+    )
+
+
+def test_what_a_checkpoint_lacks_is_the_same_each_time(in_empty_folder):
+    tiny.write_checkpoint(in_empty_folder / "checkpoint", BertForMaskedLM, layers=2)  # which has no pooler
+    first, second = (general_student.from_checkpoint(wanted("checkpoint")) for _ in range(2))
+    assert same(first, second)
+    assert first.pooler.dense.weight.std() > 0
+
+
+@pytest.mark.parametrize(("name", "value"), [("layers", 3), ("hidden", 32), ("heads", 4), ("feed_forward", 96)])
+def test_a_checkpoint_of_another_shape_stops_with_the_setting(in_empty_folder, name, value):
+    tiny.write_checkpoint(in_empty_folder / "checkpoint", **{**SHAPE, name: value})
+    message = rf"^general_student\.shape\.{name}: {SHAPE[name]}, but the checkpoint checkpoint gives {value}"
+    with pytest.raises(UserError, match=message):
+        general_student.from_checkpoint(wanted("checkpoint"))
+
+
+def test_a_checkpoint_with_another_vocabulary_stops_with_the_setting(in_empty_folder):
+    tiny.write_checkpoint(in_empty_folder / "checkpoint", layers=2)
+    other = tiny.tokenizer()
+    other.add_tokens(["newword"])
+    other.save_pretrained("checkpoint")
+    with pytest.raises(UserError, match=r"^general_student\.checkpoint: the student's vocabulary"):
+        general_student.from_checkpoint(wanted("checkpoint"))
+
+
+def test_a_checkpoint_without_a_model_stops_with_the_setting(in_empty_folder):
+    with pytest.raises(UserError, match=r"^general_student\.checkpoint: .*nowhere"):
+        general_student.from_checkpoint(wanted("checkpoint", checkpoint="nowhere"))
+
+
+def test_a_checkpoint_of_another_family_stops_with_the_setting(in_empty_folder):
+    DistilBertModel(DistilBertConfig(vocab_size=50, dim=8, n_layers=1, n_heads=2, hidden_dim=8)).save_pretrained(
+        "checkpoint"
+    )
+    with pytest.raises(UserError, match=r"^general_student\.checkpoint: .*'distilbert', but the encoder's is 'bert'"):
+        general_student.from_checkpoint(wanted("checkpoint"))
+
+
+@pytest.mark.parametrize(
+    ("shape", "losses"),
+    [
+        ({}, {}),
+        ({"layers": 4, "hidden": 16, "feed_forward": 20}, {}),
+        ({"layers": 1, "hidden": 30, "heads": 3}, {"attention": 0}),
+    ],
+)
+def test_general_distillation_teaches_a_student_of_any_shape(in_empty_folder, shape, losses):
+    tiny.write_text(in_empty_folder / "text.csv", 20)
+    recipe = {"epochs": 6, "learning_rate": 1e-2, "losses": {"embeddings": 1, "hidden": 1, "attention": 1, **losses}}
+    student, result = general_student.from_distillation(wanted("distillation", shape, recipe), tiny.numerics())
+    assert checkpoints.shape_of(student.config).model_dump() == {**SHAPE, **shape}
+    assert result.curves["loss"][-1][1] < result.curves["loss"][0][1] / 2
+
+
+def test_a_student_of_general_distillation_is_an_ordinary_model(in_empty_folder):
+    tiny.write_text(in_empty_folder / "text.csv", 20)
+    student, _ = general_student.from_distillation(wanted("distillation", {"hidden": 16}), tiny.numerics())
+    checkpoints.save(in_empty_folder / "student", student, checkpoints.tokenizer(general_student.ENCODER))
+    loaded, info = AutoModel.from_pretrained("student", output_loading_info=True)
+    assert same(loaded, student)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+
+
+def test_general_distillation_starts_untrained_and_leaves_the_encoder_alone(in_empty_folder, encoder, monkeypatch):
+    tiny.write_text(in_empty_folder / "text.csv", 20)
+    seen = {}
+
+    def untrained(student, teacher, data, *rest):
+        seen.update(student=student, teacher=teacher, columns=data.column_names)
+
+    monkeypatch.setattr(general_student, "imitate", untrained)
+    general_student.from_distillation(wanted("distillation", {"layers": 4}), tiny.numerics())
+    ours, theirs = (layers(seen[who])[0].attention.self.query.weight for who in ("student", "teacher"))
+    assert same(seen["teacher"], encoder)
+    assert not torch.allclose(ours, theirs)
+    assert "labels" not in seen["columns"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "recipe", "message"),
+    [
+        ({"hidden": 25}, {}, r"shape\.hidden: 25 is not a multiple of general_student\.shape\.heads, 2"),
+        ({"heads": 4}, {}, r"distillation\.losses\.attention: the student has 4 heads, the teacher 2"),
+        ({"layers": 3}, {}, r"distillation\.layer_map: uniform: 4 teacher layers"),
+        ({}, {"layer_map": [2, 5]}, r"distillation\.layer_map: \[2, 5\]: expected 2 numbers from 1 to 4"),
+        ({}, {"max_length": 65}, r"distillation\.max_length: 65: the encoder takes 64"),
+    ],
+)
+def test_general_distillation_that_cannot_be_stops_with_the_setting(in_empty_folder, shape, recipe, message):
+    tiny.write_text(in_empty_folder / "text.csv", 20)
+    with pytest.raises(UserError, match=rf"^general_student\.{message}"):
+        general_student.from_distillation(wanted("distillation", shape, recipe), tiny.numerics())
