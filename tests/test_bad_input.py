@@ -375,7 +375,7 @@ def test_an_interrupted_training_leaves_nothing_and_can_be_started_again(world):
     assert time.monotonic() - begin < 10
     assert process.returncode == 1
     assert "Traceback" not in said
-    expected = "finetune_teacher: interrupted (SIGINT); nothing half-written is left, `dvc repro` goes on"
+    expected = "finetune_teacher: interrupted (SIGINT): no half-written file is left; `dvc repro` resumes"
     assert lines(said)[-1] == expected
     assert tree(world) == before
 

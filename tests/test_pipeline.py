@@ -343,7 +343,7 @@ def test_after_an_interrupt_the_next_run_goes_on(clone, edited):
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: DVC gets it and the stage
     said, _ = process.communicate(timeout=10)
     assert process.returncode != 0
-    assert "finetune_teacher: interrupted (SIGINT); nothing half-written is left" in said
+    assert "finetune_teacher: interrupted (SIGINT): no half-written file is left" in said
     assert "Traceback" not in said
     edited("params.yaml", lambda text: params)
     clone("dvc", "repro")

@@ -130,7 +130,7 @@ def test_an_interrupt_ends_all_processes_in_one_line(world, number):
         process.send_signal(number)
     _, said = process.communicate(timeout=100)
     assert process.returncode == 1
-    assert lines(said)[-1].startswith(f"finetune_teacher: interrupted ({number.name}); nothing half-written is left")
+    assert lines(said)[-1].startswith(f"finetune_teacher: interrupted ({number.name}): no half-written file is left")
     assert said.count("interrupted") == 1 and "Traceback" not in said
     assert not psutil.wait_procs(children, timeout=10)[1]
 

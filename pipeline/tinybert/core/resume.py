@@ -172,7 +172,9 @@ def _value(parameters: dict, key: str) -> object:
 def _content(path: Path) -> str:
     """A hash of a file, or of the names and contents of a folder; nothing where there is none."""
     digest = hashlib.blake2b(digest_size=20)
-    files = sorted(entry for entry in path.rglob("*") if entry.is_file()) if path.is_dir() else [path]
+    files = [path]
+    if path.is_dir():
+        files = sorted(entry for entry in path.rglob("*") if entry.is_file() and "__pycache__" not in entry.parts)
     for file in files:
         if file.is_file():
             digest.update(file.relative_to(path).as_posix().encode())

@@ -12,7 +12,17 @@ from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import log
 
 PARAMS = Path("params.yaml")
-RESERVED_NAMES = ("train", "validation", "test", "task", "teacher", "student", "student_alone", "retention", "agreement")
+RESERVED_NAMES = (
+    "train",
+    "validation",
+    "test",
+    "task",
+    "teacher",
+    "student",
+    "student_alone",
+    "retention",
+    "agreement",
+)
 BLANK = " (write the key, with nothing after it where there is nothing to set)"
 RESERVED_TASK_NAMES = ("pretrained", "raw", "word_vectors")
 Share = Field(gt=0, lt=1)

@@ -12,7 +12,6 @@ from tiny_augmenter import CONTENT, LONG, MODEL, ROWS, VECTORS, augmenter, of_te
 
 from pipeline.tinybert.augmentation import candidates, word_replacement
 from pipeline.tinybert.augmentation.candidates import Candidates, nearest_words
-from pipeline.tinybert.models import checkpoints
 from pipeline.tinybert.models.families import word_logits
 
 quick = settings(max_examples=25, deadline=None)
@@ -31,7 +30,7 @@ def test_logits_too_close_to_call_are_decided_as_in_any_other_batch(monkeypatch)
         logits = plain(model, inputs, positions)
         return logits + 1e-6 * torch.randn(logits.shape[-1], generator=torch.Generator().manual_seed(len(positions)))
 
-    monkeypatch.setattr(checkpoints, "word_logits", noisy)
+    monkeypatch.setattr(candidates, "word_logits", noisy)
     one, other, whole = (list(augmenter(model, batch_size=size)(ROWS)) for size in (1, 4, 100))
     assert one == other == whole
 

@@ -9,9 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_augmenter import CONTENT, ROWS, augmenter, of_text, words_of
 
-from pipeline.tinybert.augmentation import word_replacement
+from pipeline.tinybert.augmentation import candidates, word_replacement
 from pipeline.tinybert.augmentation.word_replacement import in_the_case_of
-from pipeline.tinybert.models import checkpoints
 from pipeline.tinybert.models.families import word_logits
 from pipeline.tinybert.tasks.task import spliced
 
@@ -30,7 +29,7 @@ def forwards(monkeypatch):
     """The size of each batch that the masked language model sees."""
     seen, plain = [], word_logits
     monkeypatch.setattr(
-        checkpoints,
+        candidates,
         "word_logits",
         lambda model, inputs, at: seen.append(len(at)) or plain(model, inputs, at),
     )

@@ -13,7 +13,7 @@ import ruamel.yaml
 from pipeline.tinybert.core import settings
 from pipeline.tinybert.core.errors import UserError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 YAML = ruamel.yaml.YAML(typ="safe", pure=True)
 PARAMS = YAML.load((ROOT / "params.yaml").read_text(encoding="utf-8"))
 TASK = PARAMS["run"][0]
@@ -214,7 +214,7 @@ def test_a_missing_file_says_where_to_stand(tmp_path):
 @pytest.mark.parametrize("written", ["1e-05", "1e-5", "1.0e-5", "0.00001"])
 def test_numbers_in_exponent_form_are_numbers(written, tmp_path):
     """``dvc exp run -S`` writes 1e-05, which YAML 1.1 takes for text."""
-    text = (Path(__file__).parents[2] / "params.yaml").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[3] / "params.yaml").read_text(encoding="utf-8")
     group = text.index("\nfinetune_teacher:")
     start = text.index("learning_rate: ", group) + len("learning_rate: ")
     path = tmp_path / "params.yaml"

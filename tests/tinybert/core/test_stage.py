@@ -15,7 +15,8 @@ from pipeline.tinybert.core.log import log_count, summed_counts
 from pipeline.tinybert.core.output import output
 
 START = (
-    "from pipeline.tinybert.core import stage; from pipeline.tinybert.core.output import output; "
+    "from pipeline.tinybert.core import stage; from pipeline.tinybert.core.errors import UserError; "
+    "from pipeline.tinybert.core.log import log; from pipeline.tinybert.core.output import output; "
     "import os, time; from pathlib import Path; stage.report_errors_in_one_line()\n"
 )
 
@@ -112,7 +113,7 @@ class TestEnd:
         process.send_signal(number)
         _, said = process.communicate(timeout=10)
         assert process.returncode == 1
-        assert lines(said) == [f"-c: interrupted ({number.name}); nothing half-written is left, `dvc repro` goes on"]
+        assert lines(said) == [f"-c: interrupted ({number.name}): no half-written file is left; `dvc repro` resumes"]
         assert files(in_folder) == {}
 
     def test_garbage_is_collected_while_a_stage_runs_but_for_what_was_imported(self):
@@ -169,7 +170,7 @@ def test_a_full_disk_is_known_behind_other_errors(error):
     try:
         raise ValueError("while saving") from error
     except ValueError as raised:
-        assert message(raised) == "the disk is full: free some space, then `dvc repro` goes on"
+        assert message(raised) == "the disk is full: free some space, then run `dvc repro` again; it resumes"
 
 
 def test_what_is_counted_in_parts_is_said_once(capsys):

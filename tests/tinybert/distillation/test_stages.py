@@ -301,7 +301,7 @@ def stage(in_empty_folder, task, teacher_of_the_stage):
     rows.write(made("data/tiny/unlabelled") / "rows.jsonl", [{"text": text} for text in TEXTS[6:]])
     checkpoints.save(made("models/tiny/teacher"), teacher_of_the_stage, tiny.tokenizer())
     checkpoints.save(made("models/tiny/general_student"), make_student(), tiny.tokenizer())
-    shutil.copy(Path(__file__).parents[2] / "params.yaml", "params.yaml")
+    shutil.copy(Path(__file__).parents[3] / "params.yaml", "params.yaml")
 
     def run_stage(**changes):
         tiny.write_params(Path("params.yaml"), **{f"distill_intermediate.{key}": v for key, v in changes.items()})
