@@ -1,4 +1,4 @@
-"""Replace words of the training rows: the masked language model and GloVe propose, a seeded draw chooses."""
+"""Augment the training rows: the masked language model and GloVe propose words, a seeded draw chooses among them."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def main(name: str) -> None:
     )
     with resume.folder("rows") as folder, output(Path("data", name, "augmented")) as out:
         total, count = word_replacement.write_all(augmenter, train, folder, out / "rows.jsonl")
-    log(f"{total} rows became {count}")
+    log(f"{total} training rows augmented to {count} rows (originals and variants)")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from pipeline.tinybert.distillation.teacher_logits import Logits
 from pipeline.tinybert.training import loop
 from pipeline.tinybert.training.loop import QuietTrainer
 
-WORK = ((QuietTrainer, "training_step"), (Logits, "known"), (Augmenter, "read"), (loop, "save_model"))
+WORK = ((QuietTrainer, "training_step"), (Logits, "known"), (Augmenter, "load_sentences"), (loop, "save_model"))
 CHANGES = {
     "seed": 3,
     "encoder.masked_language_model.steps": 12,
@@ -68,7 +68,7 @@ def run(repository, monkeypatch):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_killed_stage_goes_on_to_the_same_bytes(run, stage, monkeypatch):
-    monkeypatch.setattr("pipeline.tinybert.augmentation.word_replacement.ROWS_AT_ONCE", 16)
+    monkeypatch.setattr("pipeline.tinybert.augmentation.word_replacement.BLOCK_ROWS", 16)
     whole, work = run(stage)
     assert work > 6
     for moment in random.Random(stage).sample(range(2, work), 3):

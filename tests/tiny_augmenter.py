@@ -1,4 +1,4 @@
-"""Augmenters of the tiny world, with a masked language model and word vectors drawn at random."""
+"""Tiny augmenters: a masked language model and word vectors with random weights."""
 
 import numpy as np
 import tiny
@@ -9,7 +9,7 @@ from pipeline.tinybert.augmentation.word_replacement import Augmenter
 from pipeline.tinybert.core.settings import Augment
 
 ROWS = [{"id": f"train-{n}", "text": text, "label": label} for n, (text, label) in enumerate(tiny.sentences(24, 5))]
-LONG = " ".join(tiny.NOUNS * 12)  # 120 word-pieces, where the tiny model takes 64
+LONG = " ".join(tiny.NOUNS * 12)  # 120 word-pieces; the tiny model's maximum is 64
 CONTENT = [*tiny.NOUNS, *tiny.ADJECTIVES["positive"], *tiny.RARE.split(), "zebra"]
 
 
@@ -44,5 +44,5 @@ def of_text(text: str, **changes) -> list[str]:
 def words_of(text: str, spans=None, **changes) -> dict:
     """The replaceable words of a text, with their candidates."""
     maker = augmenter(**changes)
-    maker.read({text})
+    maker.load_sentences({text})
     return {word.text: word for word in maker.sentences[text].within(spans or [(0, len(text))]).words}

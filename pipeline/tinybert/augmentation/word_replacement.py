@@ -1,5 +1,7 @@
-"""TinyBERT's word replacement (Jiao et al. 2020, algorithm 1): words that may be replaced, a seeded draw for each row
-among their candidates, and splicing into the original text.
+"""Data augmentation by word replacement (TinyBERT, Jiao et al. 2020, algorithm 1).
+
+For each training row: find the replaceable words, draw replacements from their candidates with a seeded generator,
+and splice them into the original text.
 """
 
 import hashlib
@@ -22,15 +24,17 @@ from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.tasks import Task
 from pipeline.tinybert.tasks.task import spliced
 
-ROWS_AT_ONCE, CHARACTERS_AT_ONCE = 1024, 200_000
-# NLTK rewrites double quotes before it looks for them in the text; blanks of the same length leave nothing to rewrite.
+BLOCK_ROWS, BLOCK_CHARACTERS = 1024, 200_000
+# NLTK rewrites double quotes before tokenizing, and then fails to find the rewritten quotes in the text. Spaces of the
+# same length in their place avoid this and keep all offsets.
 QUOTES = re.compile("\"|''|``")
 
 
 class Augmenter:
-    """Variants of rows: ``for row in augmenter(rows)``, each row before its own.
+    """Yields each row followed by its variants: ``for row in augmenter(rows)``.
 
-    What a row gives depends on the row, its id, the seed and the models alone: batches may have any size.
+    The variants of a row depend only on the row, its id, the seed and the models, not on the batch size or on other
+    rows.
     """
 
     def __init__(
@@ -43,7 +47,7 @@ class Augmenter:
         settings: Augment,
         train: Iterable[Row] = (),
     ):
-        """``train`` are the rows whose entities may stand for one another, where the settings allow it."""
+        """``train``: the rows from which entities are collected for replacement, if ``settings.entities`` is on."""
         self.task, self.tokenizer, self.stop_words, self.settings = task, tokenizer, stop_words, settings
         self.candidates = Candidates(model, tokenizer, vectors, settings)
         self.entities = task.exchangeable(train) if settings.entities else {}
@@ -51,19 +55,21 @@ class Augmenter:
 
     def __call__(self, rows: Iterable[Row]) -> Iterator[Row]:
         for block in blocks(rows):
-            yield from self.made_of(block)
+            yield from self.augment_block(block)
 
-    def made_of(self, block: list[Row]) -> Iterator[Row]:
-        """What rows become that are in memory together."""
+    def augment_block(self, block: list[Row]) -> Iterator[Row]:
+        """Yield each row of the block, followed by its variants."""
         fields_of = [self.task.replaceable(row) for row in block]
-        self.read({text for fields in fields_of for text, _ in fields.values()})
+        self.load_sentences({text for fields in fields_of for text, _ in fields.values()})
         for row, fields in zip(block, fields_of, strict=True):
             sentences = {name: self.sentences[text].within(spans) for name, (text, spans) in fields.items()}
             yield from self.variants(row, sentences)
 
-    def read(self, texts: set[str]) -> None:
-        """Make ``sentences`` those of ``texts``, with candidates for all their words, whatever a row allows: so a
-        passage is asked about once, however many questions its rows ask. What the block before knew of it is kept.
+    def load_sentences(self, texts: set[str]) -> None:
+        """Set ``self.sentences`` to these texts, with candidates for every word.
+
+        Candidates are computed once per text, for all its words, even those outside a row's spans: many rows may share
+        a passage. Texts that the previous block also contained keep their candidates.
         """
         known = {text: self.sentences[text] for text in sorted(texts) if text in self.sentences}
         new = {text: self.sentence(text) for text in sorted(texts) if text not in known}
@@ -72,7 +78,7 @@ class Augmenter:
         self.sentences = known | new
 
     def sentence(self, text: str) -> Sentence:
-        """Word-pieces and replaceable words of a text: letters only, no stop word."""
+        """Tokenize a text and find its replaceable words: letters only, not a stop word."""
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         pieces, words = encoded["input_ids"], []
         piece_at = {
@@ -82,18 +88,21 @@ class Augmenter:
         }
         for start, end in word_spans(text):
             word = text[start:end]
-            if word.isalpha() and word.lower() not in self.stop_words and is_whole(text, start, end):
+            if word.isalpha() and word.lower() not in self.stop_words and is_whole_word(text, start, end):
                 piece = piece_at.get((start, end))
                 own = [*self.candidates.pieces_of.get(word.lower(), []), *([] if piece is None else [pieces[piece]])]
                 words.append(Word(start, end, word, piece, own))
         return Sentence(text, pieces, words)
 
     def variants(self, row: Row, sentences: dict[str, Sentence]) -> Iterator[Row]:
-        """The row itself and its new variants, ``variants`` at most. A variant changes one text of one copy."""
+        """Yield the row, then its distinct variants, at most ``settings.variants``.
+
+        A variant changes one field only; the fields take turns.
+        """
         draw = random.Random(_seed(self.settings.seed, row["id"]))
         seen = {tuple(sentence.text for sentence in sentences.values())}
         yield {**row, "variant": 0}
-        names = [name for name, sentence in sentences.items() if self.may_change(sentence)]
+        names = [name for name, sentence in sentences.items() if self.has_replacements(sentence)]
         for number in range(self.settings.variants if names else 0):
             name = names[number % len(names)]
             edits = draw_replacements(sentences[name], self.settings.probability, draw)
@@ -101,29 +110,30 @@ class Augmenter:
                 swaps = self.task.swaps(row, self.entities, self.settings.probability, draw)
                 edits = sorted([*edits, *swaps.get(name, [])])
             text = spliced(sentences[name].text, edits)
-            made = tuple(text if other == name else sentence.text for other, sentence in sentences.items())
-            if made not in seen:
-                seen.add(made)
+            texts = tuple(text if other == name else sentence.text for other, sentence in sentences.items())
+            if texts not in seen:
+                seen.add(texts)
                 yield {**self.task.replaced(row, name, edits), "variant": number + 1}
 
-    def may_change(self, sentence: Sentence) -> bool:
+    def has_replacements(self, sentence: Sentence) -> bool:
         return bool(self.entities) or any(word.candidates for word in sentence.words)
 
 
 def write_all(augmenter: Augmenter, train: Path, folder: Path, out: Path) -> tuple[int, int]:
-    """Write the rows of the file ``train`` and their variants to the file ``out``. Returns how many they were, and are.
+    """Write the rows of the file ``train``, each followed by its variants, to the file ``out``.
 
-    In ``folder`` each process keeps what it has made, of every so many-th block, for a run that goes on.
+    The processes take turns at the blocks. Each one keeps its finished blocks in ``folder``, from which an interrupted
+    run resumes. Returns the number of rows read and of rows written.
     """
-    total, made = rows_on_disk.count(train), _Made(folder, launch.rank())
+    total, finished = rows_on_disk.count(train), _FinishedBlocks(folder, launch.rank())
     with tqdm(total=total, unit="row", disable=launch.rank() > 0) as progress:
         for number, block in enumerate(blocks(rows_on_disk.read(train))):
-            if number % launch.world_size() == launch.rank() and number // launch.world_size() >= len(made):
-                made.add(augmenter.made_of(block))
+            if number % launch.world_size() == launch.rank() and number // launch.world_size() >= len(finished):
+                finished.add(augmenter.augment_block(block))
             progress.update(len(block))
-    made.close()
+    finished.close()
     launch.wait()
-    parts = [_Made(folder, number) for number in range(launch.world_size())]
+    parts = [_FinishedBlocks(folder, number) for number in range(launch.world_size())]
     if launch.rank() == 0:
         _join(parts, out)
     for part in parts:
@@ -132,35 +142,40 @@ def write_all(augmenter: Augmenter, train: Path, folder: Path, out: Path) -> tup
 
 
 def blocks(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    """Enough rows to fill batches of each length, or fewer, where they are long: a minute's work is at stake."""
+    """Blocks large enough to fill batches of every length, but small enough that a killed run loses a minute at most.
+
+    Long rows make shorter blocks. Several processes share ``BLOCK_ROWS``.
+    """
     block, size = [], 0
     for row in rows:
         block.append(row)
         size += len(rows_on_disk.line(row))
-        if len(block) * launch.world_size() >= ROWS_AT_ONCE or size > CHARACTERS_AT_ONCE:
+        if len(block) * launch.world_size() >= BLOCK_ROWS or size > BLOCK_CHARACTERS:
             yield block
             block, size = [], 0
     if block:
         yield block
 
 
-def _join(parts: list["_Made"], out: Path) -> None:
-    """Their blocks in turn: the rows in order."""
+def _join(parts: list["_FinishedBlocks"], out: Path) -> None:
+    """Write the blocks of all processes to ``out`` in the order of the rows: block n belongs to process n mod P."""
     with open(out, "wb") as file:
         for number in range(sum(map(len, parts))):
             parts[number % len(parts)].copy_next(file)
 
 
-class _Made:
-    """The rows that a process has made of its blocks, one block after the other, in a file; and where each block ends,
-    in another, which a block counts in once it is whole.
+class _FinishedBlocks:
+    """The augmented blocks of one process: a file of rows, and an index with the offset at which each block ends.
+
+    The index is updated after a block is written, so a block that was cut off by an interrupt is not in it; opening
+    the file again truncates it to the last finished block.
     """
 
     def __init__(self, folder: Path, process: int):
-        self.noted = folder / f"made-{process}.json"
-        kept = resume.read(self.noted) or {"rows": 0, "ends": [0]}
-        self.rows, self.ends, self.copied = kept["rows"], kept["ends"], 0
-        self.file = open(folder / f"made-{process}.jsonl", "a+b")  # noqa: SIM115
+        self.index = folder / f"blocks-{process}.json"
+        saved = resume.read(self.index) or {"rows": 0, "ends": [0]}
+        self.rows, self.ends, self.copied = saved["rows"], saved["ends"], 0
+        self.file = open(folder / f"blocks-{process}.jsonl", "a+b")  # noqa: SIM115
         self.file.truncate(self.ends[-1])
 
     def __len__(self) -> int:
@@ -171,7 +186,7 @@ class _Made:
         self.file.writelines(lines)
         self.file.flush()
         self.rows, self.ends = self.rows + len(lines), [*self.ends, self.file.tell()]
-        resume.write(self.noted, {"rows": self.rows, "ends": self.ends})
+        resume.write(self.index, {"rows": self.rows, "ends": self.ends})
 
     def copy_next(self, file: BinaryIO) -> None:
         start, end = self.ends[self.copied : self.copied + 2]
@@ -184,27 +199,33 @@ class _Made:
 
 
 def word_spans(text: str) -> list[tuple[int, int]]:
-    """NLTK's words; the full stop that it leaves at the last word of an inner sentence is none of the word."""
+    """(start, end) of each word by NLTK's word tokenizer, without the full stop that NLTK leaves on the last word of
+    a sentence in the middle of the text.
+    """
     blanked = QUOTES.sub(lambda quote: " " * len(quote.group()), text)
     spans = NLTKWordTokenizer().span_tokenize(blanked)
     return [(start, end - 1 if end - start > 1 and text[end - 1] == "." else end) for start, end in spans]
 
 
-def is_whole(text: str, start: int, end: int) -> bool:
-    """Not a part that NLTK cuts off, as "wo" of "won't" and "gon" of "gonna"."""
+def is_whole_word(text: str, start: int, end: int) -> bool:
+    """False for the parts into which NLTK splits some words, such as "wo" of "won't" or "gon" of "gonna"."""
     return not (text[start - 1 : start].isalnum() or text[end : end + 1].isalnum())
 
 
 def draw_replacements(sentence: Sentence, probability: float, draw: random.Random) -> list[tuple[int, int, str]]:
-    """Each word with candidates goes with ``probability``, for a candidate drawn uniformly."""
+    """Replace each word that has candidates with ``probability``; the replacement is drawn uniformly.
+
+    Returns (start, end, replacement) in the order of the text.
+    """
     chosen = []
     for word in sentence.words:
         if word.candidates and draw.random() < probability:
-            chosen.append((word.start, word.end, in_the_case_of(word.text, draw.choice(word.candidates))))
+            chosen.append((word.start, word.end, match_case(word.text, draw.choice(word.candidates))))
     return chosen
 
 
-def in_the_case_of(original: str, word: str) -> str:
+def match_case(original: str, word: str) -> str:
+    """``word`` in upper case or with a capital first letter, if ``original`` is written so."""
     if len(original) > 1 and original.isupper():
         return word.upper()
     if original[0].isupper():

@@ -17,12 +17,12 @@ from pipeline.tinybert.models.families import word_logits
 quick = settings(max_examples=25, deadline=None)
 
 
-def test_logits_too_close_to_call_are_decided_as_in_any_other_batch(monkeypatch):
-    """Sums that differ in their last digits with the batch size must not choose between two words."""
+def test_close_logits_give_the_same_candidates_in_any_batch(monkeypatch):
+    """Rounding differences between batch sizes must not decide between two words."""
     model = copy.deepcopy(MODEL)
     with torch.no_grad():
         head = model.cls.predictions.decoder
-        head.weight[len(tiny.SPECIAL) :] = head.weight[len(tiny.SPECIAL)]  # every word is as likely as every other
+        head.weight[len(tiny.SPECIAL) :] = head.weight[len(tiny.SPECIAL)]  # all words are equally likely
         head.bias.zero_()
     plain = word_logits
 
@@ -31,13 +31,13 @@ def test_logits_too_close_to_call_are_decided_as_in_any_other_batch(monkeypatch)
         return logits + 1e-6 * torch.randn(logits.shape[-1], generator=torch.Generator().manual_seed(len(positions)))
 
     monkeypatch.setattr(candidates, "word_logits", noisy)
-    one, other, whole = (list(augmenter(model, batch_size=size)(ROWS)) for size in (1, 4, 100))
-    assert one == other == whole
+    of_1, of_4, of_100 = (list(augmenter(model, batch_size=size)(ROWS)) for size in (1, 4, 100))
+    assert of_1 == of_4 == of_100
 
 
 @quick
 @given(st.lists(st.sampled_from([*CONTENT, "Film", "MOVIE", "the"]), max_size=12), st.integers(1, 60))
-def test_candidates_are_other_whole_words_and_not_more_than_asked_for(words, count):
+def test_candidates_are_at_most_k_distinct_whole_words_other_than_the_word(words, count):
     whole = {word for word in tiny.tokenizer().get_vocab() if word.isalpha()}
     for text, word in words_of(" ".join(words), candidates=count).items():
         assert len(word.candidates) == len(set(word.candidates)) == min(count, len(word.candidates))
@@ -45,12 +45,12 @@ def test_candidates_are_other_whole_words_and_not_more_than_asked_for(words, cou
         assert set(word.candidates) <= whole | set(VECTORS.index_to_key)
 
 
-def test_the_masked_language_model_proposes_every_other_whole_word_if_asked_for_more():
+def test_a_large_k_gives_every_other_whole_word_of_the_vocabulary():
     whole = {word for word in tiny.tokenizer().get_vocab() if word.isalpha()}
     assert set(words_of("Film", candidates=1000)["Film"].candidates) == whole - {"film"}
 
 
-def test_other_spellings_of_the_word_itself_are_no_candidates():
+def test_other_spellings_of_the_word_are_not_candidates():
     vocabulary = [*tiny.SPECIAL, "film", "Film", "FILM", "plot", "cafe", "##s", "1990", "[unused0]", "don"]
     cased = type(tiny.tokenizer())(
         vocab={piece: number for number, piece in enumerate(vocabulary)},
@@ -63,46 +63,46 @@ def test_other_spellings_of_the_word_itself_are_no_candidates():
     assert set(proposed["café"].candidates) == {"film", "Film", "FILM", "plot", "don"}
 
 
-def test_neighbours_in_other_case_are_the_word_itself():
+def test_a_neighbour_that_differs_only_in_case_is_excluded():
     assert nearest_words(vectors_of(["film", "Film", "plot"]), ["film"], 5) == {"film": ["plot"]}
 
 
-def test_words_of_one_piece_go_to_the_model_and_the_others_to_glove(monkeypatch):
+def test_single_piece_words_use_the_model_and_other_words_use_glove(monkeypatch):
     asked = {"model": [], "glove": []}
-    ask_model, ask_vectors = Candidates.ask_model, Candidates.ask_vectors
+    find_by_model, find_by_vectors = Candidates.find_by_model, Candidates.find_by_vectors
 
     def to_model(self, batch):
         asked["model"] += [word.text for forward in batch for word in forward.words.values()]
-        ask_model(self, batch)
+        find_by_model(self, batch)
 
     def to_glove(self, words):
         asked["glove"] += [word.text for word in words]
-        ask_vectors(self, words)
+        find_by_vectors(self, words)
 
-    monkeypatch.setattr(Candidates, "ask_model", to_model)
-    monkeypatch.setattr(Candidates, "ask_vectors", to_glove)
+    monkeypatch.setattr(Candidates, "find_by_model", to_model)
+    monkeypatch.setattr(Candidates, "find_by_vectors", to_glove)
     words = words_of("The film is Unwatchable , a good plot , zebra")
     assert set(asked["model"]) == {"film", "good", "plot"}
     assert asked["glove"] == ["Unwatchable", "zebra"]
     assert words["Unwatchable"].candidates == nearest_words(VECTORS, ["unwatchable"], 4)["unwatchable"]
 
 
-def test_a_word_that_glove_does_not_know_stays():
+def test_a_multi_piece_word_without_a_vector_is_not_replaced():
     for text in of_text("watchable film zebra", probability=1, vectors=vectors_of(["film", "plot"])):
         assert re.fullmatch("watchable [a-z]+ zebra", text)
 
 
 def plain_candidates(text: str, word: str, count: int) -> set[str]:
-    """The model's best words for one masked word of the whole sentence, by the full logits."""
+    """The reference: mask ``word`` alone in the whole sentence and rank the full vocabulary's logits."""
     tokenizer = tiny.tokenizer()
     encoded = tokenizer(text.replace(word, tokenizer.mask_token), return_tensors="pt")
-    place = encoded["input_ids"][0].tolist().index(tokenizer.mask_token_id)
-    order = MODEL(**encoded).logits[0, place].argsort(descending=True)
+    position = encoded["input_ids"][0].tolist().index(tokenizer.mask_token_id)
+    order = MODEL(**encoded).logits[0, position].argsort(descending=True)
     pieces = [piece for piece in tokenizer.convert_ids_to_tokens(order) if piece.isalpha() and piece != word]
     return set(pieces[:count])
 
 
-def test_one_mask_at_a_time_gives_what_one_forward_for_each_word_gives():
+def test_masking_one_word_at_a_time_equals_a_separate_forward_for_each_word():
     text = "the film is very good , with a boring plot and an unwatchable scene !"
     words = words_of(text, masked_at_once=1, candidates=6, batch_size=3)
     for word in ("film", "good", "boring", "plot", "scene"):
@@ -110,7 +110,7 @@ def test_one_mask_at_a_time_gives_what_one_forward_for_each_word_gives():
 
 
 @pytest.mark.parametrize(("masked_at_once", "expected"), [(1, 7), (2, 4), (3, 3), (7, 1), (50, 1)])
-def test_each_word_is_masked_once_with_not_too_many_others(masked_at_once, expected):
+def test_each_word_is_masked_once_with_at_most_masked_at_once_per_forward(masked_at_once, expected):
     maker = augmenter(masked_at_once=masked_at_once)
     text = "film movie story plot cast scene script"
     masked = list(maker.candidates.masked_forwards(maker.sentence(text)))
@@ -118,31 +118,31 @@ def test_each_word_is_masked_once_with_not_too_many_others(masked_at_once, expec
     assert sorted(word.text for forward in masked for word in forward.words.values()) == sorted(text.split())
     for forward in masked:
         assert len(forward.words) <= masked_at_once
-        marked = [place for place, piece in enumerate(forward.pieces) if piece == tiny.tokenizer().mask_token_id]
+        marked = [position for position, piece in enumerate(forward.pieces) if piece == tiny.tokenizer().mask_token_id]
         assert marked == sorted(forward.words)
 
 
 @pytest.mark.parametrize("masked_at_once", [1, 3])
-def test_a_text_longer_than_the_model_takes_is_cut_to_a_window_around_each_masked_word(masked_at_once):
+def test_a_text_beyond_the_maximum_length_is_cut_to_a_window_around_each_masked_word(masked_at_once):
     maker = augmenter(masked_at_once=masked_at_once)
     sentence = maker.sentence(LONG)
     masked = list(maker.candidates.masked_forwards(sentence))
     assert len(masked) == 120
     for number, forward in enumerate(masked):
         assert len(forward.pieces) == 64
-        [(place, word)] = forward.words.items()
+        [(position, word)] = forward.words.items()
         assert word is sentence.words[number]
-        assert forward.pieces[place] == tiny.tokenizer().mask_token_id
+        assert forward.pieces[position] == tiny.tokenizer().mask_token_id
         before, after = number, 119 - number
-        assert place - 1 >= min(before, 30) and 62 - place >= min(after, 30)
+        assert position - 1 >= min(before, 30) and 62 - position >= min(after, 30)
 
 
-def test_all_words_of_a_long_text_may_change():
+def test_words_beyond_the_maximum_length_are_replaced_too():
     made = of_text(LONG + " unwatchable.", probability=1, variants=1)[1]
     assert all(new != old for new, old in zip(made.rstrip(".").split(), [*LONG.split(), "unwatchable"], strict=True))
 
 
-def test_the_head_runs_at_masked_positions_only():
+def test_the_head_computes_logits_at_masked_positions_only():
     rows = []
     handle = MODEL.cls.register_forward_hook(lambda module, inputs, output: rows.append(len(inputs[0])))
     words_of("the film is very good , with a plot", masked_at_once=1, batch_size=2)
@@ -150,31 +150,31 @@ def test_the_head_runs_at_masked_positions_only():
     assert rows == [2, 1]
 
 
-def test_candidates_are_found_without_gradient_and_in_evaluation_mode():
+def test_the_model_runs_in_evaluation_mode_without_gradients_and_the_callers_is_unchanged():
     model = tiny.masked_language_model().train()
     seen = []
     for part in model.modules():
         part.register_forward_hook(lambda module, inputs, output: seen.append(module.training))
     model.cls.register_forward_hook(lambda module, inputs, output: seen.append(output.requires_grad))
     list(augmenter(model)(ROWS[:3]))
-    assert seen and not any(seen) and model.training  # which is the caller's, and stays as it was
+    assert seen and not any(seen) and model.training
 
 
-def test_a_model_whose_vocabulary_is_padded_beyond_the_tokenizers_works():
+def test_a_model_with_more_embeddings_than_the_tokenizer_has_pieces_works():
     torch.manual_seed(0)
     model = tiny.masked_language_model()
     model.resize_token_embeddings(len(tiny.tokenizer()) + 8)
     assert len(words_of("film", model=model, candidates=1000)["film"].candidates) > 40
 
 
-def test_neighbours_are_those_of_gensim():
+def test_neighbours_equal_gensims():
     vectors = vectors_of([f"word{chr(97 + n // 26)}{chr(97 + n % 26)}" for n in range(300)])
-    found = nearest_words(vectors, vectors.index_to_key, 15, at_once=7)
+    found = nearest_words(vectors, vectors.index_to_key, 15, chunk_size=7)
     assert all(set(near) == {other for other, _ in vectors.most_similar(word, topn=15)} for word, near in found.items())
 
 
-def test_neighbours_do_not_depend_on_the_words_asked_for_together():
-    """Twins are as near as each other; the more frequent one is taken, whatever the last digits of the sums say."""
+def test_neighbours_do_not_depend_on_which_words_are_looked_up_together():
+    """Of two words with equal cosines the more frequent one is chosen, whatever the rounding."""
     rng = np.random.default_rng(0)
     half = rng.normal(size=(400, 8)).astype(np.float32)
     words = [f"{twin}{chr(97 + n // 26)}{chr(97 + n % 26)}" for twin in "xy" for n in range(400)]
@@ -186,11 +186,11 @@ def test_neighbours_do_not_depend_on_the_words_asked_for_together():
 
 
 @pytest.mark.parametrize(("words", "count"), [(["film", "plot"], 5), (["film"], 1)])
-def test_few_vectors_give_few_neighbours(words, count):
+def test_fewer_vectors_than_k_give_fewer_neighbours(words, count):
     assert nearest_words(vectors_of(words), ["film", "unknown"], count) == {"film": words[1:], "unknown": []}
 
 
-def test_neighbours_are_computed_once_for_each_distinct_word(monkeypatch):
+def test_each_distinct_word_is_looked_up_once(monkeypatch):
     asked, plain = [], candidates.nearest_words
 
     def watched(vectors, words, count):
@@ -198,7 +198,7 @@ def test_neighbours_are_computed_once_for_each_distinct_word(monkeypatch):
         return plain(vectors, words, count)
 
     monkeypatch.setattr(candidates, "nearest_words", watched)
-    monkeypatch.setattr(word_replacement, "ROWS_AT_ONCE", 2)
+    monkeypatch.setattr(word_replacement, "BLOCK_ROWS", 2)
     rows = [{"id": str(n), "text": "Unwatchable heartwarming unwatchable", "label": "x"} for n in range(6)]
     list(augmenter()(rows))
     assert sorted(asked) == ["heartwarming", "unwatchable"]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tiny_augmenter import CONTENT, ROWS, augmenter, of_text, words_of
 
 from pipeline.tinybert.augmentation import candidates, word_replacement
-from pipeline.tinybert.augmentation.word_replacement import in_the_case_of
+from pipeline.tinybert.augmentation.word_replacement import match_case
 from pipeline.tinybert.models.families import word_logits
 from pipeline.tinybert.tasks.task import spliced
 
@@ -26,12 +26,12 @@ texts = st.lists(st.tuples(chunks, glue)).map(lambda pairs: "".join(part for pai
 
 @pytest.fixture
 def forwards(monkeypatch):
-    """The size of each batch that the masked language model sees."""
+    """The batch size of each forward of the masked language model."""
     seen, plain = [], word_logits
     monkeypatch.setattr(
         candidates,
         "word_logits",
-        lambda model, inputs, at: seen.append(len(at)) or plain(model, inputs, at),
+        lambda model, inputs, positions: seen.append(len(positions)) or plain(model, inputs, positions),
     )
     return seen
 
@@ -44,20 +44,20 @@ def test_variants_are_the_same_for_any_batch_size(batch_size, forwards):
     assert max(forwards) <= batch_size
 
 
-@pytest.mark.parametrize("rows_at_once", [1, 5, 23])
-def test_variants_are_the_same_for_any_block_of_rows(rows_at_once, monkeypatch):
+@pytest.mark.parametrize("block_rows", [1, 5, 23])
+def test_variants_are_the_same_for_any_block_of_rows(block_rows, monkeypatch):
     expected = list(augmenter()(ROWS))
-    monkeypatch.setattr(word_replacement, "ROWS_AT_ONCE", rows_at_once)
+    monkeypatch.setattr(word_replacement, "BLOCK_ROWS", block_rows)
     assert list(augmenter()(ROWS)) == expected
 
 
 @pytest.fixture(scope="module")
 def variants_of():
-    """Row id → the row and its variants, made together with all others."""
-    found = {}
+    """Row id → the row and its variants, from a run over all rows."""
+    variants = {}
     for row in augmenter()(ROWS):
-        found.setdefault(row["id"], []).append(row)
-    return found
+        variants.setdefault(row["id"], []).append(row)
+    return variants
 
 
 @quick
@@ -86,7 +86,7 @@ def test_the_share_of_replaced_words_is_near_the_probability(probability):
     assert abs(replaced - probability * count) < 4 * (count * probability * (1 - probability)) ** 0.5
 
 
-def test_candidates_are_drawn_evenly():
+def test_candidates_are_drawn_uniformly():
     candidates = words_of("film", candidates=4)["film"].candidates
     rows = [{"id": str(number), "text": "film", "label": "positive"} for number in range(800)]
     made = [row["text"] for row in augmenter(variants=1, probability=1)(rows) if row["variant"]]
@@ -97,10 +97,10 @@ def test_candidates_are_drawn_evenly():
 
 @quick
 @given(texts)
-def test_only_letters_that_are_no_stop_words_change_and_all_else_stays_to_the_character(text):
+def test_only_words_of_letters_that_are_not_stop_words_change(text):
     made = of_text(text, probability=1, variants=2)
     assert made[0] == text
-    # The rest of the text, as a pattern: words of letters may change, nothing else.
+    # A pattern of the text: words of letters may change, everything else must stay the same.
     pattern = re.compile(
         "".join(
             re.escape(part) if part.lower() in STOPWORDS else r"[^\W\d_]+" if part.isalpha() else re.escape(part)
@@ -111,14 +111,14 @@ def test_only_letters_that_are_no_stop_words_change_and_all_else_stays_to_the_ch
         assert pattern.fullmatch(variant)
 
 
-def test_spacing_quotes_and_punctuation_around_the_words_stay():
+def test_spacing_quotes_and_punctuation_are_preserved():
     text = "  \"The  Film\"\n\twas  (really) GOOD -- café\u00a0電影 won't “dull” , isn't it?\r\n"
     made = of_text(text, probability=1, variants=8)
-    kept = re.compile(
+    expected = re.compile(
         r'  "The  [A-Z][a-z]+"\n\twas  \(really\) [A-Z]+ -- café\u00a0電影 won\'t “[a-z]+” , isn\'t it\?\r\n'
     )
     assert len(made) > 5
-    assert all(kept.fullmatch(variant) for variant in made)
+    assert all(expected.fullmatch(variant) for variant in made)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_words_between_any_quotes_are_found(quotes):
     assert list(words_of(text)) == ["film", "story", "plot"]
 
 
-def test_nltk_sees_no_quotes_that_it_would_rewrite_and_not_find_again(monkeypatch):
+def test_quotes_are_blanked_before_nltk_tokenizes(monkeypatch):
     seen, plain = [], word_replacement.NLTKWordTokenizer.span_tokenize
     monkeypatch.setattr(
         word_replacement.NLTKWordTokenizer, "span_tokenize", lambda self, text: seen.append(text) or plain(self, text)
@@ -150,17 +150,17 @@ def test_nltk_sees_no_quotes_that_it_would_rewrite_and_not_find_again(monkeypatc
         ("well-made 3D film2 e.g. café", ["café"]),
     ],
 )
-def test_whole_words_of_letters_that_are_no_stop_words_may_be_replaced(text, expected):
+def test_replaceable_words_are_whole_words_of_letters_that_are_not_stop_words(text, expected):
     assert list(words_of(text)) == expected
 
 
-def test_stop_words_are_those_of_the_language():
+def test_the_given_stop_words_are_used():
     assert list(words_of("The Film und the plot", stop={"film", "plot"})) == ["The", "und", "the"]
 
 
-def test_a_text_of_many_rows_is_asked_about_once(forwards, monkeypatch):
-    """As a passage that many questions ask of, across blocks of rows too."""
-    monkeypatch.setattr(word_replacement, "ROWS_AT_ONCE", 2)
+def test_candidates_of_a_text_shared_by_many_rows_are_computed_once(forwards, monkeypatch):
+    """A passage has many questions; they may be in different blocks."""
+    monkeypatch.setattr(word_replacement, "BLOCK_ROWS", 2)
     passage = "the film is good and the cast is lovely"
     questions = [f"is the {noun} good" for noun in tiny.NOUNS]
     rows = [{"id": str(n), "first": passage, "second": question} for n, question in enumerate(questions)]
@@ -169,12 +169,12 @@ def test_a_text_of_many_rows_is_asked_about_once(forwards, monkeypatch):
     assert len(forwards) == len(words_of(passage)) + words_of_a_question * len(questions)
 
 
-def test_words_outside_the_given_spans_stay():
+def test_words_outside_the_given_spans_are_not_replaceable():
     assert list(words_of("film plot cast story", spans=[(0, 4), (9, 14)])) == ["film", "cast"]
 
 
 @pytest.mark.parametrize("text", ["", " ", "film", "unwatchable", "zebra", "the", "...", '"', "!?", "\n", "1990"])
-def test_texts_of_one_word_or_none_give_themselves_and_no_copy(text):
+def test_a_text_of_one_word_or_none_gives_no_duplicate(text):
     made = of_text(text, probability=1)
     assert made[0] == text
     assert len(made) == len(set(made))
@@ -194,13 +194,13 @@ def test_texts_of_one_word_or_none_give_themselves_and_no_copy(text):
     ],
 )
 def test_a_replacement_takes_the_case_of_the_word(original, word, expected):
-    assert in_the_case_of(original, word) == expected
+    assert match_case(original, word) == expected
 
 
 @quick
 @given(st.text(max_size=30), st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30), st.text(max_size=4))))
-def test_splicing_undone_gives_the_text_back(text, cuts):
-    bounds = sorted({min(place, len(text)) for start, end, _ in cuts for place in (start, end)})
+def test_undoing_the_edits_restores_the_text(text, cuts):
+    bounds = sorted({min(bound, len(text)) for start, end, _ in cuts for bound in (start, end)})
     spans = list(zip(bounds[::2], bounds[1::2], strict=False))
     cut = [(start, end, f"<{number}>") for number, (start, end) in enumerate(spans)]
     made = spliced(text.replace("<", "("), cut)
@@ -211,7 +211,7 @@ def test_splicing_undone_gives_the_text_back(text, cuts):
 
 @quick
 @given(texts)
-def test_variants_are_new_and_come_after_the_original(text):
+def test_variants_are_distinct_and_follow_the_unchanged_original(text):
     row = {"id": "train-0", "text": text, "label": "negative", "note": "kept"}
     before = copy.deepcopy(row)
     original, *variants = augmenter(variants=4)([row])
@@ -223,13 +223,13 @@ def test_variants_are_new_and_come_after_the_original(text):
     assert [made["variant"] for made in variants] == sorted({made["variant"] for made in variants})
 
 
-def test_no_variants_asked_for_give_the_originals_and_ask_no_model(forwards):
+def test_variants_0_yields_the_originals_without_running_the_model(forwards):
     assert list(augmenter(variants=0)(ROWS)) == [{**row, "variant": 0} for row in ROWS]
     assert forwards == []
 
 
 class Pair:
-    """A task of two texts, of the second of which only the first four characters may change."""
+    """A task of two texts; in the second, only words in the first four characters may be replaced."""
 
     def replaceable(self, row):
         return {"first": (row["first"], [(0, len(row["first"]))]), "second": (row["second"], [(0, 4)])}
@@ -238,7 +238,7 @@ class Pair:
         return {**row, field: spliced(row[field], edits)}
 
 
-def test_a_variant_of_a_pair_changes_one_text_of_one_copy():
+def test_a_variant_of_a_pair_changes_one_of_its_texts():
     row = {"id": "train-0", "first": "film plot cast story", "second": "film scene plot"}
     _, *variants = augmenter(task=Pair(), variants=10, probability=1)([row])
     changed = [[name for name in ("first", "second") if variant[name] != row[name]] for variant in variants]
@@ -247,8 +247,8 @@ def test_a_variant_of_a_pair_changes_one_text_of_one_copy():
 
 
 @torch.no_grad()
-def test_blocks_hold_fewer_rows_where_they_are_long(monkeypatch):
-    monkeypatch.setattr(word_replacement, "ROWS_AT_ONCE", 10)
+def test_long_rows_make_shorter_blocks(monkeypatch):
+    monkeypatch.setattr(word_replacement, "BLOCK_ROWS", 10)
     assert [len(block) for block in word_replacement.blocks(ROWS)] == [10, 10, 4]
-    monkeypatch.setattr(word_replacement, "CHARACTERS_AT_ONCE", 1)
+    monkeypatch.setattr(word_replacement, "BLOCK_CHARACTERS", 1)
     assert [len(block) for block in word_replacement.blocks(ROWS)] == [1] * 24

@@ -3,7 +3,7 @@ import tiny
 import torch
 from transformers import AutoModel, AutoModelForMaskedLM, BertModel, BertTokenizerFast, GPT2Config
 
-from pipeline.tinybert.augmentation.candidates import of_words
+from pipeline.tinybert.augmentation.candidates import restrict_head
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.distillation.layer_map import map_layers
 from pipeline.tinybert.models import checkpoints
@@ -137,6 +137,6 @@ def test_words_are_proposed_at_marked_places_as_by_the_whole_model(tmp_path, bat
     torch.testing.assert_close(word_logits(model, inputs, positions), expected)
     assert sizes[-1] == 3 and set(sizes[:-1]) == {24}
     words = [7, 5, 20]
-    some = word_logits(of_words(model, words), inputs, positions)
+    some = word_logits(restrict_head(model, words), inputs, positions)
     torch.testing.assert_close(some, expected[:, words])
     torch.testing.assert_close(model(**inputs).logits[positions], expected)  # as before
