@@ -75,7 +75,7 @@ def test_one_process_speaks_and_nothing_is_left_but_outputs(repository):
     assert [line.split(":")[0] for line in lines(said)] == [
         "run_stages tiny finetune_teacher augment",
         "teacher",
-        "112 rows became 290",
+        "112 training rows augmented to 290 rows",
         "run_stages tiny finetune_teacher augment",
     ]
     assert {path for path in repository.rglob("*") if ".dvc" not in path.parts} == before
