@@ -203,7 +203,7 @@ def test_a_broken_checkpoint_is_named_with_its_setting(name, content, refusal):
 
 def test_another_family_of_models_is_refused(refusal):
     GPT2Config().save_pretrained(CHECKPOINT)
-    expected = "a model of the family 'gpt2': expected one of bert, roberta, electra, distilbert"
+    expected = "model family 'gpt2' is not supported: expected one of bert, roberta, electra, distilbert"
     assert refusal("encoder") == f"encoder.checkpoint: {expected}"
 
 

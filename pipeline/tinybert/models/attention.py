@@ -1,12 +1,14 @@
-"""Attention of the library's models, without touching its code: scores before softmax, and speed.
+"""Our attention function for the library's models: it captures attention scores, and it is faster.
 
-An attention function is registered by name. It hands a layer to the library's SDPA kernel. Where the scores of that
-layer are asked for, a CPU computes them once, keeps them and attends with them. So it does, without keeping them, where
-torch's kernel is slow: in bfloat16 its backward pass takes two to six times as long as the plain one.
+It is registered under a name, so that no model code changes. By default it calls the library's SDPA kernel.
 
-A GPU computes scores that are asked for beside its kernel, which is faster than what would be left to do with them: to
-read and write them six times. In bfloat16 its kernel is FlashAttention, which knows no mask. Padding, which comes last
-here, is attended to as a sequence of its own: what it becomes is of no interest.
+On a CPU it computes attention explicitly (scores, softmax, weighted values) in two cases: if the scores of the layer
+are captured, since SDPA would compute them a second time; and in bfloat16 training, since the backward pass of torch's
+kernel takes two to six times as long as the explicit one.
+
+On a GPU captured scores are computed in addition to the kernel, which is still faster: explicit attention would read
+and write the scores six more times. In bfloat16 the kernel is FlashAttention for sequences of different lengths. It
+has no mask; padding, which is always at the end, is treated as a sequence of its own, and its output is not used.
 """
 
 import contextlib
@@ -23,13 +25,20 @@ from transformers.masking_utils import sdpa_mask
 from pipeline.tinybert.models.families import FAMILIES, Family, layers
 
 NAME = "tinybert"
-AMPERE = (8, 0)  # from which on GPUs have FlashAttention
-KERNELS_TAKE = 8  # a GPU's are for heads of a multiple of this size; TinyBERT4's have 26, TinyBERT6's 64
+AMPERE = (8, 0)  # the first compute capability with FlashAttention
+HEAD_SIZE_MULTIPLE = 8  # GPU kernels need head sizes that are a multiple of this; TinyBERT4's is 26, TinyBERT6's 64
 
 
 class _Capture:
+    """Attention scores of one forward. The layers call the attention function in order, so calls count layers."""
+
     def __init__(self, layers: Collection[int]):
-        self.layers, self.scores, self.calls = frozenset(layers), {}, 0
+        self.layers, self.scores, self.layer = frozenset(layers), {}, 0
+
+    def next_layer(self) -> bool:
+        """Count a layer's call. True if its scores are to be captured."""
+        self.layer += 1
+        return self.layer in self.layers
 
 
 _active: contextvars.ContextVar[_Capture | None] = contextvars.ContextVar("capture", default=None)
@@ -37,10 +46,10 @@ _active: contextvars.ContextVar[_Capture | None] = contextvars.ContextVar("captu
 
 @contextlib.contextmanager
 def attention_scores(layers: Collection[int]) -> Iterator[dict[int, Tensor]]:
-    """Within the block, one forward of a model that attends by ``our_attention`` fills the yielded dict.
+    """Yield a dict that one forward of a model inside the block fills: layer (from 1) → attention scores (B, H, S, S).
 
-    Layers count from 1. The scores, layer → (B, H, S, S), are QKᵀ/√d before softmax and before the mask, with gradient
-    where the model has one.
+    The model must use ``our_attention``. Scores are QKᵀ/√d, before mask and softmax, and carry gradients if the model
+    is trained.
     """
     capture = _Capture(layers)
     token = _active.set(capture)
@@ -51,55 +60,68 @@ def attention_scores(layers: Collection[int]) -> Iterator[dict[int, Tensor]]:
 
 
 def our_attention(model: nn.Module) -> nn.Module:
-    """Let ``model`` attend by this module's function. Same outputs as with SDPA, but those of padding on a GPU."""
+    """Make ``model`` use this module's attention function. On a GPU, outputs at padding differ from SDPA's."""
     model.set_attn_implementation(NAME)
     return model
 
 
 def _attention(module, query, key, value, attention_mask, dropout=0.0, scaling=None, **rest) -> tuple[Tensor, None]:
-    """States (B, Q, H, D) of queries (B, H, Q, D), keys and values (B, H, K, D), and a mask (B, 1, Q, K)."""
+    """The attention function, with the signature that the library calls.
+
+    query (B, H, Q, D), key and value (B, H, K, D), attention_mask (B, 1, Q, K), true where attention is allowed.
+    Returns the attended values (B, Q, H, D), and None for the attention weights.
+    """
     capture = _active.get()
-    if capture is not None:
-        capture.calls += 1
-    asked = capture is not None and capture.calls in capture.layers
-    plainly, size = _plainly_is_faster(query, asked), query.size(-1)
+    captured = capture is not None and capture.next_layer()
+    explicit = _explicit_is_faster(query, captured)
+    head_size = query.size(-1)
+    scaling = head_size**-0.5 if scaling is None else scaling
+    if query.device.type == "cuda" and head_size % HEAD_SIZE_MULTIPLE:
+        padding = (0, -head_size % HEAD_SIZE_MULTIPLE)
+        query, key, value = (nn.functional.pad(states, padding) for states in (query, key, value))
+    scores = (query * scaling) @ key.transpose(-1, -2) if captured or explicit else None
+    if captured:
+        capture.scores[capture.layer] = scores
+    if explicit:
+        return _attend_explicitly(scores, value, attention_mask, dropout), None
     segments = getattr(attention_mask, "segments", None)
-    scaling = size**-0.5 if scaling is None else scaling
-    if query.device.type == "cuda" and size % KERNELS_TAKE:
-        query, key, value = (nn.functional.pad(states, (0, -size % KERNELS_TAKE)) for states in (query, key, value))
-    if asked or plainly:
-        scores = (query * scaling) @ key.transpose(-1, -2)
-    if asked:
-        capture.scores[capture.calls] = scores
     if segments is not None and query.dtype == torch.bfloat16:
-        return _attention_within(segments, query, key, value, dropout, scaling)[..., :size], None
-    if not plainly:
-        attended, _ = sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **rest
-        )
-        return attended[..., :size], None
-    if attention_mask is not None:  # true where attention is allowed
-        scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
-    weights = nn.functional.dropout(scores.softmax(dim=-1), p=dropout)  # 0 in evaluation, as for the library's kernels
-    return (weights @ value).transpose(1, 2).contiguous(), None
+        return _flash_attention(segments, query, key, value, dropout, scaling)[..., :head_size], None
+    attended, _ = sdpa_attention_forward(
+        module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **rest
+    )
+    return attended[..., :head_size], None
 
 
-def _plainly_is_faster(query: Tensor, scores_are_there: bool) -> bool:
-    learns = query.requires_grad and query.dtype == torch.bfloat16
-    return query.device.type == "cpu" and (scores_are_there or learns)
+def _explicit_is_faster(query: Tensor, captured: bool) -> bool:
+    bfloat16_training = query.requires_grad and query.dtype == torch.bfloat16
+    return query.device.type == "cpu" and (captured or bfloat16_training)
 
 
-def _attention_within(
+def _attend_explicitly(scores: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+    """Attended values (B, Q, H, D) from scores (B, H, Q, K). ``dropout`` is 0 in evaluation, as for SDPA."""
+    if mask is not None:
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    weights = nn.functional.dropout(scores.softmax(dim=-1), p=dropout)
+    return (weights @ value).transpose(1, 2).contiguous()
+
+
+def _flash_attention(
     segments: Tensor, query: Tensor, key: Tensor, value: Tensor, dropout: float, scaling: float
 ) -> Tensor:
-    """States (B, Q, H, D), each of what is attended to within its segment."""
+    """Attended values (B, Q, H, D), where each position attends within its segment (see ``segments_of``).
+
+    Q is K, or 1: the first position of each sequence.
+    """
     count, _, queries, _ = query.shape
-    of_queries = segments
-    if queries < key.size(2):  # the first of each sequence, and none of its padding
-        of_queries = (torch.arange(2 * count + 1, dtype=torch.int32, device=query.device) + 1) // 2
+    query_segments = segments
+    if queries < key.size(2):  # segments of one query (the sequence) and of no query (its padding), in turn
+        query_segments = (torch.arange(2 * count + 1, dtype=torch.int32, device=query.device) + 1) // 2
     packed = (states.transpose(1, 2).flatten(0, 1) for states in (query, key, value))
+    # torch's public function for this, torch.nn.attention.varlen.varlen_attn, has no dropout (as of torch 2.13: it
+    # passes 0 to this same operator). Attention dropout is part of fine-tuning, so this calls the operator itself.
     attended, *_ = torch.ops.aten._flash_attention_forward(
-        *packed, of_queries, segments, queries, key.size(2), dropout, False, False, scale=scaling
+        *packed, query_segments, segments, queries, key.size(2), dropout, False, False, scale=scaling
     )
     return attended.unflatten(0, (count, queries))
 
@@ -111,7 +133,11 @@ def _mask(
     allow_is_bidirectional_skip: bool = False,
     **more,
 ) -> Tensor | None:
-    """The library's mask. On a GPU also where it masks nothing: to know that, the program would have to wait for it."""
+    """The library's mask for SDPA, with the batch's ``segments`` as an attribute if the GPU has FlashAttention.
+
+    The library leaves out a mask that masks nothing. On a GPU this builds it always: to look at its values, the
+    program would have to wait for the GPU.
+    """
     on_gpu = torch.device(device).type == "cuda"
     skip = allow_is_bidirectional_skip and not on_gpu
     mask = sdpa_mask(*rest, attention_mask=attention_mask, device=device, allow_is_bidirectional_skip=skip, **more)
@@ -125,27 +151,36 @@ def _has_flash_attention() -> bool:
     return torch.backends.cuda.is_flash_attention_available() and torch.cuda.get_device_capability() >= AMPERE
 
 
-def segments_of(kept: Tensor) -> Tensor:
-    """Where the segments of a batch end, (2 B + 1,), from 0: what is kept of each sequence (B, K), and its padding."""
-    count, length = kept.shape
-    begins = torch.arange(0, count * length, length, dtype=torch.int32, device=kept.device)
-    ends = torch.stack([begins + kept.sum(dim=-1, dtype=torch.int32), begins + length], dim=1)
-    return torch.cat([begins.new_zeros(1), ends.flatten()])
+def segments_of(mask: Tensor) -> Tensor:
+    """Bounds (2 B + 1,) of the segments of a batch, for a mask (B, K) that is true at real positions.
+
+    In the batch's flattened positions, each sequence is two segments: its real positions, then its padding.
+    """
+    count, length = mask.shape
+    starts = torch.arange(0, count * length, length, dtype=torch.int32, device=mask.device)
+    ends = torch.stack([starts + mask.sum(dim=-1, dtype=torch.int32), starts + length], dim=1)
+    return torch.cat([starts.new_zeros(1), ends.flatten()])
 
 
 @contextlib.contextmanager
 def first_position_only(model: nn.Module) -> Iterator[None]:
-    """Within the block, the last layer of ``model`` computes the state of the first position alone, (B, 1, D): all that
-    a head over whole texts reads, the same but for rounding. Of that layer's products those to keys and values are
-    left, a sixth of all where the feed-forward part is four times as wide as the model.
+    """Within the block, the last layer computes only the first position's state, (B, 1, D).
+
+    This is all that a head for text classification reads; its logits are the same except for rounding. In the last
+    layer only the key and value projections still run on all positions: one sixth of its multiplications, if the
+    feed-forward size is four times the hidden size. Blocks may be nested.
     """
-    attends_by = model.config._attn_implementation
-    family = FAMILIES[our_attention(model).config.model_type]
+    family = FAMILIES[model.config.model_type]
     last = layers(model.base_model)[-1]
     attention = last.get_submodule(family.attention)
-    attention.forward = functools.partial(_attention_of_first, attention, family)
-    # What comes in: the attention's result, and the states that go past it.
-    hook = last.get_submodule(family.attended).register_forward_pre_hook(
+    if "forward" in vars(attention):  # inside another such block
+        yield
+        return
+    implementation = model.config._attn_implementation
+    our_attention(model)
+    attention.forward = functools.partial(_attention_of_first_position, attention, family)
+    # The inputs of this module are the attention's result, and the layer's input for the residual connection.
+    hook = last.get_submodule(family.attention_end).register_forward_pre_hook(
         lambda module, inputs: tuple(states[:, :1] for states in inputs)
     )
     try:
@@ -153,26 +188,28 @@ def first_position_only(model: nn.Module) -> Iterator[None]:
     finally:
         hook.remove()
         del attention.forward
-        model.set_attn_implementation(attends_by)
+        model.set_attn_implementation(implementation)
 
 
-def _attention_of_first(
+def _attention_of_first_position(
     attention: nn.Module, family: Family, hidden_states: Tensor, attention_mask: Tensor | None = None, **rest
 ) -> tuple[Tensor, None]:
-    """The forward of a layer's ``attention`` with one query."""
-    read = hidden_states[:, :1], hidden_states, hidden_states
+    """The forward of the module ``attention``, with the first position as the only query."""
+    inputs = hidden_states[:, :1], hidden_states, hidden_states
     queries, keys, values = (
         attention.get_submodule(name)(states).unflatten(-1, (-1, attention.attention_head_size)).transpose(1, 2)
-        for name, states in zip(family.queries_keys_values, read, strict=True)
+        for name, states in zip(family.queries_keys_values, inputs, strict=True)
     )
     dropout = attention.dropout.p if attention.training else 0.0
     mask = None
     if attention_mask is not None:
         mask = attention_mask[:, :, :1]
         mask.segments = getattr(attention_mask, "segments", None)
-    states, _ = _attention(attention, queries, keys, values, mask, dropout, attention.scaling)
-    states = states.flatten(2)
-    return (attention.get_submodule(family.output_projection)(states) if family.output_projection else states), None
+    attended, _ = _attention(attention, queries, keys, values, mask, dropout, attention.scaling)
+    attended = attended.flatten(2)
+    if family.output_projection:
+        attended = attention.get_submodule(family.output_projection)(attended)
+    return attended, None
 
 
 AttentionInterface.register(NAME, _attention)

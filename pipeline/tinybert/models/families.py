@@ -1,4 +1,4 @@
-"""Families of encoders: what differs between them, and the parts of a model that are found through it."""
+"""Model families (BERT, RoBERTa, ELECTRA, DistilBERT): where each keeps its layers, attention and heads."""
 
 from __future__ import annotations
 
@@ -12,10 +12,18 @@ from pipeline.tinybert.core.errors import UserError
 
 @dataclass(frozen=True)
 class Family:
-    """What differs between families of encoders: where the layers are; in a layer the attention, its projections to
-    queries, keys and values and, where it has one, to what it gives, and the module that ends it; the feed-forward
-    width's name and its two projections in a layer; positions that text cannot take; the part of the masked language
-    model that turns hidden states into words.
+    """Names of a family's submodules and settings. Names below ``layers`` are relative to one layer.
+
+    layers: the encoder's list of layers.
+    head: applies the masked language model's head: (model, hidden states (N, D)) → logits (N, V).
+    attention: the attention module.
+    queries_keys_values: its three projections.
+    output_projection: its fourth projection, if it applies one itself.
+    attention_end: the module that ends the attention part: it gets the attention's result and, as a residual or an
+        argument, the layer's input.
+    feed_forward: the configuration's name for the feed-forward size.
+    feed_forward_projections: the two projections of the feed-forward part.
+    reserved_positions: positions that cannot hold a token (RoBERTa counts positions from its padding id).
     """
 
     layers: str
@@ -23,9 +31,9 @@ class Family:
     attention: str = "attention.self"
     queries_keys_values: tuple[str, str, str] = ("query", "key", "value")
     output_projection: str | None = None
-    attended: str = "attention.output"
+    attention_end: str = "attention.output"
     feed_forward: str = "intermediate_size"
-    projections: tuple[str, str] = ("intermediate.dense", "output.dense")
+    feed_forward_projections: tuple[str, str] = ("intermediate.dense", "output.dense")
     reserved_positions: int = 0
 
 
@@ -43,36 +51,39 @@ FAMILIES = {
         attention="attention",
         queries_keys_values=("q_lin", "k_lin", "v_lin"),
         output_projection="out_lin",
-        attended="sa_layer_norm",
+        attention_end="sa_layer_norm",
         feed_forward="hidden_dim",
-        projections=("ffn.lin1", "ffn.lin2"),
+        feed_forward_projections=("ffn.lin1", "ffn.lin2"),
     ),
 }
 
 
 def check_family(config, key: str) -> None:
+    """Raise UserError, which names the setting ``key``, for a model of another family."""
     family = config.model_type
     if family not in FAMILIES:
-        raise UserError(f"{key}: a model of the family '{family}': expected one of {', '.join(FAMILIES)}")
+        raise UserError(f"{key}: model family '{family}' is not supported: expected one of {', '.join(FAMILIES)}")
 
 
 def layers(encoder: nn.Module) -> nn.ModuleList:
+    """The Transformer layers of an encoder (a model without a head)."""
     return encoder.get_submodule(FAMILIES[encoder.config.model_type].layers)
 
 
 def feed_forward(block: nn.Module, family: str) -> tuple[nn.Linear, nn.Linear]:
-    """The two projections of a layer's feed-forward part, to its neurons (F, D) and back (D, F)."""
-    to, back = FAMILIES[family].projections
-    return block.get_submodule(to), block.get_submodule(back)
+    """The two projections of a layer's feed-forward part: weights (F, D) up to the F neurons, and (D, F) down."""
+    up, down = FAMILIES[family].feed_forward_projections
+    return block.get_submodule(up), block.get_submodule(down)
 
 
 def word_logits(model: nn.Module, inputs: dict[str, Tensor], positions: Tensor) -> Tensor:
-    """A masked language model's logits over its words at the positions that the mask (B, S) marks: (marked, V), in row
-    order. From the last layer's attention on, nothing is computed anywhere else.
+    """A masked language model's logits (M, V) at the M positions where the mask ``positions`` (B, S) is true.
+
+    They are in order of row and position. After the last layer's attention, only these positions are computed.
     """
     family = FAMILIES[model.config.model_type]
-    attended = layers(model.base_model)[-1].get_submodule(family.attended)
-    hook = attended.register_forward_hook(lambda module, inputs, states: states[positions])
+    attention_end = layers(model.base_model)[-1].get_submodule(family.attention_end)
+    hook = attention_end.register_forward_hook(lambda module, inputs, states: states[positions])
     try:
         return family.head(model, model.base_model(**inputs).last_hidden_state)
     finally:

@@ -1,4 +1,4 @@
-"""In which numbers models compute, by which kernels, in which memory."""
+"""Numerical precision of models (float32 or bfloat16), and the fastest kernels for inference."""
 
 import os
 from functools import partial
@@ -6,16 +6,17 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-BFLOAT16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16")  # the last: of ARM
-# Huge pages, before torch first asks for memory: the gradient of the word embeddings, tens of megabytes anew in each
-# step, came a small page at a time, and that took a fifth of the step.
+BFLOAT16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16")  # x86, x86, ARM
+# Use huge pages; this must be set before torch first allocates memory. Each step allocates tens of megabytes for the
+# gradient of the word embeddings, and with small pages this took a fifth of the step.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
-    """A context in which models compute in ``precision``; weights, losses and optimiser stay in float32.
+    """A context in which models compute in ``precision``. Weights, losses and optimizer stay in float32.
 
-    ``auto`` is bfloat16 where the processor has instructions for it: elsewhere that would be slower than float32.
+    ``auto`` is bfloat16 if the processor has instructions for it (without them it is slower than float32), else
+    float32.
     """
     return torch.autocast(device.type, torch.bfloat16, enabled=_is_bfloat16(precision, device))
 
@@ -25,6 +26,7 @@ def _is_bfloat16(precision: str, device: torch.device) -> bool:
 
 
 def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device has instructions for bfloat16."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
@@ -32,12 +34,12 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 def to_inference(model: nn.Module, precision: str, device: torch.device) -> nn.Module:
-    """``model``, moved to ``device`` and changed into one that only computes, as fast as it can there.
+    """Move ``model`` to ``device`` and make it inference-only, for speed. Changes and returns ``model`` itself.
 
-    The weights of its projections are in ``precision`` once and for all, where autocast would convert them for each
-    batch, to the same numbers. On a CPU, oneDNN computes these products from weights that it has laid out for itself:
-    MKL, which torch takes for float32, leaves AVX-512 alone on AMD's processors, and is half as fast there. So the
-    model cannot be copied, moved or loaded into again.
+    The weights of linear layers are converted to ``precision`` once; autocast would convert them for every batch, with
+    the same result. On a CPU, oneDNN computes these layers from weights in its own layout. (torch's default for
+    float32, MKL, does not use AVX-512 on AMD processors, and is half as fast there.) Afterwards the model must not be
+    copied, moved or loaded into.
     """
     model.to(device).eval().requires_grad_(False)
     for module in model.modules():
@@ -46,17 +48,17 @@ def to_inference(model: nn.Module, precision: str, device: torch.device) -> nn.M
                 module.to(torch.bfloat16)
             if _onednn_is_faster(device, module.weight.dtype):
                 packed = torch.ops.mkldnn._reorder_linear_weight(module.weight)
-                module.forward = partial(_product, weight=packed, bias=module.bias, dtype=module.weight.dtype)
+                module.forward = partial(_linear, weight=packed, bias=module.bias, dtype=module.weight.dtype)
     return model
 
 
 def _onednn_is_faster(device: torch.device, dtype: torch.dtype) -> bool:
-    """On x86, where it was measured, with AVX2 and with AVX-512."""
+    """True on x86; measured there with AVX2 and with AVX-512."""
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
-    computes = dtype == torch.float32 or (dtype == torch.bfloat16 and has_bfloat16(device))
-    return computes and torch.cpu.get_capabilities()["architecture"] == "x86_64"
+    supported = dtype == torch.float32 or (dtype == torch.bfloat16 and has_bfloat16(device))
+    return supported and torch.cpu.get_capabilities()["architecture"] == "x86_64"
 
 
-def _product(states: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+def _linear(states: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(states.to(dtype), weight, bias, "none", [], "")

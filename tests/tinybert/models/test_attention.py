@@ -15,7 +15,7 @@ PADDING = [0, 4]
 
 
 def pair(kind=BertModel):
-    """The same random model twice: eager, and attending by our function."""
+    """Two copies of a random model: one with eager attention, one with ours."""
     torch.manual_seed(0)
     eager = kind(tiny.config(layers=3, attn_implementation="eager")).eval()
     return eager, our_attention(copy.deepcopy(eager))
@@ -44,23 +44,23 @@ def test_scores_equal_queries_times_keys_before_softmax(batch, scores_by_hand, l
         torch.testing.assert_close(scores[layer], by_hand, atol=1e-6, rtol=0)
 
 
-def test_only_the_layers_asked_for_are_kept(batch):
+def test_only_the_requested_layers_are_captured(batch):
     ours = pair()[1]
     with attention_scores([3, 1]) as scores:
         ours(**batch((4, 6)))
     assert sorted(scores) == [1, 3]
 
 
-def test_nothing_is_kept_after_the_block(batch):
+def test_nothing_is_captured_after_the_block(batch):
     ours = pair()[1]
     with attention_scores([1]) as scores:
         ours(**batch((4,)))
-    kept = scores[1].clone()
+    captured = scores[1].clone()
     ours(**batch((6,)))
-    torch.testing.assert_close(scores[1], kept, atol=0, rtol=0)
+    torch.testing.assert_close(scores[1], captured, atol=0, rtol=0)
 
 
-def test_a_block_within_another_fills_its_own_scores(batch):
+def test_nested_blocks_each_capture_their_own_scores(batch):
     ours = pair()[1]
     with attention_scores([1]) as outer:
         with attention_scores([2]) as inner:
@@ -69,7 +69,7 @@ def test_a_block_within_another_fills_its_own_scores(batch):
     assert [scores.size(-1) for scores in (outer[1], inner[2])] == [4, 6]
 
 
-def test_scores_of_a_model_that_learns_carry_its_gradient(batch):
+def test_captured_scores_carry_gradients(batch):
     ours = pair()[1]
     with attention_scores([2]) as scores:
         ours(**batch((6, 4)))
@@ -80,7 +80,7 @@ def test_scores_of_a_model_that_learns_carry_its_gradient(batch):
 
 
 @pytest.mark.parametrize("layers", [(), (1, 2, 3)])
-def test_attention_dropout_acts_in_training_only(batch, layers):
+def test_attention_dropout_is_on_in_training_only(batch, layers):
     ours = pair()[1]
     for block in ours.encoder.layer:
         block.attention.self.dropout.p = 0.5
@@ -97,19 +97,19 @@ def test_attention_dropout_acts_in_training_only(batch, layers):
 
 @pytest.fixture
 def kernels(monkeypatch) -> list[torch.dtype]:
-    """In what the library's SDPA attention has computed, a type for each layer."""
-    used, theirs = [], attention.sdpa_attention_forward
+    """The dtype of each call of the library's SDPA attention, one per layer."""
+    used, sdpa = [], attention.sdpa_attention_forward
 
     def watched(module, query, *rest, **more):
         used.append(query.dtype)
-        return theirs(module, query, *rest, **more)
+        return sdpa(module, query, *rest, **more)
 
     monkeypatch.setattr(attention, "sdpa_attention_forward", watched)
     return used
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_training_learns_what_it_learns_by_the_library_s_attention(batch, kernels, precision):
+def test_gradients_equal_those_of_eager_attention(batch, kernels, precision):
     eager, ours = pair()
     inputs = batch((9, 5, 7), padding=2)
     gradients = []
@@ -123,37 +123,85 @@ def test_training_learns_what_it_learns_by_the_library_s_attention(batch, kernel
     torch.testing.assert_close(gradients[0].norm(), gradients[1].norm(), rtol=1e-2, atol=0)
 
 
-def test_what_does_not_learn_attends_by_the_library_s_kernel(batch, kernels):
+def test_inference_in_bfloat16_uses_the_sdpa_kernel(batch, kernels):
     ours = pair()[1]
     with torch.no_grad(), autocast("bfloat16", torch.device("cpu")):
         ours(**batch((6, 4)))
     assert kernels == [torch.bfloat16] * 3
 
 
-def test_a_saved_model_does_not_ask_for_this_attention(tmp_path):
+def test_a_saved_model_loads_with_the_librarys_default_attention(tmp_path):
     pair()[1].save_pretrained(tmp_path)
     loaded = BertModel.from_pretrained(tmp_path)
     assert "tinybert" not in (tmp_path / "config.json").read_text()
     assert loaded.config._attn_implementation == "sdpa"
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_head_over_whole_texts_answers_and_learns_the_same_from_the_first_position_alone(family):
+def classifier(family: str):
+    """A text classifier, and a batch of three texts, one of them padded."""
     torch.manual_seed(0)
-    config = tiny.config(family=family, layers=3)
-    model = AutoModelForSequenceClassification.from_config(config).eval()
+    model = AutoModelForSequenceClassification.from_config(tiny.config(family=family, layers=3)).eval()
     inputs = {"input_ids": torch.randint(5, 50, (3, 8)), "attention_mask": torch.ones(3, 8, dtype=torch.long)}
     inputs["attention_mask"][1, 5:] = 0
+    return model, inputs
 
-    def answered_and_learned():
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_first_position_only_keeps_logits_and_gradients(family):
+    model, inputs = classifier(family)
+    hidden = model.config.hidden_size
+
+    def logits_and_gradients():
         model.zero_grad()
         logits = model(**inputs).logits
         logits.square().sum().backward()
         return logits.detach(), [weights.grad.clone() for weights in model.parameters() if weights.grad is not None]
 
-    expected = answered_and_learned()
+    expected = logits_and_gradients()
     with first_position_only(model):
-        torch.testing.assert_close(answered_and_learned(), expected)
-        sizes = {tuple(layer(torch.zeros(3, 8, config.hidden_size)).shape) for layer in layers(model.base_model)}
-        assert sizes == {(3, 8, config.hidden_size), (3, 1, config.hidden_size)}
-    torch.testing.assert_close(answered_and_learned(), expected, atol=0, rtol=0)  # as before
+        torch.testing.assert_close(logits_and_gradients(), expected)
+        sizes = {tuple(layer(torch.zeros(3, 8, hidden)).shape) for layer in layers(model.base_model)}
+        assert sizes == {(3, 8, hidden), (3, 1, hidden)}
+    torch.testing.assert_close(logits_and_gradients(), expected, atol=0, rtol=0)  # unchanged after the block
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_first_position_only_may_be_nested(family):
+    model, inputs = classifier(family)
+    implementation = model.config._attn_implementation
+    expected = model(**inputs).logits
+    with first_position_only(model):
+        with first_position_only(model):
+            torch.testing.assert_close(model(**inputs).logits, expected)
+        states = torch.zeros(3, 8, model.config.hidden_size)
+        assert layers(model.base_model)[-1](states).size(1) == 1  # the outer block is still active
+        torch.testing.assert_close(model(**inputs).logits, expected)
+    assert layers(model.base_model)[-1](states).size(1) == 8
+    assert model.config._attn_implementation == implementation
+
+
+def flash_attention_by_hand(query, key, value, query_bounds, bounds, longest_query, longest, dropout, *_, scale):
+    """What torch's operator computes on a GPU: attention within each segment of packed states (T, H, D)."""
+    assert query_bounds.dtype == bounds.dtype == torch.int32 and dropout == 0
+    attended = torch.zeros_like(query)
+    for number in range(len(bounds) - 1):
+        own, others = (slice(*ends[number : number + 2].tolist()) for ends in (query_bounds, bounds))
+        assert own.stop - own.start <= longest_query and others.stop - others.start <= longest
+        scores = torch.einsum("qhd,khd->hqk", query[own], key[others]) * scale
+        attended[own] = torch.einsum("hqk,khd->qhd", scores.softmax(dim=-1), value[others])
+    return attended, None, None, None, None
+
+
+@pytest.mark.parametrize("first_position", [False, True])
+def test_flash_attention_attends_to_the_real_positions_of_each_sequence(monkeypatch, first_position):
+    monkeypatch.setattr(torch.ops.aten, "_flash_attention_forward", flash_attention_by_hand)
+    torch.manual_seed(0)
+    query, key, value = torch.randn(3, 4, 2, 7, 8).unbind()
+    mask = torch.arange(7) < torch.tensor([[7], [3], [1], [6]])
+    if first_position:
+        query = query[:, :, :1]
+    segments = attention.segments_of(mask)
+    attended = attention._flash_attention(segments, query, key, value, dropout=0.0, scaling=0.3)
+    expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, mask[:, None, None], scale=0.3)
+    real = mask[:, : query.size(2)]
+    torch.testing.assert_close(attended[real], expected.transpose(1, 2)[real])

@@ -12,7 +12,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("instructions", ["avx512_bf16", "amx_bf16", None])
-def test_automatic_precision_is_bfloat16_where_the_processor_has_instructions_for_it(instructions, monkeypatch):
+def test_auto_is_bfloat16_if_the_processor_has_instructions_for_it(instructions, monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, instructions: True})
 
     def is_bfloat16(precision):
@@ -25,7 +25,7 @@ def test_automatic_precision_is_bfloat16_where_the_processor_has_instructions_fo
 
 
 def loaded(folder) -> nn.Module:
-    """A model to train, with weights and biases of the family's checkpoint and more."""
+    """A model in training mode; noise makes its biases differ from 0 and its LayerNorm weights from 1."""
     model = checkpoints.load(AutoModelForSequenceClassification, folder).train()
     noise = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -36,7 +36,7 @@ def loaded(folder) -> nn.Module:
 
 @pytest.fixture
 def by_torch(monkeypatch) -> list[torch.dtype]:
-    """What torch's own products compute in, a type for each of them."""
+    """The dtype of each call of torch's own linear function."""
     used, linear = [], nn.functional.linear
 
     def watched(values, *rest):
@@ -49,32 +49,32 @@ def by_torch(monkeypatch) -> list[torch.dtype]:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("numbers", ["float32", "bfloat16"])
-def test_a_frozen_model_answers_as_the_model_does(numbers, family, batch, tmp_path, by_torch):
+def test_an_inference_only_model_has_the_same_logits(numbers, family, batch, tmp_path, by_torch):
     tiny.write_family(tmp_path, family)
     plain, inputs = loaded(tmp_path).eval(), batch([9, 5], padding=3)
     inputs = {name: inputs[name] for name in ("input_ids", "attention_mask")}
     with torch.no_grad(), autocast(numbers, CPU):
         expected = plain(**inputs).logits
-        products = len(by_torch)
+        linear_calls = len(by_torch)
         model = to_inference(loaded(tmp_path), numbers, CPU)
         logits = model(**inputs).logits
     assert plain.config.model_type == family and expected.abs().min() > 0.01
     tolerance = {"atol": 1e-5, "rtol": 1e-5} if numbers == "float32" else {"atol": 1e-2, "rtol": 1e-2}
     torch.testing.assert_close(logits, expected, **tolerance)
     by_onednn = precision._onednn_is_faster(CPU, getattr(torch, numbers))
-    assert products > 10 and len(by_torch) == products * (1 if by_onednn else 2)
+    assert linear_calls > 10 and len(by_torch) == linear_calls * (1 if by_onednn else 2)
     assert not model.training and not any(weights.requires_grad for weights in model.parameters())
 
 
-def test_a_frozen_model_is_where_it_computes():
-    """A GPU's weights, of which a device without storage stands for here, are not laid out for a CPU."""
+def test_weights_on_another_device_keep_their_layout():
+    """The meta device stands in for a GPU: its weights are not converted to the CPU's layout."""
     device = torch.device("meta")
     model = to_inference(nn.Sequential(nn.Linear(16, 8)), "float32", device)
     assert model[0].weight.device == device and model(torch.rand(2, 16, device=device)).device == device
 
 
-def test_a_frozen_model_answers_to_any_part_of_a_batch_of_states():
-    """Of one row, of one position of each, without a bias."""
+def test_an_inference_only_layer_takes_inputs_of_any_shape():
+    """A whole batch, one position or one row of it, and a transposed view; with a bias and without."""
     for bias in (True, False):
         plain = nn.Linear(16, 8, bias=bias)
         laid_out = to_inference(nn.Sequential(plain), "float32", CPU)
@@ -84,9 +84,9 @@ def test_a_frozen_model_answers_to_any_part_of_a_batch_of_states():
             torch.testing.assert_close(laid_out(part), expected, atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("without", ["oneDNN", "a processor on which it was measured"])
-def test_where_onednn_is_not_at_hand_torch_computes(without, monkeypatch, by_torch):
-    if without == "oneDNN":
+@pytest.mark.parametrize("missing", ["oneDNN", "x86"])
+def test_without_onednn_or_x86_torchs_own_kernels_are_used(missing, monkeypatch, by_torch):
+    if missing == "oneDNN":
         monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     else:
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": "aarch64", "bf16": True})
@@ -96,7 +96,7 @@ def test_where_onednn_is_not_at_hand_torch_computes(without, monkeypatch, by_tor
     assert len(by_torch) == 2
 
 
-def test_bfloat16_is_not_handed_to_onednn_where_the_processor_has_no_instructions_for_it(monkeypatch, by_torch):
+def test_bfloat16_without_processor_support_uses_torchs_own_kernels(monkeypatch, by_torch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": "x86_64", "avx2": True})
     with torch.no_grad(), autocast("bfloat16", CPU):
         model = to_inference(nn.Sequential(nn.Linear(16, 8)), "bfloat16", CPU)
