@@ -133,7 +133,7 @@ GOOD, BAD = ["a good film", "positive"], ["a bad film", "negative"]
         ),
         (
             [HEAD, *[[f"film {n}", "positive"] for n in range(30)]],
-            "all 21 rows of train have the label 'positive': expected two",
+            "all 21 rows of train have the label 'positive', expected two",
         ),
         ([HEAD, GOOD, BAD], "2 rows, 1 of them 'negative': too few to split off 0 rows for test"),
         (

@@ -1,6 +1,6 @@
-"""The one seam between task kinds. Everything that differs between them stands behind ``Task``.
+"""Task kinds. Everything that differs between kinds is behind the interface ``Task``.
 
-A kind is one module here with a class of that form, entered in ``KINDS``; nothing else names a kind.
+Each kind is one module here with a subclass of ``Task``, registered in ``KINDS``. No other module names a kind.
 """
 
 import json
@@ -27,27 +27,32 @@ KINDS: dict[str, type[Task]] = {
 }
 
 
-def create(wanted: TaskSettings, name: str, labels: Iterable[str] = ()) -> Task:
-    """The task that params.yaml has as ``name``. Raises UserError where its kind, options or metric do not exist."""
+def create(settings: TaskSettings, name: str, labels: Iterable[str] = ()) -> Task:
+    """The task ``tasks.<name>`` of params.yaml. Raises UserError if its kind, metric or an option does not exist.
+
+    ``labels``: in the order of the model's outputs; empty before the training rows have been read.
+    """
     key = f"tasks.{name}"
-    kind = KINDS.get(wanted.kind)
+    kind = KINDS.get(settings.kind)
     if kind is None:
-        raise UserError(f"params.yaml: {key}.kind: expected one of {', '.join(KINDS)}, found '{wanted.kind}'")
-    options = checked(kind.Options, wanted.options or {}, f"params.yaml: {key}.options")
-    task = kind(wanted.metric, wanted.max_length, options, labels)
+        raise UserError(f"params.yaml: {key}.kind: expected one of {', '.join(KINDS)}, found '{settings.kind}'")
+    options = checked(kind.Options, settings.options or {}, f"params.yaml: {key}.options")
+    task = kind(settings.metric, settings.max_length, options, labels)
     if task.metric not in task.metrics:
         raise UserError(
-            f"params.yaml: {key}.metric: expected one of {', '.join(task.metrics)} for {wanted.kind}, found"
+            f"params.yaml: {key}.metric: expected one of {', '.join(task.metrics)} for {settings.kind}, found"
             f" '{task.metric}'"
         )
     return task
 
 
 def save(task: Task, path: Path) -> None:
-    """What the rows say of the task. The rest stays in its settings: a change there reruns only what reads it."""
+    """Write what was learned from the rows: the labels. Settings are not copied, so that a changed setting reruns only
+    the stages that read it.
+    """
     write_json(path, {"labels": task.labels})
 
 
-def load(path: str | Path, wanted: TaskSettings, name: str) -> Task:
-    """The task as ``save`` left it, with its settings."""
-    return create(wanted, name, **json.loads(Path(path).read_text(encoding="utf-8")))
+def load(path: str | Path, settings: TaskSettings, name: str) -> Task:
+    """The task with its settings and the labels that ``save`` wrote."""
+    return create(settings, name, **json.loads(Path(path).read_text(encoding="utf-8")))

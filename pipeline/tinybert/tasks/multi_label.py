@@ -1,7 +1,7 @@
-"""Multi-label classification: a set of labels, empty or not, for one text or a pair.
+"""Multi-label classification: any number of labels for a text or a pair of texts.
 
-The column ``label`` holds the labels of a row, a list or a text with a ``separator`` between them; or ``label`` is a
-list of columns, one a label, that hold 1 or 0.
+The column ``label`` holds a row's labels as a list, or as text with a ``separator`` between labels. Alternatively, the
+setting ``label`` lists several columns: one column per label, with the values 1 and 0.
 """
 
 from collections import Counter
@@ -15,7 +15,7 @@ from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.settings import Source
 from pipeline.tinybert.data.records import BadRecordError
 from pipeline.tinybert.data.rows import Row
-from pipeline.tinybert.tasks.texts import Texts, rounded
+from pipeline.tinybert.tasks.texts import Texts, label_probabilities
 
 ON, OFF = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no", "")
 
@@ -30,7 +30,7 @@ class MultiLabel(Texts):
     def label(self, record: dict, source: Source) -> list[str]:
         if isinstance(source.label, list):
             if source.labels:
-                raise UserError("source.labels: columns of 0 and 1 are labels by their own names: leave it out")
+                raise UserError("source.labels: columns of 0 and 1 are named after their labels: remove `labels`")
             return sorted(str(column) for column in source.label if _is_on(record[column], column))
         column = source.label or self.columns["label"]
         cell = record[column]
@@ -38,14 +38,14 @@ class MultiLabel(Texts):
             cell = [name.strip() for name in cell.split(source.separator or ",")]
         if not isinstance(cell, list | tuple | np.ndarray) or any(label is None for label in cell):
             raise BadRecordError(
-                f"column '{column}': expected labels, a list or a text with separators (empty: none), found {cell!r}"
+                f"column '{column}': expected a list of labels or a text with separators (empty: none), found {cell!r}"
             )
         names = {str(value): name for name, value in (source.labels or {}).items()}
-        found = sorted({names.get(str(label), str(label)) for label in cell if str(label)})
-        unknown = [label for label in found if source.labels and label not in source.labels]
+        labels = sorted({names.get(str(label), str(label)) for label in cell if str(label)})
+        unknown = [label for label in labels if source.labels and label not in source.labels]
         if unknown:
             raise BadRecordError(f"label '{unknown[0]}' is not in the source's `labels` ({', '.join(names)})")
-        return found
+        return labels
 
     def target(self, row: Row) -> list[float]:
         return [float(name in row["label"]) for name in self.labels]
@@ -56,28 +56,28 @@ class MultiLabel(Texts):
     def label_names(self, train: list[Row], source: Source, key: str) -> list[str]:
         counts = _counts(train)
         if len(counts) < 2:
-            raise UserError(f"{key}: {len(counts)} labels in {len(train)} rows: expected two or more: look at `label`")
+            raise UserError(f"{key}: {len(counts)} labels in {len(train)} rows, expected two or more: check `label`")
         return [name for name in source.labels or counts if name in counts]
 
     def described(self, rows: list[Row]) -> str:
         return ", ".join(f"{label} {count}" for label, count in _counts(rows).items())
 
     def predictions(self, logits: list[np.ndarray], data: Any, rows: list[Row]) -> list[list[str]]:
-        """Labels of a probability of at least one half."""
+        """All labels with a probability of at least one half."""
         return [sorted(name for name, value in zip(self.labels, row[0], strict=True) if value >= 0) for row in logits]
 
     def answer(self, row: Row, prediction: list[str], logits: list[np.ndarray]) -> dict[str, Any]:
-        return {"labels": prediction, "probabilities": rounded(self.labels, expit(logits[0][0]))}
+        return {"labels": prediction, "probabilities": label_probabilities(self.labels, expit(logits[0][0]))}
 
     def scorer(self, rows: list[Row], predictions: list[list[str]]) -> Callable[[np.ndarray], dict[str, float]]:
         actual = np.array([self.target(row) for row in rows])
-        predicted = np.array([self.target({"label": said}) for said in predictions])
-        right, sizes = actual * predicted, actual + predicted
+        predicted = np.array([self.target({"label": labels}) for labels in predictions])
+        correct, sizes = actual * predicted, actual + predicted
 
         def score(chosen: np.ndarray) -> dict[str, float]:
-            by_label = _f1(right[chosen].sum(axis=0), sizes[chosen].sum(axis=0))
+            by_label = _f1(correct[chosen].sum(axis=0), sizes[chosen].sum(axis=0))
             return {
-                "micro_f1": float(_f1(right[chosen].sum(), sizes[chosen].sum())),
+                "micro_f1": float(_f1(correct[chosen].sum(), sizes[chosen].sum())),
                 "macro_f1": float(by_label.mean()),
                 "f1": {name: float(value) for name, value in zip(self.labels, by_label, strict=True)},
             }
@@ -87,7 +87,7 @@ class MultiLabel(Texts):
     def calibration(
         self, rows: list[Row], predictions: list[list[str]], logits: list[np.ndarray]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Of each label of each row its probability, and whether the row has it."""
+        """For each label of each row: its probability, and whether the row has it."""
         return expit(np.concatenate(logits)).ravel(), np.array([self.target(row) for row in rows]).ravel()
 
     def trivial_predictions(self, train: list[Row], rows: list[Row]) -> list[list[str]]:
@@ -95,11 +95,11 @@ class MultiLabel(Texts):
         return [[Counter(label for row in train for label in row["label"]).most_common(1)[0][0]]] * len(rows)
 
     def confusion(self, rows: list[Row], predictions: list[list[str]]) -> Iterator[tuple[str, str]]:
-        """For each label a pair that names it, or says that it is not there."""
-        for row, said in zip(rows, predictions, strict=True):
+        """One pair per label that the row or the prediction has. "none" marks the side without it."""
+        for row, predicted in zip(rows, predictions, strict=True):
             for name in self.labels:
-                if name in row["label"] or name in said:
-                    yield name if name in row["label"] else "none", name if name in said else "none"
+                if name in row["label"] or name in predicted:
+                    yield name if name in row["label"] else "none", name if name in predicted else "none"
 
 
 def _is_on(cell: Any, column: str) -> bool:
@@ -109,8 +109,9 @@ def _is_on(cell: Any, column: str) -> bool:
     return text in ON
 
 
-def _f1(right: Any, sizes: Any) -> Any:
-    return 2 * right / np.where(sizes > 0, sizes, 1)
+def _f1(correct: Any, sizes: Any) -> Any:
+    """F1 from the number of correct labels, and that of actual plus predicted labels."""
+    return 2 * correct / np.where(sizes > 0, sizes, 1)
 
 
 def _counts(rows: list[Row]) -> dict[str, int]:

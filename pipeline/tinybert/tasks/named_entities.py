@@ -1,6 +1,6 @@
-"""Named entities: words, each with a tag in IOB2, IOB1 or BIOES. Inside the project all tags are IOB2.
+"""Named entity recognition: one tag per word. Sources use IOB2, IOB1 or BIOES; inside the project all tags are IOB2.
 
-A row has ``words`` and ``tags``; its text, where words are replaced, is the words with one space between them.
+A row has ``words`` and ``tags``. For augmentation, its text is the words joined by single spaces.
 """
 
 import re
@@ -23,9 +23,9 @@ from pipeline.tinybert.models import checkpoints
 from pipeline.tinybert.tasks.task import Edit, Span, Task, balanced, spliced
 
 OUTSIDE = "O"
-IGNORED = -100
+IGNORED = -100  # the label that torch's cross-entropy ignores
 TAG = re.compile(r"O|[BIES]-\S+")
-FIELD = "text"
+FIELD = "text"  # the name of the text that augmentation edits
 
 
 class NamedEntities(Task):
@@ -64,7 +64,7 @@ class NamedEntities(Task):
     def label_names(self, train: list[Row], source: Source, key: str) -> list[str]:
         types = sorted({kind for row in train for kind in self.labels_in(row)})
         if not types:
-            raise UserError(f"{key}: none of {len(train)} sentences has an entity: look at its `tags`")
+            raise UserError(f"{key}: no entity in {len(train)} sentences: check `tags`")
         return [OUTSIDE, *(f"{mark}-{kind}" for kind in types for mark in "BI")]
 
     def described(self, rows: list[Row]) -> str:
@@ -73,7 +73,7 @@ class NamedEntities(Task):
 
     def encode(self, rows: list[Row], tokenizer) -> dict[str, list]:
         longest = min(self.max_length, tokenizer.model_max_length)
-        sentences = [_readable(row["words"], tokenizer) for row in rows]
+        sentences = [_without_empty_words(row["words"], tokenizer) for row in rows]
         encoded = tokenizer(sentences, is_split_into_words=True, truncation=True, max_length=longest)
         checkpoints.log_truncated(encoded, longest)
         first = [_first_pieces(encoded.word_ids(number)) for number in range(len(rows))]
@@ -83,9 +83,9 @@ class NamedEntities(Task):
             "example": list(range(len(rows))),
         }
         if rows and all("tags" in row for row in rows):
-            number = {name: index for index, name in enumerate(self.labels)}
+            index_of = {name: index for index, name in enumerate(self.labels)}
             columns["labels"] = [
-                [IGNORED if word is None else number[row["tags"][word]] for word in words]
+                [IGNORED if word is None else index_of[row["tags"][word]] for word in words]
                 for row, words in zip(rows, first, strict=True)
             ]
         return columns
@@ -98,38 +98,41 @@ class NamedEntities(Task):
         return outputs.logits
 
     def predictions(self, logits: list[np.ndarray], data: Any, rows: list[Row]) -> list[list[str]]:
-        """A tag for each word; words that were cut off are outside."""
-        said, cut = [], 0
+        """One tag per word. Words cut off by truncation get the tag O."""
+        predictions, cut = [], 0
         for row, values in zip(rows, logits, strict=True):
             tags = [self.labels[index] for index in values.argmax(axis=-1)]
             missing = len(row["words"]) - len(tags)
             cut += missing
-            said.append([*tags, *[OUTSIDE] * missing])
+            predictions.append([*tags, *[OUTSIDE] * missing])
         log_count(cut, sum(len(row["words"]) for row in rows), "words are cut off and count as no entity")
-        return said
+        return predictions
 
     def answer(self, row: Row, prediction: list[str], logits: list[np.ndarray]) -> dict[str, Any]:
-        found = [
+        entities = [
             {"type": kind, "words": row["words"][first:end], "first": first}
             for kind, first, end in sorted(spans_of(prediction), key=lambda span: span[1])
         ]
-        return {"tags": prediction, "entities": found}
+        return {"tags": prediction, "entities": entities}
 
     def scorer(self, rows: list[Row], predictions: list[list[str]]) -> Callable[[np.ndarray], dict[str, float]]:
         """seqeval's strict precision, recall and F1 over all entities, and F1 by type."""
         types = sorted({name[2:] for name in self.labels if name != OUTSIDE})
-        actual, predicted = ([spans_of(tags) for tags in side] for side in ([r["tags"] for r in rows], predictions))
-        right = [one & other for one, other in zip(actual, predicted, strict=True)]
-        counts = np.stack([_counts(sentences, types) for sentences in (right, actual, predicted)])  # (3, rows, types)
+        actual, predicted = [spans_of(row["tags"]) for row in rows], [spans_of(tags) for tags in predictions]
+        correct = [one & other for one, other in zip(actual, predicted, strict=True)]
+        counts = np.stack([_counts(spans, types) for spans in (correct, actual, predicted)])  # (3, rows, types)
 
         def score(chosen: np.ndarray) -> dict[str, float]:
-            found, there, said = by_type = counts[:, chosen].sum(axis=1)
-            right, all_there, all_said = by_type.sum(axis=1)
+            correct, actual, predicted = by_type = counts[:, chosen].sum(axis=1)
+            all_correct, all_actual, all_predicted = by_type.sum(axis=1)
             return {
-                "f1": _ratio(2 * right, all_there + all_said),
-                "precision": _ratio(right, all_said),
-                "recall": _ratio(right, all_there),
-                "f1_by_type": {kind: _ratio(2 * found[i], there[i] + said[i]) for i, kind in enumerate(types)},
+                "f1": _ratio(2 * all_correct, all_actual + all_predicted),
+                "precision": _ratio(all_correct, all_predicted),
+                "recall": _ratio(all_correct, all_actual),
+                "f1_by_type": {
+                    kind: _ratio(2 * correct[index], actual[index] + predicted[index])
+                    for index, kind in enumerate(types)
+                },
             }
 
         return score
@@ -140,27 +143,28 @@ class NamedEntities(Task):
     def calibration(
         self, rows: list[Row], predictions: list[list[str]], logits: list[np.ndarray]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Of each word, but those that are cut off: they have no logits."""
-        right = [
-            actual == said
+        """One entry per word. Words cut off by truncation have no logits and are left out."""
+        correct = [
+            actual == predicted
             for row, tags, values in zip(rows, predictions, logits, strict=True)
-            for actual, said, _ in zip(row["tags"], tags, values, strict=False)
+            for actual, predicted, _ in zip(row["tags"], tags, values, strict=False)
         ]
-        return softmax(np.concatenate(logits), axis=-1).max(axis=-1), np.array(right)
+        return softmax(np.concatenate(logits), axis=-1).max(axis=-1), np.array(correct)
 
     def trivial_predictions(self, train: list[Row], rows: list[Row]) -> list[list[str]]:
-        """No entity anywhere."""
+        """No entity in any row."""
         return [[OUTSIDE] * len(row["words"]) for row in rows]
 
     def confusion(self, rows: list[Row], predictions: list[list[str]]) -> Iterator[tuple[str, str]]:
-        """Types, word by word, where one side has an entity."""
-        for row, said in zip(rows, predictions, strict=True):
-            for pair in zip(row["tags"], said, strict=True):
+        """A pair of entity types for each word that is in an actual or predicted entity; "none" for the tag O."""
+        for row, predicted_tags in zip(rows, predictions, strict=True):
+            for pair in zip(row["tags"], predicted_tags, strict=True):
                 if pair != (OUTSIDE, OUTSIDE):
                     actual, predicted = ("none" if tag == OUTSIDE else tag[2:] for tag in pair)
                     yield actual, predicted
 
     def replaceable(self, row: Row) -> dict[str, tuple[str, list[Span]]]:
+        """The words outside entities."""
         spans = _word_spans(row["words"])
         tags = row.get("tags", [OUTSIDE] * len(spans))
         return {
@@ -168,30 +172,30 @@ class NamedEntities(Task):
         }
 
     def replaced(self, row: Row, field: str, edits: list[Edit]) -> Row:
-        """An edit lies within one word outside entities, which keeps its tag, or is that of a whole entity, whose words
-        take the tags of its type.
+        """Apply edits. An edit lies within one word outside entities, which keeps its tag, or replaces a whole entity,
+        whose new words get tags of the same type.
         """
         words, tags = [], []
-        for words_there, tag_there, own in _pieces(row, edits):
-            if tag_there == OUTSIDE:
-                words += words_there
-                tags += [OUTSIDE] * len(words_there)
+        for part_words, entity_type, part_edits in _parts(row, edits):
+            if entity_type == OUTSIDE:
+                words += part_words
+                tags += [OUTSIDE] * len(part_words)
             else:
-                new = own[0][2].split() if own else words_there
-                words += new
-                tags += [f"B-{tag_there}", *[f"I-{tag_there}"] * (len(new) - 1)]
+                new_words = part_edits[0][2].split() if part_edits else part_words
+                words += new_words
+                tags += [f"B-{entity_type}", *[f"I-{entity_type}"] * (len(new_words) - 1)]
         return {**row, "words": words, "tags": tags} if "tags" in row else {**row, "words": words}
 
     def exchangeable(self, train: list[Row]) -> dict[str, list[str]]:
-        """Type → the different entities of train, of any length."""
-        found: dict[str, dict[str, None]] = {}
+        """Entity type → the distinct entities of train."""
+        entities: dict[str, dict[str, None]] = {}
         for row in train:
             for kind, start, end in sorted(spans_of(row["tags"]), key=lambda span: span[1]):
-                found.setdefault(kind, {}).setdefault(" ".join(row["words"][start:end]))
-        return {kind: list(entities) for kind, entities in found.items()}
+                entities.setdefault(kind, {}).setdefault(" ".join(row["words"][start:end]))
+        return {kind: list(texts) for kind, texts in entities.items()}
 
     def swaps(self, row: Row, others: dict[str, list[str]], probability: float, draw) -> dict[str, list[Edit]]:
-        """Each entity goes with ``probability`` for another of its type."""
+        """Swap each entity with the given probability for another entity of its type."""
         spans, edits = _word_spans(row["words"]), []
         for kind, start, end in sorted(spans_of(row.get("tags", [])), key=lambda span: span[1]):
             text = " ".join(row["words"][start:end])
@@ -203,42 +207,42 @@ class NamedEntities(Task):
 
 
 def spans_of(tags: list[str]) -> set[tuple[str, int, int]]:
-    """(type, first word, word after the last) of the entities of IOB2 tags, as seqeval's strict mode reads them."""
+    """The entities in IOB2 tags as (type, index of the first word, index after the last), in seqeval's strict mode."""
     return {(entity.tag, entity.start, entity.end) for entity in Entities([tags], IOB2).entities[0]}
 
 
 def to_iob2(words: list[str], tags: list[str], scheme: str) -> list[str]:
-    """Tags of a scheme as IOB2. BadRecordError where a tag is none of the scheme's or stands in a broken order."""
-    made, before = [], OUTSIDE
-    marks = {"IOB2": "BI", "IOB1": "BI", "BIOES": "BIES"}[scheme]
+    """Convert tags of a scheme to IOB2. Raises BadRecordError for tags outside the scheme and in an invalid order."""
+    converted, before = [], OUTSIDE
+    prefixes = {"IOB2": "BI", "IOB1": "BI", "BIOES": "BIES"}[scheme]
     for number, (word, tag) in enumerate(zip(words, tags, strict=True), 1):
-        place = f"word {number} ({word}), tag '{tag}'"
-        if not TAG.fullmatch(tag) or (tag != OUTSIDE and tag[0] not in marks):
+        where = f"word {number} ({word}), tag '{tag}'"
+        if not TAG.fullmatch(tag) or (tag != OUTSIDE and tag[0] not in prefixes):
             raise BadRecordError(
-                f"{place}: expected O or {' or '.join(f'{mark}-TYPE' for mark in marks)} (the source's `scheme` is"
-                f" {scheme}; there are IOB2, IOB1 and BIOES)"
+                f"{where}: expected O or {' or '.join(f'{prefix}-TYPE' for prefix in prefixes)} (the source's `scheme`"
+                f" is {scheme}; the schemes are IOB2, IOB1 and BIOES)"
             )
-        mark, kind = tag[0], tag[2:]
-        is_open = before[0] in ("BI" if scheme == "BIOES" else "BIES") and before != OUTSIDE
-        continues = is_open and before[2:] == kind
-        if (mark in "IE" and scheme != "IOB1" and not continues) or (
-            scheme == "IOB1" and mark == "B" and not continues
-        ):
-            raise BadRecordError(
-                f"{place} after '{before}': not {scheme}, the source's `scheme`: "
-                + (
-                    "B- only parts neighbours of one type"
-                    if scheme == "IOB1"
-                    else "an entity goes on that did not begin"
+        prefix, kind = tag[0], tag[2:]
+        in_entity = before[0] in ("BI" if scheme == "BIOES" else "BIES") and before != OUTSIDE
+        continues = in_entity and before[2:] == kind
+        if scheme == "IOB1":
+            if prefix == "B" and not continues:
+                raise BadRecordError(
+                    f"{where} after '{before}': not IOB1, the source's `scheme`: B- is only for an entity that directly"
+                    " follows another of the same type"
                 )
+        elif prefix in "IE" and not continues:
+            raise BadRecordError(
+                f"{where} after '{before}': not {scheme}, the source's `scheme`: the tag continues an entity that did"
+                " not begin"
             )
-        if scheme == "BIOES" and is_open and not (mark in "IE" and continues):
-            raise BadRecordError(f"{place} after '{before}': not BIOES: the entity before it does not end")
-        made.append(OUTSIDE if tag == OUTSIDE else f"{'I' if mark in 'IE' and continues else 'B'}-{kind}")
+        if scheme == "BIOES" and in_entity and not (prefix in "IE" and continues):
+            raise BadRecordError(f"{where} after '{before}': not BIOES: the entity before it does not end")
+        converted.append(OUTSIDE if tag == OUTSIDE else f"{'I' if prefix in 'IE' and continues else 'B'}-{kind}")
         before = tag
     if scheme == "BIOES" and before != OUTSIDE and before[0] in "BI":
         raise BadRecordError(f"word {len(words)} ({words[-1]}), tag '{before}': not BIOES: the entity does not end")
-    return made
+    return converted
 
 
 def _list(cell: Any, column: Any) -> list[str]:
@@ -254,46 +258,50 @@ def _words_of(text: str) -> list[str]:
 
 
 def _word_spans(words: list[str]) -> list[Span]:
-    """Where each word stands in the words with one space between them."""
+    """The span of each word in the words joined by single spaces."""
     ends = np.cumsum([len(word) + 1 for word in words])
     return [(int(end) - len(word) - 1, int(end) - 1) for word, end in zip(words, ends, strict=True)]
 
 
-def _readable(words: list[str], tokenizer) -> list[str]:
-    """Words of which the tokenizer keeps nothing (a variation selector, say) become its unknown one."""
+def _without_empty_words(words: list[str], tokenizer) -> list[str]:
+    """Replace words without a single word piece (a variation selector, for example) by the unknown token."""
     encoded = tokenizer(words, add_special_tokens=False)["input_ids"] if words else []
     return [word if pieces else tokenizer.unk_token for word, pieces in zip(words, encoded, strict=True)]
 
 
 def _first_pieces(word_ids: list[int | None]) -> list[int | None]:
-    """The number of the word at its first word-piece; None elsewhere."""
+    """For each position: the index of the word that begins there; None elsewhere."""
     return [
         word if word is not None and word != before else None
         for word, before in zip(word_ids, [None, *word_ids], strict=False)
     ]
 
 
-def _pieces(row: Row, edits: list[Edit]) -> Iterator[tuple[list[str], str, list[Edit]]]:
-    """(words, O or type, edits) of each word outside entities, its edits done, and of each entity."""
+def _parts(row: Row, edits: list[Edit]) -> Iterator[tuple[list[str], str, list[Edit]]]:
+    """The parts of a row, each an entity or one word outside entities, as (words, entity type or O, edits of the part).
+
+    Edits are applied to the words outside entities, but not to entities.
+    """
     spans = _word_spans(row["words"])
     entities = {start: (kind, end) for kind, start, end in spans_of(row.get("tags", []))}
-    number = 0
-    while number < len(spans):
-        kind, after = entities.get(number, (OUTSIDE, number + 1))
-        start, end = spans[number][0], spans[after - 1][1]
-        own = [edit for edit in edits if start <= edit[0] and edit[1] <= end]
-        words = row["words"][number:after]
+    first = 0
+    while first < len(spans):
+        kind, after = entities.get(first, (OUTSIDE, first + 1))
+        start, end = spans[first][0], spans[after - 1][1]
+        part_edits = [edit for edit in edits if start <= edit[0] and edit[1] <= end]
+        words = row["words"][first:after]
         if kind == OUTSIDE:
-            words = [spliced(words[0], [(low - start, high - start, new) for low, high, new in own])]
-        yield words, kind, own
-        number = after
+            words = [spliced(words[0], [(low - start, high - start, new) for low, high, new in part_edits])]
+        yield words, kind, part_edits
+        first = after
 
 
 def _counts(sentences: list[set], types: list[str]) -> np.ndarray:
+    """The number of entities of each type in each sentence, (sentences, types)."""
     counts = np.zeros((len(sentences), len(types)))
-    for row, spans in enumerate(sentences):
+    for sentence, spans in enumerate(sentences):
         for kind, _, _ in spans:
-            counts[row, types.index(kind)] += 1
+            counts[sentence, types.index(kind)] += 1
     return counts
 
 

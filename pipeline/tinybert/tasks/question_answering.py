@@ -1,7 +1,8 @@
-"""Extractive question answering, as SQuAD 1.1 (every question has an answer) and 2.0 (some have none).
+"""Extractive question answering in the forms of SQuAD 1.1 (every question has an answer) and 2.0 (some have none).
 
-A row has ``question``, ``passage`` and ``answers``, each with its ``text`` and where it ``start``s; none: unanswerable.
-A passage longer than the model takes is read in windows that overlap by ``stride`` word-pieces.
+A row has ``question``, ``passage`` and ``answers``, each with its ``text`` and its ``start`` in the passage. A question
+without answers is unanswerable. A passage longer than the model's limit is split into windows that overlap by
+``stride`` word pieces.
 """
 
 import re
@@ -26,13 +27,15 @@ from pipeline.tinybert.data.records import BadRecordError, text_of
 from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.tasks.task import Edit, Span, Task, spliced
 
-NEARBY = 50  # characters that an offset may be off
-SHORTEST_WINDOW = 32  # word-pieces
+NEARBY = 50  # an answer's offset is repaired if it is wrong by at most this many characters
+SHORTEST_WINDOW = 32  # word pieces
 SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
 
 
 class Options(Group):
-    """unanswerable: SQuAD 2.0. stride: word-pieces that windows share. longest_answer: in word-pieces."""
+    """unanswerable: whether questions may have no answer (SQuAD 2.0). stride: the overlap of windows in word pieces.
+    longest_answer: the maximum length of a predicted answer in word pieces.
+    """
 
     unanswerable: bool = False
     stride: int = Field(default=128, ge=0)
@@ -68,12 +71,13 @@ class QuestionAnswering(Task):
         offset = _stripped_before(record[source.passage or self.columns["passage"]])
         answers, repairs = [], []
         for text, start in _answers_of(record[source.answers or self.columns["answers"]]):
-            found = _found(text, start - offset, row["passage"])
-            repairs += [f"the answer '{text}' begins at {found + offset}, not at {start}"] * (found != start - offset)
-            answers.append({"text": text, "start": found})
+            actual_start = _find_answer(text, start - offset, row["passage"])
+            if actual_start != start - offset:
+                repairs.append(f"the answer '{text}' begins at {actual_start + offset}, not at {start}")
+            answers.append({"text": text, "start": actual_start})
         if not answers and not self.options.unanswerable:
             raise BadRecordError(
-                "no answer: SQuAD 1.1 has one for every question (the task's options.unanswerable: true for SQuAD 2.0)"
+                "no answer: every question needs one (for SQuAD 2.0, set the task's options.unanswerable: true)"
             )
         unique = [answer for number, answer in enumerate(answers) if answer not in answers[:number]]
         return {**row, "answers": unique, **({"repaired": "; ".join(repairs)} if repairs else {})}
@@ -82,11 +86,12 @@ class QuestionAnswering(Task):
         return row["question"], row["passage"]
 
     def group(self, row: Row) -> str:
+        """All questions on a passage go to the same split."""
         return row["passage"]
 
     def label_names(self, train: list[Row], source: Source, key: str) -> list[str]:
         if not any(row["answers"] for row in train):
-            raise UserError(f"{key}: none of {len(train)} questions has an answer: look at its `answers`")
+            raise UserError(f"{key}: no answer in {len(train)} questions: check `answers`")
         return []
 
     def described(self, rows: list[Row]) -> str:
@@ -97,14 +102,16 @@ class QuestionAnswering(Task):
     # Models
 
     def encode(self, rows: list[Row], tokenizer) -> dict[str, list]:
-        """Windows: columns beside the model's inputs as ``Task.encode`` says, and ``spans``, the characters of the
-        passage at each kept position; the first is that of the class token, which stands for no answer.
+        """Model inputs with one entry per window, and the further columns of ``Task.encode``.
+
+        The positions that count are those of the passage and the first one, the class token, which means "no answer".
+        ``spans``: for each position that counts, the span of its characters in the passage; (0, 0) for the class token.
         """
         longest = min(self.max_length, tokenizer.model_max_length)
         if longest < SHORTEST_WINDOW:
             raise UserError(f"max_length: {longest}: question and passage need {SHORTEST_WINDOW} word-pieces or more")
         encoded = tokenizer(
-            _shortened([row["question"] for row in rows], longest // 2, tokenizer),
+            _truncate_questions([row["question"] for row in rows], longest // 2, tokenizer),
             [row["passage"] for row in rows],
             truncation="only_second",
             max_length=longest,
@@ -119,12 +126,12 @@ class QuestionAnswering(Task):
             passage = [part == 1 for part in encoded.sequence_ids(window)]
             passage[0] = True
             kept.append(passage)
-            spans.append([list(span) if at else [0, 0] for at, span in enumerate(characters) if passage[at]])
+            spans.append([list(span) if i else [0, 0] for i, span in enumerate(characters) if passage[i]])
         columns = {**encoded, "kept": kept, "example": example, "spans": spans}
         if rows and all("answers" in row for row in rows):
             targets = [
-                _target(rows[number]["answers"], window, np.flatnonzero(at))
-                for number, window, at in zip(example, spans, kept, strict=True)
+                _answer_positions(rows[index]["answers"], window, np.flatnonzero(mask))
+                for index, window, mask in zip(example, spans, kept, strict=True)
             ]
             columns["start_positions"], columns["end_positions"] = (list(side) for side in zip(*targets, strict=True))
         return columns
@@ -133,29 +140,34 @@ class QuestionAnswering(Task):
         return {}
 
     def label_loss(self, outputs, inputs: dict[str, Tensor]) -> Tensor:
-        """Over real positions: the library's takes padding for places where an answer may be."""
+        """The mean cross-entropy of start and end over real positions.
+
+        The loss of the transformers model would count padding as possible positions of an answer.
+        """
         padding = ~inputs["attention_mask"].bool().unsqueeze(-1)
         logits = self.class_logits(outputs).float().masked_fill(padding, -torch.inf)
-        places = torch.stack([inputs["start_positions"], inputs["end_positions"]], dim=-1)
-        # Start and end as rows of their own: over more dimensions a GPU's sums are not the same each time.
-        return cross_entropy(logits.transpose(1, 2).flatten(0, 1), places.flatten())
+        targets = torch.stack([inputs["start_positions"], inputs["end_positions"]], dim=-1)
+        # Starts and ends become rows of a matrix: on more dimensions, a GPU's sums are not deterministic.
+        return cross_entropy(logits.transpose(1, 2).flatten(0, 1), targets.flatten())
 
     def compared(self, kept: Tensor) -> Tensor:
-        """A distribution over the positions of each sequence."""
+        """One per sequence: a distribution over its positions."""
         return torch.ones_like(kept[:, 0]).sum()
 
     def class_logits(self, outputs) -> Tensor:
+        """Start and end logits as two classes, (B, P, 2)."""
         return torch.stack([outputs.start_logits, outputs.end_logits], dim=-1)
 
-    # Predictions: {"text", "start", "probability", "margin", "none_probability"}: the best answer, where it starts, and
-    # by how much none is better; the probability of each is that of its start times that of its end, in its window.
+    # A prediction is the best answer: {"text", "start", "probability", "margin", "none_probability"}. The margin is the
+    # score of "no answer" minus the score of the answer. A probability is that of the start times that of the end,
+    # each within its window.
 
     def predictions(self, logits: list[np.ndarray], data: Any, rows: list[Row]) -> list[dict]:
         best = [(-np.inf, {"text": "", "start": 0, "probability": 0.0})] * len(rows)  # (score, answer)
-        none = [(np.inf, 0.0)] * len(rows)  # (score, probability)
+        no_answer = [(np.inf, 0.0)] * len(rows)  # (score, probability)
         for number, window, values in zip(data["example"], data["spans"], logits, strict=True):
             log_p = log_softmax(values, axis=0)
-            none[number] = min(none[number], (float(values[0].sum()), float(np.exp(log_p[0].sum()))))
+            no_answer[number] = min(no_answer[number], (float(values[0].sum()), float(np.exp(log_p[0].sum()))))
             score, first, last = _best_span(values[1:], self.options.longest_answer)
             if score > best[number][0]:
                 start, end = window[first + 1][0], window[last + 1][1]
@@ -163,8 +175,8 @@ class QuestionAnswering(Task):
                 text = rows[number]["passage"][start:end]
                 best[number] = score, {"text": text, "start": start, "probability": probability}
         return [
-            {**found, "margin": none_score - score, "none_probability": none_probability}
-            for (score, found), (none_score, none_probability) in zip(best, none, strict=True)
+            {**answer, "margin": none_score - score, "none_probability": none_probability}
+            for (score, answer), (none_score, none_probability) in zip(best, no_answer, strict=True)
         ]
 
     def answer(self, row: Row, prediction: dict, logits: list[np.ndarray]) -> dict[str, Any]:
@@ -175,41 +187,49 @@ class QuestionAnswering(Task):
         return self.options.unanswerable
 
     def threshold(self, rows: list[Row], predictions: list[dict]) -> float | None:
-        """The margin above which none is said that gives the best F1 on these rows, as SQuAD 2.0's script finds it."""
+        """The margin above which the prediction is "no answer": the one that maximises F1 on these rows, as in SQuAD
+        2.0's script.
+        """
         if not self.options.unanswerable:
             return None
-        margins = np.array([said["margin"] for said in predictions])
-        if_answered = np.array([f1(row, said["text"]) for row, said in zip(rows, predictions, strict=True)])
-        if_none = np.array([f1(row, "") for row in rows])
+        margins = np.array([prediction["margin"] for prediction in predictions])
+        f1_if_answered = np.array([f1(row, answer["text"]) for row, answer in zip(rows, predictions, strict=True)])
+        f1_if_none = np.array([f1(row, "") for row in rows])
         order = np.argsort(margins, kind="stable")
-        totals = np.concatenate([[0], np.cumsum((if_answered - if_none)[order])])
-        ends = np.concatenate([margins[order][:-1] != margins[order][1:], [True]])  # equal margins go together
-        allowed = np.concatenate([[True], ends])
-        best = int(np.argmax(np.where(allowed, totals, -np.inf)))
-        finite = margins[order]
-        if best == 0:
-            return float(finite[0] - 1)
-        return float(finite[-1] + 1 if best == len(finite) else (finite[best - 1] + finite[best]) / 2)
+        margins = margins[order]
+        # gains[k]: the total F1 if the k smallest margins are answered, minus the total F1 if none is answered.
+        gains = np.concatenate([[0], np.cumsum((f1_if_answered - f1_if_none)[order])])
+        separable = np.concatenate([[True], margins[:-1] != margins[1:], [True]])  # no threshold splits equal margins
+        answered = int(np.argmax(np.where(separable, gains, -np.inf)))
+        if answered == 0:
+            return float(margins[0] - 1)
+        if answered == len(margins):
+            return float(margins[-1] + 1)
+        return float((margins[answered - 1] + margins[answered]) / 2)
 
     def decided(self, predictions: list[dict], threshold: float | None) -> list[dict]:
+        """Empty the text of each prediction with a margin above the threshold."""
         if threshold is None:
             return predictions
-        return [{**said, "text": "" if said["margin"] > threshold else said["text"]} for said in predictions]
+        return [
+            {**prediction, "text": "" if prediction["margin"] > threshold else prediction["text"]}
+            for prediction in predictions
+        ]
 
     def scorer(self, rows: list[Row], predictions: list[dict]) -> Callable[[np.ndarray], dict[str, float]]:
-        """SQuAD's exact match and F1: the best over the reference answers, articles and punctuation left out."""
-        pairs = list(zip(rows, predictions, strict=True))
-        exact = np.array([exact_match(row, said["text"]) for row, said in pairs])
-        overlap = np.array([f1(row, said["text"]) for row, said in pairs])
+        """SQuAD's exact match and F1: the maximum over the reference answers, without articles and punctuation."""
+        pairs = [(row, prediction["text"]) for row, prediction in zip(rows, predictions, strict=True)]
+        exact = np.array([exact_match(*pair) for pair in pairs])
+        overlap = np.array([f1(*pair) for pair in pairs])
         answerable = np.array([bool(row["answers"]) for row in rows])
 
         def score(chosen: np.ndarray) -> dict[str, float]:
             scores = {"f1": float(overlap[chosen].mean()), "exact_match": float(exact[chosen].mean())}
             if self.options.unanswerable:
-                there, none = chosen[answerable[chosen]], chosen[~answerable[chosen]]
-                scores["f1_with_answer"] = _mean(overlap[there])
-                scores["exact_match_with_answer"] = _mean(exact[there])
-                scores["without_answer"] = _mean(exact[none])
+                with_answer, without_answer = chosen[answerable[chosen]], chosen[~answerable[chosen]]
+                scores["f1_with_answer"] = _mean(overlap[with_answer])
+                scores["exact_match_with_answer"] = _mean(exact[with_answer])
+                scores["without_answer"] = _mean(exact[without_answer])
             return scores
 
         return score
@@ -219,98 +239,103 @@ class QuestionAnswering(Task):
         return "f1", "exact_match"
 
     def length(self, row: Row) -> int:
-        """Of the first reference answer; 0 where there is none."""
+        """The number of words of the first reference answer; 0 if there is none."""
         return len(row["answers"][0]["text"].split()) if row["answers"] else 0
 
     def calibration(
         self, rows: list[Row], predictions: list[dict], logits: list[np.ndarray]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Right is an exact match."""
-        said = [found["probability" if found["text"] else "none_probability"] for found in predictions]
-        right = [exact_match(row, found["text"]) for row, found in zip(rows, predictions, strict=True)]
-        return np.array(said), np.array(right)
+        """The probability of the prediction, an answer or "no answer". An exact match counts as correct."""
+        confidence = [answer["probability" if answer["text"] else "none_probability"] for answer in predictions]
+        correct = [exact_match(row, answer["text"]) for row, answer in zip(rows, predictions, strict=True)]
+        return np.array(confidence), np.array(correct)
 
     def trivial_predictions(self, train: list[Row], rows: list[Row]) -> list[dict]:
-        """The passage's first sentence or, where that is possible and the better guess for train, always none."""
-        first = sum(f1(row, _first_sentence(row["passage"])) for row in train)
-        says_none = self.options.unanswerable and sum(f1(row, "") for row in train) >= first
+        """Always the passage's first sentence; or always "no answer", if allowed and no worse on train."""
+        first_sentence_f1 = sum(f1(row, _first_sentence(row["passage"])) for row in train)
+        no_answer = self.options.unanswerable and sum(f1(row, "") for row in train) >= first_sentence_f1
         return [
-            {"text": "" if says_none else _first_sentence(row["passage"]), "start": 0, "margin": 0.0} for row in rows
+            {"text": "" if no_answer else _first_sentence(row["passage"]), "start": 0, "margin": 0.0} for row in rows
         ]
 
     def agree(self, row: Row, one: dict, other: dict) -> bool:
+        """Whether two answers are the same after normalisation."""
         return normalised(one["text"]) == normalised(other["text"])
 
     def confusion(self, rows: list[Row], predictions: list[dict]) -> Iterator[tuple[str, str]]:
-        """What should be said and what is: the answer, a part of it or more, something else, none."""
-        for row, said in zip(rows, predictions, strict=True):
+        """Actual: an answer or none. Predicted: the answer, an overlapping text, another text, or none."""
+        for row, prediction in zip(rows, predictions, strict=True):
             actual = "answer" if row["answers"] else "none"
-            if not said["text"]:
+            if not prediction["text"]:
                 yield actual, "none"
-            elif exact_match(row, said["text"]):
+            elif exact_match(row, prediction["text"]):
                 yield actual, "answer"
             else:
-                yield actual, "overlaps" if f1(row, said["text"]) else "other"
+                yield actual, "overlaps" if f1(row, prediction["text"]) else "other"
 
     # Augmentation
 
     def replaceable(self, row: Row) -> dict[str, tuple[str, list[Span]]]:
-        """No word of an answer in the passage, and no occurrence of one in the question."""
+        """The passage without its answers, and the question without words that occur in an answer."""
         passage, question, answers = row["passage"], row["question"], row.get("answers", [])
-        within = [(answer["start"], answer["start"] + len(answer["text"])) for answer in answers]
+        answer_spans = [(answer["start"], answer["start"] + len(answer["text"])) for answer in answers]
         words = {word for answer in answers for word in normalised(answer["text"]).split()}
-        mentioned = [match.span() for match in re.finditer(r"\w+", question) if normalised(match.group()) in words]
+        mentions = [match.span() for match in re.finditer(r"\w+", question) if normalised(match.group()) in words]
         return {
-            "passage": (passage, _between(within, len(passage))),
-            "question": (question, _between(mentioned, len(question))),
+            "passage": (passage, _outside(answer_spans, len(passage))),
+            "question": (question, _outside(mentions, len(question))),
         }
 
     def replaced(self, row: Row, field: str, edits: list[Edit]) -> Row:
-        made = {**row, field: spliced(row[field], edits)}
+        """Apply edits; edits of the passage also shift the starts of the answers behind them."""
+        edited = {**row, field: spliced(row[field], edits)}
         if field == "passage" and "answers" in row:
-            made["answers"] = [
-                {
-                    **answer,
-                    "start": answer["start"]
-                    + sum(len(new) - (end - start) for start, end, new in edits if end <= answer["start"]),
-                }
-                for answer in row["answers"]
+            edited["answers"] = [
+                {**answer, "start": answer["start"] + _shift(edits, answer["start"])} for answer in row["answers"]
             ]
-        return made
+        return edited
 
 
-KEEP_LETTERS = str.maketrans("", "", string.punctuation)
+PUNCTUATION = str.maketrans("", "", string.punctuation)
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
 def normalised(text: str) -> str:
     """SQuAD's normalisation: lower case, no punctuation, no articles, single spaces."""
-    return " ".join(ARTICLES.sub(" ", text.lower().translate(KEEP_LETTERS)).split())
+    return " ".join(ARTICLES.sub(" ", text.lower().translate(PUNCTUATION)).split())
 
 
-def exact_match(row: Row, said: str) -> float:
-    return max(float(normalised(said) == normalised(text)) for text in _references(row))
+def exact_match(row: Row, predicted: str) -> float:
+    """1 if the normalised prediction equals a reference answer, else 0."""
+    return max(float(normalised(predicted) == normalised(text)) for text in _references(row))
 
 
-def f1(row: Row, said: str) -> float:
-    """The best word overlap of ``said`` with a reference answer; with no words on a side, whether both have none."""
-    return max(_overlap(normalised(text).split(), normalised(said).split()) for text in _references(row))
+def f1(row: Row, predicted: str) -> float:
+    """The best word overlap (F1) with a reference answer. If a side has no words: 1 if both have none, else 0."""
+    return max(_overlap(normalised(text).split(), normalised(predicted).split()) for text in _references(row))
 
 
 def _references(row: Row) -> list[str]:
-    """Those with words after normalisation; an unanswerable question has the empty answer, as in SQuAD's script."""
+    """The reference answers with words left after normalisation; [""] if there are none, as in SQuAD's script."""
     return [answer["text"] for answer in row["answers"] if normalised(answer["text"])] or [""]
 
 
-def _overlap(reference: list[str], said: list[str]) -> float:
-    if not reference or not said:
-        return float(reference == said)
-    same = sum((Counter(reference) & Counter(said)).values())
-    return 2 * same / (len(reference) + len(said))
+def _overlap(reference: list[str], predicted: list[str]) -> float:
+    if not reference or not predicted:
+        return float(reference == predicted)
+    common = sum((Counter(reference) & Counter(predicted)).values())
+    return 2 * common / (len(reference) + len(predicted))
+
+
+def _shift(edits: list[Edit], position: int) -> int:
+    """By how many characters edits before a position move it."""
+    return sum(len(new) - (end - start) for start, end, new in edits if end <= position)
 
 
 def _answers_of(cell: Any) -> list[tuple[str, int]]:
-    """SQuAD's two forms: a list of objects with ``text`` and ``answer_start``, or one object with a list of each."""
+    """Parse SQuAD's two forms of answers: a list of objects with ``text`` and ``answer_start``, or one object with a
+    list of each. Returns (text, start) pairs.
+    """
     if isinstance(cell, dict):
         pairs = zip(_sequence(cell.get("text")), _sequence(cell.get("answer_start")), strict=False)
         complete = len(_sequence(cell.get("text"))) == len(_sequence(cell.get("answer_start")))
@@ -318,16 +343,16 @@ def _answers_of(cell: Any) -> list[tuple[str, int]]:
         cell = _sequence(cell)
         complete = all(isinstance(answer, dict) for answer in cell)
         pairs = ((answer.get("text"), answer.get("answer_start")) for answer in cell if complete)
-    made = []
+    answers = []
     for text, start in pairs if complete else ():
         if not isinstance(text, str) or not text.strip():
             raise BadRecordError("an answer is an empty text")
         if not isinstance(start, Integral):
             raise BadRecordError(f"answer_start of '{text}' is {start!r}: expected a whole number")
-        made.append((text.strip(), int(start) + _stripped_before(text)))
+        answers.append((text.strip(), int(start) + _stripped_before(text)))
     if not complete:
         raise BadRecordError(EXPECTED_ANSWERS)
-    return made
+    return answers
 
 
 EXPECTED_ANSWERS = "answers: expected a list of objects with `text` and `answer_start`"
@@ -340,11 +365,15 @@ def _sequence(cell: Any) -> list:
 
 
 def _stripped_before(text: str) -> int:
+    """The number of characters that ``text.strip()`` removes at the start."""
     return len(text) - len(text.lstrip())
 
 
-def _found(text: str, start: int, passage: str) -> int:
-    """Where an answer starts: there, or at its only occurrence nearby."""
+def _find_answer(text: str, start: int, passage: str) -> int:
+    """The start of an answer: the given one if the answer is there, else its only occurrence nearby.
+
+    Raises BadRecordError if the answer does not occur, or not exactly once nearby.
+    """
     if start >= 0 and passage.startswith(text, start):
         return start
     if text not in passage:
@@ -352,15 +381,15 @@ def _found(text: str, start: int, passage: str) -> int:
     low = max(0, start - NEARBY)
     near = [match.start() + low for match in re.finditer(re.escape(text), passage[low : start + len(text) + NEARBY])]
     if len(near) != 1:
-        places = [match.start() for match in re.finditer(re.escape(text), passage)]
+        starts = first_ten([match.start() for match in re.finditer(re.escape(text), passage)])
         raise BadRecordError(
-            f"the answer '{text}' is not at character {start} of its passage, but at {first_ten(places)}: correct its start"
+            f"the answer '{text}' is not at character {start} of its passage, but at {starts}: correct its start"
         )
     return near[0]
 
 
-def _shortened(questions: list[str], longest: int, tokenizer) -> list[str]:
-    """Questions cut to ``longest`` word-pieces: the passage needs room too."""
+def _truncate_questions(questions: list[str], longest: int, tokenizer) -> list[str]:
+    """Truncate questions to ``longest`` word pieces, to leave room for the passage."""
     offsets = tokenizer(questions, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
     log_count(
         sum(len(spans) > longest for spans in offsets),
@@ -373,18 +402,25 @@ def _shortened(questions: list[str], longest: int, tokenizer) -> list[str]:
     ]
 
 
-def _target(answers: list[dict], spans: list[list[int]], positions: np.ndarray) -> tuple[int, int]:
-    """Positions of the first answer's first and last word-piece in a window; the class token where it is not inside."""
+def _answer_positions(answers: list[dict], spans: list[list[int]], positions: np.ndarray) -> tuple[int, int]:
+    """The positions of the first and the last word piece of the first answer in a window; those of the class token,
+    (0, 0), if the answer is not inside the window.
+
+    ``spans``: the character spans at the positions that count. ``positions``: their indices in the window.
+    """
     if answers:
         low, high = answers[0]["start"], answers[0]["start"] + len(answers[0]["text"])
-        inside = [at for at, (start, end) in enumerate(spans[1:], 1) if start < high and end > low]
+        inside = [i for i, (start, end) in enumerate(spans[1:], 1) if start < high and end > low]
         if inside and spans[inside[0]][0] <= low and spans[inside[-1]][1] >= high:
             return int(positions[inside[0]]), int(positions[inside[-1]])
     return 0, 0
 
 
 def _best_span(logits: np.ndarray, longest: int) -> tuple[float, int, int]:
-    """(score, first, last) of the best span of ``longest`` positions at most: start logit plus end logit."""
+    """(score, first, last) of the best span of at most ``longest`` positions. The score is start logit + end logit.
+
+    ``logits``: (positions, 2).
+    """
     if not len(logits):
         return -np.inf, 0, 0
     sums = logits[:, 0, None] + logits[None, :, 1]
@@ -394,14 +430,14 @@ def _best_span(logits: np.ndarray, longest: int) -> tuple[float, int, int]:
     return float(sums[first, last]), first, last
 
 
-def _between(spans: list[Span], length: int) -> list[Span]:
-    """What spans leave of a text."""
-    made, last = [], 0
+def _outside(spans: list[Span], length: int) -> list[Span]:
+    """The spans of a text of ``length`` characters that ``spans`` do not cover."""
+    gaps, covered = [], 0
     for start, end in sorted(spans):
-        if start > last:
-            made.append((last, start))
-        last = max(last, end)
-    return [*made, (last, length)] if last < length else made
+        if start > covered:
+            gaps.append((covered, start))
+        covered = max(covered, end)
+    return [*gaps, (covered, length)] if covered < length else gaps
 
 
 def _first_sentence(passage: str) -> str:

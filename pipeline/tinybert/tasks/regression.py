@@ -1,4 +1,4 @@
-"""Regression: a number for one text or a pair."""
+"""Regression: a number for a text or a pair of texts."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -36,7 +36,7 @@ class Regression(Texts):
     def label_names(self, train: list[Row], source: Source, key: str) -> list[str]:
         scores = {row["label"] for row in train}
         if len(scores) < 2:
-            raise UserError(f"{key}: all rows of train have the score {scores.pop():g}: look at its `label`")
+            raise UserError(f"{key}: all rows of train have the score {scores.pop():g}: check `label`")
         return ["score"]
 
     def described(self, rows: list[Row]) -> str:
@@ -50,7 +50,7 @@ class Regression(Texts):
         return {"number": round(prediction, 4)}
 
     def scorer(self, rows: list[Row], predictions: list[float]) -> Callable[[np.ndarray], dict[str, float]]:
-        from scipy.stats import rankdata  # slow to import, and of use to no other kind
+        from scipy.stats import rankdata  # slow to import, and no other kind needs it
 
         actual, predicted = np.array([row["label"] for row in rows]), np.array(predictions)
 
@@ -64,7 +64,7 @@ class Regression(Texts):
     def calibration(
         self, rows: list[Row], predictions: list[float], logits: list[np.ndarray]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The numbers themselves, in units of the labels."""
+        """The predicted numbers and the labels."""
         return np.array(predictions), np.array([row["label"] for row in rows])
 
     def trivial_predictions(self, train: list[Row], rows: list[Row]) -> list[float]:
@@ -77,13 +77,13 @@ class Regression(Texts):
         return f"{prediction:.3f}"
 
     def confusion(self, rows: list[Row], predictions: list[float]) -> Iterator[tuple[str, str]]:
-        """Rounded to whole numbers."""
+        """Labels and predictions, rounded to whole numbers."""
         for row, predicted in zip(rows, predictions, strict=True):
             yield f"{row['label']:.0f}", f"{predicted:.0f}"
 
 
 def correlation(one: np.ndarray, other: np.ndarray) -> float:
-    """Pearson's; 0, as scipy has no value there, where one side is constant (a trivial predictor's)."""
+    """Pearson's correlation; 0 where it is undefined because a side is constant (as a trivial predictor's is)."""
     one, other = one - one.mean(), other - other.mean()
     spread = math.sqrt(float(one @ one) * float(other @ other))
     return float(one @ other) / spread if spread > 1e-12 else 0.0

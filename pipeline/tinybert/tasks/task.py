@@ -1,4 +1,4 @@
-"""What a task kind has to answer, and what the kinds share."""
+"""The interface of a task kind, and code that several kinds share."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
@@ -15,28 +15,29 @@ from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.models import checkpoints
 
 Span = tuple[int, int]
-Edit = tuple[int, int, str]  # from, to, what stands there afterwards
+Edit = tuple[int, int, str]  # start, end, the new text of this span
 
 
 class Task(ABC):
-    """A task of one kind, as its settings and, once rows have been read, its labels describe it.
+    """A task: its kind (the subclass), its settings, and the labels found in its training rows.
 
-    Outputs of all kinds reduce to rows of class logits, (B, P, C) for B sequences, of which a mask (B, P) keeps some:
-    a sentence has one, a tagged sentence one a word, a question one a position of its passage.
+    The model outputs of every kind become class logits of shape (B, P, C): B sequences, P positions, C classes. A mask
+    (B, P) selects the positions that count: one for a text, one per word for a tagged sentence, one per position of
+    the passage for a question.
     """
 
     metrics: ClassVar[tuple[str, ...]]
-    columns: ClassVar[dict[str, str | None]]  # those read of a source, and the name each goes by (None: only if set)
-    targets: ClassVar[tuple[str, ...]]  # those of them that unlabelled rows have not
-    label_columns: ClassVar[bool] = False  # whether `label` may be several columns
+    columns: ClassVar[dict[str, str | None]]  # field → default name of its source column (None: read only if set)
+    targets: ClassVar[tuple[str, ...]]  # the fields of `columns` that are absent from unlabelled rows
+    label_columns: ClassVar[bool] = False  # whether the setting `label` may list several columns
     details: ClassVar[tuple[str, ...]] = ()  # further settings of a source that this kind reads
-    head: ClassVar[type]  # the library's class of models with such a head
-    pipeline_tag: ClassVar[str]  # what the hub calls the kind
-    of_first_position: ClassVar[bool] = False  # whether the head reads the first position's state alone
-    has_submissions: ClassVar[bool] = False  # whether a benchmark's server takes files of this kind's predictions
-    says_probabilities: ClassVar[bool] = True  # whether `calibration` compares probabilities with what is right
-    loss: ClassVar[str]  # the function of `losses` that compares class logits (B, P, C) with the teacher's
-    Options: ClassVar[type[Group]] = Group
+    head: ClassVar[type]  # the transformers class that loads a model with this kind's head
+    pipeline_tag: ClassVar[str]  # the hub's name of the kind
+    of_first_position: ClassVar[bool] = False  # whether the head reads only the hidden state of the first position
+    has_submissions: ClassVar[bool] = False  # whether benchmark servers accept prediction files of this kind
+    says_probabilities: ClassVar[bool] = True  # whether `calibration` returns probabilities
+    loss: ClassVar[str]  # the function in `losses` that compares student and teacher class logits (B, P, C)
+    Options: ClassVar[type[Group]] = Group  # the schema of the task's `options`
 
     def __init__(self, metric: str, max_length: int, options: Any, labels: Iterable[str] = ()):
         self.metric, self.max_length, self.options, self.labels = metric, max_length, options, list(labels)
@@ -45,164 +46,196 @@ class Task(ABC):
 
     @abstractmethod
     def row(self, record: dict, source: Table, labelled: bool) -> Row:
-        """A record, column → value, as a row; BadRecordError says what is wrong with it."""
+        """Convert a record (column → value) into a row. Raises BadRecordError if the record is invalid."""
 
     @abstractmethod
     def identity(self, row: Row) -> Any:
-        """What two rows share that are the same but for their answer."""
+        """The key that two rows share if they differ at most in their labels. Equal keys mean duplicates."""
 
     def stratum(self, row: Row) -> str | None:
-        """What a split keeps in proportion; None where there is nothing."""
+        """The class by which splits are stratified; None if the kind does not stratify."""
         return None
 
     def group(self, row: Row) -> str | None:
-        """Rows of one group stay on one side of a split, unless the source names its own groups."""
+        """The group of a row. All rows of a group go to the same split. A `group` column of the source overrides it."""
         return None
 
     @abstractmethod
     def label_names(self, train: list[Row], source: Source, key: str) -> list[str]:
-        """The labels in the order of the model's outputs, from the rows of train."""
+        """The labels in the order of the model's outputs, collected from the training rows.
+
+        Raises UserError, which names ``key``, if these labels leave nothing to learn.
+        """
 
     def labels_in(self, row: Row) -> list[str]:
-        """The labels that a row has, each of which train must have too."""
+        """The labels of a row. Each must also occur in train."""
         return []
 
     def described(self, rows: list[Row]) -> str:
-        """What a reader wants to know of a split beside its size."""
+        """A summary of a split for the log, without the number of rows: label counts, for example."""
         return ""
 
     # Models
 
     @abstractmethod
     def encode(self, rows: list[Row], tokenizer) -> dict[str, list]:
-        """Columns of model inputs, one entry a sequence, and with them
+        """Model inputs as columns with one entry per sequence, truncated to ``max_length`` (the number of truncated
+        rows is logged), and these further columns:
 
-        ``kept``: for each sequence, which of its rows of class logits count; ``example``: the number of the row that
-        it came from; with the model's targets where the rows have labels. Cut at ``max_length``, saying how many.
+        ``kept``: for each position of the sequence, whether its class logits count;
+        ``example``: the index of the row that the sequence was made from;
+        the model's targets (``labels``, for example), if all rows are labelled.
         """
 
     def load_model(self, folder: str | Path, seed: int = 0) -> torch.nn.Module:
-        """The model of ``folder`` with this task's head (drawn by ``seed`` where the folder has none)."""
+        """The model in ``folder`` with this task's head. A missing head is initialised at random from ``seed``."""
         return checkpoints.load(self.head, folder, seed=seed, **self.head_options())
 
     def head_options(self) -> dict[str, Any]:
-        """What the configuration of a model says of the task: the names of its labels."""
+        """Keys of the model configuration that describe the task: the names of its labels."""
         names = dict(enumerate(self.labels))
         return {"id2label": names, "label2id": {name: index for index, name in names.items()}}
 
     def class_weights(self, rows: list[Row]) -> list[float]:
-        """A weight for each class by which all count the same in the loss: scikit-learn's "balanced"."""
-        raise UserError("finetune_teacher.class_weights: this kind of task has no classes to weigh: set it to false")
+        """One weight per class, so that all classes count equally in the loss (scikit-learn's "balanced").
+
+        Raises UserError if the kind has no classes.
+        """
+        raise UserError("finetune_teacher.class_weights: this kind of task has no classes to weight: set it to false")
 
     def label_loss(self, outputs, inputs: dict[str, Tensor]) -> Tensor:
-        """Of a batch with labels, a mean: the library's own."""
+        """The mean loss of a labelled batch: by default, the loss that the transformers model computes."""
         return outputs["loss"]
 
     def compared(self, kept: Tensor) -> Tensor:
-        """How many of a batch's distributions ``loss`` is the mean of, where the mask (B, P) keeps rows."""
+        """The number of distributions that ``loss`` averages over, for a batch with the mask (B, P)."""
         return kept.sum()
 
     def class_logits(self, outputs) -> Tensor:
-        """A model's outputs as (B, P, C)."""
+        """The class logits of a model's outputs, (B, P, C)."""
         return outputs.logits.unsqueeze(1)
 
     @property
     def classes(self) -> int:
-        """C."""
+        """The number of classes, C."""
         return len(self.labels)
 
     # Predictions
 
     @abstractmethod
     def predictions(self, logits: list[np.ndarray], data, rows: list[Row]) -> list:
-        """One answer for each row from the kept class logits, (kept, C), of each sequence of ``data``."""
+        """One prediction per row.
+
+        ``logits``: for each sequence of ``data``, the class logits of the positions that count, (positions, C).
+        ``data``: the columns that ``encode`` returned for ``rows``.
+        """
 
     @property
     def needs_threshold(self) -> bool:
-        """Whether answers are separated from none by a threshold, which is chosen on validation."""
+        """Whether a threshold decides between an answer and no answer. It is chosen on validation."""
         return False
 
     def threshold(self, rows: list[Row], predictions: list) -> float | None:
-        """The threshold that is the best for these rows; None for kinds that need none."""
+        """The threshold with the best score on these rows; None if the kind needs no threshold."""
         return None
 
     def decided(self, predictions: list, threshold: float | None) -> list:
-        """The predictions after the threshold."""
+        """The predictions after applying the threshold."""
         return predictions
 
     def answer(self, row: Row, prediction: Any, logits: list[np.ndarray]) -> dict[str, Any]:
-        """A prediction as a reader wants it, with what the class logits (kept, C) tell beside it."""
+        """A prediction in readable form, as `predict` prints it; some kinds add probabilities.
+
+        ``logits``: for each sequence of the row, the class logits of the positions that count, (positions, C).
+        """
         return {"prediction": prediction}
 
     @abstractmethod
     def scorer(self, rows: list[Row], predictions: list) -> Callable[[np.ndarray], dict[str, float]]:
-        """A function from the numbers of rows, repeated or not, to every metric of the kind, ``metric`` among them."""
+        """A function that computes all metrics of the kind on a subset of the rows.
+
+        Its argument holds the indices of the rows, (N,); an index may occur several times (bootstrap).
+        """
 
     def score(self, rows: list[Row], predictions: list) -> dict[str, float]:
+        """All metrics of the kind on all rows."""
         return self.scorer(rows, predictions)(np.arange(len(rows)))
 
     @property
     def metrics_by_length(self) -> tuple[str, ...]:
-        """Those that are told by ``length`` of the rows too."""
+        """The metrics that are also reported by ``length`` of the rows."""
         return (self.metric,)
 
     @abstractmethod
     def length(self, row: Row) -> int:
-        """The number of words by which scores are told apart: of the row's text, for most kinds."""
+        """The number of words by which scores are broken down: for most kinds, that of the row's text."""
 
     @abstractmethod
     def calibration(
         self, rows: list[Row], predictions: list, logits: list[np.ndarray]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """(said, found), (N,) each: the probability of an answer and whether it is right, or a number and the label.
+        """(confidence, accuracy), (N,) each: the probability of a prediction, and whether the prediction is correct.
+        For regression: the predicted number and the label.
 
-        predictions: after the threshold. logits: the kept class logits, (kept, C), of each sequence.
+        ``predictions``: after the threshold.
+        ``logits``: for each sequence, the class logits of the positions that count, (positions, C).
         """
 
     @abstractmethod
     def trivial_predictions(self, train: list[Row], rows: list[Row]) -> list:
-        """What the trivial predictor says of ``rows``: the score that a teacher has to beat."""
+        """Predictions for ``rows`` that ignore the text: the baseline that a teacher has to beat."""
 
     def submitted(self, prediction: Any, source: Source) -> str:
-        """A prediction as a benchmark's server takes it."""
-        raise NotImplementedError(f"{type(self).__name__} has no files of predictions")
+        """A prediction in the format of a benchmark's server."""
+        raise NotImplementedError(f"{type(self).__name__} has no prediction files")
 
     def agree(self, row: Row, one: Any, other: Any) -> bool:
-        """Whether two models say the same of a row."""
+        """Whether two models' predictions for a row are equal."""
         return one == other
 
     @abstractmethod
     def confusion(self, rows: list[Row], predictions: list) -> Iterator[tuple[str, str]]:
-        """(actual, predicted) pairs for the plot."""
+        """(actual, predicted) pairs for the confusion matrix plot."""
 
     # Augmentation
 
     @abstractmethod
     def replaceable(self, row: Row) -> dict[str, tuple[str, list[Span]]]:
-        """Field → its text, and the spans of the text in which words may be replaced."""
+        """Field → (its text, the spans of the text in which words may be replaced)."""
 
     @abstractmethod
     def replaced(self, row: Row, field: str, edits: list[Edit]) -> Row:
-        """A valid copy of ``row``, its labels still true, after edits of the text of ``field``, in order."""
+        """A copy of ``row`` with the edits applied to the text of ``field``. Its labels stay correct.
+
+        ``edits``: in the order of their positions, without overlaps.
+        """
 
     def swaps(self, row: Row, others: dict, probability: float, draw) -> dict[str, list[Edit]]:
-        """Edits of labelled parts, field → edits, from what ``exchangeable`` found; none for most kinds."""
+        """Random edits that swap labelled parts of a row, field → edits. Most kinds have none.
+
+        ``others``: the result of ``exchangeable``. ``probability``: that of swapping each part. ``draw``: the random
+        generator (random.Random).
+        """
         return {}
 
     def exchangeable(self, train: list[Row]) -> dict:
+        """The labelled parts of the training rows that ``swaps`` may insert elsewhere."""
         return {}
 
 
 def spliced(text: str, edits: list[Edit]) -> str:
-    """``text`` with (start, end, new) spans replaced, in order; everything between them stays to the character."""
-    parts, last = [], 0
+    """``text`` with the edits applied. Edits are in order; all characters outside their spans stay the same."""
+    parts, copied = [], 0
     for start, end, new in edits:
-        parts += [text[last:start], new]
-        last = end
-    return "".join([*parts, text[last:]])
+        parts += [text[copied:start], new]
+        copied = end
+    return "".join([*parts, text[copied:]])
 
 
 def balanced(counts: list[int]) -> list[float]:
-    """Weights of classes that occur so often; 1 for one that never does."""
-    there = sum(count > 0 for count in counts)
-    return [sum(counts) / (there * count) if count else 1.0 for count in counts]
+    """The weight of each class from its number of occurrences: all classes get the same total weight.
+
+    A class that does not occur gets weight 1.
+    """
+    present = sum(count > 0 for count in counts)
+    return [sum(counts) / (present * count) if count else 1.0 for count in counts]

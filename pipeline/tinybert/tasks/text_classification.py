@@ -1,4 +1,4 @@
-"""Classification of one text or a pair into one of two or more classes."""
+"""Classification of a text or a pair of texts into one of two or more classes."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ from pipeline.tinybert.core.settings import Source
 from pipeline.tinybert.data.records import BadRecordError
 from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.tasks.task import balanced
-from pipeline.tinybert.tasks.texts import Texts, rounded
+from pipeline.tinybert.tasks.texts import Texts, label_probabilities
 
 
 class TextClassification(Texts):
@@ -30,11 +30,11 @@ class TextClassification(Texts):
             raise BadRecordError(f"column '{column}': expected one label, found {label!r} (or kind multi_label)")
         if label is None or label != label or label == "":
             raise BadRecordError(f"column '{column}': no label")
-        wanted = source.labels or {}
-        names = {name: name for name in wanted} | {str(value): name for name, value in wanted.items()}
+        values = source.labels or {}  # label → its value in the source
+        names = {name: name for name in values} | {str(value): name for name, value in values.items()}
         if names and str(label) not in names:
             raise BadRecordError(
-                f"label '{label}' is not in the source's `labels` ({', '.join(map(str, wanted.values()))})"
+                f"label '{label}' is not in the source's `labels` ({', '.join(map(str, values.values()))})"
             )
         return names.get(str(label), str(label))
 
@@ -52,12 +52,12 @@ class TextClassification(Texts):
         return [row["label"]]
 
     def label_names(self, train: list[Row], source: Source, key: str) -> list[str]:
-        """Those of train, in the order of the source's ``labels``, else of the alphabet."""
+        """The labels of train in the order of the source's ``labels``, or else in alphabetical order."""
         counts = _counts(train)
         if len(counts) < 2:
             raise UserError(
-                f"{key}: all {len(train)} rows of train have the label '{train[0]['label']}': expected two classes or"
-                " more: look at its `label` and `where`"
+                f"{key}: all {len(train)} rows of train have the label '{train[0]['label']}', expected two classes or"
+                " more: check `label` and `where`"
             )
         return [name for name in source.labels or counts if name in counts]
 
@@ -68,12 +68,12 @@ class TextClassification(Texts):
         return [self.labels[index] for index in np.concatenate(logits).argmax(axis=-1)]
 
     def answer(self, row: Row, prediction: str, logits: list[np.ndarray]) -> dict[str, Any]:
-        return {"label": prediction, "probabilities": rounded(self.labels, softmax(logits[0][0]))}
+        return {"label": prediction, "probabilities": label_probabilities(self.labels, softmax(logits[0][0]))}
 
     def scorer(self, rows: list[Row], predictions: list[str]) -> Callable[[np.ndarray], dict[str, float]]:
-        number = {name: index for index, name in enumerate(self.labels)}
-        actual = np.array([number[row["label"]] for row in rows])
-        predicted = np.array([number[name] for name in predictions])
+        index_of = {name: index for index, name in enumerate(self.labels)}
+        actual = np.array([index_of[row["label"]] for row in rows])
+        predicted = np.array([index_of[name] for name in predictions])
 
         def score(chosen: np.ndarray) -> dict[str, float]:
             counts = np.zeros((len(self.labels), len(self.labels)))
@@ -85,15 +85,16 @@ class TextClassification(Texts):
     def calibration(
         self, rows: list[Row], predictions: list[str], logits: list[np.ndarray]
     ) -> tuple[np.ndarray, np.ndarray]:
-        right = [row["label"] == said for row, said in zip(rows, predictions, strict=True)]
-        return softmax(np.concatenate(logits), axis=-1).max(axis=-1), np.array(right)
+        correct = [row["label"] == predicted for row, predicted in zip(rows, predictions, strict=True)]
+        return softmax(np.concatenate(logits), axis=-1).max(axis=-1), np.array(correct)
 
     def trivial_predictions(self, train: list[Row], rows: list[Row]) -> list[str]:
+        """Always the majority class of train."""
         majority = Counter(row["label"] for row in train).most_common(1)[0][0]
         return [majority] * len(rows)
 
     def submitted(self, prediction: str, source: Source) -> str:
-        """The value that the source has for the label."""
+        """The label's value in the source."""
         return str((source.labels or {}).get(prediction, prediction))
 
     def confusion(self, rows: list[Row], predictions: list[str]) -> Iterator[tuple[str, str]]:
@@ -105,17 +106,19 @@ def _counts(rows: list[Row]) -> dict[str, int]:
 
 
 def _metrics(counts: np.ndarray, labels: list[str]) -> dict[str, float]:
-    """Accuracy, F1 (the mean over the classes that occur, and by class) and Matthews correlation from counts (actual,
-    predicted). As scikit-learn has them, which is a hundred times slower on the many resamples of an interval.
+    """Accuracy, F1 (by class, and the mean over the classes that occur) and Matthews correlation.
+
+    ``counts``: the confusion matrix, (actual, predicted). The results equal scikit-learn's, which is a hundred times
+    slower on the many resamples of a confidence interval.
     """
-    total, right = counts.sum(), np.diag(counts)
+    total, correct = counts.sum(), np.diag(counts)
     actual, predicted = counts.sum(axis=1), counts.sum(axis=0)
     occurs = actual + predicted > 0
-    f1 = 2 * right / np.where(occurs, actual + predicted, 1)
+    f1 = 2 * correct / np.where(occurs, actual + predicted, 1)
     spread = (total**2 - actual @ actual) * (total**2 - predicted @ predicted)
-    covariance = right.sum() * total - actual @ predicted
+    covariance = correct.sum() * total - actual @ predicted
     return {
-        "accuracy": float(right.sum() / total),
+        "accuracy": float(correct.sum() / total),
         "macro_f1": float(f1[occurs].mean()),
         "mcc": float(covariance / np.sqrt(spread)) if spread else 0.0,
         "f1": {name: float(value) for name, value in zip(labels, f1, strict=True)},

@@ -1,4 +1,4 @@
-"""What the kinds share whose rows are one text or a pair, with one answer for the whole."""
+"""The base class of kinds that make one prediction for a text or a pair of texts."""
 
 from abc import abstractmethod
 from typing import Any, ClassVar
@@ -15,25 +15,28 @@ from pipeline.tinybert.tasks.task import Edit, Span, Task, spliced
 FIELDS = ("text", "pair")
 
 
-def rounded(labels: list[str], probabilities: np.ndarray) -> dict[str, float]:
+def label_probabilities(labels: list[str], probabilities: np.ndarray) -> dict[str, float]:
+    """Label → its probability, rounded for printing."""
     return {name: round(float(value), 4) for name, value in zip(labels, probabilities, strict=True)}
 
 
 class Texts(Task):
+    """A row has ``text``, perhaps ``pair`` (the second text), and ``label`` if it is labelled."""
+
     columns: ClassVar = {"text": "text", "pair": None, "label": "label"}
     targets: ClassVar = ("label",)
     head: ClassVar = AutoModelForSequenceClassification
     pipeline_tag: ClassVar = "text-classification"
     of_first_position: ClassVar = True
-    problem_type: ClassVar[str]
+    problem_type: ClassVar[str]  # selects the loss of the transformers model
 
     @abstractmethod
     def label(self, record: dict, source: Table) -> Any:
-        """The label of a record; BadRecordError where it has none."""
+        """The label of a record. Raises BadRecordError if it is missing or invalid."""
 
     @abstractmethod
     def target(self, row: Row) -> Any:
-        """A row's label as the model's loss takes it."""
+        """A row's label in the form that the model's loss expects."""
 
     def row(self, record: dict, source: Table, labelled: bool) -> Row:
         row = {"text": text_of(record, source.text or self.columns["text"])}

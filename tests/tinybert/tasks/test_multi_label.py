@@ -25,14 +25,14 @@ def read(*records, **source) -> list[list[str]]:
     return [row["label"] for row in rows]
 
 
-def test_labels_are_a_list_or_a_text_with_separators_and_may_be_none():
+def test_labels_are_a_list_or_a_text_with_separators_and_may_be_empty():
     cells = [["sad", "funny"], "funny, sad", "", [], "long"]
     assert read(*({"label": cell} for cell in cells)) == [["funny", "sad"], ["funny", "sad"], [], [], ["long"]]
     assert read({"tags": "sad|long"}, label="tags", separator="|") == [["long", "sad"]]
     assert read({"label": [0, 2]}, labels={"funny": 0, "long": 1, "sad": 2}) == [["funny", "sad"]]
 
 
-def test_each_label_may_have_a_column_of_its_own():
+def test_each_label_may_have_its_own_column():
     rows = read({"funny": "1", "sad": "0"}, {"funny": 0, "sad": True}, {"funny": "", "sad": 0}, label=["sad", "funny"])
     assert rows == [["funny"], ["sad"], []]
 
@@ -40,27 +40,31 @@ def test_each_label_may_have_a_column_of_its_own():
 @pytest.mark.parametrize(
     ("record", "source", "expected"),
     [
-        ({"label": None}, {}, "line 2: column 'label': expected labels, a list or a text with separators"),
-        ({"label": 3}, {}, "expected labels, a list or a text with separators (empty: none), found 3"),
-        ({"label": {"funny": 1}}, {}, "expected labels"),
-        ({"label": ["funny", None]}, {}, "expected labels"),
-        ({"funny": 1}, {"label": ["funny"], "labels": {"funny": 1}}, "source.labels: columns of 0 and 1 are labels by"),
+        ({"label": None}, {}, "line 2: column 'label': expected a list of labels or a text with separators"),
+        ({"label": 3}, {}, "expected a list of labels or a text with separators (empty: none), found 3"),
+        ({"label": {"funny": 1}}, {}, "expected a list of labels"),
+        ({"label": ["funny", None]}, {}, "expected a list of labels"),
+        (
+            {"funny": 1},
+            {"label": ["funny"], "labels": {"funny": 1}},
+            "source.labels: columns of 0 and 1 are",
+        ),
         ({"label": "funny,odd"}, {"labels": {"funny": "funny"}}, "label 'odd' is not in the source's `labels`"),
         ({"funny": "2"}, {"label": ["funny"]}, "column 'funny': expected 1 or 0, found '2'"),
     ],
 )
-def test_what_are_no_labels_is_named_with_its_line(record, source, expected):
+def test_invalid_labels_are_reported_with_their_line(record, source, expected):
     with pytest.raises(UserError) as raised:
         read(record, **source)
     assert expected in str(raised.value)
 
 
-def test_one_label_is_too_few():
-    with pytest.raises(UserError, match="^key: 1 labels in 2 rows: expected two or more"):
+def test_a_single_label_is_refused():
+    with pytest.raises(UserError, match="^key: 1 labels in 2 rows, expected two or more: check"):
         TASK.label_names(labelled([{"sad"}, set()]), Source(location="x"), "key")
 
 
-def test_the_model_learns_each_label_by_itself(tmp_path):
+def test_the_loss_is_the_binary_cross_entropy_of_each_label(tmp_path):
     tiny.write_checkpoint(tmp_path / "encoder", layers=1)
     model = TASK.load_model(tmp_path / "encoder").eval()
     encoded = TASK.encode([{"text": "good film", "label": ["funny", "sad"]}], tiny.tokenizer())
@@ -70,7 +74,7 @@ def test_the_model_learns_each_label_by_itself(tmp_path):
     torch.testing.assert_close(outputs.loss, binary_cross_entropy_with_logits(outputs.logits, labels))
 
 
-def test_labels_of_at_least_half_a_probability_are_said():
+def test_labels_with_a_probability_of_at_least_one_half_are_predicted():
     logits = [np.array([[1.0, -1.0, 0.0]]), np.array([[-3.0, -0.1, -2.0]])]
     assert TASK.predictions(logits, None, []) == [["funny", "sad"], []]
 
@@ -80,7 +84,7 @@ sets = st.sets(st.sampled_from(NAMES))
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(sets, sets), min_size=1, max_size=20))
-def test_scores_are_those_of_scikit_learn(pairs):
+def test_scores_equal_scikit_learn_s(pairs):
     actual, predicted = map(list, zip(*pairs, strict=True))
     matrices = [np.array([[name in labels for name in NAMES] for labels in side]) for side in (actual, predicted)]
     by_label = f1_score(*matrices, average=None, zero_division=0)
@@ -91,18 +95,18 @@ def test_scores_are_those_of_scikit_learn(pairs):
     }
 
 
-def test_the_probability_of_each_label_is_compared_with_whether_the_row_has_it():
+def test_calibration_compares_each_label_s_probability_with_its_presence():
     logits = [np.log([[3.0, 1.0, 1 / 4]]), np.log([[1.0, 9.0, 1.0]])]
-    said, found = TASK.calibration(labelled([{"funny", "sad"}, {"long"}]), [["funny", "long"], NAMES], logits)
-    np.testing.assert_allclose(said, [0.75, 0.5, 0.2, 0.5, 0.9, 0.5])
-    assert found.tolist() == [1, 0, 1, 0, 1, 0]
+    confidence, present = TASK.calibration(labelled([{"funny", "sad"}, {"long"}]), [["funny", "long"], NAMES], logits)
+    np.testing.assert_allclose(confidence, [0.75, 0.5, 0.2, 0.5, 0.9, 0.5])
+    assert present.tolist() == [1, 0, 1, 0, 1, 0]
 
 
-def test_the_trivial_predictor_says_the_most_frequent_label():
+def test_the_trivial_predictor_predicts_the_most_frequent_label():
     train = labelled([{"sad"}, {"sad", "long"}, set()])
     assert TASK.trivial_predictions(train, labelled([set(), {"sad"}])) == [["sad"], ["sad"]]
 
 
-def test_the_confusion_has_a_pair_for_each_label_that_a_side_has():
+def test_the_confusion_has_a_pair_for_each_actual_or_predicted_label():
     pairs = TASK.confusion(labelled([{"sad", "long"}, set()]), [["funny", "sad"], []])
     assert sorted(pairs) == [("long", "none"), ("none", "funny"), ("sad", "sad")]

@@ -28,8 +28,8 @@ ROW = {
 
 def read(*records, labelled=True, **source):
     numbered = [(f"rows.conll, sentence at line {number}", record) for number, record in enumerate(records, 1)]
-    made = Source(location="x", **source) if labelled else Text(location="x", limit=9, **source)
-    return checked(TASK, numbered, made, KEY, labelled)
+    settings = Source(location="x", **source) if labelled else Text(location="x", limit=9, **source)
+    return checked(TASK, numbered, settings, KEY, labelled)
 
 
 # Rows and schemes.
@@ -38,7 +38,7 @@ words_and_entities = st.lists(st.tuples(st.sampled_from([None, *TYPES]), st.inte
 
 
 def tags_of(parts, scheme: str) -> list[str]:
-    """Tags of runs of words, each an entity of a type, or outside."""
+    """Tags of runs of words: (entity type, or None for words outside entities; number of words)."""
     tags, before = [], None
     for kind, length in parts:
         if kind is None:
@@ -54,15 +54,15 @@ def tags_of(parts, scheme: str) -> list[str]:
     return tags
 
 
-@pytest.mark.parametrize(("scheme", "seqevals"), [("IOB2", IOB2), ("IOB1", IOB1), ("BIOES", IOBES)])
+@pytest.mark.parametrize(("scheme", "seqeval_scheme"), [("IOB2", IOB2), ("IOB1", IOB1), ("BIOES", IOBES)])
 @settings(deadline=None)
 @given(parts=words_and_entities)
-def test_every_scheme_is_read_as_seqeval_reads_it(scheme, seqevals, parts):
+def test_every_scheme_gives_the_entities_that_seqeval_finds(scheme, seqeval_scheme, parts):
     tags = tags_of(parts, scheme)
-    made = to_iob2(["word"] * len(tags), tags, scheme)
-    assert made == tags_of(parts, "IOB2")
-    found = Entities([tags], seqevals).entities[0]
-    assert spans_of(made) == {(entity.tag, entity.start, entity.end) for entity in found}
+    converted = to_iob2(["word"] * len(tags), tags, scheme)
+    assert converted == tags_of(parts, "IOB2")
+    expected = Entities([tags], seqeval_scheme).entities[0]
+    assert spans_of(converted) == {(entity.tag, entity.start, entity.end) for entity in expected}
 
 
 @pytest.mark.parametrize(
@@ -71,13 +71,13 @@ def test_every_scheme_is_read_as_seqeval_reads_it(scheme, seqevals, parts):
         (
             ["O", "I-cast"],
             "IOB2",
-            "word 2 (word), tag 'I-cast' after 'O': not IOB2, the source's `scheme`: an entity goes on that did not",
+            "word 2 (word), tag 'I-cast' after 'O': not IOB2, the source's `scheme`: the tag continues an entity",
         ),
         (["B-film", "I-cast"], "IOB2", "word 2 (word), tag 'I-cast' after 'B-film': not IOB2"),
         (
             ["O", "B-cast"],
             "IOB1",
-            "tag 'B-cast' after 'O': not IOB1, the source's `scheme`: B- only parts neighbours of one type",
+            "tag 'B-cast' after 'O': not IOB1, the source's `scheme`: B- is only for an entity that directly",
         ),
         (
             ["B-cast", "O"],
@@ -85,8 +85,8 @@ def test_every_scheme_is_read_as_seqeval_reads_it(scheme, seqevals, parts):
             "tag 'O' after 'B-cast': not BIOES: the entity before it does not end",
         ),
         (["O", "B-cast"], "BIOES", "word 2 (word), tag 'B-cast': not BIOES: the entity does not end"),
-        (["E-cast", "O"], "BIOES", "an entity goes on that did not begin"),
-        (["S-cast", "I-cast"], "BIOES", "an entity goes on that did not begin"),
+        (["E-cast", "O"], "BIOES", "the tag continues an entity that did not begin"),
+        (["S-cast", "I-cast"], "BIOES", "the tag continues an entity that did not begin"),
         (
             ["cast", "O"],
             "IOB2",
@@ -96,7 +96,7 @@ def test_every_scheme_is_read_as_seqeval_reads_it(scheme, seqevals, parts):
         (["B-", "O"], "IOB2", "tag 'B-': expected O"),
     ],
 )
-def test_tags_without_a_scheme_or_in_a_broken_order_are_refused(tags, scheme, expected):
+def test_tags_outside_the_scheme_or_in_an_invalid_order_are_refused(tags, scheme, expected):
     with pytest.raises(BadRecordError) as raised:
         to_iob2(["word"] * len(tags), tags, scheme)
     assert expected in str(raised.value)
@@ -118,7 +118,7 @@ def test_sentences_become_rows_in_iob2():
         ({"words": ["a"], "tags": None}, "column 'tags': expected a list"),
     ],
 )
-def test_a_bad_sentence_is_named_with_its_place(record, expected):
+def test_a_bad_sentence_is_reported_with_its_line(record, expected):
     with pytest.raises(UserError) as raised:
         read({"words": ["a"], "tags": ["O"]}, record)
     assert str(raised.value).startswith(f"{KEY}: rows.conll, sentence at line 2: ")
@@ -132,17 +132,17 @@ def test_unlabelled_sentences_are_words_or_text():
     ]  # fmt: skip
 
 
-def test_labels_are_the_outside_and_both_marks_of_every_type():
+def test_labels_are_o_and_both_prefixes_of_every_type():
     rows = [{"tags": ["B-film", "O"]}, {"tags": ["B-cast", "I-cast"]}]
     assert TASK.label_names(rows, Source(location="x"), KEY) == LABELS
-    with pytest.raises(UserError, match="none of 1 sentences has an entity"):
+    with pytest.raises(UserError, match="no entity in 1 sentences: check `tags`"):
         TASK.label_names([{"tags": ["O"]}], Source(location="x"), KEY)
 
 
-# Model inputs and answers.
+# Model inputs and predictions.
 
 
-def test_the_first_piece_of_each_word_counts():
+def test_only_the_first_word_piece_of_each_word_counts():
     encoded = TASK.encode([{"words": ["heartwarming", "film"], "tags": ["B-film", "I-film"]}], tiny.tokenizer())
     pieces = tiny.tokenizer().convert_ids_to_tokens(encoded["input_ids"][0])
     assert pieces == ["[CLS]", "heart", "##warm", "##ing", "film", "[SEP]"]
@@ -150,29 +150,29 @@ def test_the_first_piece_of_each_word_counts():
     assert encoded["labels"] == [[-100, 3, -100, -100, 4, -100]]
 
 
-def test_a_word_that_the_tokenizer_drops_has_its_tag_all_the_same():
+def test_a_word_that_the_tokenizer_drops_keeps_its_tag():
     encoded = TASK.encode([{"words": ["film", "\u200d", "plot"], "tags": ["O", "B-cast", "O"]}], tiny.tokenizer())
     assert tiny.tokenizer().convert_ids_to_tokens(encoded["input_ids"][0])[2] == "[UNK]"
     assert encoded["labels"][0][1:4] == [0, 1, 0]
 
 
-def test_words_that_are_cut_off_count_as_no_entity(capsys):
+def test_words_cut_off_by_truncation_count_as_no_entity(capsys):
     task = tiny.task(LABELS, "f1", max_length=8, kind="named_entities")
     row = {"words": ["film"] * 10, "tags": ["B-film"] * 10}
     encoded = task.encode([row], tiny.tokenizer())
     assert sum(encoded["kept"][0]) == 6
     assert task.predictions([np.eye(5)[[3] * 6]], None, [row]) == [["B-film"] * 6 + ["O"] * 4]
-    assert "1 of 1 texts are longer than 8 word-pieces" in (said := capsys.readouterr().out)
-    assert "4 of 10 words are cut off" in said
+    assert "1 of 1 texts are longer than 8 word-pieces" in (printed := capsys.readouterr().out)
+    assert "4 of 10 words are cut off" in printed
 
 
-def test_a_saved_model_answers_with_entities(tmp_path):
+def test_a_saved_model_predicts_the_task_s_tags(tmp_path):
     tiny.write_checkpoint(tmp_path / "model", layers=1)
     model = TASK.load_model(tmp_path / "model")
     assert isinstance(model, BertForTokenClassification)
     model.save_pretrained(tmp_path / "model")
-    found = pipeline("token-classification", model=str(tmp_path / "model"))("good film")
-    assert {entity["entity"] for entity in found} <= set(LABELS)
+    entities = pipeline("token-classification", model=str(tmp_path / "model"))("good film")
+    assert {entity["entity"] for entity in entities} <= set(LABELS)
 
 
 tag_lists = st.lists(st.sampled_from(LABELS), min_size=1, max_size=8)
@@ -182,7 +182,7 @@ tag_lists = st.lists(st.sampled_from(LABELS), min_size=1, max_size=8)
 @given(
     st.lists(tag_lists.flatmap(lambda tags: st.tuples(st.just(tags), st.permutations(tags))), min_size=1, max_size=6)
 )
-def test_scores_are_those_of_seqeval(pairs):
+def test_scores_equal_seqeval_s(pairs):
     actual, predicted = map(list, zip(*pairs, strict=True))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -190,35 +190,35 @@ def test_scores_are_those_of_seqeval(pairs):
             theirs = classification_report(
                 actual, predicted, mode="strict", scheme=IOB2, output_dict=True, zero_division=0
             )
-        except ValueError:  # it has no report where no side has an entity
+        except ValueError:  # seqeval has no report if no side has an entity
             theirs = {"micro avg": {"precision": 0, "recall": 0, "f1-score": 0}}
     rows = [{"words": ["word"] * len(tags), "tags": tags} for tags in actual]
     ours = TASK.score(rows, predicted)
-    for mine, its in {"precision": "precision", "recall": "recall", "f1": "f1-score"}.items():
-        assert ours[mine] == pytest.approx(theirs["micro avg"][its])
+    for our_name, their_name in {"precision": "precision", "recall": "recall", "f1": "f1-score"}.items():
+        assert ours[our_name] == pytest.approx(theirs["micro avg"][their_name])
     for kind in TYPES:
         assert ours["f1_by_type"][kind] == pytest.approx(theirs.get(kind, {"f1-score": 0})["f1-score"])
 
 
-def test_the_probability_of_each_tag_is_compared_with_whether_it_is_right_but_for_words_that_are_cut_off():
+def test_calibration_compares_each_tag_s_probability_with_its_correctness_without_truncated_words():
     rows = [{"words": ["a", "b", "c"], "tags": ["O", "B-film", "O"]}, {"words": ["d"], "tags": ["B-cast"]}]
     logits = [np.log([[0.6, 0.1, 0.1, 0.1, 0.1], [0.2, 0.5, 0.1, 0.1, 0.1]]), np.log([[0.1, 0.6, 0.1, 0.1, 0.1]])]
-    said, found = TASK.calibration(rows, [["O", "B-cast", "O"], ["B-cast"]], logits)
-    np.testing.assert_allclose(said, [0.6, 0.5, 0.6])
-    assert found.tolist() == [True, False, True]
+    confidence, correct = TASK.calibration(rows, [["O", "B-cast", "O"], ["B-cast"]], logits)
+    np.testing.assert_allclose(confidence, [0.6, 0.5, 0.6])
+    assert correct.tolist() == [True, False, True]
 
 
-def test_the_length_is_the_number_of_words_whatever_is_in_them():
+def test_the_length_is_the_number_of_words_even_if_a_word_contains_spaces():
     assert TASK.length({"words": ["1\u00a0000", "films"], "tags": ["O", "O"]}) == 2
 
 
-def test_the_trivial_predictor_finds_nothing():
+def test_the_trivial_predictor_predicts_no_entity():
     trivial = TASK.trivial_predictions([ROW], [ROW])
     assert trivial == [["O"] * 10]
     assert TASK.score([ROW], trivial)["f1"] == 0
 
 
-def test_the_confusion_is_of_types_where_a_side_has_an_entity():
+def test_the_confusion_compares_types_of_words_in_actual_or_predicted_entities():
     row = {"words": list("abcd"), "tags": ["B-film", "I-film", "O", "O"]}
     pairs = TASK.confusion([row], [["B-film", "O", "B-cast", "O"]])
     assert list(pairs) == [("film", "film"), ("film", "none"), ("none", "cast")]
@@ -227,45 +227,43 @@ def test_the_confusion_is_of_types_where_a_side_has_an_entity():
 # Augmentation.
 
 
-def test_words_outside_entities_may_be_replaced():
+def test_only_words_outside_entities_are_replaceable():
     text, spans = TASK.replaceable(ROW)["text"]
     assert text == "The director of great heartwarming plot is Lovely Smith ."
     assert [text[start:end] for start, end in spans] == ["The", "director", "of", "is", "."]
 
 
-def test_a_row_without_tags_may_change_anywhere():
+def test_all_words_of_a_row_without_tags_are_replaceable():
     assert len(TASK.replaceable({"words": ["a", "film"]})["text"][1]) == 2
 
 
 SOME_WORDS = ["film", "Smith", "won't", "U.S.", "電影", "a", "co-star"]
 rows = st.tuples(words_and_entities, st.integers(0, 99)).map(
-    lambda made: {
+    lambda parts_and_seed: {
         "id": "train-0",
-        "tags": (tags := tags_of(made[0], "IOB2")),
-        "words": random.Random(made[1]).choices(
-            ["film", "Smith", "won't", "U.S.", "電影", "a", "co-star"], k=len(tags)
-        ),
+        "tags": (tags := tags_of(parts_and_seed[0], "IOB2")),
+        "words": random.Random(parts_and_seed[1]).choices(SOME_WORDS, k=len(tags)),
     }
 )
 
 
 @settings(deadline=None)
 @given(row=rows, seed=st.integers(0, 99))
-def test_replaced_words_keep_their_tags_and_entities_stay(row, seed):
+def test_replaced_words_keep_their_tags_and_entities_stay_unchanged(row, seed):
     draw = random.Random(seed)
     text, spans = TASK.replaceable(row)["text"]
     edits = [(start, end, draw.choice(["movie", "Los", "it"])) for start, end in spans if draw.random() < 0.5]
-    made = TASK.replaced(row, "text", edits)
-    assert made["tags"] == row["tags"] and len(made["words"]) == len(row["words"])
+    edited = TASK.replaced(row, "text", edits)
+    assert edited["tags"] == row["tags"] and len(edited["words"]) == len(row["words"])
     changed = {start for start, _, _ in edits}
     starts = np.cumsum([0, *(len(word) + 1 for word in row["words"])])[:-1]
-    for old, new, tag, start in zip(row["words"], made["words"], row["tags"], starts, strict=True):
+    for old, new, tag, start in zip(row["words"], edited["words"], row["tags"], starts, strict=True):
         assert new == old or (tag == "O" and start in changed)
 
 
 def entities(row) -> list[tuple[str, str]]:
-    found = sorted(spans_of(row["tags"]), key=lambda span: span[1])
-    return [(kind, " ".join(row["words"][start:end])) for kind, start, end in found]
+    spans = sorted(spans_of(row["tags"]), key=lambda span: span[1])
+    return [(kind, " ".join(row["words"][start:end])) for kind, start, end in spans]
 
 
 POOL = {"cast": ["Jane Doe", "Smith", "Anna de la Cruz"], "film": ["Heat", "The Big Sleep"]}
@@ -273,23 +271,23 @@ POOL = {"cast": ["Jane Doe", "Smith", "Anna de la Cruz"], "film": ["Heat", "The 
 
 @settings(deadline=None)
 @given(row=rows, seed=st.integers(0, 99))
-def test_swapped_entities_keep_their_types_and_all_else_stays(row, seed):
+def test_swapped_entities_keep_their_types_and_other_words_stay_unchanged(row, seed):
     edits = TASK.swaps(row, POOL, 1.0, random.Random(seed))["text"]
-    made = TASK.replaced(row, "text", edits)
-    assert len(made["tags"]) == len(made["words"])
-    assert [kind for kind, _ in entities(made)] == [kind for kind, _ in entities(row)]
-    for (kind, old), (_, new) in zip(entities(row), entities(made), strict=True):
+    edited = TASK.replaced(row, "text", edits)
+    assert len(edited["tags"]) == len(edited["words"])
+    assert [kind for kind, _ in entities(edited)] == [kind for kind, _ in entities(row)]
+    for (kind, old), (_, new) in zip(entities(row), entities(edited), strict=True):
         assert new in POOL[kind] and new != old
-    outside = [[word for word, tag in zip(r["words"], r["tags"], strict=True) if tag == "O"] for r in (row, made)]
+    outside = [[word for word, tag in zip(r["words"], r["tags"], strict=True) if tag == "O"] for r in (row, edited)]
     assert outside[0] == outside[1]
 
 
-def test_entities_are_swapped_with_the_probability_set():
+def test_no_entity_is_swapped_at_probability_0_or_without_another_of_its_type():
     assert TASK.swaps(ROW, POOL, 0.0, random.Random(0)) == {"text": []}
-    assert TASK.swaps(ROW, {"cast": ["Lovely Smith"]}, 1.0, random.Random(0)) == {"text": []}  # there is no other
+    assert TASK.swaps(ROW, {"cast": ["Lovely Smith"]}, 1.0, random.Random(0)) == {"text": []}  # no other entity
 
 
-def test_the_entities_of_train_may_stand_for_one_another():
+def test_the_distinct_entities_of_train_are_collected_by_type():
     other = {"words": ["Smith", "and", "Lovely", "Smith"], "tags": ["B-cast", "O", "B-cast", "I-cast"]}
     assert TASK.exchangeable([ROW, other, ROW]) == {
         "film": ["great heartwarming plot"],

@@ -24,8 +24,8 @@ TOKENIZER = tiny.tokenizer()
 
 
 def row_of(*answers: str, passage: str = PASSAGE, question: str = QUESTION) -> dict:
-    found = [{"text": text, "start": passage.index(text)} for text in answers]
-    return {"id": "train-0", "question": question, "passage": passage, "answers": found}
+    located = [{"text": text, "start": passage.index(text)} for text in answers]
+    return {"id": "train-0", "question": question, "passage": passage, "answers": located}
 
 
 def record(*answers: tuple[str, int], passage: str = PASSAGE) -> dict:
@@ -34,9 +34,9 @@ def record(*answers: tuple[str, int], passage: str = PASSAGE) -> dict:
 
 
 def read(*records, task=TASK, labelled=True, **source):
-    numbered = [(f"rows.json, question {number}", made) for number, made in enumerate(records, 1)]
-    made = Source(location="x", **source) if labelled else Text(location="x", limit=9, **source)
-    return checked(task, numbered, made, KEY, labelled)
+    numbered = [(f"rows.json, question {number}", record) for number, record in enumerate(records, 1)]
+    settings = Source(location="x", **source) if labelled else Text(location="x", limit=9, **source)
+    return checked(task, numbered, settings, KEY, labelled)
 
 
 # Rows.
@@ -48,19 +48,19 @@ def test_questions_become_rows_with_their_answers():
     assert (row["question"], row["passage"]) == (QUESTION, PASSAGE)
 
 
-def test_both_forms_of_squad_are_read():
+def test_both_squad_forms_of_answers_are_read():
     other = {**record(), "answers": {"text": ["great"], "answer_start": [49]}}
     assert read(other)[0]["answers"] == read(record(("great", 49)))[0]["answers"]
 
 
-def test_offsets_follow_a_passage_whose_blanks_are_stripped():
+def test_offsets_follow_a_passage_that_is_stripped_of_white_space():
     (row,) = read(record(("great", 52), passage=f"  \n{PASSAGE} "))
     assert row["passage"] == PASSAGE and row["answers"] == [{"text": "great", "start": 49}]
     (row,) = read(record((" great ", 48)))
     assert row["answers"] == [{"text": "great", "start": 49}]
 
 
-def test_an_offset_that_is_off_is_repaired_where_the_answer_occurs_once_nearby(capsys):
+def test_a_wrong_offset_is_repaired_if_the_answer_occurs_once_nearby(capsys):
     rows = read(record(("great", 44)), record(("great", 49)), record(("lovely", 75)))
     assert [row["answers"][0]["start"] for row in rows] == [49, 49, 72]
     repaired = "2 rows repaired: rows.json, question 1: the answer 'great' begins at 49, not at 44;"
@@ -75,7 +75,7 @@ def test_an_offset_that_is_off_is_repaired_where_the_answer_occurs_once_nearby(c
             record(("was", 22)),
             "the answer 'was' is not at character 22 of its passage, but at 9; 45; 68: correct its start",
         ),
-        (record(), "no answer: SQuAD 1.1 has one for every question"),
+        (record(), "no answer: every question needs one (for SQuAD 2.0, set"),
         (record((" ", 3)), "an answer is an empty text"),
         ({**record(("great", 49)), "context": ""}, "column 'context': empty passage"),
         ({**record(("great", 49)), "context": None}, "column 'context': empty passage"),
@@ -88,14 +88,14 @@ def test_an_offset_that_is_off_is_repaired_where_the_answer_occurs_once_nearby(c
         ({**record(), "answers": "great"}, "answers: expected a list of objects with `text` and `answer_start`"),
     ],
 )
-def test_a_bad_question_is_named_with_its_place(bad, expected):
+def test_a_bad_question_is_reported_with_its_place(bad, expected):
     with pytest.raises(UserError) as raised:
         read(record(("great", 49)), bad)
     assert str(raised.value).startswith(f"{KEY}: rows.json, question 2: ")
     assert expected in str(raised.value)
 
 
-def test_questions_without_an_answer_belong_to_squad_2():
+def test_questions_may_have_no_answer_in_squad_2():
     assert read(record(), task=SQUAD_2)[0]["answers"] == []
 
 
@@ -104,7 +104,7 @@ def test_unlabelled_questions_need_no_answers():
     assert "answers" not in row and row["question"] == QUESTION
 
 
-def test_questions_on_one_passage_stay_together():
+def test_questions_on_the_same_passage_form_a_group():
     assert TASK.group(row_of("great")) == TASK.group(row_of("lovely"))
     assert TASK.group(row_of("great")) != TASK.group(row_of("great", passage=PASSAGE + " Really ."))
 
@@ -114,48 +114,48 @@ def test_questions_on_one_passage_stay_together():
 LONG = " ".join(f"{word} {noun}" for word in ["The", "a", "this"] for noun in tiny.NOUNS) + " is superb ."
 
 
-def test_a_short_passage_is_one_window_whose_passage_and_first_token_count():
-    made = TASK.encode([row_of("great")], TOKENIZER)
-    pieces = TOKENIZER.convert_ids_to_tokens(made["input_ids"][0])
+def test_a_short_passage_is_one_window_in_which_passage_and_first_token_count():
+    encoded = TASK.encode([row_of("great")], TOKENIZER)
+    pieces = TOKENIZER.convert_ids_to_tokens(encoded["input_ids"][0])
     separator = pieces.index("[SEP]")
-    assert made["kept"] == [[number == 0 or separator < number < len(pieces) - 1 for number in range(len(pieces))]]
-    assert made["spans"][0][0] == [0, 0]
-    words = [PASSAGE[start:end].lower() for start, end in made["spans"][0][1:]]
+    assert encoded["kept"] == [[number == 0 or separator < number < len(pieces) - 1 for number in range(len(pieces))]]
+    assert encoded["spans"][0][0] == [0, 0]
+    words = [PASSAGE[start:end].lower() for start, end in encoded["spans"][0][1:]]
     assert [word if word != "of" else "[UNK]" for word in words] == pieces[separator + 1 : -1]
-    assert pieces[made["start_positions"][0]] == pieces[made["end_positions"][0]] == "great"
+    assert pieces[encoded["start_positions"][0]] == pieces[encoded["end_positions"][0]] == "great"
 
 
 @pytest.mark.parametrize("stride", [0, 4, 8])
-def test_a_long_passage_is_read_in_windows_that_overlap_and_leave_nothing_out(stride):
+def test_a_long_passage_becomes_overlapping_windows_that_cover_it(stride):
     task = tiny.task([], "f1", kind="question_answering", max_length=32, stride=stride)
-    made = task.encode([row_of("superb", passage=LONG), row_of("great")], TOKENIZER)
-    mine = [number for number, example in enumerate(made["example"]) if example == 0]
-    assert len(mine) > 2 and made["example"][-1] == 1
-    assert max(len(ids) for ids in made["input_ids"]) == 32
-    seen = [tuple(span) for number in mine for span in made["spans"][number][1:]]
+    encoded = task.encode([row_of("superb", passage=LONG), row_of("great")], TOKENIZER)
+    windows = [number for number, example in enumerate(encoded["example"]) if example == 0]
+    assert len(windows) > 2 and encoded["example"][-1] == 1
+    assert max(len(ids) for ids in encoded["input_ids"]) == 32
+    seen = [tuple(span) for number in windows for span in encoded["spans"][number][1:]]
     assert {LONG[start:end] for start, end in set(seen)} == set(LONG.split())
     assert len(set(seen)) == len(LONG.split())
-    assert len(seen) - len(set(seen)) == stride * (len(mine) - 1)
-    # The answer stands in the last window; the others point to the first token.
-    starts = [made["start_positions"][number] for number in mine]
-    assert starts[:-1] == [0] * (len(mine) - 1) and starts[-1] > 0
-    assert TOKENIZER.convert_ids_to_tokens(made["input_ids"][mine[-1]])[starts[-1]] == "superb"
+    assert len(seen) - len(set(seen)) == stride * (len(windows) - 1)
+    # The answer is in the last window; the targets of the others are the first token.
+    starts = [encoded["start_positions"][number] for number in windows]
+    assert starts[:-1] == [0] * (len(windows) - 1) and starts[-1] > 0
+    assert TOKENIZER.convert_ids_to_tokens(encoded["input_ids"][windows[-1]])[starts[-1]] == "superb"
 
 
 def test_a_question_without_an_answer_points_to_the_first_token():
-    made = SQUAD_2.encode([row_of()], TOKENIZER)
-    assert (made["start_positions"], made["end_positions"]) == ([0], [0])
+    encoded = SQUAD_2.encode([row_of()], TOKENIZER)
+    assert (encoded["start_positions"], encoded["end_positions"]) == ([0], [0])
 
 
-def test_a_length_that_leaves_no_room_is_refused():
+def test_a_max_length_without_room_for_a_passage_is_refused():
     task = tiny.task([], "f1", kind="question_answering", max_length=31)
     with pytest.raises(UserError, match="^max_length: 31: question and passage need 32 word-pieces or more"):
         task.encode([row_of("great")], TOKENIZER)
 
 
-def test_a_long_question_is_cut_and_counted(capsys):
-    made = TASK.encode([row_of("great", question="film " * 40)], TOKENIZER)
-    assert TOKENIZER.convert_ids_to_tokens(made["input_ids"][0]).index("[SEP]") == 17
+def test_a_long_question_is_truncated_and_counted(capsys):
+    encoded = TASK.encode([row_of("great", question="film " * 40)], TOKENIZER)
+    assert TOKENIZER.convert_ids_to_tokens(encoded["input_ids"][0]).index("[SEP]") == 17
     assert "1 of 1 questions are longer than 16 word-pieces" in capsys.readouterr().out
 
 
@@ -169,86 +169,86 @@ def test_start_and_end_are_the_class_logits(tmp_path):
     assert torch.equal(logits[..., 1], outputs.end_logits)
 
 
-# Answers.
+# Predictions.
 
 
-def said(text: str, margin: float = 0.0) -> dict:
+def predicted(text: str, margin: float = 0.0) -> dict:
     return {"text": text, "start": 0, "margin": margin}
 
 
-def predictions(task, row, logits_of_window) -> dict:
-    """What the task makes of a row when each of its windows has these logits, made from the window's words."""
+def predictions(task, row, logits_of_word) -> dict:
+    """The task's prediction for a row. ``logits_of_word``: word → its (start, end) logits; the class token is ""."""
     data = task.encode([row], TOKENIZER)
     logits = []
     for spans in data["spans"]:
         words = ["", *(row["passage"][start:end] for start, end in spans[1:])]
-        logits.append(np.array([logits_of_window(word) for word in words], dtype=np.float32))
+        logits.append(np.array([logits_of_word(word) for word in words], dtype=np.float32))
     return task.predictions(logits, data, [row])[0]
 
 
-def test_the_best_start_and_end_make_the_answer():
+def test_the_best_start_and_end_form_the_answer():
     scores = {"director": (5, 0), "film": (0, 4), "": (1, 1)}
-    found = predictions(TASK, row_of("great"), lambda word: scores.get(word, (0, 0)))
-    assert (found["text"], found["start"]) == ("director of the film", PASSAGE.index("director"))
-    assert found["margin"] == 2 - 9
+    answer = predictions(TASK, row_of("great"), lambda word: scores.get(word, (0, 0)))
+    assert (answer["text"], answer["start"]) == ("director of the film", PASSAGE.index("director"))
+    assert answer["margin"] == 2 - 9
 
 
-def test_an_end_before_the_start_and_a_long_answer_are_none():
+def test_an_end_before_the_start_and_a_too_long_answer_are_never_predicted():
     task = tiny.task([], "f1", kind="question_answering", longest_answer=2)
     scores = {"cast": (9, 0), "director": (0, 9), "great": (6, 0), "lovely": (0, 6)}
-    # great … lovely would be the best of those in order, and is too long.
+    # "great … lovely" is the best span with its end after its start, but it is too long.
     assert predictions(task, row_of("great"), lambda word: scores.get(word, (0, 0)))["text"] in (
         "The director", "cast was",
     )  # fmt: skip
 
 
-def test_the_best_window_answers():
+def test_the_answer_comes_from_the_best_window():
     task = tiny.task([], "f1", kind="question_answering", max_length=32, stride=4)
-    found = predictions(task, row_of("superb", passage=LONG), lambda word: (3, 3) if word == "superb" else (0, 0))
-    assert (found["text"], found["start"]) == ("superb", LONG.index("superb"))
+    answer = predictions(task, row_of("superb", passage=LONG), lambda word: (3, 3) if word == "superb" else (0, 0))
+    assert (answer["text"], answer["start"]) == ("superb", LONG.index("superb"))
 
 
-def test_the_probability_of_an_answer_is_that_of_its_start_times_that_of_its_end():
+def test_the_probability_of_an_answer_is_the_product_of_its_start_and_end_probabilities():
     scores = {"director": (3, 0), "great": (0, 2), "": (1, 1)}
-    found = predictions(TASK, row_of("great"), lambda word: scores.get(word, (0, 0)))
+    answer = predictions(TASK, row_of("great"), lambda word: scores.get(word, (0, 0)))
     others = len(PASSAGE.split()) - 1
     starts, ends = (np.exp(best) + np.exp(1) + others for best in (3, 2))
-    assert found["text"] == "director of the film was great"
-    assert found["probability"] == pytest.approx(np.exp(3 + 2) / (starts * ends))
-    assert found["none_probability"] == pytest.approx(np.exp(1 + 1) / (starts * ends))
+    assert answer["text"] == "director of the film was great"
+    assert answer["probability"] == pytest.approx(np.exp(3 + 2) / (starts * ends))
+    assert answer["none_probability"] == pytest.approx(np.exp(1 + 1) / (starts * ends))
 
 
-def test_probabilities_are_those_of_the_windows_that_the_answer_and_none_come_from():
+def test_the_probabilities_of_answer_and_no_answer_are_each_within_their_own_window():
     task = tiny.task([], "f1", kind="question_answering", max_length=32, stride=4)
     row = row_of("superb", passage=LONG)
     data = task.encode([row], TOKENIZER)
     logits = [np.zeros((len(spans), 2), dtype=np.float32) for spans in data["spans"]]
     assert len(logits) > 2
-    logits[1][0] = -1  # none scores lowest here, and the answer highest in the last window
+    logits[1][0] = -1  # the lowest score of "no answer" is here, and the highest score of an answer in the last window
     logits[-1][-1] = 2
-    (found,) = task.predictions(logits, data, [row])
-    none, best = (np.exp(logit) / (np.exp(logit) + len(logits[at]) - 1) for logit, at in ((-1, 1), (2, -1)))
-    assert found["none_probability"] == pytest.approx(none**2)
-    assert found["probability"] == pytest.approx(best**2)
+    (answer,) = task.predictions(logits, data, [row])
+    none, best = (np.exp(logit) / (np.exp(logit) + len(logits[i]) - 1) for logit, i in ((-1, 1), (2, -1)))
+    assert answer["none_probability"] == pytest.approx(none**2)
+    assert answer["probability"] == pytest.approx(best**2)
 
 
-def test_the_probability_of_what_is_said_is_compared_with_whether_it_is_an_exact_match():
+def test_calibration_compares_the_prediction_s_probability_with_exact_match():
     rows = [row_of("great"), row_of("great"), row_of()]
     answers = [
-        {**said("Great!", margin), "probability": probability, "none_probability": 1 / 8}
+        {**predicted("Great!", margin), "probability": probability, "none_probability": 1 / 8}
         for margin, probability in [(-1, 0.75), (1, 0.5), (2, 0.5)]
     ]
-    probabilities, right = SQUAD_2.calibration(rows, SQUAD_2.decided(answers, 0), [])
-    assert (probabilities.tolist(), right.tolist()) == ([0.75, 1 / 8, 1 / 8], [1, 0, 1])
+    confidence, correct = SQUAD_2.calibration(rows, SQUAD_2.decided(answers, 0), [])
+    assert (confidence.tolist(), correct.tolist()) == ([0.75, 1 / 8, 1 / 8], [1, 0, 1])
 
 
-def test_the_length_is_that_of_the_first_reference_answer():
+def test_the_length_is_the_number_of_words_of_the_first_reference_answer():
     assert TASK.length(row_of("the cast", "great")) == 2
     assert SQUAD_2.length(row_of()) == 0
 
 
-def test_none_is_said_where_the_margin_is_above_the_threshold():
-    given_answers = [said("great", -1.0), said("great", 1.0)]
+def test_no_answer_is_predicted_if_the_margin_is_above_the_threshold():
+    given_answers = [predicted("great", -1.0), predicted("great", 1.0)]
     assert [answer["text"] for answer in SQUAD_2.decided(given_answers, 0.5)] == ["great", ""]
     assert SQUAD_2.decided(given_answers, None) == given_answers
 
@@ -258,9 +258,9 @@ margins = st.lists(st.tuples(st.integers(-3, 3).map(float), st.booleans(), st.bo
 
 @settings(deadline=None)
 @given(margins)
-def test_the_threshold_is_the_best_of_all(made):
-    rows = [row_of("great") if answerable else row_of() for _, answerable, _ in made]
-    answers = [said("great" if right else "the film", margin) for margin, _, right in made]
+def test_no_other_threshold_scores_better(cases):
+    rows = [row_of("great") if answerable else row_of() for _, answerable, _ in cases]
+    answers = [predicted("great" if correct else "the film", margin) for margin, _, correct in cases]
 
     def score(threshold):
         return SQUAD_2.score(rows, SQUAD_2.decided(answers, threshold))["f1"]
@@ -269,8 +269,8 @@ def test_the_threshold_is_the_best_of_all(made):
     assert score(SQUAD_2.threshold(rows, answers)) == pytest.approx(best)
 
 
-def test_questions_that_all_have_answers_need_no_threshold():
-    assert TASK.threshold([row_of("great")], [said("great")]) is None
+def test_squad_1_needs_no_threshold():
+    assert TASK.threshold([row_of("great")], [predicted("great")]) is None
     assert not TASK.needs_threshold and SQUAD_2.needs_threshold
 
 
@@ -280,7 +280,7 @@ answer_texts = st.lists(st.sampled_from(SOME_WORDS), max_size=5).map(" ".join)
 
 @settings(deadline=None, max_examples=200)
 @given(st.lists(answer_texts.filter(normalised), min_size=1, max_size=3), answer_texts)
-def test_scores_are_those_of_torchmetrics(references, prediction):
+def test_scores_equal_torchmetrics_s(references, prediction):
     row = {"answers": [{"text": text, "start": 0} for text in references]}
     target = {"id": "1", "answers": {"text": references, "answer_start": [0] * len(references)}}
     theirs = squad([{"id": "1", "prediction_text": prediction}], [target])
@@ -288,9 +288,9 @@ def test_scores_are_those_of_torchmetrics(references, prediction):
     assert f1(row, prediction) == pytest.approx(theirs["f1"].item() / 100)
 
 
-def test_scores_of_squad_2_tell_questions_with_and_without_an_answer_apart():
+def test_squad_2_has_separate_scores_for_questions_with_and_without_an_answer():
     rows = [row_of("great"), row_of("the cast"), row_of(), row_of()]
-    scores = SQUAD_2.score(rows, [said("great"), said("cast was"), said(""), said("film")])
+    scores = SQUAD_2.score(rows, [predicted("great"), predicted("cast was"), predicted(""), predicted("film")])
     assert scores == {
         "f1": pytest.approx((1 + 2 / 3 + 1 + 0) / 4),
         "exact_match": 0.5,
@@ -300,21 +300,22 @@ def test_scores_of_squad_2_tell_questions_with_and_without_an_answer_apart():
     }
 
 
-def test_the_trivial_predictor_says_the_first_sentence_or_none():
+def test_the_trivial_predictor_predicts_the_first_sentence_or_no_answer():
     assert TASK.trivial_predictions([row_of("great")], [row_of("good")])[0]["text"] == "The film was good "
     assert SQUAD_2.trivial_predictions([row_of(), row_of("great")], [row_of()])[0]["text"] == ""
 
 
-def test_the_confusion_tells_answers_parts_others_and_none_apart():
+def test_the_confusion_distinguishes_correct_overlapping_other_and_no_answers():
     rows = [row_of("great"), row_of("the cast"), row_of("good"), row_of("good"), row_of()]
-    answers = [said("Great."), said("cast was"), said("film"), said(""), said("film")]
+    answers = [predicted("Great."), predicted("cast was"), predicted("film"), predicted(""), predicted("film")]
     assert list(SQUAD_2.confusion(rows, answers)) == [
         ("answer", "answer"), ("answer", "overlaps"), ("answer", "other"), ("answer", "none"), ("none", "other"),
     ]  # fmt: skip
 
 
-def test_models_agree_on_the_normalised_text():
-    assert TASK.agree({}, said("The film"), said("film.")) and not TASK.agree({}, said("film"), said("plot"))
+def test_models_agree_if_their_normalised_texts_are_equal():
+    assert TASK.agree({}, predicted("The film"), predicted("film."))
+    assert not TASK.agree({}, predicted("film"), predicted("plot"))
 
 
 # Augmentation.
@@ -326,38 +327,38 @@ passages = st.lists(
 
 
 @st.composite
-def answered(draw):
+def labelled_rows(draw):
     passage = draw(passages)
     spans = draw(st.lists(st.tuples(st.integers(0, len(passage) - 1), st.integers(1, 9)), min_size=1, max_size=3))
-    found = [(passage[start : start + size], start) for start, size in spans]
-    answers = [{"text": text.strip(), "start": start + len(text) - len(text.lstrip())} for text, start in found]
+    texts = [(passage[start : start + size], start) for start, size in spans]
+    answers = [{"text": text.strip(), "start": start + len(text) - len(text.lstrip())} for text, start in texts]
     question = draw(passages)
     return {"id": "x", "question": question, "passage": passage, "answers": [a for a in answers if a["text"]]}
 
 
 @settings(deadline=None)
-@given(row=answered(), seed=st.integers(0, 99))
-def test_no_answer_changes_and_each_still_reads_the_same_at_its_offset(row, seed):
+@given(row=labelled_rows(), seed=st.integers(0, 99))
+def test_edits_leave_every_answer_unchanged_and_at_its_offset(row, seed):
     draw = random.Random(seed)
     for field, (text, spans) in TASK.replaceable(row).items():
         words = [match.span() for match in re.finditer(r"\w+", text)]
         inside = [word for word in words if any(low <= word[0] and word[1] <= high for low, high in spans)]
         edits = [(*word, draw.choice(["x", "other", "longer_word"])) for word in inside if draw.random() < 0.7]
-        made = TASK.replaced(row, field, edits)
-        assert [answer["text"] for answer in made["answers"]] == [answer["text"] for answer in row["answers"]]
-        for answer in made["answers"]:
-            assert made["passage"].startswith(answer["text"], answer["start"])
+        edited = TASK.replaced(row, field, edits)
+        assert [answer["text"] for answer in edited["answers"]] == [answer["text"] for answer in row["answers"]]
+        for answer in edited["answers"]:
+            assert edited["passage"].startswith(answer["text"], answer["start"])
         other = {"passage": "question", "question": "passage"}[field]
-        assert made[other] == row[other]
+        assert edited[other] == row[other]
 
 
-def test_words_of_an_answer_stay_in_the_question_too():
+def test_words_of_an_answer_are_not_replaceable_in_the_question():
     row = row_of("great and the cast", question="Is the Cast great or good ?")
     text, spans = TASK.replaceable(row)["question"]
     assert "".join(text[start:end] for start, end in spans) == "Is the   or good ?"
 
 
-def test_a_question_without_an_answer_may_change_anywhere():
+def test_a_question_without_an_answer_is_replaceable_everywhere():
     for row in (row_of(), {"question": QUESTION, "passage": PASSAGE}):
         assert {name: spans for name, (_, spans) in SQUAD_2.replaceable(row).items()} == {
             "passage": [(0, len(PASSAGE))],

@@ -22,24 +22,24 @@ def read(*records, **source):
     return checked(TASK, numbered, Source(location="x", label="score", **source), "tasks.tiny.source")
 
 
-def test_scores_are_numbers_however_they_are_written():
+def test_numbers_are_read_in_every_notation():
     rows = read(*({"text": "a film", "score": value} for value in ("3.5", " 4 ", 2, 0.25, "1e-1")))
     assert [row["label"] for row in rows] == [3.5, 4.0, 2.0, 0.25, 0.1]
 
 
 @pytest.mark.parametrize("value", ["good", "", None, "nan", float("inf"), "3,5", "1_000x"])
-def test_what_is_no_number_is_named_with_its_line(value):
+def test_a_label_that_is_not_a_number_is_reported_with_its_line(value):
     with pytest.raises(UserError, match="rows.csv, line 2: column 'score': expected a number, found "):
         read({"text": "a film", "score": value})
 
 
-def test_one_score_for_all_is_nothing_to_learn():
-    with pytest.raises(UserError, match=r"^tasks.tiny.source: all rows of train have the score 3: look at its `label`"):
+def test_labels_that_are_all_equal_are_refused():
+    with pytest.raises(UserError, match=r"^tasks.tiny.source: all rows of train have the score 3: check `label`"):
         TASK.label_names(scored([3, 3.0]), Source(location="x"), "tasks.tiny.source")
     assert TASK.label_names(scored([3, 3.5]), Source(location="x"), "tasks.tiny.source") == ["score"]
 
 
-def test_the_model_has_one_output_and_learns_by_squares(tmp_path):
+def test_the_model_has_one_output_and_a_squared_error_loss(tmp_path):
     tiny.write_checkpoint(tmp_path / "encoder", layers=1)
     model = TASK.load_model(tmp_path / "encoder")
     assert model.config.problem_type == "regression"
@@ -63,9 +63,9 @@ pairs = st.lists(st.tuples(st.integers(0, 5), st.floats(-3, 3).map(lambda x: rou
 
 
 @settings(deadline=None)
-@given(pairs.filter(lambda made: all(len(set(side)) > 1 for side in zip(*made, strict=True))))
-def test_correlations_are_those_of_scipy(made):
-    actual, predicted = map(list, zip(*made, strict=True))
+@given(pairs.filter(lambda pairs: all(len(set(side)) > 1 for side in zip(*pairs, strict=True))))
+def test_correlations_equal_scipy_s(pairs):
+    actual, predicted = map(list, zip(*pairs, strict=True))
     pearson, spearman = pearsonr(actual, predicted).statistic, spearmanr(actual, predicted).statistic
     assert TASK.score(scored(actual), predicted) == {
         "pearson": pytest.approx(pearson, abs=1e-6),
@@ -74,18 +74,18 @@ def test_correlations_are_those_of_scipy(made):
     }
 
 
-def test_the_number_is_compared_with_the_label():
-    said, found = TASK.calibration(scored([0.5, 4.5]), [1.5, -2.0], [np.array([[1.5]]), np.array([[-2.0]])])
-    assert (said.tolist(), found.tolist()) == ([1.5, -2.0], [0.5, 4.5])
+def test_calibration_compares_the_number_with_the_label():
+    predicted, actual = TASK.calibration(scored([0.5, 4.5]), [1.5, -2.0], [np.array([[1.5]]), np.array([[-2.0]])])
+    assert (predicted.tolist(), actual.tolist()) == ([1.5, -2.0], [0.5, 4.5])
 
 
-def test_the_trivial_predictor_says_the_mean_and_correlates_with_nothing():
+def test_the_trivial_predictor_predicts_the_mean_and_has_correlation_0():
     train, rows = scored([0.1, 0.2, 4.6]), scored([1.0, 2.0, 3.0])
     trivial = TASK.trivial_predictions(train, rows)
     assert trivial == [pytest.approx(4.9 / 3)] * 3
     assert set(TASK.score(rows, trivial).values()) == {0.0}
 
 
-def test_models_agree_where_their_numbers_round_to_the_same():
+def test_models_agree_if_their_numbers_round_to_the_same_integer():
     assert TASK.agree({}, 2.4, 1.6) and not TASK.agree({}, 2.4, 2.6)
     assert list(TASK.confusion(scored([2.4, 4.0]), [1.6, 2.51])) == [("2", "2"), ("4", "3")]

@@ -1,4 +1,4 @@
-"""What holds for tasks of every kind."""
+"""Behaviour that tasks of all kinds share."""
 
 import pytest
 import tiny
@@ -9,7 +9,7 @@ from pipeline.tinybert.core.settings import Source
 from pipeline.tinybert.data.records import check_source
 
 
-def test_an_unknown_kind_is_refused_with_those_that_there_are():
+def test_an_unknown_kind_is_refused_and_the_kinds_are_listed():
     with pytest.raises(UserError, match=r"tasks.tiny.kind: expected one of text_classification, .* found 'sorting'"):
         tiny.task([], kind="sorting")
 
@@ -29,14 +29,14 @@ def test_an_unknown_kind_is_refused_with_those_that_there_are():
         ),
     ],
 )
-def test_an_unknown_metric_is_refused_with_those_that_there_are(kind, options, metrics):
+def test_an_unknown_metric_is_refused_and_the_metrics_are_listed(kind, options, metrics):
     with pytest.raises(UserError, match=f"tasks.tiny.metric: expected one of {metrics} for {kind}, found 'bleu'"):
         tiny.task([], "bleu", kind=kind, **options)
     for metric in metrics.split(", "):
         assert tiny.task([], metric, kind=kind, **options).metric == metric
 
 
-def test_an_option_that_a_kind_has_not_is_refused():
+def test_an_option_of_another_kind_is_refused():
     with pytest.raises(UserError, match="tasks.tiny.options.stride: unknown setting"):
         tiny.task([], stride=3)
     with pytest.raises(UserError, match="options.strid: unknown setting; did you mean 'stride'"):
@@ -53,14 +53,14 @@ def test_an_option_that_a_kind_has_not_is_refused():
         ("question_answering", "f1", {"label": "label"}),
     ],
 )
-def test_a_setting_of_a_source_that_a_kind_does_not_read_is_refused(kind, metric, setting):
+def test_a_source_setting_that_the_kind_does_not_read_is_refused(kind, metric, setting):
     source = Source(location="x", **setting)
     with pytest.raises(UserError, match=f"^key.{next(iter(setting))}: no setting of this kind of task, which reads"):
         check_source(tiny.task([], metric, kind=kind), source, "key")
 
 
 @pytest.mark.parametrize(("kind", "metric"), [("text_classification", "accuracy"), ("regression", "pearson")])
-def test_several_columns_of_labels_are_for_many_labels_alone(kind, metric):
+def test_only_multi_label_accepts_several_label_columns(kind, metric):
     source = Source(location="x", label=["a", "b"])
     with pytest.raises(UserError, match="^key.label: expected one column, found a list"):
         check_source(tiny.task([], metric, kind=kind), source, "key")
@@ -68,13 +68,13 @@ def test_several_columns_of_labels_are_for_many_labels_alone(kind, metric):
 
 
 @pytest.mark.parametrize("kind", ["named_entities", "question_answering"])
-def test_predictions_for_a_server_are_refused_where_there_is_no_form_for_them(kind):
+def test_submissions_are_refused_for_kinds_without_a_submission_format(kind):
     source = Source(location="x", submissions={"a.tsv": "test"})
     with pytest.raises(UserError, match="^key.submissions: this kind of task has no such files"):
         check_source(tiny.task([], "f1", kind=kind), source, "key")
 
 
-def test_a_task_is_saved_and_loaded(tmp_path):
+def test_a_loaded_task_equals_the_saved_one(tmp_path):
     settings = tiny.task_settings("text_classification", "mcc", max_length=77)
     tasks.save(tasks.create(settings, "tiny", ["é", "b"]), tmp_path / "task.json")
     loaded = tasks.load(tmp_path / "task.json", settings, "tiny")

@@ -39,7 +39,7 @@ def test_records_become_rows_with_stripped_text_and_named_labels():
     ]
 
 
-def test_labels_without_names_are_their_own():
+def test_values_are_the_labels_if_no_names_are_set():
     assert [row["label"] for row in read({"text": "x", "label": 3}, {"text": "y", "label": "odd"})] == ["3", "odd"]
 
 
@@ -53,7 +53,7 @@ def test_a_pair_without_its_second_text_is_refused():
         read({"text": "a film", "other": " ", "label": 1}, pair="other")
 
 
-def test_all_bad_rows_are_told_of_and_ten_are_named():
+def test_all_bad_rows_are_counted_and_ten_are_named():
     bad = [{"text": "", "label": 1}, {"text": "film", "label": float("nan")}, *[{"text": None, "label": 1}] * 11]
     with pytest.raises(UserError) as raised:
         read({"text": "film", "label": 1}, *bad)
@@ -62,13 +62,13 @@ def test_all_bad_rows_are_told_of_and_ten_are_named():
     assert "line 11" in message and "line 12" not in message and message.endswith("; and 3 more")
 
 
-def test_several_labels_are_none():
+def test_a_list_of_labels_is_refused():
     for several in (["good"], ["good", "bad"], {"good": 1}):
         with pytest.raises(UserError, match=r"line 1: column 'label': expected one label, found .* multi_label"):
             read({"text": "a film", "label": several})
 
 
-def test_labels_stand_in_the_order_of_the_settings_else_of_the_alphabet():
+def test_labels_have_the_order_of_the_settings_or_else_of_the_alphabet():
     train = labelled(["good", "bad"])
     for names, expected in [
         (None, ["bad", "good"]),
@@ -78,38 +78,38 @@ def test_labels_stand_in_the_order_of_the_settings_else_of_the_alphabet():
         assert tiny.task([]).label_names(train, Source(location="x", labels=names), "key") == expected
 
 
-def test_one_class_is_none_to_learn():
-    with pytest.raises(UserError, match="^key: all 9 rows of train have the label 'x': expected two classes or more"):
+def test_a_single_class_is_refused():
+    with pytest.raises(UserError, match="^key: all 9 rows of train have the label 'x', expected two classes or more"):
         tiny.task([]).label_names(labelled("x" * 9), Source(location="x"), "key")
 
 
-def test_labels_are_counted_in_order_of_their_names():
+def test_the_summary_counts_labels_in_alphabetical_order():
     assert tiny.task([]).described(labelled(["b", "a", "b"])) == "a 1, b 2"
 
 
 # Model inputs.
 
 
-def test_rows_are_encoded_with_the_numbers_of_their_labels(task):
+def test_rows_are_encoded_with_the_indices_of_their_labels(task):
     columns = task.encode([{"text": "good film", "label": "positive"}, {"text": "bad", "label": "negative"}], TOKENIZER)
     assert columns["labels"] == [1, 0]
     assert columns["input_ids"] == TOKENIZER(["good film", "bad"])["input_ids"]
     assert [len(mask) for mask in columns["attention_mask"]] == [4, 3]
 
 
-def test_rows_without_a_label_have_no_labels(task):
+def test_unlabelled_rows_are_encoded_without_labels(task):
     assert "labels" not in task.encode([{"text": "good film"}, {"text": "bad"}], TOKENIZER)
 
 
 @pytest.mark.parametrize(("max_length", "expected"), [(8, 8), (64, 64), (500, 64)])
-def test_texts_are_cut_to_the_set_length_and_to_what_the_model_takes(max_length, expected):
+def test_texts_are_truncated_to_max_length_and_to_the_model_s_limit(max_length, expected):
     task = tiny.task(THREE, max_length=max_length)
     assert [len(ids) for ids in task.encode([{"text": "film " * 100}], TOKENIZER)["input_ids"]] == [expected]
 
 
 @settings(deadline=None)
 @given(st.text(), st.text())
-def test_the_whole_text_may_change_in_a_copy_of_the_row(text, other):
+def test_the_whole_text_is_replaceable_and_the_original_row_stays(text, other):
     task = tiny.task(THREE)
     row = {"id": "train-0", "text": text, "label": "a", "note": 1}
     before = copy.deepcopy(row)
@@ -118,21 +118,21 @@ def test_the_whole_text_may_change_in_a_copy_of_the_row(text, other):
     assert row == before
 
 
-def test_one_text_of_a_pair_changes_and_the_other_stays():
+def test_an_edit_of_one_text_of_a_pair_leaves_the_other_unchanged():
     task = tiny.task(THREE)
     row = {"id": "train-0", "text": "a good film", "pair": "a bad film", "label": "a"}
     assert task.replaceable(row) == {"text": ("a good film", [(0, 11)]), "pair": ("a bad film", [(0, 10)])}
     assert task.replaced(row, "pair", [(2, 5, "poor")]) == {**row, "pair": "a poor film"}
 
 
-def test_a_pair_is_read_by_the_model_as_two_texts(task):
+def test_a_pair_is_encoded_as_two_segments(task):
     rows = [{"text": "good film", "pair": "bad"}, {"text": "bad", "pair": "plot"}]
     encoded = task.encode(rows, TOKENIZER)
     assert encoded["input_ids"] == TOKENIZER(["good film", "bad"], ["bad", "plot"])["input_ids"]
     assert [sum(types) for types in encoded["token_type_ids"]] == [2, 2]
 
 
-def test_a_model_is_loaded_with_a_head_of_the_tasks_labels(tmp_path):
+def test_a_model_is_loaded_with_a_head_for_the_task_s_labels(tmp_path):
     tiny.write_checkpoint(tmp_path / "encoder", layers=1)
     task = tiny.task(THREE)
     model = task.load_model(tmp_path / "encoder")
@@ -142,7 +142,7 @@ def test_a_model_is_loaded_with_a_head_of_the_tasks_labels(tmp_path):
     assert model(**TOKENIZER("film", return_tensors="pt")).logits.shape == (1, 3)
 
 
-def test_a_saved_model_answers_with_the_tasks_label_names(tmp_path, task):
+def test_a_saved_model_predicts_the_task_s_label_names(tmp_path, task):
     tiny.write_checkpoint(tmp_path / "model", layers=1)
     task.load_model(tmp_path / "model").save_pretrained(tmp_path / "model")
     assert pipeline("text-classification", model=str(tmp_path / "model"))("good film")[0]["label"] in task.labels
@@ -151,22 +151,22 @@ def test_a_saved_model_answers_with_the_tasks_label_names(tmp_path, task):
 # Logits and scores.
 
 
-def test_each_row_has_one_row_of_class_logits_that_counts(task):
+def test_each_row_has_class_logits_at_one_position_which_counts(task):
     logits = torch.randn(4, 2)
     assert torch.equal(task.class_logits(SimpleNamespace(logits=logits)), logits.unsqueeze(1))
     assert task.encode([{"text": "film"}] * 4, TOKENIZER)["kept"] == [[True]] * 4
 
 
-def test_the_greatest_logit_is_the_prediction():
+def test_the_class_with_the_largest_logit_is_predicted():
     task = tiny.task(THREE)
     logits = [np.array([row]) for row in ([0, 2, 1], [-1, -3, -2], [0, 0, 9])]
     assert task.predictions(logits, None, []) == ["b", "a", "c"]
 
 
-def test_scores_are_those_computed_by_hand():
+def test_scores_equal_those_computed_by_hand():
     task = tiny.task(["no", "yes"])
     actual = ["yes"] * 6 + ["no"] * 4
-    predicted = ["yes"] * 5 + ["no"] + ["yes"] * 2 + ["no"] * 2  # 5 true, 1 missed; 2 wrong, 2 rightly not
+    predicted = ["yes"] * 5 + ["no"] + ["yes"] * 2 + ["no"] * 2  # 5 TP, 1 FN, 2 FP, 2 TN
     scores = task.score(labelled(actual), predicted)
     assert scores == {
         "accuracy": pytest.approx(7 / 10),
@@ -179,7 +179,7 @@ def test_scores_are_those_computed_by_hand():
 @pytest.mark.filterwarnings("ignore:A single label was found")
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from("abcd")), min_size=1, max_size=30))
-def test_scores_are_those_of_scikit_learn(pairs):
+def test_scores_equal_scikit_learn_s(pairs):
     task = tiny.task(list("abcd"))
     actual, predicted = map(list, zip(*pairs, strict=True))
     assert task.score(labelled(actual), predicted) == {
@@ -196,26 +196,26 @@ def test_scores_are_those_of_scikit_learn(pairs):
     }
 
 
-def test_the_probability_of_the_predicted_class_is_compared_with_whether_it_is_right():
+def test_calibration_compares_the_predicted_class_s_probability_with_its_correctness():
     logits = [np.log([row]) for row in ([0.2, 0.7, 0.1], [0.5, 0.25, 0.25])]
-    said, found = tiny.task(THREE).calibration(labelled("bc"), ["b", "a"], logits)
-    np.testing.assert_allclose(said, [0.7, 0.5])
-    assert found.tolist() == [True, False]
+    confidence, correct = tiny.task(THREE).calibration(labelled("bc"), ["b", "a"], logits)
+    np.testing.assert_allclose(confidence, [0.7, 0.5])
+    assert correct.tolist() == [True, False]
 
 
-def test_the_length_is_that_of_both_texts_of_a_pair():
+def test_the_length_counts_the_words_of_both_texts_of_a_pair():
     task = tiny.task(THREE)
     assert task.length({"text": "a  good film"}) == 3
     assert task.length({"text": "a good film", "pair": "a plot"}) == 5
 
 
-def test_the_trivial_predictor_says_the_most_frequent_label_of_training():
+def test_the_trivial_predictor_predicts_the_majority_class_of_train():
     task = tiny.task(THREE)
     labels = ["a"] * 3 + ["b"] * 5 + ["c"] * 4
     random.Random(0).shuffle(labels)
     assert task.trivial_predictions(labelled(labels), labelled("ac")) == ["b", "b"]
 
 
-def test_the_confusion_is_told_row_by_row():
+def test_the_confusion_has_one_pair_per_row():
     pairs = tiny.task(["no", "yes"]).confusion(labelled(["no", "yes", "yes"]), ["yes", "yes", "no"])
     assert list(pairs) == [("no", "yes"), ("yes", "yes"), ("yes", "no")]
