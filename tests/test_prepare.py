@@ -15,8 +15,8 @@ def records(count: int, seed: int = 0) -> list[dict]:
 
 
 @pytest.fixture
-def told(tmp_path, monkeypatch, capsys):
-    """``told(train=[…], …)``: what `prepare --check` says of a task with these splits. It writes nothing."""
+def run_check(tmp_path, monkeypatch, capsys):
+    """``run_check(train=[…], …)``: the lines that `prepare --check` logs for these splits. It writes nothing."""
     (tmp_path / "params.yaml").write_text((tiny.ROOT / "params.yaml").read_text())
     tiny.write_world(tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -36,33 +36,33 @@ def told(tmp_path, monkeypatch, capsys):
     return run
 
 
-def test_a_check_tells_rows_labels_duplicates_overlap_and_lengths(told):
+def test_check_logs_rows_labels_duplicates_overlap_and_lengths(run_check):
     train, test = records(60), records(70)[60:]
-    said = told(train=[*train, train[0], test[0]], test=test, submission=({"text": "a film"},))
+    logged = run_check(train=[*train, train[0], test[0]], test=test, submission=({"text": "a film"},))
     assert {
         "train: 62 rows read",
         "new.tsv: 1 rows read",
         "test: 10 rows: negative 5, positive 5",
-        "train: 1 rows dropped whose text comes before",
-        "train: 1 rows dropped whose text stands in test",
-    } <= set(said)
-    assert any(line.startswith("validation: 6 rows: ") for line in said)
+        "train: 1 duplicate rows dropped: their text occurs earlier",
+        "train: 1 duplicate rows dropped: their text is also in test",
+    } <= set(logged)
+    assert any(line.startswith("validation: 6 rows: ") for line in logged)
     for part in ("train", "validation", "test", "new.tsv", "unlabelled"):
-        assert any(line.startswith(f"{part}: ") and "word-pieces in the median" in line for line in said)
+        assert any(line.startswith(f"{part}: ") and "word-pieces per row: median" in line for line in logged)
 
 
-def test_rows_are_written_without_what_only_their_reading_needs(told, tmp_path):
-    told(train=records(60), test=records(70)[60:])
+def test_written_rows_have_no_internal_fields(run_check, tmp_path):
+    run_check(train=records(60), test=records(70)[60:])
     prepare.main("tiny")
     for file in ("train", "validation", "test"):
         rows = [json.loads(line) for line in Path("data/tiny/prepared", f"{file}.jsonl").read_text().splitlines()]
         assert rows and all(row.keys() == {"id", "text", "label"} for row in rows)
 
 
-def test_a_check_tells_the_bad_rows_of_every_file(told):
+def test_check_reports_the_bad_rows_of_every_file(run_check):
     bad = {"text": "", "label": "positive"}
     with pytest.raises(UserError) as raised:
-        told(train=[*records(60), bad], test=[bad, *records(4)], submission=({"text": ""},))
+        run_check(train=[*records(60), bad], test=[bad, *records(4)], submission=({"text": ""},))
     assert str(raised.value) == (
         f"{SOURCE}: train.jsonl, line 61: column 'text': empty text; "
         f"{SOURCE}: test.jsonl, line 1: column 'text': empty text; "
@@ -70,8 +70,10 @@ def test_a_check_tells_the_bad_rows_of_every_file(told):
     )
 
 
-def test_a_check_tells_the_bad_rows_of_one_file_beside_what_is_wrong_with_another(told):
+def test_check_reports_bad_rows_of_one_file_and_a_missing_column_of_another(run_check):
     with pytest.raises(UserError) as raised:
-        told(train=[*records(60), {"text": "", "label": "positive"}], test=[{"review": "a film", "label": "positive"}])
+        run_check(
+            train=[*records(60), {"text": "", "label": "positive"}], test=[{"review": "a film", "label": "positive"}]
+        )
     assert f"{SOURCE}: train.jsonl, line 61: column 'text': empty text; {SOURCE}: " in str(raised.value)
     assert "test.jsonl has no column 'text'" in str(raised.value)

@@ -1,1 +1,1 @@
-"""Rows on disk: sources, records, splits, word vectors."""
+"""Input data: sources and file formats, rows, splits, word vectors, long arrays on disk."""

@@ -1,4 +1,4 @@
-"""How long rows are as the model would read them: what `prepare --check` tells beside what `prepare` does."""
+"""Statistics of row lengths in word pieces, for `prepare --check`."""
 
 import copy
 
@@ -8,21 +8,21 @@ from pipeline.tinybert.core.log import log
 from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.tasks import Task
 
-ANY_LENGTH = 1_000_000
+UNLIMITED = 1_000_000
 
 
-def say_lengths(task: Task, parts: dict[str, list[Row]], tokenizer) -> None:
-    """Say how long the rows of each part are in word-pieces, were there no limit, and how many would be cut."""
-    unlimited, boundless = copy.copy(task), copy.deepcopy(tokenizer)
-    unlimited.max_length = boundless.model_max_length = ANY_LENGTH
-    longest = min(task.max_length, tokenizer.model_max_length)
-    if longest < task.max_length:
-        log(f"max_length: {task.max_length}: the model takes {longest} word-pieces: set the task's to that or less")
+def log_lengths(task: Task, parts: dict[str, list[Row]], tokenizer) -> None:
+    """Log for each split how long its rows are without truncation, and how many rows would be truncated."""
+    unlimited_task, unlimited_tokenizer = copy.copy(task), copy.deepcopy(tokenizer)
+    unlimited_task.max_length = unlimited_tokenizer.model_max_length = UNLIMITED
+    limit = min(task.max_length, tokenizer.model_max_length)
+    if limit < task.max_length:
+        log(f"max_length: {task.max_length}: the model takes {limit} word-pieces: set the task's to that or less")
     for name, rows in parts.items():
         if rows:
-            found = np.array([len(ids) for ids in unlimited.encode(rows, boundless)["input_ids"]])
+            lengths = np.array([len(ids) for ids in unlimited_task.encode(rows, unlimited_tokenizer)["input_ids"]])
             log(
-                f"{name}: {np.median(found):.0f} word-pieces in the median, 95 % have {np.percentile(found, 95):.0f} or"
-                f" less, the longest {found.max()}; {int((found > longest).sum())} of {len(found)} are longer than"
-                f" max_length, {longest}"
+                f"{name}: word-pieces per row: median {np.median(lengths):.0f}, 95th percentile"
+                f" {np.percentile(lengths, 95):.0f}, maximum {lengths.max()}; {int((lengths > limit).sum())} of"
+                f" {len(lengths)} are longer than max_length, {limit}"
             )

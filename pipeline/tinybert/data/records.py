@@ -1,4 +1,4 @@
-"""From the records of a source to the checked rows of a task."""
+"""Conversion of a source's records (column → value) into validated rows of a task."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ if TYPE_CHECKING:
     from pipeline.tinybert.tasks import Task
 
 Records = Iterable[tuple[str, dict]]
-GENERAL = ("location", "config", "delimiter", "quotes", "where")
-OF_SOURCES = ("group", "splits", "more_tests", "submissions")
-OF_TEXT = ("split", "sentences", "limit")
+TABLE_SETTINGS = ("location", "config", "delimiter", "quotes", "where")
+SOURCE_SETTINGS = ("group", "splits", "more_tests", "submissions")
+TEXT_SETTINGS = ("split", "sentences", "limit")
 
 
 class BadRecordError(Exception):
-    """What is wrong with one record, said without its place."""
+    """One record is invalid. The message does not contain its position; the caller adds it."""
 
 
-def checked(task: Task, records: Records, source: Table, key: str, labelled: bool = True) -> list[Row]:
-    """Records as rows, each with ``where`` it stands. UserError names the first ten bad ones, and how many more.
+def parse_records(task: Task, records: Records, source: Table, key: str, labelled: bool = True) -> list[Row]:
+    """Convert records into rows. Each row gets its position under ``where``.
 
-    A row may say under ``repaired`` what was mended in it; that is counted and said.
+    A row with the field ``repaired`` was corrected by the task: the field is removed, and the repairs are logged.
+    Raises UserError, which names the first ten invalid records and the number of the others.
     """
     rows, bad, repaired = [], [], []
     for where, record in records:
@@ -49,24 +50,24 @@ def checked(task: Task, records: Records, source: Table, key: str, labelled: boo
 
 def _group_of(record: dict, column: str) -> str:
     group = record[column]
-    if group is None or group != group or not str(group).strip():
+    if group is None or group != group or not str(group).strip():  # only NaN differs from itself
         raise BadRecordError(f"column '{column}': no group")
     return str(group)
 
 
 def check_source(task: Task, source: Table, key: str) -> None:
-    """Raise UserError where a source's settings name what this kind of task does not read."""
+    """Raise UserError if a source has a setting that this kind of task does not read."""
     if isinstance(getattr(source, "label", None), list) and not task.label_columns:
         raise UserError(f"{key}.label: expected one column, found a list: only multi_label reads several")
     if getattr(source, "submissions", None) and not task.has_submissions:
-        raise UserError(f"{key}.submissions: this kind of task has no such files: leave them out")
-    known = {*GENERAL, *OF_SOURCES, *OF_TEXT, *task.columns, *task.details}
+        raise UserError(f"{key}.submissions: this kind of task has no submission files: remove the setting")
+    known = {*TABLE_SETTINGS, *SOURCE_SETTINGS, *TEXT_SETTINGS, *task.columns, *task.details}
     for name in sorted(source.model_fields_set - known):
-        raise UserError(f"{key}.{name}: no setting of this kind of task, which reads {', '.join(task.columns)}")
+        raise UserError(f"{key}.{name}: this kind of task reads only {', '.join(task.columns)}: remove the setting")
 
 
 def column_names(task: type[Task] | Task, source: Table, labelled: bool = True) -> dict[str, Any]:
-    """The columns that a kind reads of a source, by what they are for."""
+    """The columns that a task kind reads from a source, as field → column name."""
     names = {field: getattr(source, field, None) or default for field, default in task.columns.items()}
     return {
         field: name for field, name in names.items() if name is not None and (labelled or field not in task.targets)
@@ -74,7 +75,10 @@ def column_names(task: type[Task] | Task, source: Table, labelled: bool = True) 
 
 
 def text_of(record: dict, column: Any, what: str = "text") -> str:
-    """A text of a record, stripped; BadRecordError where it is missing, empty, or none."""
+    """The text in a column, without surrounding white space. Raises BadRecordError if it is missing, empty or not text.
+
+    ``what``: the name of the text in the message.
+    """
     text = record[column]
     if text is None or (isinstance(text, float) and text != text):
         raise BadRecordError(f"column '{column}': empty {what}")

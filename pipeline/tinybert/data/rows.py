@@ -1,4 +1,4 @@
-"""Rows on disk: JSON Lines in UTF-8, one object a line. The same rows give the same bytes."""
+"""Rows on disk: JSON Lines in UTF-8, one object per line. Equal rows give equal bytes."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -9,28 +9,32 @@ Row = dict
 
 
 def read(path: str | Path) -> Iterator[Row]:
+    """Yield the rows of a file one by one."""
     with open(path, encoding="utf-8") as file:
         for line in file:
             yield json.loads(line)
 
 
 def blocks(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
+    """Yield lists of ``size`` rows; the last may be shorter."""
     rows = iter(rows)
     while block := list(islice(rows, size)):
         yield block
 
 
 def count(path: str | Path) -> int:
+    """The number of rows in a file."""
     with open(path, "rb") as file:
         return sum(1 for _ in file)
 
 
 def line(row: Row) -> str:
+    """A row as one line of a file."""
     return json.dumps(row, ensure_ascii=False) + "\n"
 
 
 def write(path: str | Path, rows: Iterable[Row]) -> int:
-    """Write rows; return their number."""
+    """Write rows and return their number."""
     count = 0
     with open(path, "w", encoding="utf-8", newline="\n") as file:
         for row in rows:

@@ -1,4 +1,4 @@
-"""From a task's source to train, validation and test: no row twice, none on two sides, labels in proportion."""
+"""Splits a task's rows into train, validation and test: without duplicates, stratified by label or by group."""
 
 import random
 from collections import Counter
@@ -13,7 +13,7 @@ from pipeline.tinybert.core.log import first_ten, log
 from pipeline.tinybert.core.settings import Source
 from pipeline.tinybert.core.settings import Task as TaskSettings
 from pipeline.tinybert.data import sources
-from pipeline.tinybert.data.records import check_source, checked, column_names
+from pipeline.tinybert.data.records import check_source, column_names, parse_records
 from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.tasks.task import Task
 
@@ -22,9 +22,12 @@ Parts = dict[str, list[Row]]
 
 
 @dataclass(frozen=True)
-class Read:
-    """What a source holds: its splits (only ``train`` where it names none), the further ones that are scored beside
-    test, and those without labels of which predictions are wanted, every row of them and in order.
+class SourceRows:
+    """All rows of a source.
+
+    ``parts``: its splits; only ``train`` if the settings name no splits.
+    ``more_tests``: further labelled test sets.
+    ``submissions``: unlabelled test sets of which predictions are written; they keep all their rows, in order.
     """
 
     parts: Parts
@@ -32,129 +35,149 @@ class Read:
     submissions: Parts
 
 
-def read(task: Task, source: Source, key: str) -> Read:
-    """All splits of a source as checked rows with an ``id`` and ``where`` they stand; UserError says what is wrong with
-    each split.
+def read(task: Task, source: Source, key: str) -> SourceRows:
+    """Read and validate all splits of a source. Each row gets an ``id`` and its position under ``where``.
+
+    Raises one UserError for the errors of all splits.
     """
     check_source(task, source, key)
-    named = source.splits or {"train": None}
-    if "train" not in named:
-        raise UserError(f"{key}.splits: no 'train' (it has: {', '.join(named)})")
-    bad = []
+    locations = source.splits or {"train": None}
+    if "train" not in locations:
+        raise UserError(f"{key}.splits: no 'train' (it has: {', '.join(locations)})")
+    errors = []
 
-    def rows(name: str, place: str | None, labelled: bool = True) -> list[Row]:
+    def read_split(name: str, location: str | None, labelled: bool = True) -> list[Row]:
         try:
-            return _rows(task, source, place, name, key, labelled)
+            return _read_split(task, source, location, name, key, labelled)
         except UserError as error:
-            bad.append(str(error))
+            errors.append(str(error))
             return []
 
-    found = Read(
-        {name: rows(name, named[name]) for name in SPLITS if name in named},
-        {name: rows(name, place) for name, place in source.more_tests.items()},
-        {name: rows(name, place, labelled=False) for name, place in source.submissions.items()},
+    rows = SourceRows(
+        {name: read_split(name, locations[name]) for name in SPLITS if name in locations},
+        {name: read_split(name, location) for name, location in source.more_tests.items()},
+        {name: read_split(name, location, labelled=False) for name, location in source.submissions.items()},
     )
-    if bad:
-        raise UserError("; ".join(dict.fromkeys(bad)))  # that of the whole source would come again with each split
-    return found
+    if errors:
+        raise UserError("; ".join(dict.fromkeys(errors)))  # an error of the whole source occurs once per split
+    return rows
 
 
-def _rows(task: Task, source: Source, place: str | None, split: str, key: str, labelled: bool = True) -> list[Row]:
-    records = sources.records(source, place, needed_columns(task, source, labelled), key)
-    rows = checked(task, records, source, key, labelled)
+def _read_split(
+    task: Task, source: Source, location: str | None, split: str, key: str, labelled: bool = True
+) -> list[Row]:
+    records = sources.records(source, location, needed_columns(task, source, labelled), key)
+    rows = parse_records(task, records, source, key, labelled)
     return [{"id": f"{split}-{number}", **row} for number, row in enumerate(rows)]
 
 
 def needed_columns(task: Task, source: Source, labelled: bool = True) -> list[Any]:
-    """The columns that a source must have: those of the kind, and the group's."""
+    """The columns that a source must have: those that the task kind reads, and the group column."""
     columns = list(column_names(task, source, labelled).values())
     flat = [name for column in columns for name in (column if isinstance(column, list) else [column])]
     return [*flat, *([source.group] if labelled and source.group is not None else [])]
 
 
-def without_duplicates(task: Task, parts: Parts, more_tests: Parts) -> Parts:
-    """Train and validation without the rows that stand twice, or in a later split; what is given as test stays whole,
-    that its scores compare with others'.
+def drop_duplicates(task: Task, parts: Parts, more_tests: Parts) -> Parts:
+    """Drop rows of train and validation that occur earlier in their split or in a later split.
+
+    Given test sets are never deduplicated, so that scores stay comparable with published ones.
     """
-    taken: dict[Hashable, tuple[str, Row]] = {}
+    first_seen: dict[Hashable, tuple[str, Row]] = {}  # key → (split, row)
     for name, rows in reversed([("test", parts.get("test", [])), *more_tests.items()]):
-        taken |= {task.identity(row): (name, row) for row in rows}
-    kept = {}
+        first_seen |= {task.identity(row): (name, row) for row in rows}
+    unique: Parts = {}
     for split in (name for name in ("validation", "train") if name in parts):
-        kept[split], dropped = [], {}
+        unique[split] = []
+        duplicates: dict[str, list[tuple[Row, Row]]] = {}  # split of the original → (duplicate, original) pairs
         for row in parts[split]:
-            identity = task.identity(row)
-            if identity in taken:
-                owner, same = taken[identity]
-                dropped.setdefault(owner, []).append((row, same))
+            key = task.identity(row)
+            if key in first_seen:
+                owner, original = first_seen[key]
+                duplicates.setdefault(owner, []).append((row, original))
             else:
-                taken[identity] = split, row
-                kept[split].append(row)
-        for owner, pairs in dropped.items():
-            _say_dropped(task, split, owner, pairs)
-    return {split: kept.get(split, parts[split]) for split in SPLITS if split in parts}
+                first_seen[key] = split, row
+                unique[split].append(row)
+        for owner, pairs in duplicates.items():
+            _log_dropped(task, split, owner, pairs)
+    return {split: unique.get(split, parts[split]) for split in SPLITS if split in parts}
 
 
-def _say_dropped(task: Task, split: str, owner: str, pairs: list[tuple[Row, Row]]) -> None:
-    """``pairs``: a row that is dropped, and the one that is kept."""
-    other = [row["where"] for row, same in pairs if any(row[name] != same[name] for name in task.targets)]
+def _log_dropped(task: Task, split: str, owner: str, pairs: list[tuple[Row, Row]]) -> None:
+    """Log dropped rows. ``pairs``: (duplicate, original); ``owner``: the split of the originals."""
+    relabelled = [row["where"] for row, original in pairs if any(row[name] != original[name] for name in task.targets)]
     log(
-        f"{split}: {len(pairs)} rows dropped whose text "
-        + ("comes before" if owner == split else f"stands in {owner}")
-        + (f", {len(other)} of them with another answer there: {first_ten(other)}" if other else "")
+        f"{split}: {len(pairs)} duplicate rows dropped: their text "
+        + ("occurs earlier" if owner == split else f"is also in {owner}")
+        + (f"; {len(relabelled)} of them have another label there: {first_ten(relabelled)}" if relabelled else "")
     )
 
 
-def say_shared_groups(task: Task, parts: Parts) -> None:
-    """Of splits that the source gives: groups that stand on two sides, as one film's reviews or one passage."""
+def log_shared_groups(task: Task, parts: Parts) -> None:
+    """Log groups that are in train and also in another split. This happens only if the source names its splits."""
     groups = {name: {_group(task, row) for row in rows} - {None} for name, rows in parts.items()}
-    for name, found in groups.items():
-        shared = found & groups["train"]
+    for name, of_split in groups.items():
+        shared = of_split & groups["train"]
         if shared and name != "train":
-            log(f"{name}: {len(shared)} of its {len(found)} groups stand in train too: its scores may flatter")
+            log(f"{name}: {len(shared)} of its {len(of_split)} groups are also in train: scores on it may be too high")
 
 
 def _group(task: Task, row: Row) -> str | None:
     return row.get("group", task.group(row))
 
 
-def complete(task: Task, parts: Parts, test: float, validation: float, seed: int, key: str) -> Parts:
-    """Split off what the source lacks, as shares of all rows that it has for training: by group, where rows have one,
-    else labels in proportion.
+def split_off_missing(task: Task, parts: Parts, test: float, validation: float, seed: int, key: str) -> Parts:
+    """Split off from train the parts that the source lacks.
+
+    ``test`` and ``validation`` are shares of all rows of train. Rows are split by group if they have one, or else
+    stratified by label.
     """
     rows = parts["train"]
     if not rows:
-        raise UserError(f"{key}: no row is left for train: each of its texts also stands in validation or test")
+        raise UserError(f"{key}: no row is left for train: each of its texts is also in validation or test")
     shares = {name: share for name, share in (("test", test), ("validation", validation)) if name not in parts}
     if sum(shares.values()) >= 1:
         raise UserError(f"prepare.test + prepare.validation = {sum(shares.values())}: nothing is left for train")
-    groups = [_group(task, row) for row in rows]
-    split = _by_group if groups[0] is not None else _in_proportion
-    made, total = {}, len(rows)
+    split = _split_stratified if _group(task, rows[0]) is None else _split_by_group
+    split_off: Parts = {}
+    total = len(rows)
     for name, share in shares.items():
-        rows, made[name] = split(task, rows, round(share * total), seed, name, key)
-        log(f"{name}: {len(made[name])} rows split off train")
-    all_parts = {**parts, **made, "train": rows}
+        rows, split_off[name] = split(task, rows, round(share * total), seed, name, key)
+        log(f"{name}: {len(split_off[name])} rows split off train")
+    all_parts = {**parts, **split_off, "train": rows}
     return {name: sorted(all_parts[name], key=_number) for name in SPLITS}
 
 
-def _in_proportion(task: Task, rows: list[Row], size: int, seed: int, name: str, key: str):
+def _split_stratified(
+    task: Task, rows: list[Row], size: int, seed: int, name: str, key: str
+) -> tuple[list[Row], list[Row]]:
+    """Split rows into (rest, split off), stratified by ``Task.stratum``.
+
+    Raises UserError if there are too few rows to have every class on both sides.
+    """
     strata = [task.stratum(row) for row in rows]
     counts = Counter(strata)
     smallest, count = min(sorted(counts.items(), key=str), key=lambda item: item[1])
-    if count * min(size, len(rows) - size) < len(rows):  # else a side may lack the class
+    if count * min(size, len(rows) - size) < len(rows):  # otherwise a side could miss the class
         raise UserError(
             f"{key}: {len(rows)} rows"
             + (f", {count} of them '{smallest}'" if smallest is not None else "")
             + f": too few to split off {size} rows for {name} with every class on both sides; bring more rows or change"
             f" prepare.{name}"
         )
-    return train_test_split(rows, test_size=size, random_state=seed, stratify=strata if len(counts) > 1 else None)
+    stratify = strata if len(counts) > 1 else None
+    rest, split_off = train_test_split(rows, test_size=size, random_state=seed, stratify=stratify)
+    return rest, split_off
 
 
-def _by_group(task: Task, rows: list[Row], size: int, seed: int, name: str, key: str):
-    """Whole groups, drawn by the seed, as long as they fit into ``size`` rows."""
-    members: dict[str, list[int]] = {}
+def _split_by_group(
+    task: Task, rows: list[Row], size: int, seed: int, name: str, key: str
+) -> tuple[list[Row], list[Row]]:
+    """Split rows into (rest, split off). Whole groups are split off in random order, as long as they fit into ``size``.
+
+    Raises UserError if the groups that fit have less than half of ``size`` rows.
+    """
+    members: dict[str | None, list[int]] = {}
     for number, row in enumerate(rows):
         members.setdefault(_group(task, row), []).append(number)
     groups = list(members.values())
@@ -165,40 +188,47 @@ def _by_group(task: Task, rows: list[Row], size: int, seed: int, name: str, key:
             split_off.update(group)
     if len(split_off) < size / 2 or not split_off:
         raise UserError(
-            f"{key}: {len(groups)} groups in {len(rows)} rows, the largest of {max(map(len, groups))}: they make up no"
-            f" {size} rows for {name}; bring more groups, change prepare.{name}, or name a file of its own in `splits`"
+            f"{key}: {len(groups)} groups in {len(rows)} rows, the largest of {max(map(len, groups))}: no choice of"
+            f" whole groups has about {size} rows for {name}: bring more groups, change prepare.{name}, or name a file"
+            " for it in `splits`"
         )
-    sides = ([row for number, row in enumerate(rows) if (number in split_off) is wanted] for wanted in (False, True))
-    return tuple(sides)
+    numbered = list(enumerate(rows))
+    return (
+        [row for number, row in numbered if number not in split_off],
+        [row for number, row in numbered if number in split_off],
+    )
 
 
 def check_labels(task: Task, parts: Parts, source: Source, key: str) -> None:
-    """Every label of validation and test is one of train's."""
+    """Raise UserError if a row of another split has a label that no row of train has."""
     train = {label for row in parts["train"] for label in task.labels_in(row)}
     for split, rows in parts.items():
-        unknown: dict[str, list[str]] = {}
+        unknown: dict[str, list[str]] = {}  # label → positions of its rows
         for row in rows:
             for label in sorted(set(task.labels_in(row)) - train):
                 unknown.setdefault(label, []).append(row["where"])
         if unknown:
-            drawn = split in SPLITS and split not in (source.splits or {})
-            drawing = "bring more rows with them, or change prepare.seed, which draws the split"
+            randomly_split = split in SPLITS and split not in (source.splits or {})
             raise UserError(
                 f"{key}: {split} has labels that no row of train has: "
-                + ", ".join(f"'{label}' ({first_ten(places)})" for label, places in sorted(unknown.items()))
+                + ", ".join(f"'{label}' ({first_ten(positions)})" for label, positions in sorted(unknown.items()))
                 + f"; train has {', '.join(sorted(train))}: "
-                + (drawing if drawn else "correct them, bring other rows with them into train, or take them out")
+                + (
+                    "bring more rows with these labels, or change prepare.seed, which draws the split"
+                    if randomly_split
+                    else "correct the labels, add rows with them to train, or remove these rows"
+                )
             )
 
 
-def unlabelled(task: Task, settings: TaskSettings, parts: Parts, seed: int, key: str) -> list[Row]:
-    """Rows of the task's unlabelled text that stand in no split."""
+def read_unlabelled(task: Task, settings: TaskSettings, parts: Parts, seed: int, key: str) -> list[Row]:
+    """The task's unlabelled rows, without duplicates and without rows that occur in a split."""
     if settings.unlabelled is None:
         return []
     source = settings.unlabelled
     check_source(task, source, key)
     if (settings.source.pair is None) != (source.pair is None):
-        raise UserError(f"{key}.pair: the task's rows and its unlabelled ones must both be pairs, or neither")
+        raise UserError(f"{key}.pair: either both or none of the task's labelled and unlabelled rows must be pairs")
     columns = column_names(task, source, labelled=False)
     if "words" in columns and source.text is not None:
         columns = {"text": source.text}
@@ -207,17 +237,19 @@ def unlabelled(task: Task, settings: TaskSettings, parts: Parts, seed: int, key:
         records = ((f"text {number}", {columns["text"]: text}) for number, text in enumerate(texts, 1))
     else:
         if source.sentences:
-            raise UserError(f"{key}.sentences: only single texts are cut into sentences: leave it out")
+            raise UserError(f"{key}.sentences: only single texts can be split into sentences: remove the setting")
         records = sources.sample(source, list(columns.values()), seed, key)
     known = {task.identity(row) for rows in parts.values() for row in rows}
-    rows = [_without(row, "where") for row in checked(task, records, source, key, labelled=False)]
-    fresh = list({task.identity(row): row for row in rows if task.identity(row) not in known}.values())
-    if len(fresh) < len(rows):
-        log(f"unlabelled: {len(rows) - len(fresh)} texts dropped that also stand in train, validation or test")
-    return [{"id": f"unlabelled-{number}", **row} for number, row in enumerate(fresh)]
+    rows = [_without(row, "where") for row in parse_records(task, records, source, key, labelled=False)]
+    new = list({task.identity(row): row for row in rows if task.identity(row) not in known}.values())
+    if len(new) < len(rows):
+        dropped = len(rows) - len(new)
+        log(f"unlabelled: {dropped} duplicate rows dropped: their text is also in a labelled or another unlabelled row")
+    return [{"id": f"unlabelled-{number}", **row} for number, row in enumerate(new)]
 
 
 def _number(row: Row) -> int:
+    """The number of a row in its split of the source: 7 for the id train-7."""
     return int(row["id"].rpartition("-")[2])
 
 
@@ -225,6 +257,6 @@ def _without(row: Row, *keys: str) -> Row:
     return {name: value for name, value in row.items() if name not in keys}
 
 
-def as_written(rows: list[Row]) -> list[Row]:
-    """Rows without what only the reading of them needs."""
+def without_internal_fields(rows: list[Row]) -> list[Row]:
+    """Rows without the fields that only `prepare` needs."""
     return [_without(row, "where", "group") for row in rows]

@@ -22,24 +22,24 @@ def folder(tmp_path_factory):
 @example(
     [{"text": "\"quoted\" 'it's' \\ back"}, {"text": "two\nlines\r\n\tand\x85\u2028more"}, {"text": "café 電影 🎬"}]
 )
-def test_rows_come_back_as_they_were_written(folder, some):
-    assert rows.write(folder / "rows.jsonl", some) == len(some)
-    assert list(rows.read(folder / "rows.jsonl")) == some
+def test_read_rows_equal_the_written_ones(folder, some_rows):
+    assert rows.write(folder / "rows.jsonl", some_rows) == len(some_rows)
+    assert list(rows.read(folder / "rows.jsonl")) == some_rows
 
 
 @settings(deadline=None)
 @given(records)
-def test_rows_stand_one_a_line_in_utf_8_with_the_same_bytes_each_time(folder, some):
+def test_equal_rows_give_equal_bytes_one_utf_8_line_per_row(folder, some_rows):
     for name in ("one.jsonl", "two.jsonl"):
-        rows.write(folder / name, iter(some))
+        rows.write(folder / name, iter(some_rows))
     content = (folder / "one.jsonl").read_bytes()
     assert content == (folder / "two.jsonl").read_bytes()
-    assert content.count(b"\n") == len(some)
+    assert content.count(b"\n") == len(some_rows)
     assert b"\r" not in content
-    assert [json.loads(line) for line in content.decode("utf-8").split("\n")[:-1]] == some
+    assert [json.loads(line) for line in content.decode("utf-8").split("\n")[:-1]] == some_rows
 
 
-def test_text_stays_readable_in_the_file(folder):
+def test_text_is_not_escaped_in_the_file(folder):
     rows.write(folder / "rows.jsonl", [{"text": "café 電影"}])
     assert (folder / "rows.jsonl").read_bytes() == '{"text": "café 電影"}\n'.encode()
 
@@ -50,7 +50,7 @@ def test_json_is_indented_and_keeps_its_order(folder):
     assert (folder / "scores.json").read_bytes() == expected.encode()
 
 
-def test_tables_round_their_numbers_to_six_digits(folder):
+def test_tables_round_numbers_to_six_digits(folder):
     table = [(1, 0.1234567, "a,b"), (20, 1e-9 / 3, 'say "hi"'), (3, math.nan, None)]
     write_csv(folder / "loss.csv", ["step", "loss", "note"], table)
     expected = 'step,loss,note\n1,0.123457,"a,b"\n20,3.33333e-10,"say ""hi"""\n3,nan,\n'

@@ -28,7 +28,7 @@ def texts(rows: list[dict]) -> list[str]:
 
 
 def read(folder, content, **source) -> splits.Parts:
-    """The parts of a task whose source is a file, or a folder of splits."""
+    """Read a source made of ``content``: the records of one file, or file name → records."""
     files = content if isinstance(content, dict) else {"rows.jsonl": content}
     for name, records in files.items():
         (folder / name).write_text("".join(json.dumps(record) + "\n" for record in records))
@@ -47,16 +47,16 @@ def test_a_source_without_splits_gives_numbered_rows_for_training(tmp_path):
     }
 
 
-def test_the_splits_that_a_source_has_are_kept(tmp_path):
+def test_given_splits_stay_and_missing_ones_are_split_off_train(tmp_path):
     files = {"a.jsonl": balanced(8), "b.jsonl": rows_of(["class 0", "class 1"], start=20)}
     parts = read(tmp_path, files, splits={"train": "a.jsonl", "test": "b.jsonl"})
     assert [row["id"] for row in parts["test"]] == ["test-0", "test-1"]
-    complete = splits.complete(TASK, parts, test=0.5, validation=0.25, seed=1, key=KEY)
+    complete = splits.split_off_missing(TASK, parts, test=0.5, validation=0.25, seed=1, key=KEY)
     assert complete["test"] == parts["test"]
     assert {name: len(part) for name, part in complete.items()} == {"train": 6, "validation": 2, "test": 2}
 
 
-def test_splits_without_one_for_training_are_refused(tmp_path):
+def test_splits_without_train_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"^tasks.tiny.source.splits: no 'train' \(it has: test\)"):
         read(tmp_path, {"b.jsonl": balanced(2)}, splits={"test": "b.jsonl"})
 
@@ -73,7 +73,7 @@ def test_splits_without_one_for_training_are_refused(tmp_path):
         ({"text": "film", "label": 2}, f"{KEY}: rows.jsonl, line 2: label '2' is not in the source's `labels` (0, 1)"),
     ],
 )
-def test_a_bad_row_is_named_with_its_file(tmp_path, record, expected):
+def test_a_bad_row_is_reported_with_its_file_and_line(tmp_path, record, expected):
     good = {"text": "good", "label": 1}
     with pytest.raises(UserError) as raised:
         read(tmp_path, [good, record, good], labels={"negative": 0, "positive": 1})
@@ -90,7 +90,7 @@ def part(*rows: tuple[str, str], split: str) -> list[dict]:
     ]
 
 
-def test_duplicates_are_dropped_and_counted(capsys):
+def test_duplicates_are_dropped_and_logged(capsys):
     parts = {
         "train": part(
             ("a", "x"), ("b", "x"), ("a", "y"), ("c", "x"), ("d", "y"), ("a", "x"), ("f", "y"), split="train"
@@ -98,20 +98,22 @@ def test_duplicates_are_dropped_and_counted(capsys):
         "validation": part(("c", "x"), ("e", "y"), split="validation"),
         "test": part(("d", "x"), ("c", "y"), ("d", "x"), split="test"),
     }
-    kept = splits.without_duplicates(TASK, parts, {"hard": part(("f", "x"), split="hard")})
-    assert {name: texts(rows) for name, rows in kept.items()} == {
+    unique = splits.drop_duplicates(TASK, parts, {"hard": part(("f", "x"), split="hard")})
+    assert {name: texts(rows) for name, rows in unique.items()} == {
         "train": ["a", "b"],
         "validation": ["e"],
         "test": ["d", "c", "d"],
     }
-    assert list(kept) == ["train", "validation", "test"]
-    assert kept["train"][0]["label"] == "x"
+    assert list(unique) == ["train", "validation", "test"]
+    assert unique["train"][0]["label"] == "x"
     assert sorted(capsys.readouterr().out.splitlines()) == [
-        "train: 1 rows dropped whose text stands in hard, 1 of them with another answer there: train, line 6",
-        "train: 2 rows dropped whose text comes before, 1 of them with another answer there: train, line 2",
-        "train: 2 rows dropped whose text stands in test, 2 of them with another answer there: train, line 3; train,"
-        " line 4",
-        "validation: 1 rows dropped whose text stands in test, 1 of them with another answer there: validation, line 0",
+        "train: 1 duplicate rows dropped: their text is also in hard; 1 of them have another label there: train,"
+        " line 6",
+        "train: 2 duplicate rows dropped: their text is also in test; 2 of them have another label there: train,"
+        " line 3; train, line 4",
+        "train: 2 duplicate rows dropped: their text occurs earlier; 1 of them have another label there: train, line 2",
+        "validation: 1 duplicate rows dropped: their text is also in test; 1 of them have another label there:"
+        " validation, line 0",
     ]
 
 
@@ -120,12 +122,12 @@ named = st.lists(st.tuples(st.sampled_from("abcdefgh"), st.sampled_from("xy")))
 
 @settings(deadline=None)
 @given(named, named, named)
-def test_no_text_of_training_stands_twice_or_is_tested_and_none_is_lost(train, validation, test):
+def test_after_deduplication_train_and_validation_share_no_text_and_no_text_is_lost(train, validation, test):
     given_parts = {"train": train, "validation": validation, "test": test}
     parts = {name: part(*rows, split=name) for name, rows in given_parts.items()}
-    kept = splits.without_duplicates(TASK, parts, {})
-    assert kept["test"] == parts["test"]
-    seen = [*texts(kept["train"]), *texts(kept["validation"]), *set(texts(kept["test"]))]
+    unique = splits.drop_duplicates(TASK, parts, {})
+    assert unique["test"] == parts["test"]
+    seen = [*texts(unique["train"]), *texts(unique["validation"]), *set(texts(unique["test"]))]
     assert sorted(seen) == sorted({text for rows in given_parts.values() for text, _ in rows})
 
 
@@ -134,9 +136,9 @@ def test_no_text_of_training_stands_twice_or_is_tested_and_none_is_lost(train, v
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(15, 60), min_size=2, max_size=4), st.sampled_from([0.1, 0.2, 0.3]), st.integers(0, 99))
-def test_each_class_has_its_share_of_every_split(counts, test, seed):
+def test_splits_are_stratified_by_class(counts, test, seed):
     labels = [f"class {number}" for number, count in enumerate(counts) for _ in range(count)]
-    parts = splits.complete(TASK, {"train": rows_of(labels)}, test, 0.2, seed, KEY)
+    parts = splits.split_off_missing(TASK, {"train": rows_of(labels)}, test, 0.2, seed, KEY)
     assert {name: len(rows) for name, rows in parts.items()} == {
         "train": len(labels) - round(test * len(labels)) - round(0.2 * len(labels)),
         "validation": round(0.2 * len(labels)),
@@ -149,14 +151,16 @@ def test_each_class_has_its_share_of_every_split(counts, test, seed):
             assert abs(count - share * labels.count(label)) < 2
 
 
-def test_the_split_is_fixed_by_its_seed():
-    one, again, other = (splits.complete(TASK, {"train": balanced(60)}, 0.2, 0.1, seed, KEY) for seed in (1, 1, 2))
+def test_the_seed_determines_the_split():
+    one, again, other = (
+        splits.split_off_missing(TASK, {"train": balanced(60)}, 0.2, 0.1, seed, KEY) for seed in (1, 1, 2)
+    )
     assert one == again
     assert one["test"] != other["test"] and one["validation"] != other["validation"]
 
 
 def test_rows_keep_the_order_of_the_source():
-    for rows in splits.complete(TASK, {"train": balanced(60)}, 0.2, 0.1, 1, KEY).values():
+    for rows in splits.split_off_missing(TASK, {"train": balanced(60)}, 0.2, 0.1, 1, KEY).values():
         numbers = [int(row["id"].removeprefix("train-")) for row in rows]
         assert numbers == sorted(numbers)
 
@@ -173,9 +177,9 @@ def test_rows_keep_the_order_of_the_source():
         ("xy" * 10, 0.5, 0.5, r"prepare.test \+ prepare.validation = 1.0: nothing is left for train"),
     ],
 )
-def test_rows_that_cannot_be_split_are_refused_with_what_to_change(labels, test, validation, expected):
+def test_too_few_rows_for_a_split_are_refused_with_advice(labels, test, validation, expected):
     with pytest.raises(UserError, match=expected):
-        splits.complete(TASK, {"train": rows_of(list(labels))}, test, validation, 1, KEY)
+        splits.split_off_missing(TASK, {"train": rows_of(list(labels))}, test, validation, 1, KEY)
 
 
 # Labels.
@@ -184,11 +188,11 @@ def test_rows_that_cannot_be_split_are_refused_with_what_to_change(labels, test,
 @pytest.mark.parametrize(
     ("given_splits", "advice"),
     [
-        ({"train": "a", "test": "b"}, "correct them, bring other rows with them into train"),
-        (None, "bring more rows with them, or change prepa"),
+        ({"train": "a", "test": "b"}, "correct the labels, add rows with them to train"),
+        (None, "bring more rows with these labels, or change prepare.seed"),
     ],
 )
-def test_a_label_that_training_never_shows_is_refused_with_what_to_change(given_splits, advice):
+def test_a_label_that_is_not_in_train_is_refused_with_advice(given_splits, advice):
     parts = {"train": rows_of(["good", "bad"]), "test": rows_of(["bad", "odd"])}
     source = Source(location="x", splits=given_splits)
     for number, row in enumerate(parts["test"]):
@@ -203,10 +207,10 @@ def test_a_label_that_training_never_shows_is_refused_with_what_to_change(given_
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(1, 9), min_size=20, max_size=40), st.integers(0, 99))
-def test_a_group_stands_on_one_side_alone(sizes, seed):
+def test_a_group_is_never_divided_between_splits(sizes, seed):
     groups = [f"film {number}" for number, size in enumerate(sizes) for _ in range(size)]
     rows = [{**row, "group": group} for row, group in zip(balanced(len(groups)), groups, strict=True)]
-    parts = splits.complete(TASK, {"train": rows}, 0.2, 0.1, seed, KEY)
+    parts = splits.split_off_missing(TASK, {"train": rows}, 0.2, 0.1, seed, KEY)
     group_of = {row["id"]: row["group"] for row in rows}
     sides = [{group_of[row["id"]] for row in part} for part in parts.values()]
     assert sum(len(side) for side in sides) == len(sizes)
@@ -214,37 +218,42 @@ def test_a_group_stands_on_one_side_alone(sizes, seed):
     assert all(sides)
 
 
-def test_the_column_that_groups_rows_is_read(tmp_path):
+def test_the_group_column_is_read(tmp_path):
     parts = read(tmp_path, [{"text": "film", "label": 1, "title": 7}], group="title")
     assert parts["train"] == [{"id": "train-0", "text": "film", "label": "1", "group": "7"}]
 
 
-def test_groups_that_stand_on_two_given_sides_are_told(capsys):
-    """Splits that the source gives stay as they are: who made them may have had reasons."""
+def test_groups_shared_by_given_splits_are_logged(capsys):
+    """Given splits are only reported, not changed: their authors may have had reasons."""
 
     def of(*groups: str) -> list[dict]:
         return [{**row, "group": group} for row, group in zip(balanced(len(groups)), groups, strict=True)]
 
-    splits.say_shared_groups(TASK, {"train": of("a", "b", "c"), "validation": of("b", "c", "d"), "test": of("e")})
-    splits.say_shared_groups(TASK, {"train": balanced(4), "test": balanced(4)})
-    assert capsys.readouterr().out == ("validation: 2 of its 3 groups stand in train too: its scores may flatter\n")
+    splits.log_shared_groups(TASK, {"train": of("a", "b", "c"), "validation": of("b", "c", "d"), "test": of("e")})
+    splits.log_shared_groups(TASK, {"train": balanced(4), "test": balanced(4)})
+    assert capsys.readouterr().out == (
+        "validation: 2 of its 3 groups are also in train: scores on it may be too high\n"
+    )
 
 
 def test_too_few_groups_are_refused():
     rows = [{**row, "group": "one film"} for row in balanced(40)]
-    with pytest.raises(UserError, match="1 groups in 40 rows, the largest of 40: they make up no 8 rows for test"):
-        splits.complete(TASK, {"train": rows}, 0.2, 0.1, 1, KEY)
+    with pytest.raises(
+        UserError,
+        match="1 groups in 40 rows, the largest of 40: no choice of whole groups has about 8 rows for test",
+    ):
+        splits.split_off_missing(TASK, {"train": rows}, 0.2, 0.1, 1, KEY)
 
 
-def test_a_split_by_group_has_its_share_of_the_rows_not_of_the_groups():
+def test_the_share_of_a_split_by_group_counts_rows_not_groups():
     groups = ["one film"] * 91 + [f"film {number}" for number in range(39)]
     rows = [{**row, "group": group} for row, group in zip(balanced(130), groups, strict=True)]
-    parts = splits.complete(TASK, {"train": rows}, 0.2, 0.1, 1, KEY)
+    parts = splits.split_off_missing(TASK, {"train": rows}, 0.2, 0.1, 1, KEY)
     assert [len(parts[name]) for name in ("train", "validation", "test")] == [91, 13, 26]
 
 
 @pytest.mark.parametrize("value", [None, "", float("nan")])
-def test_a_row_without_its_group_is_named(tmp_path, value):
+def test_a_row_without_a_group_is_reported_with_its_line(tmp_path, value):
     with pytest.raises(UserError, match="rows.jsonl, line 1: column 'film': no group"):
         read(tmp_path, [{"text": "a film", "label": 1, "film": value}], group="film")
 
@@ -257,28 +266,28 @@ def unlabelled(tmp_path, texts, parts):
     wanted = tiny.task_settings().model_copy(
         update={"unlabelled": Text(location=str(tmp_path / "text.jsonl"), limit=100)}
     )
-    return splits.unlabelled(TASK, wanted, parts, 1, "tasks.tiny.unlabelled")
+    return splits.read_unlabelled(TASK, wanted, parts, 1, "tasks.tiny.unlabelled")
 
 
-def test_unlabelled_texts_that_stand_in_a_split_are_dropped_and_counted(tmp_path, capsys):
+def test_unlabelled_texts_that_are_also_in_a_split_are_dropped_and_logged(tmp_path, capsys):
     parts = {name: part((name, "x"), split=name) for name in ("train", "validation", "test")}
     rows = unlabelled(tmp_path, ["one", "test", "train", "validation", "Test"], parts)
     assert [row["id"] for row in rows] == ["unlabelled-0", "unlabelled-1"]
     assert {row["text"] for row in rows} == {"one", "Test"}
-    assert capsys.readouterr().out.startswith("unlabelled: 3 texts dropped")
+    assert capsys.readouterr().out.startswith("unlabelled: 3 duplicate rows dropped")
 
 
-def test_nothing_is_said_where_no_unlabelled_text_is_dropped(tmp_path, capsys):
+def test_nothing_is_logged_if_no_unlabelled_text_is_dropped(tmp_path, capsys):
     assert len(unlabelled(tmp_path, ["one", "two"], {"train": rows_of(["x"])})) == 2
     assert capsys.readouterr().out == ""
 
 
-def test_a_task_without_unlabelled_text_has_no_such_rows():
-    assert splits.unlabelled(TASK, tiny.task_settings(), {"train": []}, 1, "key") == []
+def test_a_task_without_unlabelled_text_has_no_unlabelled_rows():
+    assert splits.read_unlabelled(TASK, tiny.task_settings(), {"train": []}, 1, "key") == []
 
 
-def test_unlabelled_rows_of_a_pair_task_are_pairs_too(tmp_path):
+def test_unlabelled_rows_of_a_pair_task_must_be_pairs(tmp_path):
     text = Text(location=str(tmp_path / "text.jsonl"), limit=9)
     wanted = tiny.task_settings().model_copy(update={"source": Source(location="x", pair="other"), "unlabelled": text})
-    with pytest.raises(UserError, match="^key.pair: the task's rows and its unlabelled ones must both be pairs"):
-        splits.unlabelled(TASK, wanted, {"train": []}, 1, "key")
+    with pytest.raises(UserError, match="^key.pair: either both or none of the task's labelled and unlabelled rows"):
+        splits.read_unlabelled(TASK, wanted, {"train": []}, 1, "key")

@@ -9,7 +9,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.settings import Source
-from pipeline.tinybert.data.records import checked
+from pipeline.tinybert.data.records import parse_records
 
 NAMES = ["funny", "long", "sad"]
 TASK = tiny.task(NAMES, "micro_f1", kind="multi_label")
@@ -21,7 +21,7 @@ def labelled(sets) -> list[dict]:
 
 def read(*records, **source) -> list[list[str]]:
     numbered = [(f"rows.csv, line {number}", {"text": "a film", **record}) for number, record in enumerate(records, 2)]
-    rows = checked(TASK, numbered, Source(location="x", **source), "tasks.tiny.source")
+    rows = parse_records(TASK, numbered, Source(location="x", **source), "tasks.tiny.source")
     return [row["label"] for row in rows]
 
 

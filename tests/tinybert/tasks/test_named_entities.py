@@ -12,7 +12,7 @@ from transformers import BertForTokenClassification, pipeline
 
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.settings import Source, Text
-from pipeline.tinybert.data.records import BadRecordError, checked
+from pipeline.tinybert.data.records import BadRecordError, parse_records
 from pipeline.tinybert.tasks.named_entities import spans_of, to_iob2
 
 TYPES = ["cast", "film"]
@@ -29,7 +29,7 @@ ROW = {
 def read(*records, labelled=True, **source):
     numbered = [(f"rows.conll, sentence at line {number}", record) for number, record in enumerate(records, 1)]
     settings = Source(location="x", **source) if labelled else Text(location="x", limit=9, **source)
-    return checked(TASK, numbered, settings, KEY, labelled)
+    return parse_records(TASK, numbered, settings, KEY, labelled)
 
 
 # Rows and schemes.

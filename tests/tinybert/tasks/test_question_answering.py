@@ -12,7 +12,7 @@ from transformers import BertForQuestionAnswering
 
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.settings import Source, Text
-from pipeline.tinybert.data.records import checked
+from pipeline.tinybert.data.records import parse_records
 from pipeline.tinybert.tasks.question_answering import exact_match, f1, normalised
 
 KEY = "tasks.tiny.source"
@@ -36,7 +36,7 @@ def record(*answers: tuple[str, int], passage: str = PASSAGE) -> dict:
 def read(*records, task=TASK, labelled=True, **source):
     numbered = [(f"rows.json, question {number}", record) for number, record in enumerate(records, 1)]
     settings = Source(location="x", **source) if labelled else Text(location="x", limit=9, **source)
-    return checked(task, numbered, settings, KEY, labelled)
+    return parse_records(task, numbered, settings, KEY, labelled)
 
 
 # Rows.

@@ -8,7 +8,7 @@ from scipy.stats import pearsonr, spearmanr
 
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.settings import Source
-from pipeline.tinybert.data.records import checked
+from pipeline.tinybert.data.records import parse_records
 
 TASK = tiny.task(["score"], "pearson_spearman", kind="regression")
 
@@ -19,7 +19,7 @@ def scored(values) -> list[dict]:
 
 def read(*records, **source):
     numbered = [(f"rows.csv, line {number}", record) for number, record in enumerate(records, 2)]
-    return checked(TASK, numbered, Source(location="x", label="score", **source), "tasks.tiny.source")
+    return parse_records(TASK, numbered, Source(location="x", label="score", **source), "tasks.tiny.source")
 
 
 def test_numbers_are_read_in_every_notation():

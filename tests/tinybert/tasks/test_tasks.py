@@ -55,7 +55,7 @@ def test_an_option_of_another_kind_is_refused():
 )
 def test_a_source_setting_that_the_kind_does_not_read_is_refused(kind, metric, setting):
     source = Source(location="x", **setting)
-    with pytest.raises(UserError, match=f"^key.{next(iter(setting))}: no setting of this kind of task, which reads"):
+    with pytest.raises(UserError, match=f"^key.{next(iter(setting))}: this kind of task reads only"):
         check_source(tiny.task([], metric, kind=kind), source, "key")
 
 
@@ -70,7 +70,7 @@ def test_only_multi_label_accepts_several_label_columns(kind, metric):
 @pytest.mark.parametrize("kind", ["named_entities", "question_answering"])
 def test_submissions_are_refused_for_kinds_without_a_submission_format(kind):
     source = Source(location="x", submissions={"a.tsv": "test"})
-    with pytest.raises(UserError, match="^key.submissions: this kind of task has no such files"):
+    with pytest.raises(UserError, match="^key.submissions: this kind of task has no submission files"):
         check_source(tiny.task([], "f1", kind=kind), source, "key")
 
 

@@ -13,7 +13,7 @@ from transformers import BertForSequenceClassification, pipeline
 
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.settings import Source
-from pipeline.tinybert.data.records import checked
+from pipeline.tinybert.data.records import parse_records
 
 THREE = ["a", "b", "c"]
 TOKENIZER = tiny.tokenizer()
@@ -21,7 +21,7 @@ TOKENIZER = tiny.tokenizer()
 
 def read(*records, **source):
     numbered = [(f"rows.csv, line {number}", record) for number, record in enumerate(records, 1)]
-    return checked(tiny.task([]), numbered, Source(location="x", **source), "tasks.tiny.source")
+    return parse_records(tiny.task([]), numbered, Source(location="x", **source), "tasks.tiny.source")
 
 
 def labelled(labels) -> list[dict]:
