@@ -1,4 +1,4 @@
-"""The folder to ship: the student as PyTorch and as ONNX, its tokenizer, and a model card made of what was measured."""
+"""Assemble the release folder: the student for PyTorch and ONNX, its tokenizer, and a model card with its results."""
 
 import json
 import shutil
@@ -11,33 +11,33 @@ from pipeline.tinybert.core.output import output, write_csv
 from pipeline.tinybert.models import checkpoints
 from pipeline.tinybert.release import model_card
 
-MEASURED = ("scores", "export", "benchmark")
-INPUTS = ("train", "validation", "test")
+REPORTS = ("scores", "export", "benchmark")
+SPLITS = ("train", "validation", "test")
 
 
 def main(name: str) -> None:
     configuration = settings.load()
-    prepared, made = Path("data", name, "prepared"), Path("models", name)
+    prepared, models = Path("data", name, "prepared"), Path("models", name)
     task = tasks.load(prepared / "task.json", configuration.task(name), name)
-    facts = {file: json.loads(Path("metrics", name, f"{file}.json").read_text(encoding="utf-8")) for file in MEASURED}
+    facts = {file: json.loads(Path("metrics", name, f"{file}.json").read_text(encoding="utf-8")) for file in REPORTS}
     files = [
-        *(prepared / f"{part}.jsonl" for part in INPUTS),
-        *(made / "onnx" / file for file in checkpoints.FILES.values()),
+        *(prepared / f"{part}.jsonl" for part in SPLITS),
+        *(models / "onnx" / file for file in checkpoints.FILES.values()),
     ]
 
-    with output(made / "release") as out:
+    with output(models / "release") as out:
         (out / "onnx").mkdir()
-        for file in sorted((made / "onnx").iterdir()):
+        for file in sorted((models / "onnx").iterdir()):
             shutil.copyfile(file, out / ("onnx" if file.suffix == ".onnx" else "") / file.name)
         model_card.of(task, name, configuration, configuration.numerics, facts, files).save(out / "README.md")
         size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     with output(Path("metrics", name, "package")) as out:
         write_csv(out / "score.csv", ["model", "milliseconds", "score"], scores_and_times(task.metric, facts))
-    log(f"models/{name}/release: {size / 1e6:.1f} MB, its card README.md")
+    log(f"models/{name}/release: {size / 1e6:.1f} MB; the model card is its README.md")
 
 
 def scores_and_times(metric: str, facts: dict[str, dict]) -> list[tuple[str, float, float]]:
-    """Of each model that has a score on test, the milliseconds that it takes to answer, and the score."""
+    """(model, p50 in milliseconds, score on test) of the teacher in PyTorch and of each format of the student."""
     scores = {("teacher", "pytorch"): facts["scores"]["teacher"]}
     scores |= {("student", form): facts["export"][form] for form in checkpoints.FILES}
     return [

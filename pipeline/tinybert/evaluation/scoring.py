@@ -1,6 +1,4 @@
-"""What `evaluate` reports: every metric of each model with an interval, its calibration and its scores by
-length; retention and agreement.
-"""
+"""Scores for `evaluate`: metrics with bootstrap intervals, calibration, scores by text length, retention, agreement."""
 
 from collections.abc import Iterator
 from itertools import product
@@ -14,7 +12,7 @@ from pipeline.tinybert.tasks import Task
 DIGITS = 4
 BINS = 10
 
-Bin = tuple[float, float, int]  # of a reliability curve: mean of what is said, mean of what is found, count
+Bin = tuple[float, float, int]  # of a reliability curve: mean confidence, accuracy, count; see `reliability`
 
 
 def report(
@@ -26,75 +24,80 @@ def report(
     curves: dict[str, list[Bin]],
     thresholds: dict[str, float] | None = None,
 ) -> dict[str, dict | float | None]:
-    """Scores of each model, and of the student beside the teacher.
+    """Scores of each model, and a comparison of student and teacher.
 
-    curves: the reliability curve of each model.
-    thresholds: those that the predictions of each model went through, to stand beside its scores.
-    retention: the main metric, student over teacher; None where the teacher is no better than the trivial predictor.
-    agreement: the share of rows of which both say the same.
+    predictions: model → a prediction for each row, after the threshold if the task needs one.
+    trivial: the predictions of the trivial predictor.
+    curves: model → its reliability curve.
+    thresholds: model → its threshold, copied to its scores.
+
+    In the result, ``retention`` is the student's main metric divided by the teacher's, None if the teacher is not
+    better than the trivial predictor; ``agreement`` is the share of rows where student and teacher predict the same.
     """
     scores: dict = {}
-    for name, said in predictions.items():
-        low, high = interval(task, rows, said, settings)
-        scores[name] = {**task.score(rows, said), "low": low, "high": high}
+    for name, predicted in predictions.items():
+        low, high = interval(task, rows, predicted, settings)
+        scores[name] = {**task.score(rows, predicted), "low": low, "high": high}
         if task.says_probabilities:
             scores[name]["calibration_error"] = calibration_error(curves[name])
         if thresholds:
             scores[name]["threshold"] = thresholds[name]
     teacher, student = (scores[name][task.metric] for name in ("teacher", "student"))
-    beaten = teacher > task.score(rows, trivial)[task.metric]
-    scores["retention"] = student / teacher if beaten else None
+    above_trivial = teacher > task.score(rows, trivial)[task.metric]
+    scores["retention"] = student / teacher if above_trivial else None
     triples = zip(rows, predictions["teacher"], predictions["student"], strict=True)
     scores["agreement"] = float(np.mean([task.agree(*triple) for triple in triples]))
     return _rounded(scores)
 
 
 def scores_of(task: Task, rows: list[Row], predictions: dict[str, list]) -> dict[str, dict]:
-    """Every metric of each model on further rows."""
-    return _rounded({name: task.score(rows, said) for name, said in predictions.items()})
+    """Model → every metric of its predictions for ``rows``, rounded."""
+    return _rounded({name: task.score(rows, predicted) for name, predicted in predictions.items()})
 
 
 def interval(task: Task, rows: list[Row], predictions: list, settings: Evaluate) -> tuple[float, float]:
-    """Bootstrap 95 % interval of the main metric: the 2.5th and 97.5th percentile over resampled rows."""
+    """Bootstrap 95 % interval of the main metric: its 2.5th and 97.5th percentiles over resamples of the rows."""
     draw = np.random.default_rng(settings.seed)
     score = task.scorer(rows, predictions)
-    found = [score(draw.integers(len(rows), size=len(rows)))[task.metric] for _ in range(settings.resamples)]
-    low, high = np.percentile(found, [2.5, 97.5])
+    resampled = [score(draw.integers(len(rows), size=len(rows)))[task.metric] for _ in range(settings.resamples)]
+    low, high = np.percentile(resampled, [2.5, 97.5])
     return float(low), float(high)
 
 
-def reliability(said: np.ndarray, found: np.ndarray) -> list[Bin]:
-    """The reliability curve of what ``Task.calibration`` gives, (N,) each: up to ten bins by what is said, of equal
-    counts but that equal numbers stay together.
+def reliability(confidence: np.ndarray, correct: np.ndarray) -> list[Bin]:
+    """The reliability curve of the two arrays (N,) that ``Task.calibration`` returns.
+
+    It has up to ten bins, sorted by confidence and of equal counts, except that equal confidences share a bin. For
+    regression, ``confidence`` holds the predicted numbers and ``correct`` the labels.
     """
-    _, rank, counts = np.unique(said, return_inverse=True, return_counts=True)
-    smaller = np.cumsum(counts) - counts  # how many are below each of the different numbers
-    bins = (smaller * BINS // len(said))[rank]
+    _, rank, counts = np.unique(confidence, return_inverse=True, return_counts=True)
+    smaller = np.cumsum(counts) - counts  # for each distinct confidence, how many are smaller
+    bins = (smaller * BINS // len(confidence))[rank]
     members = (bins == number for number in np.unique(bins))
-    return [(float(said[inside].mean()), float(found[inside].mean()), int(inside.sum())) for inside in members]
+    return [(float(confidence[member].mean()), float(correct[member].mean()), int(member.sum())) for member in members]
 
 
 def calibration_error(curve: list[Bin]) -> float:
-    """The expected calibration error: how far what is said is from what is found, in the mean over all in the bins."""
-    said, found, counts = np.array(curve).T
-    return float(np.average(np.abs(said - found), weights=counts))
+    """Expected calibration error: the mean of |confidence - accuracy| over the bins, weighted by their counts."""
+    confidence, accuracy, counts = np.array(curve).T
+    return float(np.average(np.abs(confidence - accuracy), weights=counts))
 
 
 def by_length(task: Task, rows: list[Row], predictions: dict[str, list]) -> Iterator[tuple[str, str, str, float, int]]:
-    """(model, metric, class of lengths, score, count) for each class that occurs, the shortest first."""
+    """Yield (model, metric, class of lengths, score, number of rows), the shortest class first."""
     lengths = [task.length(row) for row in rows]
     members: dict[str, list[int]] = {}
     for number in np.argsort(lengths, kind="stable"):
         members.setdefault(_length_class(lengths[number]), []).append(number)
-    for name, said in predictions.items():
-        score = task.scorer(rows, said)
+    for name, predicted in predictions.items():
+        score = task.scorer(rows, predicted)
         scores = {length: score(np.array(numbers)) for length, numbers in members.items()}
         for metric, length in product(task.metrics_by_length, members):
             yield name, metric, length, round(scores[length][metric], DIGITS), len(members[length])
 
 
 def _length_class(length: int) -> str:
-    """none, 1, 2-3, 4-7, 8-15, …: classes that begin at powers of two."""
+    """The length's class: none, 1, 2-3, 4-7, 8-15, … (each begins at a power of two)."""
     if length < 2:
         return ("none", "1")[length]
     shortest = 1 << length.bit_length() - 1
@@ -102,6 +105,7 @@ def _length_class(length: int) -> str:
 
 
 def summary(task: Task, scores: dict) -> str:
+    """One line for the log."""
     parts = [f"{name} {scores[name][task.metric]:.4f}" for name in ("teacher", "student", "student_alone")]
     retention = "undefined" if scores["retention"] is None else f"{scores['retention']:.4f}"
     return f"{task.metric} on test: {', '.join(parts)}; retention {retention}, agreement {scores['agreement']:.4f}"

@@ -1,5 +1,6 @@
-"""How long models take to answer, measured side by side: all in turn, again and again, so that none has a quiet moment
-of the machine for itself.
+"""Latency of models, measured side by side.
+
+The models run in turn, round after round, so that a busy or quiet moment of the machine affects all of them alike.
 """
 
 from __future__ import annotations
@@ -19,72 +20,73 @@ from tqdm import tqdm
 
 from pipeline.tinybert.release import onnx_model
 
-WARM_UP = 3
+WARM_UP = 3  # rounds that are not measured
 Inputs = dict[str, Tensor]
-Answer = Callable[[Inputs], object]
+Run = Callable[[Inputs], object]
 
 
 def random_inputs(tokenizer, batch_size: int, length: int) -> Inputs:
-    """Word-pieces drawn at random: what a model computes depends on their number alone."""
+    """Random word-pieces (B, S): latency depends on their number, not on which they are."""
     ids = torch.randint(len(tokenizer), (batch_size, length), generator=torch.Generator().manual_seed(0))
     known = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
     return {name: known[name] for name in tokenizer.model_input_names}
 
 
-def of_pytorch(model: nn.Module, threads: int) -> Answer:
-    """As the library runs a model on the CPU."""
+def of_pytorch(model: nn.Module, threads: int) -> Run:
+    """A function that runs the model in PyTorch on so many threads."""
     model.eval()
 
-    def answer(inputs: Inputs) -> object:
+    def run(inputs: Inputs) -> object:
         torch.set_num_threads(threads)
         with torch.inference_mode():
             return model(**inputs)
 
-    return answer
+    return run
 
 
-def of_onnx(path: Path, threads: int) -> Answer:
-    running = onnx_model.session(path, threads)
-    names = [taken.name for taken in running.get_inputs()]
-    return lambda inputs: running.run(None, {name: inputs[name].numpy() for name in names})
+def of_onnx(path: Path, threads: int) -> Run:
+    """A function that runs an ONNX file in onnxruntime on so many threads."""
+    session = onnx_model.session(path, threads)
+    names = [argument.name for argument in session.get_inputs()]
+    return lambda inputs: session.run(None, {name: inputs[name].numpy() for name in names})
 
 
-def measured(answers: dict[str, Answer], inputs: Inputs, runs: int, what: str) -> dict[str, dict[str, float]]:
-    """Of each, the median and the 95th percentile of its times for ``inputs``, in milliseconds."""
-    before, names, seconds = torch.get_num_threads(), list(answers), {name: [] for name in answers}
+def measured(models: dict[str, Run], inputs: Inputs, runs: int, title: str) -> dict[str, dict[str, float]]:
+    """Model → p50 and p95 of ``runs`` runs on ``inputs``, in milliseconds. ``title``: of the progress bar."""
+    before, names, seconds = torch.get_num_threads(), list(models), {name: [] for name in models}
     try:
-        for number in tqdm(range(WARM_UP + runs), desc=what, unit="round"):
+        for number in tqdm(range(WARM_UP + runs), desc=title, unit="round"):
             turn = number % len(names)
-            for name in names[turn:] + names[:turn]:  # no model is always the next after the same other
+            for name in names[turn:] + names[:turn]:  # so that a model does not always follow the same other one
                 start = time.perf_counter()
-                answers[name](inputs)
+                models[name](inputs)
                 if number >= WARM_UP:
                     seconds[name].append(time.perf_counter() - start)
     finally:
         torch.set_num_threads(before)
-    found = {name: np.percentile(times, [50, 95]) * 1000 for name, times in seconds.items()}
-    return {name: {"p50": float(middle), "p95": float(high)} for name, (middle, high) in found.items()}
+    percentiles = {name: np.percentile(times, [50, 95]) * 1000 for name, times in seconds.items()}
+    return {name: {"p50": float(p50), "p95": float(p95)} for name, (p50, p95) in percentiles.items()}
 
 
 def operations(model: nn.Module, inputs: Inputs) -> int:
-    """Floating-point operations of a forward, two for each multiplication, as torch counts them."""
-    attends_by = model.config._attn_implementation
-    model.set_attn_implementation("eager")  # whose products torch counts on every device
+    """Floating-point operations of a forward, counted by torch: two for each multiply-add."""
+    implementation = model.config._attn_implementation
+    model.set_attn_implementation("eager")  # torch counts its operations on every device, unlike those of a kernel
     try:
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             model.eval()(**inputs)
     finally:
-        model.set_attn_implementation(attends_by)
+        model.set_attn_implementation(implementation)
     return counter.get_total_flops()
 
 
 def cores() -> int:
-    """Those that this process may use."""
+    """The number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def machine() -> dict[str, str | int]:
-    """What the times are of."""
+    """Processor and library versions, for the report."""
     return {
         "processor": _processor(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
@@ -95,8 +97,8 @@ def machine() -> dict[str, str | int]:
 
 
 def _processor() -> str:
-    """The processor's name, which on Linux the library does not know."""
-    known = Path("/proc/cpuinfo")
-    lines = known.read_text(encoding="utf-8").splitlines() if known.exists() else []
+    """The processor's name. On Linux ``platform.processor`` does not know it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()

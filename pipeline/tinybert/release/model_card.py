@@ -1,4 +1,4 @@
-"""The model card of a student, as the hub reads it: every number in it is one that a stage has measured."""
+"""The student's model card, in the hub's format. Every number in it was measured by a stage."""
 
 import hashlib
 import io
@@ -12,7 +12,11 @@ from pipeline.tinybert.core.settings import STAGES_A_TASK_MAY_CHANGE, Numerics, 
 from pipeline.tinybert.models import checkpoints
 from pipeline.tinybert.tasks import Task
 
-MODELS = {"teacher": "teacher", "student": "**student**", "student_alone": "student alone, on the labels"}
+MODELS = {
+    "teacher": "teacher",
+    "student": "**student**",
+    "student_alone": "student fine-tuned without distillation (baseline)",
+}
 NOT_STATED = "not stated"
 FORMATS = {"pytorch": "PyTorch", "onnx": "ONNX", "int8": "ONNX, int8"}
 
@@ -20,7 +24,11 @@ FORMATS = {"pytorch": "PyTorch", "onnx": "ONNX", "int8": "ONNX, int8"}
 def of(
     task: Task, name: str, configuration: Settings, numerics: Numerics, facts: dict[str, dict], files: list[Path]
 ) -> ModelCard:
-    """facts: scores, export and benchmark, as their stages report them. files: those to be told by their hashes."""
+    """The card of task ``name``.
+
+    facts: the contents of scores.json, export.json and benchmark.json, under these names.
+    files: listed in the card with their hashes.
+    """
     recipe = configuration.quietly("package", name)
     data = ModelCardData(
         language=recipe.language,
@@ -33,89 +41,102 @@ def of(
         eval_results=[result(task, configuration.task(name).source, name, facts["export"])],
     )
     sections = {
-        "Use": used(task),
-        f"Scores on test ({task.metric})": scores(task, facts["scores"], facts["export"]),
-        "Size and speed": speed(facts["benchmark"]),
-        "What it was made of": made_of(name, configuration),
+        "Use": usage(task),
+        f"Scores on test ({task.metric})": score_table(task, facts["scores"], facts["export"]),
+        "Size and latency": latency_table(facts["benchmark"]),
+        "Sources and licences": source_table(name, configuration),
         "Parameters": parameters(name, configuration, numerics),
         "Files": table(["file", "SHA-256"], [[path.as_posix(), f"`{sha256(path)}`"] for path in files]),
     }
     text = "\n\n".join(f"## {title}\n\n{content}" for title, content in sections.items())
-    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n# {name}\n\n{described(name, facts)}\n\n{text}\n")
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n# {name}\n\n{description(name, facts)}\n\n{text}\n")
 
 
 def result(task: Task, source: Source, name: str, export: dict) -> EvalResult:
-    """The score of what is shipped; on a split of the hub's only where it is one."""
-    where, _, revision = source.location.removeprefix("hub:").partition("@")
+    """The released model's score, as the hub shows it. A dataset of the hub is named only if the rows came from it."""
+    dataset, _, revision = source.location.removeprefix("hub:").partition("@")
     data = {"dataset_type": name, "dataset_name": f"{name}, test split of this pipeline"}
     if source.location.startswith("hub:"):
-        data = {"dataset_type": where, "dataset_name": where, "dataset_config": source.config}
+        data = {"dataset_type": dataset, "dataset_name": dataset, "dataset_config": source.config}
         data |= {"dataset_revision": revision or None, "dataset_split": (source.splits or {}).get("test")}
     score = export["pytorch"][task.metric]
     return EvalResult(task_type=task.pipeline_tag, metric_type=task.metric, metric_value=score, **data)
 
 
-def described(name: str, facts: dict[str, dict]) -> str:
+def description(name: str, facts: dict[str, dict]) -> str:
+    """Shapes of student and teacher, how the student was distilled, and its retention."""
     shapes = {
         which: checkpoints.shape_of(AutoConfig.from_pretrained(Path("models", name, folder), local_files_only=True))
         for which, folder in {"teacher": "teacher", "student": "onnx"}.items()
     }
     teacher, student = (f"{shape.layers} layers of {shape.hidden}" for shape in shapes.values())
     retention = facts["scores"]["retention"]
-    kept = "" if retention is None else f" It keeps {100 * retention:.1f} % of the teacher's score on test."
+    retained = "" if retention is None else f" It retains {100 * retention:.1f} % of the teacher's score on test."
     return (
-        f"A small model ({student}, feed-forward {shapes['student'].feed_forward}) that was distilled from a larger one"
-        f" ({teacher}, feed-forward {shapes['teacher'].feed_forward}), fine-tuned for the same task, as"
-        f" [TinyBERT](https://arxiv.org/abs/1909.10351) is: first its embeddings, hidden states and attention scores,"
-        f" then its logits.{kept}"
+        f"A small model ({student}, feed-forward {shapes['student'].feed_forward}), distilled from a larger model"
+        f" ({teacher}, feed-forward {shapes['teacher'].feed_forward}) that was fine-tuned for the same task. The method"
+        " is [TinyBERT](https://arxiv.org/abs/1909.10351)'s: the student learned the teacher's embeddings, hidden"
+        f" states and attention scores first, then its logits.{retained}"
     )
 
 
-def used(task: Task) -> str:
+def usage(task: Task) -> str:
     head = task.head.__name__
     code = [
         f"from transformers import {head}, AutoTokenizer",
         f'model = {head}.from_pretrained(".")  # this folder',
         'tokenizer = AutoTokenizer.from_pretrained(".")',
     ]
-    return "\n".join(["```python", *code, "```", "", "`onnx/` has it for onnxruntime, whole and with weights in int8."])
+    return "\n".join(
+        [
+            "```python",
+            *code,
+            "```",
+            "",
+            "`onnx/` contains the same model for onnxruntime, in float32 and quantized to int8.",
+        ]
+    )
 
 
-def scores(task: Task, found: dict, export: dict) -> str:
+def score_table(task: Task, scores: dict, export: dict) -> str:
     lines = [
-        [title, f"{found[which][task.metric]:.4f}", f"{found[which]['low']:.4f} to {found[which]['high']:.4f}"]
+        [title, f"{scores[which][task.metric]:.4f}", f"{scores[which]['low']:.4f} to {scores[which]['high']:.4f}"]
         for which, title in MODELS.items()
     ]
-    shipped = "shipped" if "whole_vocabulary" not in export else f"with {export['word_pieces']} word-pieces, as shipped"
+    trimmed = f", vocabulary of {export['word_pieces']} word-pieces" if "whole_vocabulary" in export else ""
     lines += [
-        [f"student, {shipped}, {title}", f"{export[form][task.metric]:.4f}", ""] for form, title in FORMATS.items()
+        [f"released student, {title}{trimmed}", f"{export[form][task.metric]:.4f}", ""]
+        for form, title in FORMATS.items()
     ]
-    said = table(["model", task.metric, "95 % interval"], lines)
+    scored = table(["model", task.metric, "95 % interval"], lines)
     if export["threshold"] is None:
-        return said
-    return f"{said}\n\nNone is answered where its margin is above {export['threshold']}, the best on validation."
+        return scored
+    return (
+        f"{scored}\n\nThe model gives no answer if its margin (the score of no answer minus that of the best answer) is"
+        f" above {export['threshold']}, the best threshold on validation."
+    )
 
 
-def speed(found: dict) -> str:
+def latency_table(benchmark: dict) -> str:
     lines = [
-        [which, title, f"{found[which]['parameters'] / 1e6:.1f} M", *(str(found[which][form][key]) for key in
+        [which, title, f"{benchmark[which]['parameters'] / 1e6:.1f} M", *(str(benchmark[which][form][key]) for key in
          ("megabytes", "p50", "p95", "times_faster"))]
         for which in ("teacher", "student")
         for form, title in FORMATS.items()
     ]  # fmt: skip
-    machine = ", ".join(f"{name} {value}" for name, value in found["machine"].items())
-    columns = ["model", "as", "parameters", "MB", "p50, ms", "p95, ms", "times faster than the teacher in PyTorch"]
+    machine = ", ".join(f"{name} {value}" for name, value in benchmark["machine"].items())
+    columns = ["model", "format", "parameters", "MB", "p50, ms", "p95, ms", "times faster than the teacher in PyTorch"]
     return (
-        f"One text of {found['word_pieces']['median']} word-pieces, the median of test, on one thread, without the"
-        f" tokenizer ({machine}). The ONNX files compute of the last layer only what the head reads:\n\n"
+        f"One text of {benchmark['word_pieces']['median']} word-pieces (the median of test) on one thread, without"
+        f" tokenization ({machine}). The ONNX files compute only the part of the last layer that the head reads.\n\n"
         + table(columns, lines)
     )
 
 
-def made_of(name: str, configuration: Settings) -> str:
+def source_table(name: str, configuration: Settings) -> str:
     task, recipe = configuration.task(name), configuration.quietly("package", name)
     student, teacher = (configuration.quietly(stage, name) for stage in ("general_student", "finetune_teacher"))
-    used = {
+    sources = {
         "encoder": configuration.encoder.checkpoint,
         "teacher": teacher.checkpoint,
         "general_student": student.checkpoint if student.start == "checkpoint" else None,
@@ -124,12 +145,12 @@ def made_of(name: str, configuration: Settings) -> str:
         "word_vectors": configuration.word_vectors.location,
     }
     licenses = recipe.licenses.model_dump()
-    lines = [[what, place, licenses[what] or NOT_STATED] for what, place in used.items() if place]
-    return table(["what", "from", "licence"], lines)
+    lines = [[part, location, licenses[part] or NOT_STATED] for part, location in sources.items() if location]
+    return table(["part", "source", "licence"], lines)
 
 
 def parameters(name: str, configuration: Settings, numerics: Numerics) -> str:
-    """What the task was made with, as it would stand in params.yaml."""
+    """The task's effective settings, as a block of params.yaml."""
     groups = ("encoder", "word_vectors", "prepare")
     values = {**numerics.model_dump(), **{group: getattr(configuration, group).model_dump() for group in groups}}
     values |= {stage: configuration.quietly(stage, name).model_dump() for stage in STAGES_A_TASK_MAY_CHANGE}
@@ -140,6 +161,7 @@ def parameters(name: str, configuration: Settings, numerics: Numerics) -> str:
 
 
 def table(columns: list[str], lines: list[list[str]]) -> str:
+    """A table in Markdown."""
     return "\n".join(f"| {' | '.join(line)} |" for line in [columns, ["---"] * len(columns), *lines])
 
 

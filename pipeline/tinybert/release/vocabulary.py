@@ -1,4 +1,7 @@
-"""A smaller vocabulary for a finished model: the word-pieces that a task needs. Other words fall to shorter pieces."""
+"""Trim the vocabulary of a finished model to the word-pieces that a task needs.
+
+Words outside the trimmed vocabulary are split into shorter word-pieces.
+"""
 
 import copy
 import json
@@ -9,61 +12,70 @@ from torch import nn
 
 from pipeline.tinybert.core.errors import UserError
 
-CONTINUED = "##"
+CONTINUATION = "##"
 
 
 def needed(tokenizer, sequences: Iterable[list[int]], words: Iterable[str], key: str) -> list[int]:
-    """Ids, in order: of all that occurs in the encoded sequences and in the words, of tokens that were added, and of
-    the single characters of which other words can be spelled.
+    """The ids to keep, sorted.
 
-    Raises UserError, which names the setting ``key``, where the tokenizer is not one of word-pieces.
+    These are the ids in the encoded ``sequences``, those of ``words``, special and added tokens, and all single
+    characters, so that other words can be spelled. Raises UserError, which names the setting ``key``, if the tokenizer
+    is not a WordPiece tokenizer.
     """
     if _description(tokenizer)["model"]["type"] != "WordPiece":
-        raise UserError(f"{key}: only a vocabulary of word-pieces can be trimmed, this is {type(tokenizer).__name__}")
-    found = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
-    found |= {number for piece, number in tokenizer.get_vocab().items() if len(piece.removeprefix(CONTINUED)) == 1}
-    found.update(*sequences)
+        raise UserError(
+            f"{key}: only a WordPiece vocabulary can be trimmed, not that of {type(tokenizer).__name__}: leave it blank"
+        )
+    ids = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+    ids |= {number for piece, number in tokenizer.get_vocab().items() if len(piece.removeprefix(CONTINUATION)) == 1}
+    ids.update(*sequences)
     if words := list(words):
-        found.update(*tokenizer(words, add_special_tokens=False)["input_ids"])
-    return sorted(found)
+        ids.update(*tokenizer(words, add_special_tokens=False)["input_ids"])
+    return sorted(ids)
 
 
 def trim(model: nn.Module, tokenizer, kept: list[int]):
-    """Let ``model`` have the embeddings of these ids alone, in this order; the tokenizer that reads so."""
-    place = {number: index for index, number in enumerate(kept)}
-    padding = place[tokenizer.pad_token_id]
+    """Reduce the embeddings of ``model`` in place to the ids ``kept``, in this order; return the trimmed tokenizer."""
+    new_id = {number: index for index, number in enumerate(kept)}
+    padding = new_id[tokenizer.pad_token_id]
     embeddings = model.get_input_embeddings().weight.data[kept].clone()
     model.set_input_embeddings(nn.Embedding.from_pretrained(embeddings, freeze=False, padding_idx=padding))
     model.config.vocab_size, model.config.pad_token_id = len(kept), padding
 
-    described = _description(tokenizer)
-    pieces = described["model"]["vocab"]
-    described["model"]["vocab"] = {piece: place[number] for piece, number in pieces.items() if number in place}
-    for token in described["added_tokens"]:
-        token["id"] = place[token["id"]]
-    _renumber(described["post_processor"], place)
-    smaller = copy.deepcopy(tokenizer)
-    smaller._tokenizer = Tokenizer.from_str(json.dumps(described))
-    return smaller
+    description = _description(tokenizer)
+    pieces = description["model"]["vocab"]
+    description["model"]["vocab"] = {piece: new_id[number] for piece, number in pieces.items() if number in new_id}
+    for token in description["added_tokens"]:
+        token["id"] = new_id[token["id"]]
+    _renumber(description["post_processor"], new_id)
+    trimmed = copy.deepcopy(tokenizer)
+    trimmed._tokenizer = Tokenizer.from_str(json.dumps(description))
+    return trimmed
 
 
-def check(tokenizer, before: list[list[int]], smaller, after: list[list[int]], key: str) -> None:
-    """UserError where the smaller tokenizer has read texts of kept word-pieces otherwise."""
-    for ours, theirs in zip(after, before, strict=True):
-        if smaller.convert_ids_to_tokens(ours) != tokenizer.convert_ids_to_tokens(theirs):
+def check(tokenizer, before: list[list[int]], trimmed, after: list[list[int]], key: str) -> None:
+    """Raise UserError unless both tokenizers split the same texts into the same word-pieces.
+
+    before, after: the ids of the texts by ``tokenizer`` and by ``trimmed``.
+    """
+    for old_ids, new_ids in zip(before, after, strict=True):
+        if trimmed.convert_ids_to_tokens(new_ids) != tokenizer.convert_ids_to_tokens(old_ids):
             raise UserError(
-                f"{key}: {type(tokenizer).__name__} cannot be trimmed: what it reads of train changes: leave it blank"
+                f"{key}: {type(tokenizer).__name__} cannot be trimmed: it would split texts of train into other"
+                " word-pieces: leave it blank"
             )
 
 
 def _description(tokenizer) -> dict:
+    """The content of tokenizer.json."""
     return json.loads(tokenizer.backend_tokenizer.to_str())
 
 
-def _renumber(processor: dict | None, place: dict[int, int]) -> None:
-    """Of the tokens that are put around a text: as a template, or as BERT's own has them."""
-    for token in ((processor or {}).get("special_tokens") or {}).values():
-        token["ids"] = [place[number] for number in token["ids"]]
+def _renumber(post_processor: dict | None, new_id: dict[int, int]) -> None:
+    """Update the ids of [CLS] and [SEP], which a template or BERT's own post-processor adds to each text."""
+    processor = post_processor or {}
+    for token in (processor.get("special_tokens") or {}).values():
+        token["ids"] = [new_id[number] for number in token["ids"]]
     for name in ("sep", "cls"):
-        if name in (processor or {}):
-            processor[name] = [processor[name][0], place[processor[name][1]]]
+        if name in processor:
+            processor[name] = [processor[name][0], new_id[processor[name][1]]]

@@ -16,13 +16,13 @@ TEN = [{"id": f"test-{n}", "text": f"text {n}", "label": LABELS[n < 6]} for n in
 CURVES = {"teacher": [(0.9, 0.8, 10)], "student": [(0.6, 0.7, 1), (0.9, 0.5, 3)], "student_alone": [(1.0, 0.7, 10)]}
 
 
-def said(*wrong: int) -> list[str]:
-    """Predictions for ``TEN`` that are wrong on these rows."""
-    return [LABELS[(row["label"] == "positive") != (number in wrong)] for number, row in enumerate(TEN)]
+def wrong_on(*rows: int) -> list[str]:
+    """Predictions for ``TEN`` that are wrong on these rows, right on the others."""
+    return [LABELS[(row["label"] == "positive") != (number in rows)] for number, row in enumerate(TEN)]
 
 
 def report(task, teacher, student, student_alone=None, resamples=50, seed=1):
-    predictions = {"teacher": teacher, "student": student, "student_alone": student_alone or said()}
+    predictions = {"teacher": teacher, "student": student, "student_alone": student_alone or wrong_on()}
     settings = Evaluate(seed=seed, resamples=resamples)
     return scoring.report(task, TEN, predictions, ["positive"] * len(TEN), settings, CURVES)
 
@@ -33,46 +33,51 @@ def many(count: int, right: float) -> tuple[list[dict], list[str]]:
     return rows, [row["label"] if draw.random() < right else draw.choice(LABELS) for row in rows]
 
 
-def test_each_model_has_every_metric_and_an_interval_of_the_main_one(task):
-    scores = report(task, said(0), said(0, 9), said(0, 1, 2))
+def test_each_model_has_every_metric_and_an_interval_of_the_main_metric(task):
+    scores = report(task, wrong_on(0), wrong_on(0, 9), wrong_on(0, 1, 2))
     assert list(scores) == ["teacher", "student", "student_alone", "retention", "agreement"]
     for name, accuracy in [("teacher", 0.9), ("student", 0.8), ("student_alone", 0.7)]:
         assert set(scores[name]) == {"accuracy", "macro_f1", "mcc", "f1", "low", "high", "calibration_error"}
         assert scores[name]["accuracy"] == accuracy
         assert scores[name]["low"] < accuracy < scores[name]["high"]
-    # Wrong on rows 0 and 9: 5 of 6 positive ones and 3 of 4 negative ones right.
+    # Wrong on rows 0 and 9: 5 of 6 positive and 3 of 4 negative rows are right.
     assert scores["student"]["mcc"] == round((5 * 3 - 1 * 1) / (6 * 4 * 6 * 4) ** 0.5, 4)
 
 
 def test_retention_is_the_students_score_over_the_teachers(task):
-    assert report(task, said(0), said(0, 9))["retention"] == round(0.8 / 0.9, 4)
+    assert report(task, wrong_on(0), wrong_on(0, 9))["retention"] == round(0.8 / 0.9, 4)
 
 
-@pytest.mark.parametrize("teacher", [["positive"] * 10, ["negative"] * 10, said(0, 1, 2, 3)])
-def test_retention_is_undefined_where_the_teacher_is_not_above_the_trivial_predictor(task, teacher):
-    scores = report(task, teacher, said())
+@pytest.mark.parametrize("teacher", [["positive"] * 10, ["negative"] * 10, wrong_on(0, 1, 2, 3)])
+def test_retention_is_undefined_if_the_teacher_is_not_better_than_the_trivial_predictor(task, teacher):
+    scores = report(task, teacher, wrong_on())
     assert scores["retention"] is None
     assert "retention undefined" in scoring.summary(task, scores)
 
 
 @pytest.mark.parametrize(
     ("teacher", "student", "expected"),
-    [(said(), said(), 1.0), (said(0), said(9), 0.8), (said(0, 1), said(1, 2), 0.8), (said(*range(10)), said(), 0.0)],
+    [
+        (wrong_on(), wrong_on(), 1.0),
+        (wrong_on(0), wrong_on(9), 0.8),
+        (wrong_on(0, 1), wrong_on(1, 2), 0.8),
+        (wrong_on(*range(10)), wrong_on(), 0.0),
+    ],
 )
-def test_agreement_is_the_share_of_rows_on_which_student_and_teacher_say_the_same(task, teacher, student, expected):
+def test_agreement_is_the_share_of_rows_with_equal_predictions(task, teacher, student, expected):
     assert report(task, teacher, student)["agreement"] == expected
 
 
-def test_the_main_metric_of_the_task_is_the_one_that_counts(task):
+def test_retention_and_interval_use_the_tasks_main_metric(task):
     by_mcc = tiny.task(LABELS, "mcc")
-    scores = report(by_mcc, said(0), said(0, 9))
+    scores = report(by_mcc, wrong_on(0), wrong_on(0, 9))
     assert scores["retention"] == pytest.approx(scores["student"]["mcc"] / scores["teacher"]["mcc"], abs=1e-3)
     assert scores["teacher"]["low"] < scores["teacher"]["mcc"] <= scores["teacher"]["high"]
-    assert scores["teacher"]["low"] < report(task, said(0), said(0, 9))["teacher"]["low"]
+    assert scores["teacher"]["low"] < report(task, wrong_on(0), wrong_on(0, 9))["teacher"]["low"]
 
 
-def test_the_interval_is_that_of_the_binomial_distribution(task):
-    """The 2.5th and 97.5th percentile of resampled accuracies: the score ± 1.96 standard errors, nearly."""
+def test_the_interval_of_accuracy_matches_the_binomial_distribution(task):
+    """The percentiles of resampled accuracies are close to the score ± 1.96 standard errors."""
     rows, predictions = many(900, right=0.6)
     low, high = scoring.interval(task, rows, predictions, Evaluate(seed=1, resamples=1000))
     score = task.score(rows, predictions)["accuracy"]
@@ -80,7 +85,7 @@ def test_the_interval_is_that_of_the_binomial_distribution(task):
     assert (low, high) == pytest.approx((score - 1.96 * error, score + 1.96 * error), abs=0.2 * error)
 
 
-def test_the_interval_is_seeded_and_the_same_twice(task):
+def test_the_interval_depends_on_the_seed_only(task):
     rows, predictions = many(300, right=0.6)
     one, again, other = (
         scoring.interval(task, rows, predictions, Evaluate(seed=seed, resamples=25)) for seed in (1, 1, 2)
@@ -88,8 +93,8 @@ def test_the_interval_is_seeded_and_the_same_twice(task):
     assert one == again != other
 
 
-def test_a_perfect_model_has_an_interval_of_no_width(task):
-    scores = report(task, said(), said())
+def test_a_perfect_model_has_an_interval_of_zero_width(task):
+    scores = report(task, wrong_on(), wrong_on())
     assert (scores["student"]["low"], scores["student"]["high"]) == (1, 1)
 
 
@@ -101,7 +106,7 @@ def test_an_interval_of_a_thousand_resamples_takes_seconds(task):
 
 
 def test_scores_are_rounded_to_four_digits(task):
-    scores = report(task, said(0, 1, 2), said(0, 9))
+    scores = report(task, wrong_on(0, 1, 2), wrong_on(0, 9))
     by_class = [scores[name].pop("f1") for name in ("teacher", "student")]
     assert all(round(number, 4) == number for f1 in by_class for number in f1.values())
     teacher, student = scores["teacher"], scores["student"]
@@ -110,13 +115,13 @@ def test_scores_are_rounded_to_four_digits(task):
     assert scores["retention"] == 1.1429
 
 
-def test_the_calibration_error_is_the_mean_distance_of_what_is_said_from_what_is_found(task):
-    scores = report(task, said(), said())
+def test_the_calibration_error_is_the_weighted_mean_of_confidence_minus_accuracy(task):
+    scores = report(task, wrong_on(), wrong_on())
     assert scores["teacher"]["calibration_error"] == 0.1
     assert scores["student"]["calibration_error"] == 0.325  # (0.1 + 3 × 0.4) / 4
 
 
-def test_what_says_no_probabilities_has_no_calibration_error():
+def test_a_task_without_probabilities_has_no_calibration_error():
     rows = [{"text": "text", "label": float(n)} for n in range(9)]
     predictions = dict.fromkeys(CURVES, [row["label"] for row in rows])
     task, settings = tiny.task(["score"], "pearson", kind="regression"), Evaluate(seed=1, resamples=5)
@@ -134,28 +139,28 @@ probabilities = st.lists(st.sampled_from([0.1, 0.25, 0.5, 0.75, 0.8, 0.875, 1.0]
 
 
 @given(probabilities)
-def test_equal_numbers_share_a_bin_and_every_number_has_one(made):
-    values = np.array(made)
+def test_equal_confidences_share_a_bin_and_each_is_in_one_bin(numbers):
+    values = np.array(numbers)
     curve = scoring.reliability(values, values)
     ends = np.cumsum([count for _, _, count in curve])
     in_order = np.sort(values)
-    assert ends[-1] == len(made) and len(curve) <= 10
+    assert ends[-1] == len(numbers) and len(curve) <= 10
     assert all(in_order[end - 1] < in_order[end] for end in ends[:-1])
-    for (mean, found, _), part in zip(curve, np.split(in_order, ends[:-1]), strict=True):
-        assert mean == found == pytest.approx(part.mean())
+    for (confidence, accuracy, _), part in zip(curve, np.split(in_order, ends[:-1]), strict=True):
+        assert confidence == accuracy == pytest.approx(part.mean())
 
 
-def test_a_curve_has_no_more_bins_than_there_are_numbers():
+def test_a_curve_has_at_most_one_bin_per_distinct_confidence():
     curve = scoring.reliability(np.array([0.9, 0.5, 0.9, 0.5]), np.array([True, True, True, False]))
     assert curve == [(0.5, 0.5, 2), (pytest.approx(0.9), 1.0, 2)]
 
 
-def test_scores_are_told_by_classes_of_length_the_shortest_first(task):
+def test_scores_by_length_start_with_the_shortest_class(task):
     lengths = [40, 1, 9, 3, 2, 8, 15]
     rows = [{"text": "word " * length, "label": "positive"} for length in lengths]
     right = ["positive"] * 7
-    wrong_where_long = ["negative" if length > 8 else "positive" for length in lengths]
-    assert list(scoring.by_length(task, rows, {"teacher": right, "student": wrong_where_long})) == [
+    wrong_if_long = ["negative" if length > 8 else "positive" for length in lengths]
+    assert list(scoring.by_length(task, rows, {"teacher": right, "student": wrong_if_long})) == [
         ("teacher", "accuracy", "1", 1.0, 1),
         ("teacher", "accuracy", "2-3", 1.0, 2),
         ("teacher", "accuracy", "8-15", 1.0, 3),
@@ -167,11 +172,11 @@ def test_scores_are_told_by_classes_of_length_the_shortest_first(task):
     ]
 
 
-def test_questions_are_told_by_the_length_of_their_answers_and_those_without_come_first():
+def test_questions_are_classed_by_answer_length_with_unanswerable_ones_first():
     task = tiny.task([], "f1_with_answer", kind="question_answering", unanswerable=True)
     rows = [{"answers": [{"text": "good film", "start": 0}, {"text": "film", "start": 5}]}, {"answers": []}]
-    found = scoring.by_length(task, rows, {"teacher": [{"text": "good"}, {"text": ""}]})
-    assert list(found) == [
+    records = scoring.by_length(task, rows, {"teacher": [{"text": "good"}, {"text": ""}]})
+    assert list(records) == [
         ("teacher", "f1", "none", 1.0, 1),
         ("teacher", "f1", "2-3", 0.6667, 1),
         ("teacher", "exact_match", "none", 1.0, 1),
@@ -180,7 +185,7 @@ def test_questions_are_told_by_the_length_of_their_answers_and_those_without_com
 
 
 def test_the_summary_names_each_models_score(task):
-    line = scoring.summary(task, report(task, said(0), said(0, 9), said(0, 1, 2)))
+    line = scoring.summary(task, report(task, wrong_on(0), wrong_on(0, 9), wrong_on(0, 1, 2)))
     assert line == (
         "accuracy on test: teacher 0.9000, student 0.8000, student_alone 0.7000; retention 0.8889, agreement 0.9000"
     )
@@ -191,7 +196,7 @@ def test_resamples_are_drawn_with_replacement_from_all_rows(task, monkeypatch):
     monkeypatch.setattr(
         task, "scorer", lambda rows, predictions: lambda chosen: seen.append(list(chosen)) or {"accuracy": 0.5}
     )
-    scoring.interval(task, TEN, said(), Evaluate(seed=1, resamples=30))
+    scoring.interval(task, TEN, wrong_on(), Evaluate(seed=1, resamples=30))
     assert {len(ids) for ids in seen} == {10}
     assert np.mean([len(set(ids)) for ids in seen]) == pytest.approx(10 * (1 - 0.9**10), abs=0.7)
     assert {row for ids in seen for row in ids} == set(range(10))
