@@ -87,15 +87,8 @@ def usage(task: Task) -> str:
         f'model = {head}.from_pretrained(".")  # this folder',
         'tokenizer = AutoTokenizer.from_pretrained(".")',
     ]
-    return "\n".join(
-        [
-            "```python",
-            *code,
-            "```",
-            "",
-            "`onnx/` contains the same model for onnxruntime, in float32 and quantized to int8.",
-        ]
-    )
+    contents = "`onnx/` contains the same model for onnxruntime, in float32 and quantized to int8."
+    return "\n".join(["```python", *code, "```", "", contents])
 
 
 def score_table(task: Task, scores: dict, export: dict) -> str:
