@@ -1,7 +1,7 @@
-"""Take GloVe vectors from an installed package, gensim's downloads or a text file, most frequent words first.
+"""Read word vectors from an installed package, gensim's downloads or a text file, the most frequent words first.
 
-`data/word_vectors` holds `word_vectors.npy` (words, dimensions), float32, and `words.txt`, a word a line; and with them
-`stop_words.txt`, the words of the language that are not replaced.
+Writes `data/word_vectors`: `vectors.npy` (words, dimensions) in float32, `words.txt` with one word per line, and
+`stop_words.txt` with the words that augmentation never replaces.
 """
 
 from pathlib import Path
@@ -15,12 +15,12 @@ OUT = Path("data/word_vectors")
 
 
 def main() -> None:
-    wanted = settings.load().word_vectors
-    found = word_vectors.fetch(wanted.location, wanted.words, "word_vectors.location")
-    stop = word_vectors.stop_words(wanted.stop_words, "word_vectors.stop_words")
-    log(f"{len(found)} words of {found.vector_size} dimensions, {len(stop)} stop words")
+    group = settings.load().word_vectors
+    vectors = word_vectors.fetch(group.location, group.words, "word_vectors.location")
+    stop_words = word_vectors.stop_words(group.stop_words, "word_vectors.stop_words")
+    log(f"{len(vectors)} words of {vectors.vector_size} dimensions, {len(stop_words)} stop words")
     with output(OUT) as out:
-        word_vectors.save(found, stop, out)
+        word_vectors.save(vectors, stop_words, out)
 
 
 if __name__ == "__main__":

