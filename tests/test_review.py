@@ -1,4 +1,4 @@
-"""What `.github/review.py` says of a branch, in a real clone with a real DVC project of one stage."""
+"""`.github/review.py` on real clones of a DVC project with one stage."""
 
 import shutil
 import subprocess
@@ -50,7 +50,7 @@ def commit(folder: Path, message: str) -> None:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory) -> Path:
-    """A repository with a finished run on its branch main."""
+    """A repository; its branch main holds a finished run."""
     folder = tmp_path_factory.mktemp("project") / "project"
     (folder / "metrics" / "films").mkdir(parents=True)
     do(folder, "git", "init", "--quiet", "--initial-branch", "main")
@@ -65,7 +65,7 @@ def project(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def branch(project, tmp_path) -> Path:
-    """A clone, without DVC's cache, on a branch of its own."""
+    """A clone without DVC's cache, on a new branch."""
     do(tmp_path, "git", "clone", "--quiet", str(project), "branch")
     do(tmp_path / "branch", "git", "checkout", "--quiet", "-b", "change")
     return tmp_path / "branch"
@@ -79,106 +79,106 @@ def with_rate(folder: Path, rate: str) -> None:
     (folder / "params.yaml").write_text(f"rate: {rate}\n")
 
 
-def test_a_worse_score_stands_above_all_differences(branch):
+def test_a_worse_score_is_listed_before_the_tables(branch):
     with_rate(branch, "0.5")
     do(branch, "dvc", "repro", "--quiet")
     commit(branch, "Worse")
     shutil.rmtree(branch / ".dvc" / "cache")
     (branch / "model.txt").unlink()
-    said = review(branch, "origin/main")
-    assert said.returncode == 0, said.stderr
-    assert "dvc.lock is up to date" in said.stdout
-    assert "**Worse than before:**\n\n- films: student.accuracy 0.75 → 0.5\n\n" in said.stdout
-    assert ["params.yaml", "rate", "0.25", "0.5"] in rows(said.stdout)
-    assert ["metrics/films/scores.json", "teacher.accuracy", "0.75", "0.5", "-0.25"] in rows(said.stdout)
+    printed = review(branch, "origin/main")
+    assert printed.returncode == 0, printed.stderr
+    assert "dvc.lock is up to date" in printed.stdout
+    assert "**Worse than before:**\n\n- films: student.accuracy 0.75 → 0.5\n\n" in printed.stdout
+    assert ["params.yaml", "rate", "0.25", "0.5"] in rows(printed.stdout)
+    assert ["metrics/films/scores.json", "teacher.accuracy", "0.75", "0.5", "-0.25"] in rows(printed.stdout)
 
 
 def rows(text: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
 
 
-def test_a_retention_that_is_no_more_is_worse(branch):
+def test_a_retention_that_becomes_undefined_is_worse(branch):
     with_rate(branch, "0.75")
     do(branch, "dvc", "repro", "--quiet")
     commit(branch, "Worthless")
     assert "- films: retention 0.9 → None" in review(branch, "origin/main").stdout
 
 
-def test_a_better_score_is_shown_and_nothing_is_called_worse(branch):
+def test_a_better_score_is_in_the_table_and_nothing_is_called_worse(branch):
     with_rate(branch, "0.125")
     do(branch, "dvc", "repro", "--quiet")
     commit(branch, "Better")
-    said = review(branch, "origin/main")
-    assert said.returncode == 0 and "No score of a student fell." in said.stdout
-    assert ["metrics/films/scores.json", "student.accuracy", "0.75", "0.875", "0.125"] in rows(said.stdout)
+    printed = review(branch, "origin/main")
+    assert printed.returncode == 0 and "No student score fell." in printed.stdout
+    assert ["metrics/films/scores.json", "student.accuracy", "0.75", "0.875", "0.125"] in rows(printed.stdout)
 
 
 @pytest.mark.parametrize(("file", "content"), [("params.yaml", "rate: 0.5\n"), ("evaluate.py", EVALUATE + "# more\n")])
-def test_a_stale_lock_is_refused_with_the_stages_that_would_run(branch, file, content):
+def test_a_stale_lock_fails_and_names_the_stages_that_would_run(branch, file, content):
     (branch / file).write_text(content)
     commit(branch, "Forgotten")
-    said = review(branch, "origin/main")
-    assert said.returncode == 1
-    assert "**dvc.lock is stale**: `evaluate` would run. Run `dvc repro`" in said.stdout
+    printed = review(branch, "origin/main")
+    assert printed.returncode == 1
+    assert "**dvc.lock is stale**: `evaluate` would run. Run `dvc repro`" in printed.stdout
 
 
-def test_a_branch_without_changes_has_nothing_to_show(branch):
-    said = review(branch, "origin/main")
-    assert said.returncode == 0 and said.stdout.count("No difference.") == 2
+def test_a_branch_without_changes_has_no_differences(branch):
+    printed = review(branch, "origin/main")
+    assert printed.returncode == 0 and printed.stdout.count("No difference.") == 2
 
 
-def test_what_the_other_branch_did_since_is_no_difference_of_this_one(branch, project):
+def test_later_commits_of_the_base_branch_are_not_differences(branch, project):
     do(project, "git", "checkout", "--quiet", "-b", "later")
     with_rate(project, "0.75")
     do(project, "dvc", "repro", "--quiet")
     commit(project, "Later")
     do(project, "git", "checkout", "--quiet", "main")
     do(branch, "git", "fetch", "--quiet")
-    said = review(branch, "origin/later")
-    assert said.returncode == 0 and said.stdout.count("No difference.") == 2
+    printed = review(branch, "origin/later")
+    assert printed.returncode == 0 and printed.stdout.count("No difference.") == 2
 
 
-def test_a_shallow_clone_is_refused_with_the_way_out(branch, tmp_path):
+def test_a_shallow_clone_fails_and_says_what_to_do(branch, tmp_path):
     with_rate(branch, "0.5")
     commit(branch, "Change")
     do(tmp_path, "git", "clone", "--quiet", "--depth", "1", f"file://{branch}", "shallow")
-    said = review(tmp_path / "shallow", "origin/main")
-    assert said.returncode == 1 and said.stdout == ""
-    assert "this clone is shallow: run `git fetch --unshallow`" in said.stderr and "Traceback" not in said.stderr
+    printed = review(tmp_path / "shallow", "origin/main")
+    assert printed.returncode == 1 and printed.stdout == ""
+    assert "this clone is shallow: run `git fetch --unshallow`" in printed.stderr and "Traceback" not in printed.stderr
 
 
-def test_a_branch_that_is_none_is_named(branch):
-    said = review(branch, "origin/nothing")
-    assert said.returncode == 1 and "no common commit of origin/nothing and HEAD" in said.stderr
+def test_an_unknown_base_branch_is_named(branch):
+    printed = review(branch, "origin/nothing")
+    assert printed.returncode == 1 and "origin/nothing and HEAD have no common commit" in printed.stderr
 
 
-def test_the_plots_of_both_go_on_one_page(branch, tmp_path):
+def test_the_plots_of_both_branches_are_on_one_page(branch, tmp_path):
     with_rate(branch, "0.5")
     do(branch, "dvc", "repro", "--quiet")
     commit(branch, "Change")
-    said = review(branch, "origin/main", "--plots", str(tmp_path / "plots"))
-    assert said.returncode == 0, said.stderr
+    printed = review(branch, "origin/main", "--plots", str(tmp_path / "plots"))
+    assert printed.returncode == 0, printed.stderr
     page = (tmp_path / "plots" / "index.html").read_text()
     assert "0.25" in page and "0.5" in page and "loss" in page
 
 
-# The workflows --------------------------------------------------------------------------------------------------------
+# Workflows
 
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
-def test_workflows_have_least_rights_pinned_actions_and_no_secrets(path):
+def test_workflows_have_minimal_permissions_pinned_actions_and_no_secrets(path):
     text = path.read_text(encoding="utf-8")
     workflow = ruamel.yaml.YAML(typ="safe", pure=True).load(text)
     assert workflow["permissions"] == {"contents": "read"} and "secrets." not in text
-    rights = [job.get("permissions", {}) for job in workflow["jobs"].values()]
-    assert all(right == "read" or name == "pull-requests" for each in rights for name, right in each.items())
-    used = [step["uses"] for job in workflow["jobs"].values() for step in job["steps"] if "uses" in step]
-    assert used and all(len(use.partition("@")[2]) == 40 for use in used)
+    permissions = [job.get("permissions", {}) for job in workflow["jobs"].values()]
+    assert all(right == "read" or name == "pull-requests" for granted in permissions for name, right in granted.items())
+    actions = [step["uses"] for job in workflow["jobs"].values() for step in job["steps"] if "uses" in step]
+    assert actions and all(len(action.partition("@")[2]) == 40 for action in actions)
 
 
-def test_the_review_s_workflow_runs_the_script_with_the_whole_history():
+def test_the_review_workflow_runs_the_script_with_the_full_history():
     steps = ruamel.yaml.YAML(typ="safe", pure=True).load(
         (ROOT / ".github/workflows/review.yml").read_text(encoding="utf-8")
     )["jobs"]["review"]["steps"]
