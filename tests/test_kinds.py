@@ -1,4 +1,4 @@
-"""Every kind of task, and every family of encoders, through every stage."""
+"""Every task kind and every model family in every stage."""
 
 import csv
 import json
@@ -15,28 +15,27 @@ from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.data import rows
 from pipeline.tinybert.models import checkpoints
 
-KINDS = {
+KINDS = {  # task kind → the transformers pipeline that loads its student
     "text_classification": "text-classification",
     "regression": "text-classification",
     "multi_label": "text-classification",
     "named_entities": "token-classification",
-    "question_answering": None,  # the library has no such pipeline any more
+    "question_answering": None,  # transformers has no such pipeline any more
 }
-
 
 MODELS = {"teacher", "student", "student_alone"}
 UP_TO_EXPORT = PER_TASK[: PER_TASK.index("export") + 1]
 
 
 def run_task(world: Path, kind: str, stages: tuple[str, ...] = PER_TASK, **changes) -> dict:
-    """The stages of a task of this kind in the tiny world: its scores."""
+    """Run the stages for a task of this kind in the tiny world. Returns its scores."""
     tiny.write_task(world, kind, **changes)
     for stage in stages:
         run_stage(stage, kind)
     return json.loads(Path("metrics", kind, "scores.json").read_text())
 
 
-def records(path: Path) -> list[dict[str, str]]:
+def read_csv(path: Path) -> list[dict[str, str]]:
     with open(path, newline="") as file:
         return list(csv.DictReader(file))
 
@@ -50,7 +49,7 @@ def test_every_stage_runs_and_the_student_learns_from_the_teacher(world, kind):
     assert 0 < scores["agreement"] <= 1
     assert ("calibration_error" in scores["student"]) == (kind != "regression")
     for plot in ("calibration", "scores_by_length"):
-        assert {record["model"] for record in records(Path("metrics", kind, f"{plot}.csv"))} == MODELS
+        assert {record["model"] for record in read_csv(Path("metrics", kind, f"{plot}.csv"))} == MODELS
     unlabelled = list(rows.read(Path("data", kind, "unlabelled", "rows.jsonl")))
     augmented = list(rows.read(Path("data", kind, "augmented", "rows.jsonl")))
     assert len(augmented) > 2 * 112 and all("label" not in row and "tags" not in row for row in unlabelled)
@@ -59,7 +58,7 @@ def test_every_stage_runs_and_the_student_learns_from_the_teacher(world, kind):
 
 
 @pytest.mark.parametrize(("kind", "weighted"), [*((kind, False) for kind in KINDS), ("text_classification", True)])
-def test_accumulated_batches_are_one_whatever_each_holds(world, kind, weighted):
+def test_accumulated_batches_have_the_loss_of_one_large_batch(world, kind, weighted):
     def curve(stage: str, size: int, accumulation: int) -> list[float]:
         recipe = {"batch_size": size, "accumulation": accumulation, "dropout": 0}
         changes = {f"{stage}.{key}": value for key, value in recipe.items()}
@@ -82,7 +81,7 @@ def test_accumulated_batches_are_one_whatever_each_holds(world, kind, weighted):
     [("roberta", "named_entities"), ("roberta", "text_classification"), ("electra", "text_classification"),
      ("distilbert", "text_classification"), ("distilbert", "question_answering")],
 )  # fmt: skip
-def test_every_family_goes_through_every_stage(world, family, kind):
+def test_every_model_family_runs_through_every_stage(world, family, kind):
     shutil.rmtree(world / "data" / "raw" / "checkpoint")
     tiny.write_family(world / "data" / "raw" / "checkpoint", family)
     run_stage("encoder")
@@ -98,12 +97,12 @@ def test_every_family_goes_through_every_stage(world, family, kind):
         else:
             originals[row["id"]] = row
     field = {"named_entities": "words", "text_classification": "pair", "question_answering": "passage"}[kind]
-    assert any(one[field] != other[field] for one, other in variants)
+    assert any(original[field] != variant[field] for original, variant in variants)
 
 
 @pytest.mark.parametrize("start", ["layers", "distillation"])
 @pytest.mark.parametrize("family", ["roberta", "electra", "distilbert"])
-def test_the_general_student_is_of_the_encoder_s_family(world, family, start):
+def test_the_general_student_has_the_encoder_s_model_family(world, family, start):
     shutil.rmtree(world / "data" / "raw" / "checkpoint")
     tiny.write_family(world / "data" / "raw" / "checkpoint", family)
     run_stage("encoder")
@@ -116,20 +115,20 @@ def test_the_general_student_is_of_the_encoder_s_family(world, family, start):
 
 
 @pytest.mark.parametrize(("plot", "score"), [("calibration", "found"), ("scores_by_length", "score")])
-def test_bins_of_confidence_and_classes_of_length_have_the_score_in_the_mean(world, plot, score):
+def test_the_weighted_mean_over_bins_equals_the_score(world, plot, score):
     scores = json.loads(Path("metrics/tiny/scores.json").read_text())
     for model in MODELS:
-        own = [line for line in records(Path(f"metrics/tiny/{plot}.csv")) if line["model"] == model]
-        counts = [int(line["count"]) for line in own]
+        bins = [line for line in read_csv(Path(f"metrics/tiny/{plot}.csv")) if line["model"] == model]
+        counts = [int(line["count"]) for line in bins]
         assert sum(counts) == rows.count("data/tiny/prepared/test.jsonl")
-        mean = np.average([float(line[score]) for line in own], weights=counts)
+        mean = np.average([float(line[score]) for line in bins], weights=counts)
         assert mean == pytest.approx(scores[model]["accuracy"], abs=1e-4)
 
 
-def test_further_tests_are_scored_and_predictions_of_splits_without_labels_written(world):
+def test_more_tests_are_scored_and_submission_files_are_written(world):
     folder = world / "data" / "raw" / "glue"
-    made = tiny.sentences(160, seed=0)
-    parts = {"train": made[:110], "matched": made[110:130], "mismatched": made[130:150], "unlabelled": made[150:]}
+    pairs = tiny.sentences(160, seed=0)
+    parts = {"train": pairs[:110], "matched": pairs[110:130], "mismatched": pairs[130:150], "unlabelled": pairs[150:]}
     for name, part in parts.items():
         lines = [f'"{text}"' + (f",{label}" if name != "unlabelled" else "") for text, label in part]
         header = "text" if name == "unlabelled" else "text,label"
@@ -152,31 +151,31 @@ def test_further_tests_are_scored_and_predictions_of_splits_without_labels_writt
         header, *lines = Path("data/tiny/submission", model, "TINY.tsv").read_text().splitlines()
         assert header == "index\tprediction"
         assert [line.split("\t")[0] for line in lines] == [str(number) for number in range(10)]
-        right = sum(
+        correct = sum(
             line.split("\t")[1] == str(int(label == "positive"))
             for line, (_, label) in zip(lines, parts["unlabelled"], strict=True)
         )
-        assert right >= 8
+        assert correct >= 8
 
 
-def test_the_user_s_own_teacher_is_taken_scored_and_not_trained(world):
+def test_the_user_s_own_teacher_is_scored_and_not_trained(world):
     own = world / "data" / "raw" / "own"
     shutil.copytree(world / "models" / "tiny" / "teacher", own)
     tiny.write_params(world / "params.yaml", **{"finetune_teacher.checkpoint": "data/raw/own"})
     run_stage("finetune_teacher")
-    taken, theirs = (
+    teacher, expected = (
         transformers.AutoModelForSequenceClassification.from_pretrained(folder).state_dict()
         for folder in ("models/tiny/teacher", own)
     )
-    assert all((taken[name] == weights).all() for name, weights in theirs.items())
+    assert all((teacher[name] == weights).all() for name, weights in expected.items())
     assert json.loads(Path("metrics/tiny/finetune_teacher/validation.json").read_text())["epoch"] == 0
 
 
-def test_an_own_teacher_that_is_no_better_than_a_trivial_predictor_is_refused(world):
+def test_an_own_teacher_no_better_than_a_trivial_predictor_is_refused(world):
     own = world / "data" / "raw" / "own"
     shutil.copytree(world / "models" / "tiny" / "teacher", own)
     config = json.loads((own / "config.json").read_text())
-    config["id2label"] = {"0": "positive", "1": "negative"}  # the wrong way round
+    config["id2label"] = {"0": "positive", "1": "negative"}  # swapped
     (own / "config.json").write_text(json.dumps(config))
     tiny.write_params(world / "params.yaml", **{"finetune_teacher.checkpoint": "data/raw/own"})
     with pytest.raises(UserError, match="no better than a trivial predictor.* or change finetune_teacher.checkpoint$"):
@@ -184,13 +183,13 @@ def test_an_own_teacher_that_is_no_better_than_a_trivial_predictor_is_refused(wo
 
 
 @pytest.mark.parametrize("stage", ["finetune_teacher", "finetune_student"])
-def test_dropout_as_set_or_of_the_checkpoint_itself(world, stage):
+def test_dropout_is_the_setting_or_by_default_the_checkpoint_s(world, stage):
     def loss(dropout: float | None) -> str:
         tiny.write_params(world / "params.yaml", **{f"{stage}.dropout": dropout})
         run_stage(stage)
         return Path("metrics", "tiny", stage, "plots", "metrics", "loss.tsv").read_text()
 
     for config in world.glob("models/**/config.json"):
-        ours = dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), 0.1)
-        config.write_text(json.dumps({**json.loads(config.read_text()), **ours}))
+        dropout = dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), 0.1)
+        config.write_text(json.dumps({**json.loads(config.read_text()), **dropout}))
     assert loss(None) == loss(0.1) != loss(0.0)
