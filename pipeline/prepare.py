@@ -13,11 +13,32 @@ from pipeline.tinybert.core import settings, stage
 from pipeline.tinybert.core.log import log
 from pipeline.tinybert.core.output import output
 from pipeline.tinybert.data import lengths, rows, sources, splits
+from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.models import checkpoints
+from pipeline.tinybert.tasks import Task
 
 
 def main(name: str, check: bool = False) -> None:
     configuration = settings.load()
+    task, parts, submissions, unlabelled = read_rows(configuration, name)
+    if check:
+        encoder = sources.checkpoint_folder(configuration.encoder.checkpoint, "encoder.checkpoint")
+        tokenizer = checkpoints.tokenizer(encoder, "encoder.checkpoint")
+        lengths.log_lengths(task, {**parts, **submissions, "unlabelled": unlabelled}, tokenizer)
+        return
+    with output(Path("data", name, "prepared")) as out:
+        for file, part in {**parts, **submissions}.items():
+            rows.write(out / f"{file}.jsonl", splits.without_internal_fields(part))
+        tasks.save(task, out / "task.json")
+    with output(Path("data", name, "unlabelled")) as out:
+        rows.write(out / "rows.jsonl", unlabelled)
+
+
+def read_rows(configuration: settings.Settings, name: str) -> tuple[Task, splits.Parts, splits.Parts, list[Row]]:
+    """A task with its labels, its rows by split, the splits without labels, and the unlabelled rows.
+
+    Logs statistics. Raises UserError if a row is invalid.
+    """
     task_settings, prepare = configuration.task(name), configuration.prepare
     task = tasks.create(task_settings, name)
 
@@ -35,18 +56,7 @@ def main(name: str, check: bool = False) -> None:
     for split, part in parts.items():
         log(f"{split}: {len(part)} rows: {task.described(part)}")
     log(f"unlabelled: {len(unlabelled)} rows")
-
-    if check:
-        encoder = sources.checkpoint_folder(configuration.encoder.checkpoint, "encoder.checkpoint")
-        tokenizer = checkpoints.tokenizer(encoder, "encoder.checkpoint")
-        lengths.log_lengths(task, {**parts, **source.submissions, "unlabelled": unlabelled}, tokenizer)
-        return
-    with output(Path("data", name, "prepared")) as out:
-        for file, part in {**parts, **source.submissions}.items():
-            rows.write(out / f"{file}.jsonl", splits.without_internal_fields(part))
-        tasks.save(task, out / "task.json")
-    with output(Path("data", name, "unlabelled")) as out:
-        rows.write(out / "rows.jsonl", unlabelled)
+    return task, parts, source.submissions, unlabelled
 
 
 if __name__ == "__main__":

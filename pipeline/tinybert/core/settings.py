@@ -371,10 +371,15 @@ def _read(path: Path) -> dict:
     return raw
 
 
-def _check_task(path: Path, settings: Settings, name: str) -> None:
+def check_task_name(name: str, key: str) -> None:
+    """Raise UserError if a task may not have this name. ``key`` is where the name stands, for the message."""
     if name in RESERVED_TASK_NAMES or not name.replace("_", "").replace("-", "").isalnum():
         reserved = ", ".join(RESERVED_TASK_NAMES)
-        raise UserError(f"{path}: tasks.{name}: not a task name: letters, digits, _ and - are, {reserved} are not")
+        raise UserError(f"{key}: expected a name of letters, digits, _ and - (the names {reserved} are reserved)")
+
+
+def _check_task(path: Path, settings: Settings, name: str) -> None:
+    check_task_name(name, f"{path}: tasks.{name}")
     for stage in STAGES_A_TASK_MAY_CHANGE:
         group = getattr(settings, stage)
         try:

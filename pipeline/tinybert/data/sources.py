@@ -120,7 +120,7 @@ def records(source: Table, split: str | None, columns: list[Column], key: str) -
     else:
         path = local_path(source.location, f"{key}.location")
         path = path / split if split else path
-        table, name = _file_table(path, source, key), path.name
+        table, name = read_file(path, source, key), path.name
     for column in (*columns, *wanted):
         if column not in table.columns:
             raise UserError(f"{key}: {name} has no column '{column}' (it has: {', '.join(map(str, table.columns))})")
@@ -135,10 +135,10 @@ def records(source: Table, split: str | None, columns: list[Column], key: str) -
         yield f"{name}, {unit} {place}", dict(zip(names, values, strict=True))
 
 
-def _file_table(path: Path, source: Table, key: str) -> pd.DataFrame:
-    """The records of a file, its values as they stand there: no type is guessed, no number becomes another.
+def read_file(path: Path, source: Table, key: str) -> pd.DataFrame:
+    """The records of a file, with their values as they are in it: no type is guessed, and no number is converted.
 
-    The index says where each stands, and its name in what: a line, a row, a question.
+    The index holds the position of each record, and its name the unit: a line, a row, a question.
     """
     read = READERS.get(path.suffix.lower())
     if path.is_dir():

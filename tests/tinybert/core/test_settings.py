@@ -238,7 +238,7 @@ def test_a_task_given_to_a_stage_that_is_not_defined_is_refused(load):
 def test_names_that_would_clash_on_disk_are_refused(name, refusal):
     params = copy.deepcopy(PARAMS)
     params["tasks"][name] = params["tasks"][TASK]
-    assert f"tasks.{name}: not a task name" in refusal(params)
+    assert f"tasks.{name}: expected a name of letters" in refusal(params)
 
 
 class TestTasksOwnValues:

@@ -1,0 +1,146 @@
+"""What the columns of a file hold: text, classes, numbers, lists."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+
+from pipeline.tinybert.core.errors import UserError
+
+MOST_CLASSES = 200
+ROWS_OF_A_CLASS = 3  # on average, at least
+CJK = re.compile(r"[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff]")  # written without spaces between words
+PARTNERS = ({"premise", "hypothesis"}, {"question", "sentence"}, {"question", "passage"}, {"query", "passage"},
+            {"query", "document"}, {"text", "pair"}, {"source", "target"})  # fmt: skip
+NUMBERED = re.compile(r"(.*?)[ _-]?(?:1|2|a|b|one|two|first|second)$", re.IGNORECASE)
+LISTS = (list, tuple, np.ndarray)
+
+
+class UnfitError(UserError):
+    """The file has nothing that this kind of task needs."""
+
+
+@dataclass
+class Guess:
+    """The part of a task's entry that its file decides; a reason for each choice; what the model reads of each row."""
+
+    source: dict[str, Any]
+    reasons: list[str]
+    texts: list[str]
+    metric: str
+    options: dict[str, Any] | None = None
+    longest: int = 512  # max_length, at most
+
+
+class Columns:
+    """The columns of records that all have the same keys.
+
+    chosen: source key → column(s), as the user gave them. ``sure``: the user gave the kind too.
+    """
+
+    def __init__(self, records: list[dict], chosen: dict[str, Any], sure: bool):
+        self.records, self.names, self.chosen, self.sure = records, list(records[0]), chosen, sure
+
+    def cells(self, column: Any) -> list:
+        """The cells of a column that hold something."""
+        return self._cells[column]
+
+    @cached_property
+    def _cells(self) -> dict[Any, list]:
+        return {name: [cell for row in self.records if not is_empty(cell := row[name])] for name in self.names}
+
+    @cached_property
+    def counts(self) -> dict[Any, Counter]:
+        """Column → how often each value occurs; without the columns of lists and objects."""
+        return {
+            name: Counter(str(cell).strip() for cell in self.cells(name))
+            for name in self.names
+            if self.cells(name) and not any(isinstance(cell, (*LISTS, dict)) for cell in self.cells(name))
+        }
+
+    def numbers(self, column: Any) -> list[float]:
+        """A column's different values, if all of them are numbers; else nothing."""
+        try:
+            return [float(value) for value in self.counts.get(column, ())]
+        except ValueError:
+            return []
+
+    def with_classes(self) -> list[Any]:
+        """Columns of few different values, each in several rows. Of two columns that say the same, that of names."""
+        found = []
+        for name, counts in self.counts.items():
+            if not has_fractions(self.numbers(name)) and 2 <= len(counts) <= min(
+                MOST_CLASSES, len(self.records) / ROWS_OF_A_CLASS
+            ):
+                found.append(name)
+        return [name for name in found if not any(self._says_the_same(name, other) for other in found)]
+
+    def _says_the_same(self, column: Any, other: Any) -> bool:
+        """Whether ``column`` is a number for each value of ``other``, which is text."""
+        if not self.numbers(column) or self.numbers(other):
+            return False
+        pairs = {(str(row[column]), str(row[other])) for row in self.records}
+        return len(pairs) == len(self.counts[column]) == len(self.counts[other])
+
+    def texts(self, without: Iterable[Any] = ()) -> list[Any]:
+        """Columns of texts of several words, the longest texts first."""
+        found = {}
+        for name in self.counts:
+            cells = self.cells(name)
+            if name not in without and all(isinstance(cell, str) for cell in cells):
+                of_several_words = sum(" " in cell.strip() or CJK.search(cell) is not None for cell in cells)
+                if 3 * of_several_words > len(cells):
+                    found[name] = np.mean([len(cell) for cell in cells])
+        return sorted(found, key=lambda name: -found[name])
+
+    def median_length(self, column: Any) -> float:
+        return float(np.median([words(cell) for cell in self.cells(column)]))
+
+    def cannot_guess(self, key: str, why: str, kind: type[UserError] = UserError) -> UserError:
+        return kind(f"{key}: {why}: give --{key} COLUMN (the columns are {', '.join(map(str, self.names))})")
+
+
+def is_empty(cell: Any) -> bool:
+    return cell is None or (isinstance(cell, Real) and cell != cell) or (isinstance(cell, str) and not cell.strip())
+
+
+def is_list(cell: Any, kind: type | tuple = object) -> bool:
+    """Whether a cell is a list of this type's values."""
+    return isinstance(cell, LISTS) and all(isinstance(value, kind) for value in cell)
+
+
+def is_whole_number(cell: Any) -> bool:
+    return isinstance(cell, Integral) or (isinstance(cell, str) and cell.strip().isdigit())
+
+
+def has_fractions(numbers: list[float]) -> bool:
+    return any(number % 1 for number in numbers)
+
+
+def words(text: str) -> int:
+    """The number of words; each character counts as one where words have no spaces between them."""
+    return len(CJK.sub(" x ", text).split())
+
+
+def named(columns: Iterable[Any], *parts: str) -> list[Any]:
+    """The columns with one of these words in their name; only those that are named exactly so, if there are any."""
+    columns = list(columns)
+    exact = [column for column in columns if str(column).lower() in parts]
+    return exact or [column for column in columns if set(re.split(r"[\W_]+", str(column).lower())) & set(parts)]
+
+
+def are_partners(one: Any, other: Any) -> bool:
+    """Whether two columns are the texts of a pair, by their names: sentence1 and sentence2, premise and hypothesis."""
+    one, other = str(one), str(other)
+    stems = [match.group(1) for match in map(NUMBERED.fullmatch, (one, other)) if match]
+    return {one.lower(), other.lower()} in PARTNERS or (len(stems) == 2 and stems[0] == stems[1])
+
+
+def listed(counts: Counter, most: int = 5) -> str:
+    more = f", and {len(counts) - most} more" if len(counts) > most else ""
+    return ", ".join(f"{value} {count}" for value, count in counts.most_common(most)) + more

@@ -1,0 +1,116 @@
+"""A task's entry: what its file decides, and its text in params.yaml."""
+
+import argparse
+import io
+import re
+from typing import Any
+
+import numpy as np
+import ruamel.yaml
+
+from pipeline.tinybert.core.errors import UserError
+from pipeline.tinybert.core.settings import Task
+from pipeline.tinybert.guessing import files, kinds
+from pipeline.tinybert.guessing.columns import Columns, Guess, words
+from pipeline.tinybert.tasks import KINDS
+
+COLUMNS = ("text", "pair", "label", "words", "tags", "question", "passage", "answers", "group")
+SPLITS = ("train", "validation", "test")
+LENGTHS = (32, 64, 128, 256, 384, 512)
+WORD_PIECES_OF_A_WORD = 1.5
+UNLABELLED_ROWS = 50_000
+LONG = 3  # times the length of the task's own texts
+RUN = re.compile(r"^run:[ \t]*(\[[^\]]*\]|(?:#.*)?(?:(?:\r?\n[ \t]*(?:#.*)?)*\r?\n[ \t]*-.*)+)", re.MULTILINE)
+
+
+def guess(given: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+    """The entry's values from the options of `new_task`; a line for each choice with its reason."""
+    dialect, records = files.read(given.train, "--file", given.delimiter)
+    kind, found = kinds.guess(records, _chosen(given, list(records[0])), given.kind)
+    splits = {split: file for split in SPLITS if (file := getattr(given, split))}
+    group = {"group": given.group} if given.group else {}
+    length, reason = _max_length(found)
+    values = {
+        "kind": kind,
+        "options": found.options,
+        "source": {**files.location(given.name, splits), **dialect, **found.source, **group},
+        "metric": given.metric or found.metric,
+        "max_length": given.max_length or length,
+    }
+    reasons = [f"kind: {kind}", *(f"{key}: {value!r}" for key, value in dialect.items()), *found.reasons, reason]
+    if given.unlabelled:
+        values["unlabelled"], reason = _unlabelled(given, kind, found)
+        reasons.append(reason)
+    return values, reasons
+
+
+def _chosen(given: argparse.Namespace, columns: list) -> dict[str, Any]:
+    """What the user gave for keys of `source`. A column without a name goes by its number."""
+    found: dict[str, Any] = {key: value for key in ("scheme", "separator") if (value := getattr(given, key))}
+    by_text = {str(column): column for column in columns}
+    for key in (key for key in COLUMNS if getattr(given, key)):
+        texts = np.atleast_1d(getattr(given, key)).tolist()
+        if missing := [text for text in texts if text not in by_text]:
+            raise UserError(f"--{key}: {given.train} has no column '{missing[0]}' (it has: {', '.join(by_text)})")
+        names = [by_text[text] for text in texts]
+        if key != "group":
+            found[key] = names if len(names) > 1 else names[0]
+    return found
+
+
+def _max_length(guess: Guess) -> tuple[int, str]:
+    most = float(np.percentile([words(text) for text in guess.texts], 95))
+    pieces = WORD_PIECES_OF_A_WORD * most
+    length = next((length for length in LENGTHS if pieces <= length <= guess.longest), guess.longest)
+    return (
+        length,
+        f"max_length: {length} (95 % of the texts have at most {most:.0f} words, about {pieces:.0f} word-pieces)",
+    )
+
+
+def _unlabelled(given: argparse.Namespace, kind: str, guess: Guess) -> tuple[dict[str, Any], str]:
+    dialect, records = files.read(given.unlabelled, "--unlabelled", given.delimiter, least=1)
+    inputs = [field for field in KINDS[kind].columns if field not in KINDS[kind].targets]
+    wanted = {field: guess.source[field] for field in inputs if field in guess.source}
+    columns, sentences = Columns(records, {}, sure=True), False
+    if missing := [name for name in wanted.values() if name not in columns.names]:
+        if len(wanted) > 1 or not columns.texts():
+            raise UserError(f"--unlabelled: {given.unlabelled} has no column '{missing[0]}', as the rows have")
+        wanted = {"text": columns.texts()[0]}
+    if list(wanted) == ["text"]:
+        median = np.median([words(text) for text in guess.texts])
+        sentences = columns.median_length(wanted["text"]) > LONG * median
+    where = files.location(given.name, {"train": given.unlabelled})
+    values = {**where, **dialect, **wanted, **({"sentences": True} if sentences else {}), "limit": UNLABELLED_ROWS}
+    of_sentences = ", cut into sentences as the texts are long" if sentences else ""
+    return values, f"unlabelled: columns {', '.join(map(str, wanted.values()))} ({len(records)} rows{of_sentences})"
+
+
+def with_entry(params: str, name: str, values: dict[str, Any]) -> str:
+    """The text of params.yaml with a further task at the end of `tasks`. Every other byte stays.
+
+    Keys that ``values`` lacks are blank, as DVC needs every key.
+    """
+    lines = params.splitlines(keepends=True)
+    start = next((number for number, line in enumerate(lines) if re.match(r"tasks:\s*(#|$)", line)), None)
+    if start is None:
+        raise UserError("params.yaml: expected a line `tasks:` and below it an indented entry for each task")
+    end = next((number for number in range(start + 1, len(lines)) if lines[number][0] not in " #\r\n"), len(lines))
+    while not lines[end - 1].strip() or lines[end - 1].startswith("#"):  # they belong to the group that follows
+        end -= 1
+    first = next((line for line in lines[start + 1 : end] if line.strip()), "  ")
+    indent = first[: len(first) - len(first.lstrip())]
+    text = io.StringIO()
+    ruamel.yaml.YAML().dump({name: {key: values.get(key) for key in Task.model_fields}}, text)
+    newline = "\r\n" if "\r\n" in params else "\n"
+    lines[end - 1] = lines[end - 1].rstrip("\r\n") + newline
+    entry = [newline] * (end - 1 > start) + [f"{indent}{line}{newline}" for line in text.getvalue().splitlines()]
+    return "".join([*lines[:end], *entry, *lines[end:]])
+
+
+def with_run(params: str, name: str) -> str:
+    """The text of params.yaml with ``name`` as the only task to run."""
+    changed, count = RUN.subn(f"run: [{name}]", params, count=1)
+    if not count:
+        raise UserError(f"params.yaml: the list `run` cannot be changed here: set it to [{name}] yourself")
+    return changed

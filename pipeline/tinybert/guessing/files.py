@@ -1,0 +1,82 @@
+"""The user's files: how they are read, and where they stand in data/raw/<task>."""
+
+import contextlib
+import filecmp
+import io
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.tinybert.core.errors import UserError
+from pipeline.tinybert.core.log import log
+from pipeline.tinybert.core.settings import PARAMS, Table
+from pipeline.tinybert.data import sources
+
+DIALECTS: tuple[dict, ...] = (
+    *({}, {"delimiter": ";"}, {"delimiter": "\t"}, {"delimiter": "|"}, {"delimiter": ","}),
+    *({"quotes": False}, {"delimiter": "\t", "quotes": False}),
+)
+README = "Files of the task `{}` in params.yaml. Commit small ones to git; for large ones run `dvc add`.\n"
+
+
+def read(path: Path, option: str, delimiter: str | None = None, least: int = 2) -> tuple[dict[str, Any], list[dict]]:
+    """The settings, of `DIALECTS`, with which a file has ``least`` columns; its records."""
+    refusal = None
+    for dialect in [{"delimiter": delimiter}] if delimiter else DIALECTS:
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):  # the notes come again when the entry is checked
+                table = Table(location=str(path), **dialect)
+                records = sources.read_file(path, table, option).to_dict("records")
+        except UserError as error:
+            refusal = refusal or error
+            continue
+        if records and len(records[0]) >= least:
+            return dialect, records
+    raise refusal or UserError(f"{option}: {path}: expected rows and at least {least} columns")
+
+
+def location(name: str, files: dict[str, Path]) -> dict[str, Any]:
+    """The keys of `source` that say where the files of the splits are."""
+    folder = Path("data", "raw", name)
+    places = {split: _target(file, folder).relative_to(folder).as_posix() for split, file in files.items()}
+    if len(files) == 1:
+        return {"location": (folder / places["train"]).as_posix()}
+    return {"location": folder.as_posix(), "splits": places}
+
+
+@contextlib.contextmanager
+def placed(name: str, files: list[Path]) -> Iterator[None]:
+    """Copy files into the task's folder, unless they are there; on an error remove them, and restore params.yaml."""
+    folder, params = Path("data", "raw", name), PARAMS.read_bytes()
+    before = set(folder.rglob("*")) if folder.exists() else None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / "README.md").exists():
+            (folder / "README.md").write_text(README.format(name), encoding="utf-8", newline="\n")
+        for file in files:
+            _copy(file, _target(file, folder))
+        yield
+    except BaseException as error:
+        PARAMS.write_bytes(params)
+        if before is None:
+            shutil.rmtree(folder)
+        else:
+            for path in set(folder.rglob("*")) - before:
+                path.unlink()
+        if isinstance(error, UserError):
+            raise UserError(f"{error} (nothing is written)") from None
+        raise
+
+
+def _target(file: Path, folder: Path) -> Path:
+    inside = file.resolve().is_relative_to(folder.resolve())
+    return folder / (file.resolve().relative_to(folder.resolve()) if inside else file.name)
+
+
+def _copy(file: Path, target: Path) -> None:
+    if not target.exists():
+        shutil.copyfile(file, target)
+        log(f"{file}: copied to {target.as_posix()}")
+    elif not filecmp.cmp(file, target, shallow=False):
+        raise UserError(f"{file}: another file is {target.as_posix()} already: rename one of them")

@@ -1,0 +1,280 @@
+"""One function for each kind of task: it guesses which columns of a file hold what, or raises UserError."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from itertools import combinations
+from typing import Any
+
+from pipeline.tinybert.core.errors import UserError
+from pipeline.tinybert.data.records import BadRecordError
+from pipeline.tinybert.guessing.columns import (
+    MOST_CLASSES,
+    ROWS_OF_A_CLASS,
+    Columns,
+    Guess,
+    UnfitError,
+    are_partners,
+    has_fractions,
+    is_list,
+    is_whole_number,
+    listed,
+    named,
+    words,
+)
+from pipeline.tinybert.tasks import KINDS
+from pipeline.tinybert.tasks.multi_label import OFF, ON
+from pipeline.tinybert.tasks.named_entities import OUTSIDE, TAG, to_iob2
+
+LABEL = ("label", "class", "category", "target", "sentiment", "intent", "topic", "gold", "stars", "rating")
+LABELS = ("labels", "label", "tags", "categories", "genres", "topics", "emotions", "classes")
+SCORE = ("score", "similarity", "rating", "label", "stars", "target", "value", "gold")
+MOST_GRADES = 20  # whole numbers with more values than this are scores, not classes
+LONGEST_WINDOW = 384  # word-pieces of a passage that are read at once; longer ones are read in several windows
+RARE = 0.2  # share of the rarest class under which accuracy hides it
+SEPARATORS = ("|", ";", ",", "/")
+SHARE_WITH_SEPARATOR = 0.05  # of the rows, at least
+WORDS_OF_A_LABEL = 4
+
+
+def guess(records: list[dict], chosen: dict[str, Any], kind: str | None) -> tuple[str, Guess]:
+    """The kind of task, and a guess for it.
+
+    chosen: source key → what the user gave for it, with which the guess agrees. kind: None: guess it too.
+    """
+    if kind:
+        return kind, GUESSES[kind](Columns(records, chosen, sure=True))
+    columns, found, undecided = Columns(records, chosen, sure=False), {}, []
+    for name in GUESSES:
+        try:
+            if set(chosen) <= {*KINDS[name].columns, *KINDS[name].details}:
+                found[name] = GUESSES[name](columns)
+        except UnfitError:
+            continue
+        except UserError as error:
+            if name not in PLAIN:
+                raise
+            undecided.append(error)
+        if found and name not in PLAIN:
+            break
+    if len(found) == 1:
+        return next(iter(found.items()))
+    if undecided and not found:
+        raise undecided[0]
+    fits = " and ".join(found) or f"no kind of task (the columns are {', '.join(map(str, columns.names))})"
+    raise UserError(f"--kind: the file fits {fits}: give --kind with one of {', '.join(found or GUESSES)}")
+
+
+def text_classification(columns: Columns) -> Guess:
+    classes = columns.with_classes()
+    label = columns.chosen.get("label") or _one_of(columns, "label", classes, LABEL, "a few different values")
+    counts = columns.counts.get(label, ())
+    if len(counts) < 2 or not (columns.sure or label in classes):
+        raise columns.cannot_guess("label", f"column '{label}' does not hold a few different values")
+    source, reasons, texts = _texts(columns, [label])
+    reasons.append(f"label: column '{label}' ({len(counts)} values: {listed(counts)})")
+    if columns.numbers(label):
+        reasons.append("labels: the classes have numbers as names; `source.labels` in params.yaml can give others")
+    rarest, count = counts.most_common()[-1]
+    share = count / counts.total()
+    metric = "macro_f1" if share < min(RARE, 1 / len(counts) / 2) else "accuracy"
+    reasons.append(f"metric: {metric} (the rarest class, {rarest}, has {100 * share:.0f} % of the rows)")
+    return Guess({**source, "label": label}, reasons, texts, metric)
+
+
+def regression(columns: Columns) -> Guess:
+    scores = [name for name in columns.names if len(columns.numbers(name)) > 1]
+    if not columns.sure:  # stars from 1 to 5 may be classes
+        scores = [name for name in scores if _is_fine(columns.numbers(name))]
+    ids = [name for name in scores if len(columns.numbers(name)) == len(columns.records)]
+    candidates = [name for name in scores if name not in ids or has_fractions(columns.numbers(name))]
+    if not columns.sure:  # a number of any other name may be anything
+        candidates = named(candidates, *SCORE)
+    label = columns.chosen.get("label") or _one_of(columns, "label", candidates, SCORE, "different numbers")
+    if label not in scores:
+        raise columns.cannot_guess("label", f"column '{label}' does not hold different numbers")
+    source, reasons, texts = _texts(columns, [label])
+    values = columns.numbers(label)
+    reasons.append(f"label: column '{label}' (numbers from {min(values):g} to {max(values):g})")
+    return Guess({**source, "label": label}, reasons, texts, "pearson_spearman")
+
+
+def multi_label(columns: Columns) -> Guess:
+    label, separator, counts = _labels(columns)
+    several = label if isinstance(label, list) else [label]
+    source, reasons, texts = _texts(columns, several)
+    form = f"{len(several)} columns of 0 and 1" if several is label else f"column '{label}'"
+    between = f", '{separator}' between them" if separator else ""
+    reasons.append(f"label: {form} ({len(counts)} labels{between}: {listed(counts)})")
+    source |= {"label": label, **({"separator": separator} if separator else {})}
+    return Guess(source, reasons, texts, "micro_f1")
+
+
+def named_entities(columns: Columns) -> Guess:
+    lists = [name for name in columns.names if columns.cells(name) and all(map(is_list, columns.cells(name)))]
+    tagged = [name for name in lists if _is_tagged(columns.cells(name))]
+    is_conll = all(isinstance(name, int) for name in columns.names)
+    tags = columns.chosen.get("tags") or _one_of(
+        columns, "tags", tagged[-1:] if is_conll else tagged, ("ner",), "lists of tags (O, B-TYPE, I-TYPE)"
+    )
+    others = [name for name in lists if name not in (*tagged, tags) and _is_words(columns.cells(name))]
+    given = columns.chosen.get("words")
+    word = given or _one_of(columns, "words", others[:1] if is_conll else others, ("words", "tokens"), "lists of words")
+    rows = [([str(cell) for cell in row[word]], [str(cell) for cell in row[tags]]) for row in columns.records]
+    types = Counter(tag[2:] for _, row in rows for tag in row if tag[0] in "BS")
+    schemes = {scheme: sum(not _is_valid(*row, scheme) for row in rows) for scheme in ("IOB2", "IOB1", "BIOES")}
+    scheme = columns.chosen.get("scheme") or min(schemes, key=schemes.__getitem__)
+    reasons = [
+        f"words: column {_quoted(word)} ({'the first of words' if is_conll else 'lists of words'})",
+        f"tags: column {_quoted(tags)} ({len(types)} types: {listed(types)})",
+        f"scheme: {scheme} ({len(rows) - schemes[scheme]} of {len(rows)} sentences follow it)",
+    ]
+    return Guess({"words": word, "tags": tags, "scheme": scheme}, reasons, [" ".join(row) for row, _ in rows], "f1")
+
+
+def question_answering(columns: Columns) -> Guess:
+    with_answers = [name for name in columns.names if all(_is_answers(row[name]) for row in columns.records)]
+    answers = columns.chosen.get("answers") or _one_of(
+        columns, "answers", with_answers, ("answers", "answer"), "answers with their answer_start"
+    )
+    texts = columns.texts()
+    question = columns.chosen.get("question") or _one_of(
+        columns, "question", named(texts, "question", "query"), (), "questions"
+    )
+    passages = [name for name in texts if name != question]
+    passage = columns.chosen.get("passage") or (named(passages, "context", "passage") or passages or [None])[0]
+    if passage is None:
+        raise columns.cannot_guess("passage", "no column holds passages")
+    rows = columns.records
+    without = sum(not len(_texts_of(row[answers])) for row in rows)
+    reasons = [
+        f"question, passage, answers: columns '{question}', '{passage}', '{answers}' ({len(rows)} questions)",
+        f"unanswerable: {'true' if without else 'false'} ({without} questions have no answer)",
+    ]
+    source = {"question": question, "passage": passage, "answers": answers}
+    both = [f"{row[question]} {row[passage]}" for row in rows]
+    return Guess(source, reasons, both, "f1", {"unanswerable": True} if without else None, LONGEST_WINDOW)
+
+
+GUESSES: dict[str, Callable[[Columns], Guess]] = {
+    "question_answering": question_answering,
+    "named_entities": named_entities,
+    "multi_label": multi_label,
+    "regression": regression,
+    "text_classification": text_classification,
+}  # those that a file shows without doubt come first
+PLAIN = ("regression", "text_classification")  # a file may fit both
+
+
+def _one_of(columns: Columns, key: str, candidates: list, names: Iterable[str], what: str) -> Any:
+    """The only candidate, or the only one with such a name; else UserError."""
+    best = named(candidates, *names) or candidates
+    if len(best) == 1:
+        return best[0]
+    if not best:
+        raise columns.cannot_guess(key, f"no column holds {what}", UnfitError)
+    raise columns.cannot_guess(key, f"columns {', '.join(map(_quoted, best))} hold {what}")
+
+
+def _is_fine(numbers: list[float]) -> bool:
+    return len(numbers) > MOST_GRADES or has_fractions(numbers)
+
+
+def _texts(columns: Columns, without: Iterable[Any]) -> tuple[dict[str, Any], list[str], list[str]]:
+    """Source keys `text` and, for a pair, `pair`; the reasons; the text(s) of each row."""
+    candidates = columns.texts(without)
+    chosen: dict[str, Any] = {key: columns.chosen[key] for key in ("text", "pair") if key in columns.chosen}
+    in_order = [name for name in columns.names if name in candidates]
+    pairs = [pair for pair in combinations(in_order, 2) if are_partners(*pair)]
+    if "text" in chosen:
+        source, reason = chosen, None
+    elif len(pairs) == 1 and not chosen:
+        source, reason = {"text": pairs[0][0], "pair": pairs[0][1]}, "a pair, by their names"
+    else:
+        candidates = [name for name in candidates if name not in chosen.values()]
+        if not candidates:
+            raise columns.cannot_guess("text", "no column holds texts of several words", UnfitError)
+        longest, *others = candidates
+        if rivals := [name for name in others if 3 * columns.median_length(name) > columns.median_length(longest)]:
+            which = ", ".join(map(_quoted, [longest, *rivals]))
+            raise columns.cannot_guess("text", f"columns {which} hold texts (--pair reads a second one)")
+        source, reason = {"text": longest, **chosen}, "the longest texts" if others else "the only texts"
+    reasons = []
+    if reason:
+        median = " and ".join(f"{columns.median_length(name):.0f}" for name in source.values())
+        which = " and ".join(map(_quoted, source.values()))
+        reasons = [f"{', '.join(source)}: {which} ({reason}; {median} words in the median)"]
+    return source, reasons, [" ".join(str(row[name]) for name in source.values()) for row in columns.records]
+
+
+def _labels(columns: Columns) -> tuple[Any, str | None, Counter]:
+    """The column or columns of label sets, the separator between the labels of one, how often each label occurs."""
+    chosen = columns.chosen.get("label")
+    binary = [name for name, counts in columns.counts.items() if {value.lower() for value in counts} <= {*ON, *OFF}]
+    lists = [name for name in columns.names if columns.cells(name) and all(map(is_list, columns.cells(name)))]
+    if isinstance(chosen, list):
+        binary, lists = chosen, []
+    elif chosen is not None:
+        binary, lists = [], [name for name in lists if name == chosen]
+    elif not columns.sure:  # the words of a text may be a list too
+        lists = named(lists, *LABELS)
+    if lists:
+        label = _one_of(columns, "label", lists, LABELS, "lists")
+        return label, None, Counter(str(value) for cell in columns.cells(label) for value in cell)
+    if len(binary) >= (2 if columns.sure else 3) and not named(binary, *LABEL):
+        on = {name: sum(n for value, n in columns.counts[name].items() if value.lower() in ON) for name in binary}
+        return binary, None, Counter(on)
+    for name in [chosen] if chosen else named(columns.counts, *LABELS):
+        if all(cell.startswith("[") and cell.endswith("]") for cell in columns.counts[name]):
+            raise UserError(
+                f"label: column '{name}' holds lists written as text: save the file as JSON Lines or Parquet"
+            )
+        for separator in [columns.chosen["separator"]] if "separator" in columns.chosen else SEPARATORS:
+            if counts := _split(columns.counts[name], separator):
+                return name, separator, counts
+    raise columns.cannot_guess(
+        "label", "no column holds several labels (a list, or a text with separators)", UnfitError
+    )
+
+
+def _split(cells: Counter, separator: str) -> Counter | None:
+    """How often each label occurs, if ``separator`` parts cells into labels."""
+    labels: Counter = Counter()
+    for cell, count in cells.items():
+        for label in filter(None, map(str.strip, cell.split(separator))):
+            labels[label] += count
+    several = sum(count for cell, count in cells.items() if separator in cell)
+    most = min(MOST_CLASSES, labels.total() / ROWS_OF_A_CLASS)
+    is_short = all(words(label) <= WORDS_OF_A_LABEL for label in labels)
+    return labels if several >= SHARE_WITH_SEPARATOR * cells.total() and len(labels) <= most and is_short else None
+
+
+def _is_tagged(cells: list) -> bool:
+    tags = {str(tag) for cell in cells for tag in cell}
+    return tags != {OUTSIDE} and all(map(TAG.fullmatch, tags))
+
+
+def _is_words(cells: list) -> bool:
+    values = [value for cell in cells for value in cell]
+    return all(isinstance(value, str) for value in values) and not all(map(is_whole_number, values))
+
+
+def _is_valid(row: list[str], tags: list[str], scheme: str) -> bool:
+    try:
+        to_iob2(row, tags, scheme)
+    except (BadRecordError, ValueError):
+        return False
+    return True
+
+
+def _is_answers(cell: Any) -> bool:
+    if isinstance(cell, dict):
+        return cell.keys() >= {"text", "answer_start"}
+    return is_list(cell, dict) and all("answer_start" in answer for answer in cell)
+
+
+def _texts_of(answers: Any) -> Any:
+    return answers["text"] if isinstance(answers, dict) else answers
+
+
+def _quoted(column: Any) -> str:
+    return str(column) if isinstance(column, int) else f"'{column}'"

@@ -1,0 +1,219 @@
+"""``python -m pipeline.new_task``: an entry that passes `prepare`, or no change at all."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+from tiny import lines, start_python
+
+from pipeline import new_task, prepare
+from pipeline.tinybert import tasks
+from pipeline.tinybert.core import settings
+from pipeline.tinybert.core.errors import UserError
+
+PARAMS = Path("params.yaml")
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """``run(*arguments)``: what new_task prints, in a folder with the repository's params.yaml."""
+    (tmp_path / "project" / "data" / "raw").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "project")
+    PARAMS.write_bytes((tiny.ROOT / "params.yaml").read_bytes())
+
+    def call(*arguments) -> str:
+        monkeypatch.setattr(sys, "argv", ["new_task", *map(str, arguments)])
+        new_task.main()
+        return capsys.readouterr().out
+
+    return call
+
+
+@pytest.fixture
+def reviews(tmp_path) -> Path:
+    path = tmp_path / "reviews.csv"
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("review", "sentiment"), *tiny.sentences(120, seed=0)])
+    return path
+
+
+def tree() -> dict:
+    return {path: path.read_bytes() if path.is_file() else None for path in Path().rglob("*")}
+
+
+def test_the_entry_is_complete_and_says_what_was_guessed(run, reviews):
+    before = PARAMS.read_text()
+    said = run("films", "--file", reviews)
+    assert "kind: text_classification" in said
+    assert "label: column 'sentiment' (2 values: positive 60, negative 60)" in said
+    assert "max_length: 32 (95 % of the texts have at most " in said
+    assert f"{reviews}: copied to data/raw/films/reviews.csv" in said
+    assert Path("data/raw/films/reviews.csv").read_bytes() == reviews.read_bytes()
+    assert Path("data/raw/films/README.md").exists()
+    after = PARAMS.read_text()
+    assert after.startswith(before)  # with its comments and its layout
+    assert (
+        after[len(before) :]
+        == """
+  films:
+    kind: text_classification
+    options:
+    source:
+      location: data/raw/films/reviews.csv
+      text: review
+      label: sentiment
+    unlabelled:
+    metric: accuracy
+    max_length: 32
+    general_student:
+    finetune_teacher:
+    augment:
+    distill_intermediate:
+    distill_prediction:
+    finetune_student:
+    evaluate:
+    export:
+    benchmark:
+    package:
+"""
+    )
+
+
+@pytest.mark.parametrize("kind", tasks.KINDS)
+def test_a_file_of_each_kind_becomes_a_task_that_prepare_takes(run, tmp_path, kind, capsys):
+    entry = tiny.write_kind(tmp_path, kind)
+    [file] = [path for path in tmp_path.rglob("*.jsonl") if path.name == Path(entry["source"]["location"]).name]
+    [text] = [path for path in tmp_path.rglob("*.jsonl") if path.name == Path(entry["unlabelled"]["location"]).name]
+    columns = ["--text", "one", "--pair", "two"] if kind == "text_classification" else []
+    run(f"my-{kind}", "--file", file, "--unlabelled", text, *columns)
+    configuration = settings.load()
+    made = configuration.task(f"my-{kind}")
+    assert (made.kind, made.metric, made.options or None) == (kind, entry["metric"], entry["options"])
+    task, parts, _, unlabelled = prepare.read_rows(configuration, f"my-{kind}")
+    assert {name: len(rows) > 0 for name, rows in parts.items()} == dict.fromkeys(("train", "validation", "test"), True)
+
+
+def test_conll_columns_go_by_number(run, tmp_path):
+    sentence = "Ada NNP B-PER\nLovelace NNP I-PER\nwas VBD O\nat NN O\nhome{} NN O\n\n"
+    file = tmp_path / "train.conll"
+    file.write_text("".join(sentence.format(number) for number in range(60)))
+    run("names", "--file", file)
+    source = settings.load().task("names").source
+    assert (source.words, source.tags, source.scheme) == (1, 3, "IOB2")
+
+
+def test_files_of_their_own_are_the_splits(run, reviews):
+    test = reviews.with_name("test.csv")
+    rows = [("review", "sentiment"), *tiny.sentences(140, seed=0)[120:]]
+    with open(test, "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows(rows)
+    run("films", "--file", reviews, "--test", test)
+    source = settings.load().task("films").source
+    assert source.location == "data/raw/films"
+    assert source.splits == {"train": "reviews.csv", "test": "test.csv"}
+
+
+def test_a_delimiter_is_found(run, reviews):
+    reviews.write_text(
+        "".join(f"{text};{label}\n" for text, label in [("review", "sentiment"), *tiny.sentences(90, 0)])
+    )
+    assert "delimiter: ';'" in run("films", "--file", reviews)
+    assert settings.load().task("films").source.delimiter == ";"
+
+
+def test_long_unlabelled_texts_are_cut_into_sentences(run, reviews):
+    texts = [text for text, _ in tiny.sentences(120, seed=9)]
+    documents = reviews.with_name("documents.jsonl")
+    documents.write_text("".join(json.dumps({"body": " ".join(texts[n : n + 12])}) + "\n" for n in range(0, 120, 12)))
+    assert "cut into sentences" in run("films", "--file", reviews, "--unlabelled", documents)
+    unlabelled = settings.load().task("films").unlabelled
+    assert (unlabelled.text, unlabelled.sentences) == ("body", True)
+
+
+def test_options_override_guesses(run, reviews):
+    run("films", "--file", reviews, "--metric", "mcc", "--max-length", 100, "--label", "sentiment")
+    task = settings.load().task("films")
+    assert (task.metric, task.max_length) == ("mcc", 100)
+
+
+def test_run_is_changed_only_if_asked(run, reviews):
+    run("films", "--file", reviews)
+    assert settings.load().run == ["rotten_tomatoes"]
+    run("reviews", "--file", reviews, "--run")
+    assert settings.load().run == ["reviews"]
+    assert "run: [reviews]  # " in PARAMS.read_text()
+
+
+@pytest.mark.parametrize("run_list", ["run: [a,\n  b]  # two\n", "run:\n- a\n- b\n", "run: # two\n  - a\n\n  - b\n"])
+def test_each_form_of_the_list_run_is_changed(run_list):
+    changed = new_task.entry.with_run(f"# top\n{run_list}seed: 1\n", "films")
+    assert changed.startswith("# top\nrun: [films]") and changed.endswith("\nseed: 1\n") and "- b" not in changed
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_tasks_may_stand_before_other_groups(newline):
+    before = newline.join(["tasks:", "    one:", "        kind: x", ""])
+    after = newline.join(["", "# of all training", "seed: 1", ""])
+    made = new_task.entry.with_entry(before + after, "two", {"kind": "regression"})
+    assert made.startswith(before + f"{newline}    two:{newline}      kind: regression{newline}")
+    assert made.endswith(f"      package:{newline}" + after)
+
+
+def test_a_file_in_its_place_is_not_copied(run, reviews):
+    Path("data/raw/films").mkdir(parents=True)
+    there = reviews.rename("data/raw/films/reviews.csv")
+    assert "copied" not in run("films", "--file", there)
+    assert settings.load().task("films").source.location == "data/raw/films/reviews.csv"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["cola"], "cola: params.yaml has this task already: choose another name, or delete tasks.cola"),
+        (["raw"], "raw: expected a name of letters, digits, _ and -"),
+        (["my films"], "my films: expected a name of letters, digits, _ and -"),
+        (["films", "--label", "stars"], "--label: {file} has no column 'stars' (it has: review, sentiment)"),
+        (["films", "--metric", "f1"], "tasks.films.metric: expected one of accuracy, macro_f1, mcc"),
+        (["films", "--file", "nowhere.csv"], "--file: there is no file nowhere.csv"),
+        (["films", "--max-length", "4"], "tasks.films.max_length: expected "),
+        (["films", "--kind", "regression"], "label: no column holds different numbers: give --label COLUMN"),
+        (["films", "--unlabelled", "nowhere.csv"], "--unlabelled: there is no file nowhere.csv"),
+    ],
+)
+def test_nothing_is_written_if_anything_is_wrong(run, reviews, arguments, message):
+    before = tree()
+    with pytest.raises(UserError) as raised:
+        run(*arguments[:1], "--file", reviews, *arguments[1:])
+    assert message.format(file=reviews) in str(raised.value)
+    assert tree() == before
+
+
+def test_a_bad_row_is_named_and_nothing_is_written(run, reviews):
+    reviews.write_text(reviews.read_text() + '"",positive\n')
+    Path("data/raw/films").mkdir(parents=True)
+    Path("data/raw/films/notes.txt").write_text("mine")
+    before = tree()
+    with pytest.raises(UserError, match=r"reviews.csv, line 122: column 'review': empty text.*nothing is written"):
+        run("films", "--file", reviews)
+    assert tree() == before
+
+
+def test_another_file_of_the_same_name_is_not_overwritten(run, reviews):
+    Path("data/raw/films").mkdir(parents=True)
+    Path("data/raw/films/reviews.csv").write_text("mine")
+    before = tree()
+    with pytest.raises(UserError, match="another file is data/raw/films/reviews.csv already"):
+        run("films", "--file", reviews)
+    assert tree() == before
+
+
+def test_an_error_is_one_line_with_exit_code_1(run, reviews):
+    process = start_python("-m", "pipeline.new_task", "cola", "--file", str(reviews))
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert lines(said) == [
+        "new_task: cola: params.yaml has this task already: choose another name, or delete tasks.cola"
+    ]

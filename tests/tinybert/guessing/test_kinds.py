@@ -1,0 +1,179 @@
+"""Guesses of columns from small files of the kinds that users have."""
+
+import pytest
+import tiny
+
+from pipeline.tinybert import tasks
+from pipeline.tinybert.core.errors import UserError
+from pipeline.tinybert.guessing import kinds
+
+SENTENCES = tiny.sentences(60, seed=0)
+TEXTS = [text for text, _ in SENTENCES]
+
+
+def records(**columns) -> list[dict]:
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def guess(rows: list[dict], kind: str | None = None, **chosen) -> tuple[str, dict]:
+    kind, found = kinds.guess(rows, chosen, kind)
+    return kind, found.source
+
+
+def reasons(rows: list[dict], kind: str | None = None) -> str:
+    return "\n".join(kinds.guess(rows, {}, kind)[1].reasons)
+
+
+def cycle(*values) -> list:
+    return [values[number % len(values)] for number in range(len(TEXTS))]
+
+
+def test_each_kind_has_a_guess():
+    assert set(kinds.GUESSES) == set(tasks.KINDS)
+
+
+class TestTextClassification:
+    def test_the_label_has_few_values_and_the_text_is_the_longest(self):
+        rows = records(id=range(60), review=TEXTS, sentiment=cycle("good", "bad"))
+        assert guess(rows) == ("text_classification", {"text": "review", "label": "sentiment"})
+        assert "label: column 'sentiment' (2 values: good 30, bad 30)" in reasons(rows)
+        assert "text: 'review' (the only texts; " in reasons(rows)
+
+    def test_a_title_beside_a_long_text_is_left_out(self):
+        titles, bodies = [f"film {number}" for number in range(60)], [f"{text} {text}" for text in TEXTS]
+        rows = records(title=titles, body=bodies, label=cycle(1, 0))
+        assert guess(rows)[1] == {"text": "body", "label": "label"}
+
+    def test_two_columns_of_like_texts_are_not_chosen_between(self):
+        rows = records(plot=TEXTS, review=TEXTS[::-1], label=cycle("a", "b"))
+        expected = (
+            "text: columns 'plot', 'review' hold texts .*: give --text COLUMN .the columns are plot, review, label"
+        )
+        with pytest.raises(UserError, match=expected):
+            guess(rows)
+        assert guess(rows, text="review")[1] == {"text": "review", "label": "label"}
+        assert guess(rows, text="plot", pair="review")[1] == {"text": "plot", "pair": "review", "label": "label"}
+
+    @pytest.mark.parametrize("names", [("sentence1", "sentence2"), ("text_a", "text_b"), ("premise", "hypothesis")])
+    def test_columns_whose_names_belong_together_are_a_pair(self, names):
+        rows = records(label=cycle("yes", "no"), **dict.fromkeys(names, TEXTS))
+        assert guess(rows)[1] == {"text": names[0], "pair": names[1], "label": "label"}
+
+    def test_two_columns_of_classes_are_not_chosen_between(self):
+        rows = records(review=TEXTS, genre=cycle("drama", "comedy"), country=cycle("fr", "us", "jp"))
+        with pytest.raises(
+            UserError, match="label: columns 'genre', 'country' hold a few different values: give --lab"
+        ):
+            guess(rows)
+        assert guess(rows, label="genre")[1]["label"] == "genre"
+
+    def test_of_a_column_of_numbers_and_one_of_their_names_the_names_are_chosen(self):
+        rows = records(text=TEXTS, y=cycle(0, 1, 2), says=cycle("bad", "fair", "good"))
+        assert guess(rows)[1]["label"] == "says"
+
+    def test_numbers_stay_the_names_of_the_classes(self):
+        rows = records(text=TEXTS, label=cycle("0", "1"))
+        assert guess(rows)[1] == {"text": "text", "label": "label"}
+        assert "the classes have numbers as names" in reasons(rows)
+
+    @pytest.mark.parametrize(
+        ("labels", "metric"), [(["a"] * 30 + ["b"] * 30, "accuracy"), (["a"] * 52 + ["b"] * 8, "macro_f1")]
+    )
+    def test_a_rare_class_asks_for_macro_f1(self, labels, metric):
+        rows = records(text=TEXTS, label=labels)
+        assert kinds.guess(rows, {}, None)[1].metric == metric
+
+
+class TestRegression:
+    def test_numbers_with_fractions_are_scores(self):
+        rows = records(sentence1=TEXTS, sentence2=TEXTS, score=cycle("0.5", "3.25", "5"))
+        source = {"text": "sentence1", "pair": "sentence2", "label": "score"}
+        assert guess(rows) == ("regression", source)
+        assert "label: column 'score' (numbers from 0.5 to 5)" in reasons(rows)
+
+    def test_grades_are_classes_unless_the_kind_is_given(self):
+        rows = records(id=range(60), text=TEXTS, stars=cycle(1, 2, 3, 4, 5))
+        assert guess(rows) == ("text_classification", {"text": "text", "label": "stars"})
+        assert guess(rows, "regression") == ("regression", {"text": "text", "label": "stars"})
+
+    def test_a_file_with_classes_and_scores_is_not_guessed(self):
+        rows = records(text=TEXTS, sentiment=cycle("good", "bad"), score=cycle(0.1, 0.7, 0.9))
+        with pytest.raises(UserError, match="--kind: the file fits regression and text_classification: give --kind"):
+            guess(rows)
+        assert guess(rows, label="score")[0] == "regression"
+        assert guess(rows, label="sentiment")[0] == "text_classification"
+
+
+class TestMultiLabel:
+    def test_a_column_of_lists(self):
+        rows = records(text=TEXTS, labels=cycle(["sad"], [], ["sad", "long"]))
+        assert guess(rows) == ("multi_label", {"text": "text", "label": "labels"})
+        assert "label: column 'labels' (2 labels: sad 40, long 20)" in reasons(rows)
+
+    @pytest.mark.parametrize("separator", ["|", ";", ", "])
+    def test_a_text_with_separators(self, separator):
+        rows = records(text=TEXTS, genres=cycle("drama", separator.join(["drama", "war"]), ""))
+        source = {"text": "text", "label": "genres", "separator": separator.strip()}
+        assert guess(rows) == ("multi_label", source)
+
+    def test_columns_of_0_and_1(self):
+        rows = records(text=TEXTS, toxic=cycle(0, 1), threat=cycle(0, 0, 1), insult=cycle(1, 1, 0))
+        assert guess(rows) == ("multi_label", {"text": "text", "label": ["toxic", "threat", "insult"]})
+
+    def test_lists_written_as_text_are_refused(self):
+        rows = records(text=TEXTS, labels=cycle("['sad']", "['sad', 'long']"))
+        with pytest.raises(UserError, match="column 'labels' holds lists written as text"):
+            guess(rows)
+
+
+class TestNamedEntities:
+    WORDS = cycle(["Ada", "Lovelace", "was", "in", "London"], ["It", "rains"])
+
+    def test_lists_of_words_and_of_tags(self):
+        tags = cycle(["B-PER", "I-PER", "O", "O", "B-LOC"], ["O", "O"])
+        pos = cycle(["NNP", "NNP", "VBD", "IN", "NNP"], ["PRP", "VBZ"])
+        rows = records(id=range(60), tokens=self.WORDS, pos_tags=pos, ner_tags=tags)
+        assert guess(rows) == ("named_entities", {"words": "tokens", "tags": "ner_tags", "scheme": "IOB2"})
+        assert "tags: column 'ner_tags' (2 types: PER 30, LOC 30)" in reasons(rows)
+
+    def test_columns_without_names_are_the_first_and_the_last(self):
+        chunks = cycle(["B-NP", "I-NP", "B-VP", "B-PP", "B-NP"], ["B-NP", "B-VP"])
+        tags = cycle(["B-PER", "I-PER", "O", "O", "B-LOC"], ["O", "O"])
+        rows = [dict(enumerate(row, 1)) for row in zip(self.WORDS, chunks, tags, strict=True)]
+        assert guess(rows) == ("named_entities", {"words": 1, "tags": 3, "scheme": "IOB2"})
+
+    @pytest.mark.parametrize(
+        ("tags", "scheme"),
+        [
+            (["B-PER", "I-PER", "O", "O", "B-LOC"], "IOB2"),
+            (["I-PER", "I-PER", "O", "O", "I-LOC"], "IOB1"),
+            (["B-PER", "E-PER", "O", "O", "S-LOC"], "BIOES"),
+        ],
+    )
+    def test_the_scheme_is_the_one_that_most_sentences_follow(self, tags, scheme):
+        rows = records(words=self.WORDS, tags=cycle(tags, ["O", "O"]))
+        assert guess(rows)[1]["scheme"] == scheme
+
+    def test_numbers_are_no_tags(self):
+        rows = records(tokens=self.WORDS, ner_tags=cycle([1, 2, 0, 0, 3], [0, 0]))
+        with pytest.raises(UserError, match="tags: no column holds lists of tags .O, B-TYPE, I-TYPE.: give --tags"):
+            guess(rows, "named_entities")
+
+
+class TestQuestionAnswering:
+    @pytest.mark.parametrize("unanswerable", [False, True])
+    def test_answers_have_their_place(self, unanswerable):
+        answers = cycle(
+            [{"text": "The", "answer_start": 0}], [] if unanswerable else [{"text": "T", "answer_start": 0}]
+        )
+        questions = [f"is it film {number}" for number in range(60)]
+        rows = records(id=range(60), question=questions, context=TEXTS, answers=answers)
+        kind, found = kinds.guess(rows, {}, None)
+        assert kind == "question_answering"
+        assert found.source == {"question": "question", "passage": "context", "answers": "answers"}
+        assert found.options == ({"unanswerable": True} if unanswerable else None)
+
+
+def test_a_file_of_no_kind_is_refused_with_its_columns():
+    with pytest.raises(UserError, match="the file fits no kind of task .the columns are id, text.: give --kind"):
+        guess(records(id=range(60), text=TEXTS))
