@@ -1,4 +1,4 @@
-"""What the user can mend ends a stage with one line that names the key, file or row; nothing half-written is left."""
+"""An error that the user can fix: the stage ends with one line that names the key, file or row, and leaves no files."""
 
 import csv
 import json
@@ -31,7 +31,7 @@ def tree(folder: Path) -> dict[str, bytes | None]:
 
 @pytest.fixture
 def refusal(world):
-    """``refusal(stage, task, **changes)``: the one line with which a stage ends that leaves all files as they are."""
+    """``refusal(stage, task, **changes)``: run a stage that must fail; its one-line message. No file may change."""
 
     def run(name: str, task: str = "tiny", **changes) -> str:
         if changes:
@@ -74,7 +74,7 @@ def write_table(path: Path, rows: list[list[str]]) -> None:
         ("data/raw/nowhere.csv", "there is no file or folder data/raw/nowhere.csv"),
     ],
 )
-def test_what_is_not_there_is_named_with_its_setting(name, key, location, message, refusal):
+def test_a_missing_package_or_file_is_named_with_its_setting(name, key, location, message, refusal):
     assert refusal(name, **{key: location}).startswith(f"{key}: {message}")
 
 
@@ -89,7 +89,7 @@ def test_what_is_not_there_is_named_with_its_setting(name, key, location, messag
         ("hub:nobody/nothing@main", "hub:nobody/nothing@main: expected hub:OWNER/NAME@COMMIT"),
     ],
 )
-def test_a_hub_id_that_is_not_there_is_named_with_its_setting(name, key, location, message, refusal):
+def test_a_hub_location_that_is_missing_or_malformed_is_named_with_its_setting(name, key, location, message, refusal):
     assert refusal(name, **{key: location}).startswith(f"{key}: {message}")
 
 
@@ -114,7 +114,7 @@ def test_a_hub_id_that_is_not_there_is_named_with_its_setting(name, key, locatio
         ({"prepare.test": 0.6, "prepare.validation": 0.5}, "prepare.test + prepare.validation = 1.1: nothing is left"),
     ],
 )
-def test_a_source_that_does_not_fit_its_settings_is_refused(changes, message, refusal):
+def test_settings_that_do_not_match_the_source_are_an_error(changes, message, refusal):
     assert message in refusal("prepare", **changes)
 
 
@@ -146,22 +146,22 @@ GOOD, BAD = ["a good film", "positive"], ["a bad film", "negative"]
     ],
     ids=["empty text", "no label", "all bad rows", "one class", "too small", "rare class", "no row", "empty", "ragged"],
 )
-def test_rows_that_cannot_be_used_are_named(rows, message, refusal):
+def test_unusable_rows_are_an_error(rows, message, refusal):
     write_table(Path(ROWS), rows)
     assert message in refusal("prepare")
 
 
-def test_a_file_in_another_encoding_is_named(refusal):
+def test_a_file_that_is_not_utf8_is_an_error(refusal):
     Path(ROWS).write_bytes("text,label\ncafé,a\n".encode("latin-1"))
     assert f"{SOURCE}: {ROWS} cannot be read as csv" in refusal("prepare")
 
 
 @pytest.mark.parametrize("name", ["prepare", "general_student", "finetune_teacher", "augment", "evaluate"])
-def test_a_task_that_is_not_defined_is_refused(name, refusal):
+def test_an_undefined_task_is_an_error(name, refusal):
     assert refusal(name, "tinny").startswith("no task 'tinny' under `tasks`; did you mean 'tiny'?")
 
 
-def test_longer_text_is_cut_and_counted(world, capfd):
+def test_texts_beyond_max_length_are_truncated_and_counted(world, capfd):
     long = {"id": "train-long", "text": "The film is good " + "and the story is fine " * 20, "label": "positive"}
     with open("data/tiny/prepared/train.jsonl", "a") as file:
         file.write(json.dumps(long) + "\n")
@@ -169,7 +169,7 @@ def test_longer_text_is_cut_and_counted(world, capfd):
     assert "1 of 113 texts are longer than 32 word-pieces (max_length) and are cut" in capfd.readouterr().out
 
 
-def test_a_length_that_the_model_does_not_take_is_refused(refusal, world):
+def test_a_max_length_beyond_the_models_positions_is_an_error(refusal, world):
     tiny.write_params(world / "params.yaml", **{"tasks.tiny.max_length": 128})
     run_stage("prepare")
     assert "max_length: 128: the model takes 64 word-pieces" in refusal("finetune_teacher")
@@ -178,7 +178,7 @@ def test_a_length_that_the_model_does_not_take_is_refused(refusal, world):
 # Checkpoints
 
 
-def test_a_folder_that_is_no_model_is_refused(refusal):
+def test_a_folder_without_a_model_is_an_error(refusal):
     message = refusal("encoder", **{"encoder.checkpoint": "data/raw"})
     assert message.startswith("encoder.checkpoint: data/raw has no config.json")
 
@@ -201,37 +201,37 @@ def test_a_broken_checkpoint_is_named_with_its_setting(name, content, refusal):
     assert refusal("encoder").startswith(f"encoder.checkpoint: {CHECKPOINT}")
 
 
-def test_another_family_of_models_is_refused(refusal):
+def test_an_unsupported_model_family_is_an_error(refusal):
     GPT2Config().save_pretrained(CHECKPOINT)
     expected = "model family 'gpt2' is not supported: expected one of bert, roberta, electra, distilbert"
     assert refusal("encoder") == f"encoder.checkpoint: {expected}"
 
 
-def test_a_tokenizer_that_wants_code_of_its_own_is_refused(refusal):
+def test_a_tokenizer_with_custom_code_is_refused(refusal):
     Path(CHECKPOINT, "code.py").write_text("from pathlib import Path\nPath('executed').touch()\n")
     path = Path(CHECKPOINT, "tokenizer_config.json")
-    wanted = {"AutoTokenizer": ["code.Tokenizer", "code.Tokenizer"]}
-    path.write_text(json.dumps({"tokenizer_class": "Tokenizer", "auto_map": wanted}))
+    auto_map = {"AutoTokenizer": ["code.Tokenizer", "code.Tokenizer"]}
+    path.write_text(json.dumps({"tokenizer_class": "Tokenizer", "auto_map": auto_map}))
     assert "wants code of its own to be run (auto_map in tokenizer_config.json)" in refusal("encoder")
 
 
-def test_a_checkpoint_that_wants_code_of_its_own_is_refused(refusal):
+def test_a_checkpoint_with_custom_code_is_refused(refusal):
     config = Path(CHECKPOINT, "config.json")
-    wanted = {"AutoModel": "code.Model", "AutoConfig": "code.Config"}
-    config.write_text(json.dumps({**json.loads(config.read_text()), "auto_map": wanted}))
+    auto_map = {"AutoModel": "code.Model", "AutoConfig": "code.Config"}
+    config.write_text(json.dumps({**json.loads(config.read_text()), "auto_map": auto_map}))
     Path(CHECKPOINT, "code.py").write_text("from pathlib import Path\nPath('executed').touch()\n")
     assert "wants code of its own to be run (auto_map in config.json), which is refused" in refusal("encoder")
 
 
 class Touch:
-    """A pickle that creates a file when it is read."""
+    """Creates a file when it is unpickled."""
 
     def __reduce__(self):
         return Path.touch, (Path("executed"),)
 
 
 @pytest.mark.parametrize("write", [torch.save, lambda it, path: path.write_bytes(pickle.dumps(it))], ids=["zip", "old"])
-def test_pickled_weights_execute_nothing(write, refusal):
+def test_pickled_weights_execute_no_code(write, refusal):
     Path(CHECKPOINT, "model.safetensors").unlink()
     write({"embeddings.word_embeddings.weight": Touch()}, Path(CHECKPOINT, "pytorch_model.bin"))
     assert refusal("encoder").startswith(f"encoder.checkpoint: {CHECKPOINT}")
@@ -242,7 +242,7 @@ def test_pickled_weights_execute_nothing(write, refusal):
 
 
 @pytest.mark.parametrize("text", ["", "film 0.1 0.2\nplot 0.1\n", "film good\n"], ids=["empty", "ragged", "no numbers"])
-def test_a_file_that_holds_no_vectors_is_named(text, refusal):
+def test_a_file_without_vectors_is_an_error(text, refusal):
     Path("data/raw/vectors.txt").write_text(text)
     assert refusal("word_vectors").startswith("word_vectors.location: data/raw/vectors.txt cannot be read as")
 
@@ -287,28 +287,28 @@ GENERAL = "general_student"
         ),
     ],
 )
-def test_a_general_student_that_cannot_be_made_says_which_setting_to_change(changes, message, refusal):
+def test_an_impossible_general_student_is_an_error_that_names_the_setting(changes, message, refusal):
     assert message in refusal("general_student", **changes)
 
 
-def test_a_checkpoint_with_another_vocabulary_is_no_student(refusal):
+def test_a_general_student_with_another_vocabulary_is_an_error(refusal):
     tiny.write_checkpoint(Path("data/raw/student"), layers=2)
     other_vocabulary("data/raw/student")
     changes = {f"{GENERAL}.start": "checkpoint", f"{GENERAL}.checkpoint": "data/raw/student"}
     assert f"{GENERAL}.checkpoint: the student's vocabulary" in refusal("general_student", **changes)
 
 
-def test_a_student_with_fewer_positions_than_the_texts_is_refused(refusal):
+def test_a_student_with_too_few_positions_is_an_error(refusal):
     tiny.write_checkpoint(Path("models/tiny/general_student"), layers=2, max_position_embeddings=16)
     assert "max_length: 32: the model takes 16 word-pieces" in refusal("distill_intermediate")
 
 
-def test_teacher_and_student_of_other_vocabularies_are_refused(refusal):
+def test_different_vocabularies_of_teacher_and_student_are_an_error(refusal):
     other_vocabulary("models/tiny/general_student")
     assert "general_student: the student's vocabulary" in refusal("distill_intermediate")
 
 
-def test_head_counts_that_the_attention_loss_cannot_match_are_refused(refusal):
+def test_different_head_counts_with_an_attention_loss_are_an_error(refusal):
     tiny.write_checkpoint(Path("models/tiny/general_student"), layers=2, heads=3)
     message = refusal("distill_intermediate")
     assert message.startswith("distill_intermediate.losses.attention: the student has 3 heads, the teacher 2")
@@ -323,18 +323,18 @@ def test_head_counts_that_the_attention_loss_cannot_match_are_refused(refusal):
         (5, "last", "last: the student has 5 layers, the teacher only 4"),
     ],
 )
-def test_a_layer_map_outside_the_range_is_refused(layers, layer_map, message, refusal):
+def test_an_impossible_layer_map_is_an_error(layers, layer_map, message, refusal):
     tiny.write_checkpoint(Path("models/tiny/general_student"), layers=layers)
-    said = refusal("distill_intermediate", **{"distill_intermediate.layer_map": layer_map})
-    assert said.startswith(f"distill_intermediate.layer_map: {message}")
+    printed = refusal("distill_intermediate", **{"distill_intermediate.layer_map": layer_map})
+    assert printed.startswith(f"distill_intermediate.layer_map: {message}")
 
 
-def test_a_teacher_no_better_than_a_trivial_predictor_stops_the_run(refusal):
+def test_a_teacher_no_better_than_the_trivial_predictor_stops_the_run(refusal):
     message = refusal("finetune_teacher", **{"finetune_teacher.learning_rate": 1e-12})
     assert "the teacher's accuracy on validation, 0.5000, is no better than a trivial predictor's, 0.5000" in message
 
 
-# Processes of their own: the exit code, and what the terminal shows
+# Stages as processes: exit code and terminal output
 
 
 @pytest.mark.parametrize(
@@ -354,13 +354,13 @@ def test_a_teacher_no_better_than_a_trivial_predictor_stops_the_run(refusal):
 def test_a_stage_ends_with_one_line_and_exit_code_1(name, arguments, changes, message, world):
     tiny.write_params(world / "params.yaml", **changes)
     process = start_python("-m", f"pipeline.{name}", *arguments)
-    _, said = process.communicate(timeout=120)
+    _, printed = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert len(lines(said)) == 1
-    assert lines(said)[0].startswith(message)
+    assert len(lines(printed)) == 1
+    assert lines(printed)[0].startswith(message)
 
 
-def test_an_interrupted_training_leaves_nothing_and_can_be_started_again(world):
+def test_interrupted_training_leaves_no_files_and_can_be_started_again(world):
     tiny.write_params(world / "params.yaml", **{"finetune_teacher.epochs": 100_000})
     shutil.rmtree("models/tiny/teacher")
     before = tree(world)
@@ -371,12 +371,12 @@ def test_an_interrupted_training_leaves_nothing_and_can_be_started_again(world):
     assert list(Path("models").glob(".scratch-*"))
     process.send_signal(signal.SIGINT)
     begin = time.monotonic()
-    _, said = process.communicate(timeout=60)
+    _, printed = process.communicate(timeout=60)
     assert time.monotonic() - begin < 10
     assert process.returncode == 1
-    assert "Traceback" not in said
+    assert "Traceback" not in printed
     expected = "finetune_teacher: interrupted (SIGINT): no half-written file is left; `dvc repro` resumes"
-    assert lines(said)[-1] == expected
+    assert lines(printed)[-1] == expected
     assert tree(world) == before
 
     tiny.write_params(world / "params.yaml")
@@ -389,8 +389,8 @@ def test_an_interrupted_training_leaves_nothing_and_can_be_started_again(world):
     [("finetune_teacher", 40), ("finetune_teacher", 260), ("distill_intermediate", 20)],
     ids=["while training", "while saving", "while encoding rows"],
 )
-def test_a_full_disk_is_one_line(stage, room, refusal, small_disk):
-    """``room``: KiB beside what the stages before left."""
+def test_a_full_disk_is_reported_in_one_line(stage, room, refusal, small_disk):
+    """``room``: free KiB on the disk when the stage starts."""
     blocks = sum(-(-path.stat().st_size // 4096) for path in Path("models").rglob("*"))
     small_disk(Path("models"), kib=4 * blocks + room)
     assert refusal(stage).startswith("the disk is full")

@@ -1,4 +1,4 @@
-"""A stage that is killed goes on where it was, and ends with the bytes of one that was not."""
+"""A killed stage resumes where it stopped, and its outputs equal those of an uninterrupted run, byte for byte."""
 
 import contextlib
 import random
@@ -10,7 +10,7 @@ from killed import STAGES
 from tiny import COMMON
 
 from pipeline.tinybert.augmentation.word_replacement import Augmenter
-from pipeline.tinybert.core import resume, stage
+from pipeline.tinybert.core import resume
 from pipeline.tinybert.distillation.teacher_logits import Logits
 from pipeline.tinybert.training import loop
 from pipeline.tinybert.training.loop import QuietTrainer
@@ -30,13 +30,15 @@ CHANGES = {
 
 
 class Killed(BaseException):
-    """No handler of the program sees a process that is killed; this comes near it."""
+    """Stands in for a killed process: almost no handler of the program catches a BaseException."""
 
 
 @pytest.fixture
 def run(repository, monkeypatch):
-    """``run(stage, moment)``: all bytes that the stage leaves, and how many pieces of work it did; killed after so
-    many, where a moment is given.
+    """``run(stage, moment)``: run a stage, killed after ``moment`` pieces of work if that is given.
+
+    Returns the content of all files, and how many pieces of work were done. A piece of work is a call of one of
+    ``WORK``.
     """
     tiny.write_params(repository / "params.yaml", **CHANGES)
     monkeypatch.setattr(loop, "SECONDS_LOST", -1)
@@ -67,44 +69,44 @@ def run(repository, monkeypatch):
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_killed_stage_goes_on_to_the_same_bytes(run, stage, monkeypatch):
+def test_a_killed_stage_resumes_to_the_same_bytes(run, stage, monkeypatch):
     monkeypatch.setattr("pipeline.tinybert.augmentation.word_replacement.BLOCK_ROWS", 16)
     whole, work = run(stage)
     assert work > 6
     for moment in random.Random(stage).sample(range(2, work), 3):
         killed, done = run(stage, moment)
         assert done == moment
-        assert of_outputs(killed, stage) == of_outputs(whole, stage)  # which an earlier run had left
-        made, rest = run(stage)
-        assert made == whole
-        assert rest <= work - moment + 2  # a step that ends an epoch is not kept
+        assert of_outputs(killed, stage) == of_outputs(whole, stage)  # unchanged since the earlier run
+        resumed, rest = run(stage)
+        assert resumed == whole
+        assert rest <= work - moment + 2  # no checkpoint is written at the last step of an epoch
 
 
-def of_outputs(found: dict[str, bytes], stage: str) -> dict[str, bytes]:
-    """But for what a run keeps for the next one, and for the curves that are shown while they grow."""
-    return {name: content for name, content in found.items() if not {".dvc", stage} & set(Path(name).parts)}
+def of_outputs(files: dict[str, bytes], stage: str) -> dict[str, bytes]:
+    """The files without those saved for resuming, and without the live curves."""
+    return {name: content for name, content in files.items() if not {".dvc", stage} & set(Path(name).parts)}
 
 
-def test_a_stage_killed_as_its_output_was_made_makes_it_again(run, monkeypatch):
+def test_a_stage_killed_after_writing_its_output_writes_it_again(run, monkeypatch):
     whole, _ = run("augment")
 
     def killed(message: str) -> None:
         raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed), resume.stage_folder("augment", ["tiny"]):
-        patch.setattr(stage, "say", killed)  # of how many rows there are, the last thing that it does
+        patch.setattr("pipeline.augment.log", killed)  # the stage's last statement logs the number of rows
         tiny.run_stage("augment")
     assert run("augment")[0] == whole
 
 
 @pytest.mark.parametrize("epochs", [2, 9])
-def test_a_stage_killed_as_its_training_was_done_does_not_train_on(run, world, epochs):
-    """After all epochs, or before, where the scores brought it to stop."""
+def test_a_stage_killed_after_training_only_saves_the_model(run, world, epochs):
+    """Whether training ended after all epochs or by early stopping."""
     changes = {"finetune_student.epochs": epochs, "finetune_student.patience": 1}
     tiny.write_params(world / "params.yaml", **CHANGES, **{**changes, "finetune_student.learning_rates": [4.0e-3]})
     whole, work = run("finetune_student")
     assert (work < epochs * 14) == (epochs == 9)
-    run("finetune_student", work - 1)  # the last piece of work is to keep the model
-    made, rest = run("finetune_student")
+    run("finetune_student", work - 1)  # the last piece of work saves the model
+    resumed, rest = run("finetune_student")
     assert rest == 1
-    assert made == whole
+    assert resumed == whole

@@ -1,4 +1,4 @@
-"""The whole pipeline through DVC, in a clone of the repository with a tiny world in place of the real data."""
+"""The whole pipeline by DVC, in a clone of the repository with tiny models and data."""
 
 import contextlib
 import csv
@@ -29,7 +29,7 @@ IDENTITY = {"user.name": "A Tester", "user.email": "tester@example.org", "init.d
 
 
 class Clone:
-    """A clone of the repository, and the commands that its user types."""
+    """A clone of the repository; calling it runs a command there."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -42,12 +42,12 @@ class Clone:
         }
 
     def __call__(self, *command: str) -> str:
-        """Run a command, give back what it printed."""
-        done = subprocess.run(
+        """Run a command that must succeed; return its output."""
+        process = subprocess.run(
             command, cwd=self.folder, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
-        assert done.returncode == 0, f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout[-4000:]}"
-        return done.stdout
+        assert process.returncode == 0, f"{' '.join(command)}: {process.returncode}:\n{process.stdout[-4000:]}"
+        return process.stdout
 
     def commit(self, message: str) -> None:
         self("git", "add", "--all")
@@ -57,9 +57,9 @@ class Clone:
         return (self.folder / name).read_text(encoding="utf-8")
 
     def files(self, name: str) -> list[str]:
-        """Those of a folder, or the file itself."""
-        found = [self.folder / name, *(self.folder / name).rglob("*")]
-        return [path.relative_to(self.folder).as_posix() for path in found if path.is_file()]
+        """The files in a folder, or the file itself."""
+        paths = [self.folder / name, *(self.folder / name).rglob("*")]
+        return [path.relative_to(self.folder).as_posix() for path in paths if path.is_file()]
 
     def settings(self) -> dict:
         return ruamel.yaml.YAML(typ="safe", pure=True).load(self.read("params.yaml"))
@@ -70,7 +70,7 @@ class Clone:
         return {row[1]: row[-1] for row in rows if row and row[-1] in ("Queued", "Running", "Success", "Failed")}
 
     def run_queue(self) -> dict[str, str]:
-        """Run what is queued to its end; all that has been queued, with its state."""
+        """Run all queued experiments; return name → state of every experiment queued so far."""
         self("dvc", "queue", "start", "-j", "1")
         deadline = time.monotonic() + 240
         while set((states := self.queue()).values()) != {"Success"}:
@@ -80,48 +80,48 @@ class Clone:
         return states
 
 
-def ran(said: str) -> list[str]:
-    return [line.split("'")[1] for line in said.splitlines() if line.startswith("Running stage '")]
+def ran(printed: str) -> list[str]:
+    return [line.split("'")[1] for line in printed.splitlines() if line.startswith("Running stage '")]
 
 
 @pytest.fixture(scope="module")
 def fresh_clone(tmp_path_factory) -> Clone:
-    """The repository as it stands, committed, with the tiny world and without what the real run left."""
+    """A clone with the working tree's files, tiny models and data, and no results; all committed."""
     clone = Clone(tmp_path_factory.mktemp("clone") / "repository")
     subprocess.run(["git", "clone", "--quiet", ROOT, clone.folder], check=True)
     for name in subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True).splitlines():
-        if (ROOT / name).is_file():  # what is changed and not committed yet is tested too
+        if (ROOT / name).is_file():  # uncommitted changes are tested too
             shutil.copy(ROOT / name, clone.folder / name)
     (clone.folder / "dvc.lock").unlink(missing_ok=True)
     shutil.rmtree(clone.folder / "metrics", ignore_errors=True)
     tiny.write_world(clone.folder)
     for key, value in IDENTITY.items():
         clone("git", "config", key, value)
-    clone.commit("A tiny world")
+    clone.commit("Tiny models and data")
     return clone
 
 
 @pytest.fixture(scope="module")
 def clone(fresh_clone) -> Clone:
     """The clone after ``dvc repro``, all committed."""
-    fresh_clone.said = fresh_clone("dvc", "repro")
+    fresh_clone.printed = fresh_clone("dvc", "repro")
     fresh_clone.changed = fresh_clone("git", "status", "--porcelain", "--untracked-files=all").splitlines()
     fresh_clone.commit("Run")
     return fresh_clone
 
 
-TIMED = ("benchmark", "package", "release")  # what is measured in time, and what quotes it
+TIMED = ("benchmark", "package", "release")  # outputs that contain measured times
 
 
 def outputs(dvc_yaml: str) -> dict[str, list[str]]:
-    """Paths of dvc.yaml by who keeps them, for the tiny task."""
-    found: dict[str, list[str]] = {"dvc": [], "git": []}
+    """The tiny task's outputs in dvc.yaml, by who tracks them: dvc or git."""
+    paths: dict[str, list[str]] = {"dvc": [], "git": []}
     stages = ruamel.yaml.YAML(typ="safe", pure=True).load(dvc_yaml.replace("${item.task}", "tiny"))["stages"]
     for stage, kind in product(stages.values(), ("outs", "metrics", "plots")):
         for entry in stage.get(kind, []):
             [(path, options)] = entry.items() if isinstance(entry, dict) else [(entry, {})]
-            found["dvc" if options.get("cache", True) else "git"].append(path)
-    return found
+            paths["dvc" if options.get("cache", True) else "git"].append(path)
+    return paths
 
 
 def plots(dvc_yaml: str) -> dict[str, str]:
@@ -132,10 +132,10 @@ def plots(dvc_yaml: str) -> dict[str, str]:
 
 
 def test_every_stage_runs_once(clone):
-    assert ran(clone.said) == STAGES
+    assert ran(clone.printed) == STAGES
 
 
-def test_every_output_is_there(clone):
+def test_every_output_exists(clone):
     for path in chain.from_iterable(outputs(clone.read("dvc.yaml")).values()):
         assert (clone.folder / path).exists(), path
 
@@ -149,7 +149,7 @@ def test_git_is_clean_after_the_commit(clone):
     assert clone("git", "status", "--porcelain", "--untracked-files=all") == ""
 
 
-def test_scores_hold_the_three_models_retention_and_agreement(clone):
+def test_scores_contain_three_models_retention_and_agreement(clone):
     scores = json.loads(clone.read("metrics/tiny/scores.json"))
     assert set(scores) == {"teacher", "student", "student_alone", "retention", "agreement"}
     for model in ("teacher", "student", "student_alone"):
@@ -161,14 +161,14 @@ def test_scores_hold_the_three_models_retention_and_agreement(clone):
 
 
 @pytest.mark.parametrize("model", ["teacher", "student", "student_alone"])
-def test_a_model_is_an_ordinary_hugging_face_folder(clone, model):
+def test_models_load_in_a_transformers_pipeline(clone, model):
     classify = transformers.pipeline("text-classification", model=str(clone.folder / "models" / "tiny" / model))
     answers = [classify(f"The film was {word} .")[0]["label"] for word in ("great", "lovely", "awful", "dull")]
     assert answers == ["positive", "positive", "negative", "negative"]
 
 
 def test_another_run_in_another_folder_gives_the_same_bytes(clone, finished_world):
-    """But what is measured in time, and what quotes it."""
+    """Except outputs that contain measured times."""
     for path in chain.from_iterable(outputs(clone.read("dvc.yaml")).values()):
         if not any(word in path for word in TIMED):
             assert contents(clone.folder / path) == contents(finished_world / path), path
@@ -181,18 +181,18 @@ def contents(path: Path) -> dict[str, bytes]:
 
 def test_forced_stages_give_the_same_hashes(clone):
     before = clone.read("dvc.lock")
-    said = clone("dvc", "repro", "--force", "--single-item", "finetune_teacher@tiny", "distill_intermediate@tiny")
-    assert ran(said) == ["finetune_teacher@tiny", "distill_intermediate@tiny"]
+    printed = clone("dvc", "repro", "--force", "--single-item", "finetune_teacher@tiny", "distill_intermediate@tiny")
+    assert ran(printed) == ["finetune_teacher@tiny", "distill_intermediate@tiny"]
     assert clone.read("dvc.lock") == before
 
 
-def test_nothing_runs_again(clone):
+def test_a_second_repro_runs_nothing(clone):
     assert ran(clone("dvc", "repro")) == []
 
 
 @pytest.fixture
 def edited(clone):
-    """``edited(name, change)``: a file of the clone is changed, as long as the test runs."""
+    """``edited(name, change)``: change a file of the clone until the test ends."""
     originals = {}
 
     def edit(name: str, change: Callable[[str], str]) -> None:
@@ -208,7 +208,7 @@ def edited(clone):
 
 
 def stages_to_run(clone: Clone) -> tuple[set[str], set[str]]:
-    """Stages that are changed themselves, and with them all that read what those write."""
+    """The stages that changed themselves, and these together with all stages downstream."""
     with contextlib.chdir(clone.folder), Repo() as repo:
         changed = set(repo.status())
         graph = networkx.relabel_nodes(repo.index.graph, lambda stage: stage.addressing)
@@ -303,19 +303,19 @@ TAUGHT = f"distill_intermediate {DISTILLED}"
         "split",
     ],
 )
-def test_a_change_runs_what_depends_on_it_alone(clone, edited, name, change, itself, after):
+def test_a_change_runs_only_the_stages_that_depend_on_it(clone, edited, name, change, itself, after):
     edited(name, change)
     expected = {f"{stage}@tiny" for stage in itself.split()}
     assert stages_to_run(clone) == (expected, expected | {f"{stage}@tiny" for stage in after.split()})
 
 
-def test_an_experiment_runs_what_depends_on_it_alone(clone):
-    """``-S`` takes numbers in exponent form, and the comparison shows what came of it."""
-    said = clone(
+def test_an_experiment_runs_only_the_stages_that_depend_on_it(clone):
+    """``-S`` accepts numbers in exponent form, and `dvc metrics diff` shows the effect."""
+    printed = clone(
         "dvc", "exp", "run", "-S", "distill_prediction.temperature=2e0", "-S", "distill_prediction.learning_rate=1e-9"
     )
     try:
-        assert sorted(ran(said)) == sorted(f"{stage}@tiny" for stage in DISTILLED.split())
+        assert sorted(ran(printed)) == sorted(f"{stage}@tiny" for stage in DISTILLED.split())
         assert clone.settings()["distill_prediction"]["temperature"] == 2.0
         difference = json.loads(clone("dvc", "metrics", "diff", "--json"))
         student = difference["metrics/tiny/scores.json"]["student.accuracy"]
@@ -325,7 +325,7 @@ def test_an_experiment_runs_what_depends_on_it_alone(clone):
         clone("dvc", "checkout", "--quiet")
 
 
-def test_after_an_interrupt_the_next_run_goes_on(clone, edited):
+def test_an_interrupted_run_can_be_run_again(clone, edited):
     lock, params = clone.read("dvc.lock"), clone.read("params.yaml")
     edited("params.yaml", set_value("finetune_teacher.epochs", 100_000))
     process = subprocess.Popen(
@@ -337,21 +337,21 @@ def test_after_an_interrupt_the_next_run_goes_on(clone, edited):
         text=True,
         start_new_session=True,
     )
-    said = ""
-    while "eval_accuracy" not in said:
-        said += process.stdout.read(1)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: DVC gets it and the stage
-    said, _ = process.communicate(timeout=10)
+    printed = ""
+    while "eval_accuracy" not in printed:
+        printed += process.stdout.read(1)
+    os.killpg(process.pid, signal.SIGINT)  # like Ctrl-C in a terminal: DVC and the stage both get it
+    printed, _ = process.communicate(timeout=10)
     assert process.returncode != 0
-    assert "finetune_teacher: interrupted (SIGINT): no half-written file is left" in said
-    assert "Traceback" not in said
+    assert "finetune_teacher: interrupted (SIGINT): no half-written file is left" in printed
+    assert "Traceback" not in printed
     edited("params.yaml", lambda text: params)
     clone("dvc", "repro")
     assert clone.read("dvc.lock") == lock
     assert clone("git", "status", "--porcelain", "--untracked-files=all") == ""
 
 
-def test_a_queue_of_settings_can_be_compared(clone):
+def test_queued_experiments_can_be_compared(clone):
     clone("dvc", "exp", "run", "--queue", "-S", "evaluate.resamples=11,12", "-S", "evaluate.seed=1,2")
     names = list(clone.run_queue())
     assert len(names) == 4
@@ -364,7 +364,7 @@ def test_a_queue_of_settings_can_be_compared(clone):
     assert all(float(row["student.accuracy"]) > 0.8 for row in done)
 
 
-def test_an_ablation_is_an_experiment_and_a_row_of_the_table(clone):
+def test_an_ablation_runs_as_an_experiment_and_becomes_a_row_of_the_table(clone):
     row = "without prediction loss"
     command = "python", "benchmarks/ablations.py", "tiny", "--rows", row
     assert [line for line in clone(*command).splitlines() if line.startswith(f"| {row} ")] == [
@@ -385,7 +385,7 @@ def folder(tmp_path) -> tuple[str, dict]:
 
 @pytest.fixture
 def s3(monkeypatch) -> Iterator[tuple[str, dict]]:
-    """A server that speaks S3, with a bucket."""
+    """A local S3 server with one bucket."""
     keys = {"AWS_ACCESS_KEY_ID": "tester", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
     for name, value in keys.items():
         monkeypatch.setenv(name, value)
@@ -398,7 +398,7 @@ def s3(monkeypatch) -> Iterator[tuple[str, dict]]:
 
 
 @pytest.mark.parametrize("remote", ["folder", "s3"])
-def test_a_colleague_pulls_what_the_stages_made_and_runs_nothing(clone, remote, request, tmp_path):
+def test_a_colleague_pulls_the_outputs_and_runs_nothing(clone, remote, request, tmp_path):
     url, options = request.getfixturevalue(remote)
     colleague = Clone(tmp_path / "colleague")
     subprocess.run(["git", "clone", "--quiet", clone.folder, colleague.folder], check=True)
@@ -419,7 +419,7 @@ def test_plots_are_drawn(clone):
     clone("dvc", "plots", "show")
     page = clone.read("dvc_plots/index.html")
     for path, title in plots(clone.read("dvc.yaml")).items():
-        # A general student that is taken, not trained, has no curve.
+        # A general student without training (start: layers or checkpoint) has no curve.
         drawn = any(len(clone.read(file).splitlines()) > 1 for file in clone.files(path))
         assert (title in page) == drawn, path
     assert sum(title in page for title in plots(clone.read("dvc.yaml")).values()) >= 9
