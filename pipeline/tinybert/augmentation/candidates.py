@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from pipeline.tinybert.models.precision import to_inference
 
 if TYPE_CHECKING:
     from gensim.models import KeyedVectors
+    from transformers import PreTrainedModel
 
     from pipeline.tinybert.core.settings import Augment
     from pipeline.tinybert.tasks.task import Span
@@ -76,7 +77,7 @@ class Masked:
 class Candidates:
     """Finds candidates. The candidates of a sentence do not depend on the sentences processed together with it."""
 
-    def __init__(self, model: nn.Module, tokenizer, vectors: KeyedVectors, settings: Augment):
+    def __init__(self, model: PreTrainedModel, tokenizer, vectors: KeyedVectors, settings: Augment):
         self.tokenizer, self.vectors, self.settings = tokenizer, vectors, settings
         self.neighbours: dict[str, list[str]] = {}
         self.whole_words = _whole_words(tokenizer)
@@ -102,18 +103,18 @@ class Candidates:
         Each copy masks at most ``masked_at_once`` words, as far apart as possible. If the text is longer than the
         model's maximum length, each copy is a window around one masked word.
         """
-        words = [word for word in sentence.words if word.piece is not None]
+        words = [(word.piece, word) for word in sentence.words if word.piece is not None]
         long = len(sentence.pieces) > self.longest
         forwards = -(-len(words) // (1 if long else self.settings.masked_at_once))
         for number in range(forwards):
             chosen = words[number::forwards]
-            first = _window_start(chosen[0].piece, len(sentence.pieces), self.longest)
+            first = _window_start(chosen[0][0], len(sentence.pieces), self.longest)
             pieces = sentence.pieces[first : first + self.longest]
-            for word in chosen:
-                pieces[word.piece - first] = self.tokenizer.mask_token_id
+            for piece, _ in chosen:
+                pieces[piece - first] = self.tokenizer.mask_token_id
             yield Masked(
                 [self.tokenizer.cls_token_id, *pieces, self.tokenizer.sep_token_id],
-                {word.piece - first + 1: word for word in chosen},
+                {piece - first + 1: word for piece, word in chosen},
             )
 
     def find_by_model(self, batch: list[Masked]) -> None:
@@ -225,10 +226,10 @@ def _equal_length_batches(masked: list[Masked], size: int) -> Iterator[list[Mask
             yield group[start : start + size]
 
 
-def restrict_head(model: nn.Module, words: list[int]) -> nn.Module:
+def restrict_head(model: PreTrainedModel, words: list[int]) -> PreTrainedModel:
     """A copy of a masked language model that has logits only for the word-pieces ``words``, in this order."""
     model = copy.deepcopy(model)
-    full = model.get_output_embeddings()
+    full: Any = model.get_output_embeddings()
     restricted = nn.Linear(full.in_features, len(words), device="meta")
     restricted.weight, restricted.bias = (nn.Parameter(values.detach()[words]) for values in (full.weight, full.bias))
     model.set_output_embeddings(restricted)

@@ -13,8 +13,8 @@ from typing import BinaryIO
 
 from gensim.models import KeyedVectors
 from nltk.tokenize import NLTKWordTokenizer
-from torch import nn
 from tqdm import tqdm
+from transformers import PreTrainedModel
 
 from pipeline.tinybert.augmentation.candidates import Candidates, Sentence, Word
 from pipeline.tinybert.core import launch, resume
@@ -40,7 +40,7 @@ class Augmenter:
     def __init__(
         self,
         task: Task,
-        model: nn.Module,
+        model: PreTrainedModel,
         tokenizer,
         vectors: KeyedVectors,
         stop_words: Collection[str],

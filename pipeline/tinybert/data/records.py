@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import first_ten, log
-from pipeline.tinybert.core.settings import Table
+from pipeline.tinybert.core.settings import Source, Table
 from pipeline.tinybert.data.rows import Row
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def parse_records(task: Task, records: Records, source: Table, key: str, labelle
     for where, record in records:
         try:
             row = task.row(record, source, labelled)
-            if labelled and source.group is not None:
+            if labelled and isinstance(source, Source) and source.group is not None:
                 row["group"] = _group_of(record, source.group)
         except BadRecordError as error:
             bad.append(f"{where}: {error}")

@@ -2,10 +2,12 @@
 
 import os
 from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+Model = TypeVar("Model", bound=nn.Module)
 BFLOAT16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16")  # x86, x86, ARM
 # Use huge pages; this must be set before torch first allocates memory. Each step allocates tens of megabytes for the
 # gradient of the word embeddings, and with small pages this took a fifth of the step.
@@ -33,7 +35,7 @@ def has_bfloat16(device: torch.device) -> bool:
     return any(capabilities.get(name) for name in BFLOAT16_INSTRUCTIONS)
 
 
-def to_inference(model: nn.Module, precision: str, device: torch.device) -> nn.Module:
+def to_inference(model: Model, precision: str, device: torch.device) -> Model:
     """Move ``model`` to ``device`` and make it inference-only, for speed. Changes and returns ``model`` itself.
 
     The weights of linear layers are converted to ``precision`` once; autocast would convert them for every batch, with
@@ -48,7 +50,8 @@ def to_inference(model: nn.Module, precision: str, device: torch.device) -> nn.M
                 module.to(torch.bfloat16)
             if _onednn_is_faster(device, module.weight.dtype):
                 packed = torch.ops.mkldnn._reorder_linear_weight(module.weight)
-                module.forward = partial(_linear, weight=packed, bias=module.bias, dtype=module.weight.dtype)
+                linear = partial(_linear, weight=packed, bias=module.bias, dtype=module.weight.dtype)
+                module.forward = linear  # type: ignore[method-assign]
     return model
 
 

@@ -10,6 +10,7 @@ import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnxruntime
@@ -19,6 +20,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from pipeline.tinybert.release import onnx_model
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 WARM_UP = 3  # rounds that are not measured
 Inputs = dict[str, Tensor]
@@ -53,7 +57,8 @@ def of_onnx(path: Path, threads: int) -> Run:
 
 def measured(models: dict[str, Run], inputs: Inputs, runs: int, title: str) -> dict[str, dict[str, float]]:
     """Model → p50 and p95 of ``runs`` runs on ``inputs``, in milliseconds. ``title``: of the progress bar."""
-    before, names, seconds = torch.get_num_threads(), list(models), {name: [] for name in models}
+    before, names = torch.get_num_threads(), list(models)
+    seconds: dict[str, list[float]] = {name: [] for name in models}
     try:
         for number in tqdm(range(WARM_UP + runs), desc=title, unit="round"):
             turn = number % len(names)
@@ -68,7 +73,7 @@ def measured(models: dict[str, Run], inputs: Inputs, runs: int, title: str) -> d
     return {name: {"p50": float(p50), "p95": float(p95)} for name, (p50, p95) in percentiles.items()}
 
 
-def operations(model: nn.Module, inputs: Inputs) -> int:
+def operations(model: PreTrainedModel, inputs: Inputs) -> int:
     """Floating-point operations of a forward, counted by torch: two for each multiply-add."""
     implementation = model.config._attn_implementation
     model.set_attn_implementation("eager")  # torch counts its operations on every device, unlike those of a kernel

@@ -3,6 +3,7 @@
 import hashlib
 import io
 from pathlib import Path
+from typing import Any
 
 import ruamel.yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -55,7 +56,7 @@ def of(
 def result(task: Task, source: Source, name: str, export: dict) -> EvalResult:
     """The released model's score, as the hub shows it. A dataset of the hub is named only if the rows came from it."""
     dataset, _, revision = source.location.removeprefix("hub:").partition("@")
-    data = {"dataset_type": name, "dataset_name": f"{name}, test split of this pipeline"}
+    data: dict[str, Any] = {"dataset_type": name, "dataset_name": f"{name}, test split of this pipeline"}
     if source.location.startswith("hub:"):
         data = {"dataset_type": dataset, "dataset_name": dataset, "dataset_config": source.config}
         data |= {"dataset_revision": revision or None, "dataset_split": (source.splits or {}).get("test")}

@@ -6,9 +6,11 @@ Words outside the trimmed vocabulary are split into shorter word-pieces.
 import copy
 import json
 from collections.abc import Iterable
+from typing import Any
 
 from tokenizers import Tokenizer
 from torch import nn
+from transformers import PreTrainedModel
 
 from pipeline.tinybert.core.errors import UserError
 
@@ -34,11 +36,12 @@ def needed(tokenizer, sequences: Iterable[list[int]], words: Iterable[str], key:
     return sorted(ids)
 
 
-def trim(model: nn.Module, tokenizer, kept: list[int]):
+def trim(model: PreTrainedModel, tokenizer, kept: list[int]):
     """Reduce the embeddings of ``model`` in place to the ids ``kept``, in this order; return the trimmed tokenizer."""
     new_id = {number: index for index, number in enumerate(kept)}
     padding = new_id[tokenizer.pad_token_id]
-    embeddings = model.get_input_embeddings().weight.data[kept].clone()
+    whole: Any = model.get_input_embeddings()
+    embeddings = whole.weight.data[kept].clone()
     model.set_input_embeddings(nn.Embedding.from_pretrained(embeddings, freeze=False, padding_idx=padding))
     model.config.vocab_size, model.config.pad_token_id = len(kept), padding
 

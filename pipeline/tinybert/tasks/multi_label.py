@@ -74,7 +74,7 @@ class MultiLabel(Texts):
         predicted = np.array([self.target({"label": labels}) for labels in predictions])
         correct, sizes = actual * predicted, actual + predicted
 
-        def score(chosen: np.ndarray) -> dict[str, float]:
+        def score(chosen: np.ndarray) -> dict[str, Any]:
             by_label = _f1(correct[chosen].sum(axis=0), sizes[chosen].sum(axis=0))
             return {
                 "micro_f1": float(_f1(correct[chosen].sum(), sizes[chosen].sum())),

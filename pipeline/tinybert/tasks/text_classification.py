@@ -105,7 +105,7 @@ def _counts(rows: list[Row]) -> dict[str, int]:
     return dict(sorted(Counter(row["label"] for row in rows).items()))
 
 
-def _metrics(counts: np.ndarray, labels: list[str]) -> dict[str, float]:
+def _metrics(counts: np.ndarray, labels: list[str]) -> dict[str, Any]:
     """Accuracy, F1 (by class, and the mean over the classes that occur) and Matthews correlation.
 
     ``counts``: the confusion matrix, (actual, predicted). The results equal scikit-learn's, which is a hundred times
