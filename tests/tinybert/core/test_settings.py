@@ -1,7 +1,6 @@
 """params.yaml: every wrong key is named, with what was expected there; a task's own values count."""
 
 import copy
-import re
 import typing
 from collections.abc import Iterator
 from pathlib import Path
@@ -306,12 +305,3 @@ class TestTasksOwnValues:
 def test_names_of_further_splits_take_no_other_place(names):
     with pytest.raises(pydantic.ValidationError, match="other names under more_tests and submissions than"):
         settings.Source(location="x", **names)
-
-
-def test_the_entry_that_the_readme_shows_is_accepted(tmp_path):
-    (entry,) = re.findall(r"^```yaml\n(  films:.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
-    params = (ROOT / "params.yaml").read_text(encoding="utf-8")
-    path = tmp_path / "params.yaml"
-    path.write_text(params.replace("\ntasks:\n", f"\ntasks:\n{entry}\n"), encoding="utf-8")
-    films = settings.load(path).task("films")
-    assert (films.kind, films.source.group) == ("regression", "film")
