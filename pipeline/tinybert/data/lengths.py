@@ -1,12 +1,17 @@
 """Statistics of row lengths in word pieces, for `prepare --check`."""
 
+from __future__ import annotations
+
 import copy
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipeline.tinybert.core.log import log
 from pipeline.tinybert.data.rows import Row
-from pipeline.tinybert.tasks import Task
+
+if TYPE_CHECKING:
+    from pipeline.tinybert.tasks import Task
 
 UNLIMITED = 1_000_000
 

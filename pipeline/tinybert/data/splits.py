@@ -1,10 +1,12 @@
 """Splits a task's rows into train, validation and test: without duplicates, stratified by label or by group."""
 
+from __future__ import annotations
+
 import random
 from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sklearn.model_selection import train_test_split
 
@@ -15,7 +17,9 @@ from pipeline.tinybert.core.settings import Task as TaskSettings
 from pipeline.tinybert.data import sources
 from pipeline.tinybert.data.records import check_source, column_names, parse_records
 from pipeline.tinybert.data.rows import Row
-from pipeline.tinybert.tasks.task import Task
+
+if TYPE_CHECKING:
+    from pipeline.tinybert.tasks import Task
 
 SPLITS = ("train", "validation", "test")
 Parts = dict[str, list[Row]]
