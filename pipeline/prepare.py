@@ -3,6 +3,9 @@
 Writes `data/<task>/prepared` (`train.jsonl`, `validation.jsonl`, `test.jsonl`, one file per entry of `more_tests` and
 `submissions`, and `task.json`) and `data/<task>/unlabelled/rows.jsonl`.
 
+Writes `data/<task>/own_teacher.json`, too: a hash of each file of the user's own teacher. `finetune_teacher` depends on
+it, not on all files of the task.
+
 With `--check`, it logs statistics of the data and writes nothing.
 """
 
@@ -11,7 +14,7 @@ from pathlib import Path
 from pipeline.tinybert import tasks
 from pipeline.tinybert.core import settings, stage
 from pipeline.tinybert.core.log import log
-from pipeline.tinybert.core.output import output
+from pipeline.tinybert.core.output import output, write_json
 from pipeline.tinybert.data import lengths, rows, sources, splits
 from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.models import checkpoints
@@ -22,6 +25,9 @@ def main(name: str, check: bool = False) -> None:
     configuration = settings.load()
     task, parts, submissions, unlabelled = read_rows(configuration, name)
     if check:
+        teacher = configuration.quietly("finetune_teacher", name).checkpoint
+        if teacher and not teacher.startswith("hub:"):
+            sources.local_path(teacher, "finetune_teacher.checkpoint", sources.own_teacher_folder(name))
         encoder = sources.checkpoint_folder(configuration.encoder.checkpoint, "encoder.checkpoint")
         tokenizer = checkpoints.tokenizer(encoder, "encoder.checkpoint")
         lengths.log_lengths(task, {**parts, **submissions, "unlabelled": unlabelled}, tokenizer)
@@ -32,6 +38,8 @@ def main(name: str, check: bool = False) -> None:
         tasks.save(task, out / "task.json")
     with output(Path("data", name, "unlabelled")) as out:
         rows.write(out / "rows.jsonl", unlabelled)
+    with output(Path("data", name, "own_teacher.json")) as out:
+        write_json(out, sources.file_hashes(sources.own_teacher_folder(name)))
 
 
 def read_rows(configuration: settings.Settings, name: str) -> tuple[Task, splits.Parts, splits.Parts, list[Row]]:
@@ -40,6 +48,7 @@ def read_rows(configuration: settings.Settings, name: str) -> tuple[Task, splits
     Logs statistics. Raises UserError if a row is invalid.
     """
     task_settings, prepare = configuration.task(name), configuration.prepare
+    sources.check_task_folder(name)
     task = tasks.create(task_settings, name)
 
     key = f"tasks.{name}.source"

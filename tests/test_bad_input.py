@@ -16,9 +16,10 @@ from transformers import GPT2Config
 
 from pipeline.tinybert.core.errors import Interrupted, message
 
-ROWS = "data/raw/rows.csv"
+ROWS = "data/raw/tiny/rows.csv"
 SOURCE = "tasks.tiny.source"
-CHECKPOINT = "data/raw/checkpoint"
+CHECKPOINT = "data/raw/encoder/checkpoint"
+STUDENT = "data/raw/general_student/student"
 
 
 def tree(folder: Path) -> dict[str, bytes | None]:
@@ -93,6 +94,42 @@ def test_a_hub_location_that_is_missing_or_malformed_is_named_with_its_setting(n
     assert refusal(name, **{key: location}).startswith(f"{key}: {message}")
 
 
+OUTSIDE = "on which the stage depends: DVC would not see the file change. Run"
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "folder"),
+    [
+        ("encoder", "encoder.checkpoint", "encoder"),
+        ("encoder", "encoder.masked_language_model.text.location", "encoder"),
+        ("word_vectors", "word_vectors.location", "word_vectors"),
+        ("word_vectors", "word_vectors.stop_words", "word_vectors"),
+        ("general_student", "general_student.checkpoint", "general_student"),
+        ("general_student", "general_student.distillation.text.location", "general_student"),
+        ("prepare", f"{SOURCE}.location", "tiny"),
+        ("prepare", "tasks.tiny.unlabelled.location", "tiny"),
+        ("finetune_teacher", "finetune_teacher.checkpoint", "tiny/teacher"),
+    ],
+)
+def test_a_path_that_dvc_does_not_watch_for_the_stage_is_refused_with_the_lines_that_move_it(
+    name, key, folder, refusal
+):
+    Path("data/raw/own").touch()
+    start = {"general_student.start": key.split(".")[1]} if name == "general_student" else {}
+    assert refusal(name, **{key: "data/raw/own"}, **start) == (
+        f"{key}: data/raw/own is not in data/raw/{folder}, {OUTSIDE} `mkdir -p data/raw/{folder} && mv data/raw/own"
+        f" data/raw/{folder}/`, then set {key}: data/raw/{folder}/own"
+    )
+
+
+def test_a_task_without_a_folder_of_its_own_is_refused(refusal):
+    shutil.rmtree("data/raw/tiny")
+    assert refusal("prepare") == (
+        "data/raw/tiny: there is no such folder, and DVC fails without it: `mkdir -p data/raw/tiny`, then put the"
+        " task's files there, or a README.md that says where its rows come from"
+    )
+
+
 # Rows
 
 
@@ -107,7 +144,11 @@ def test_a_hub_location_that_is_missing_or_malformed_is_named_with_its_setting(n
             {f"{SOURCE}.labels": {"good": "positive"}},
             "rows.csv, line 3: label 'negative' is not in the source's `labels` (positive)",
         ),
-        ({f"{SOURCE}.location": "data/raw/vectors.txt"}, f"{SOURCE}: data/raw/vectors.txt: expected a file that ends"),
+        (
+            {f"{SOURCE}.location": "data/raw/tiny"},
+            f"{SOURCE}: data/raw/tiny is a folder: name its files under `splits`",
+        ),
+        ({f"{SOURCE}.location": "data/raw/tiny/a.txt"}, f"{SOURCE}: data/raw/tiny/a.txt: expected a file that ends"),
         ({f"{SOURCE}.splits": {"test": "rows.csv"}}, f"{SOURCE}.splits: no 'train'"),
         ({"tasks.tiny.unlabelled.text": "review"}, "tasks.tiny.unlabelled: text.csv has no column 'review'"),
         ({"tasks.tiny.metric": "acuracy"}, "tasks.tiny.metric: expected one of accuracy, macro_f1, mcc"),
@@ -115,6 +156,7 @@ def test_a_hub_location_that_is_missing_or_malformed_is_named_with_its_setting(n
     ],
 )
 def test_settings_that_do_not_match_the_source_are_an_error(changes, message, refusal):
+    Path("data/raw/tiny/a.txt").touch()
     assert message in refusal("prepare", **changes)
 
 
@@ -179,8 +221,8 @@ def test_a_max_length_beyond_the_models_positions_is_an_error(refusal, world):
 
 
 def test_a_folder_without_a_model_is_an_error(refusal):
-    message = refusal("encoder", **{"encoder.checkpoint": "data/raw"})
-    assert message.startswith("encoder.checkpoint: data/raw has no config.json")
+    message = refusal("encoder", **{"encoder.checkpoint": "data/raw/encoder"})
+    assert message.startswith("encoder.checkpoint: data/raw/encoder has no config.json")
 
 
 @pytest.mark.parametrize(
@@ -243,8 +285,10 @@ def test_pickled_weights_execute_no_code(write, refusal):
 
 @pytest.mark.parametrize("text", ["", "film 0.1 0.2\nplot 0.1\n", "film good\n"], ids=["empty", "ragged", "no numbers"])
 def test_a_file_without_vectors_is_an_error(text, refusal):
-    Path("data/raw/vectors.txt").write_text(text)
-    assert refusal("word_vectors").startswith("word_vectors.location: data/raw/vectors.txt cannot be read as")
+    Path("data/raw/word_vectors/vectors.txt").write_text(text)
+    assert refusal("word_vectors").startswith(
+        "word_vectors.location: data/raw/word_vectors/vectors.txt cannot be read as"
+    )
 
 
 # Teacher and student
@@ -266,8 +310,8 @@ GENERAL = "general_student"
         ({f"{GENERAL}.shape.hidden": 12}, f"{GENERAL}.shape.hidden: 12, but start: layers"),
         ({f"{GENERAL}.start": "checkpoint"}, f"{GENERAL}.checkpoint: cannot fetch hub:huawei-noah/"),
         (
-            {f"{GENERAL}.start": "checkpoint", f"{GENERAL}.checkpoint": CHECKPOINT},
-            f"{GENERAL}.shape.layers: 2, but the checkpoint {CHECKPOINT} gives 4",
+            {f"{GENERAL}.start": "checkpoint", f"{GENERAL}.checkpoint": STUDENT},
+            f"{GENERAL}.shape.layers: 2, but the checkpoint {STUDENT} gives 4",
         ),
         (
             {f"{GENERAL}.start": "distillation", f"{GENERAL}.shape.heads": 3},
@@ -288,13 +332,14 @@ GENERAL = "general_student"
     ],
 )
 def test_an_impossible_general_student_is_an_error_that_names_the_setting(changes, message, refusal):
+    tiny.write_checkpoint(Path(STUDENT))
     assert message in refusal("general_student", **changes)
 
 
 def test_a_general_student_with_another_vocabulary_is_an_error(refusal):
-    tiny.write_checkpoint(Path("data/raw/student"), layers=2)
-    other_vocabulary("data/raw/student")
-    changes = {f"{GENERAL}.start": "checkpoint", f"{GENERAL}.checkpoint": "data/raw/student"}
+    tiny.write_checkpoint(Path(STUDENT), layers=2)
+    other_vocabulary(STUDENT)
+    changes = {f"{GENERAL}.start": "checkpoint", f"{GENERAL}.checkpoint": STUDENT}
     assert f"{GENERAL}.checkpoint: the student's vocabulary" in refusal("general_student", **changes)
 
 

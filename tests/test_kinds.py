@@ -82,8 +82,8 @@ def test_accumulated_batches_have_the_loss_of_one_large_batch(world, kind, weigh
      ("distilbert", "text_classification"), ("distilbert", "question_answering")],
 )  # fmt: skip
 def test_every_model_family_runs_through_every_stage(world, family, kind):
-    shutil.rmtree(world / "data" / "raw" / "checkpoint")
-    tiny.write_family(world / "data" / "raw" / "checkpoint", family)
+    shutil.rmtree(world / "data" / "raw" / "encoder" / "checkpoint")
+    tiny.write_family(world / "data" / "raw" / "encoder" / "checkpoint", family)
     run_stage("encoder")
     epochs = {"finetune_teacher.epochs": 6, "distill_prediction.epochs": 6}
     scores = run_task(world, kind, UP_TO_EXPORT, **epochs)
@@ -103,8 +103,8 @@ def test_every_model_family_runs_through_every_stage(world, family, kind):
 @pytest.mark.parametrize("start", ["layers", "distillation"])
 @pytest.mark.parametrize("family", ["roberta", "electra", "distilbert"])
 def test_the_general_student_has_the_encoder_s_model_family(world, family, start):
-    shutil.rmtree(world / "data" / "raw" / "checkpoint")
-    tiny.write_family(world / "data" / "raw" / "checkpoint", family)
+    shutil.rmtree(world / "data" / "raw" / "encoder" / "checkpoint")
+    tiny.write_family(world / "data" / "raw" / "encoder" / "checkpoint", family)
     run_stage("encoder")
     shape = {"layers": 2, "hidden": 24, "heads": 2, "feed_forward": 48 if start == "layers" else 40}
     tiny.write_params(world / "params.yaml", **{"general_student.start": start, "general_student.shape": shape})
@@ -126,7 +126,7 @@ def test_the_weighted_mean_over_bins_equals_the_score(world, plot, score):
 
 
 def test_more_tests_are_scored_and_submission_files_are_written(world):
-    folder = world / "data" / "raw" / "glue"
+    folder = world / "data" / "raw" / "tiny" / "glue"
     pairs = tiny.sentences(160, seed=0)
     parts = {"train": pairs[:110], "matched": pairs[110:130], "mismatched": pairs[130:150], "unlabelled": pairs[150:]}
     for name, part in parts.items():
@@ -135,7 +135,7 @@ def test_more_tests_are_scored_and_submission_files_are_written(world):
         (folder / f"{name}.csv").parent.mkdir(exist_ok=True)
         (folder / f"{name}.csv").write_text("\n".join([header, *lines]) + "\n")
     source = {
-        "location": "data/raw/glue",
+        "location": "data/raw/tiny/glue",
         "labels": {"negative": 0, "positive": 1},
         "splits": {"train": "train.csv", "test": "matched.csv"},
         "more_tests": {"mismatched": "mismatched.csv"},
@@ -159,9 +159,9 @@ def test_more_tests_are_scored_and_submission_files_are_written(world):
 
 
 def test_the_user_s_own_teacher_is_scored_and_not_trained(world):
-    own = world / "data" / "raw" / "own"
+    own = world / "data" / "raw" / "tiny" / "teacher"
     shutil.copytree(world / "models" / "tiny" / "teacher", own)
-    tiny.write_params(world / "params.yaml", **{"finetune_teacher.checkpoint": "data/raw/own"})
+    tiny.write_params(world / "params.yaml", **{"finetune_teacher.checkpoint": "data/raw/tiny/teacher"})
     run_stage("finetune_teacher")
     teacher, expected = (
         transformers.AutoModelForSequenceClassification.from_pretrained(folder).state_dict()
@@ -172,12 +172,12 @@ def test_the_user_s_own_teacher_is_scored_and_not_trained(world):
 
 
 def test_an_own_teacher_no_better_than_a_trivial_predictor_is_refused(world):
-    own = world / "data" / "raw" / "own"
+    own = world / "data" / "raw" / "tiny" / "teacher"
     shutil.copytree(world / "models" / "tiny" / "teacher", own)
     config = json.loads((own / "config.json").read_text())
     config["id2label"] = {"0": "positive", "1": "negative"}  # swapped
     (own / "config.json").write_text(json.dumps(config))
-    tiny.write_params(world / "params.yaml", **{"finetune_teacher.checkpoint": "data/raw/own"})
+    tiny.write_params(world / "params.yaml", **{"finetune_teacher.checkpoint": "data/raw/tiny/teacher"})
     with pytest.raises(UserError, match="no better than a trivial predictor.* or change finetune_teacher.checkpoint$"):
         run_stage("finetune_teacher")
 

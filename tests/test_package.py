@@ -62,7 +62,7 @@ def test_the_cards_numbers_are_the_measured_ones(released):
     int8 = benchmark["student"]["int8"]
     times = [str(int8[key]) for key in ("megabytes", "p50", "p95", "times_faster")]
     assert ["student", "ONNX, int8", f"{benchmark['student']['parameters'] / 1e6:.1f} M", *times] in lines
-    assert ["data", "data/raw/rows.csv", "not stated"] in lines
+    assert ["data", "data/raw/tiny/rows.csv", "not stated"] in lines
     train = Path("data/tiny/prepared/train.jsonl")
     assert [train.as_posix(), f"`{hashlib.sha256(train.read_bytes()).hexdigest()}`"] in lines
 
@@ -80,7 +80,7 @@ def test_stated_licences_appear_in_the_card(world):
     tiny.write_params(world / "params.yaml", **{"tasks.tiny.package": stated})
     run_stage("package")
     made = ModelCard.load(RELEASE / "README.md")
-    assert made.data.license == "apache-2.0" and "| data | data/raw/rows.csv | CC0 |" in made.text
+    assert made.data.license == "apache-2.0" and "| data | data/raw/tiny/rows.csv | CC0 |" in made.text
 
 
 @pytest.mark.parametrize("wrong", [{"license": "Apache 2.0"}, {"licenses": {"dota": "CC0"}}])

@@ -8,6 +8,8 @@ from pipeline import prepare
 from pipeline.tinybert.core.errors import UserError
 
 SOURCE = "tasks.tiny.source"
+RAW = "data/raw/tiny"
+TEACHER = "finetune_teacher.checkpoint"
 
 
 def records(count: int, seed: int = 0) -> list[dict]:
@@ -23,8 +25,8 @@ def run_check(tmp_path, monkeypatch, capsys):
 
     def run(submission: tuple = (), **splits: list[dict]) -> list[str]:
         for name, part in [*splits.items(), ("new", submission)]:
-            Path(f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in part))
-        source = {"location": ".", "splits": {name: f"{name}.jsonl" for name in splits}}
+            Path(RAW, f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in part))
+        source = {"location": RAW, "splits": {name: f"{name}.jsonl" for name in splits}}
         if submission:
             source["submissions"] = {"new.tsv": "new.jsonl"}
         tiny.write_params(Path("params.yaml"), **{SOURCE: source})
@@ -77,3 +79,29 @@ def test_check_reports_bad_rows_of_one_file_and_a_missing_column_of_another(run_
         )
     assert f"{SOURCE}: train.jsonl, line 61: column 'text': empty text; {SOURCE}: " in str(raised.value)
     assert "test.jsonl has no column 'text'" in str(raised.value)
+
+
+def own_teacher() -> dict[str, str]:
+    prepare.main("tiny")
+    return json.loads(Path("data/tiny/own_teacher.json").read_text())
+
+
+def test_the_files_of_the_own_teacher_are_written_as_hashes(told):
+    told(train=records(60), test=records(70)[60:])
+    assert own_teacher() == {}
+    weights = Path(RAW, "teacher", "of films", "model.safetensors")
+    weights.parent.mkdir(parents=True)
+    weights.write_text("old")
+    old = own_teacher()
+    weights.write_text("new")
+    assert old.keys() == own_teacher().keys() == {"of films/model.safetensors"}
+    assert old != own_teacher()
+
+
+def test_a_check_refuses_an_own_teacher_outside_its_folder(told):
+    told(train=records(60), test=records(70)[60:])
+    Path(RAW, "own").mkdir()
+    for changes in ({TEACHER: f"{RAW}/own"}, {"tasks.tiny.finetune_teacher": {"checkpoint": f"{RAW}/own"}}):
+        tiny.write_params(Path("params.yaml"), **changes)
+        with pytest.raises(UserError, match=f"^{TEACHER}: {RAW}/own is not in {RAW}/teacher, on which the stage"):
+            prepare.main("tiny", check=True)

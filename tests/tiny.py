@@ -69,11 +69,12 @@ def write_rows(path: Path, count: int = 160, seed: int = 0) -> None:
 
 
 def write_kind(folder: Path, kind: str) -> dict:
-    """Rows of a kind, in ``folder``, which one word decides, as ``sentences`` has them; gives back the task's entry."""
+    """Write rows of a kind, decided by one word as in ``sentences``, to data/raw/<kind>; return the task's entry."""
+    raw = Path("data", "raw", kind)
     made = sentences(160, seed=0)
     other = [text for text, _ in sentences(160, seed=1)]
     entry = {"kind": kind, "options": None, "max_length": 32}
-    unlabelled = {"location": f"data/raw/{kind}_text.jsonl", "limit": 20}
+    unlabelled = {"location": f"{raw.as_posix()}/text.jsonl", "limit": 20}
     if kind == "text_classification":  # a pair, decided by its second text
         rows = [{"one": one, "two": text, "label": label} for (text, label), one in zip(made, other, strict=True)]
         source, unlabelled = {"text": "one", "pair": "two"}, {**unlabelled, "text": "one", "pair": "two"}
@@ -90,9 +91,10 @@ def write_kind(folder: Path, kind: str) -> dict:
     else:
         rows = [_question(text, label, number % 4) for number, (text, label) in enumerate(made)]
         source, entry = {}, {**entry, "metric": "f1", "options": {"unanswerable": True}, "max_length": 40}
-    for name, part in [(f"{kind}.jsonl", rows), (f"{kind}_text.jsonl", rows[:40])]:
-        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in part), encoding="utf-8")
-    return {**entry, "source": {"location": f"data/raw/{kind}.jsonl", **source}, "unlabelled": unlabelled}
+    (folder / raw).mkdir(parents=True, exist_ok=True)
+    for name, part in [("rows.jsonl", rows), ("text.jsonl", rows[:40])]:
+        (folder / raw / name).write_text("".join(json.dumps(row) + "\n" for row in part), encoding="utf-8")
+    return {**entry, "source": {"location": f"{raw.as_posix()}/rows.jsonl", **source}, "unlabelled": unlabelled}
 
 
 def _tags(words: list[str], label: str) -> list[str]:
@@ -129,7 +131,7 @@ def numerics(seed: int = 1, precision: str = "float32") -> Numerics:
 
 def task_settings(kind: str = "text_classification", metric: str = "accuracy", max_length: int = 32, **options):
     values = {"kind": kind, "options": options, "metric": metric, "max_length": max_length, "unlabelled": None}
-    source = {"location": "data/raw/rows.csv"}
+    source = {"location": "data/raw/tiny/rows.csv"}
     return settings.Task.model_validate({**values, "source": source, **dict.fromkeys(STAGES_A_TASK_MAY_CHANGE)})
 
 
@@ -221,18 +223,21 @@ def write_params(path: Path, **changes) -> None:
     """The repository's params.yaml with the tiny world in place of the real one; ``changes`` as ``{"a.b": value}``."""
     yaml = ruamel.yaml.YAML()
     params = yaml.load(path.read_text())
-    text = {"location": "data/raw/text.csv", "text": "text", "limit": 60}
+    texts = {
+        folder: {"location": f"data/raw/{folder}/text.csv", "text": "text", "limit": 60}
+        for folder in ("encoder", "general_student", "tiny")
+    }
     shape = {"layers": 2, "hidden": 24, "heads": 2, "feed_forward": 48}
     tiny = {
         "run": ["tiny"],
         "precision": "float32",
-        "encoder.checkpoint": "data/raw/checkpoint",
-        "encoder.masked_language_model.text": text,
+        "encoder.checkpoint": "data/raw/encoder/checkpoint",
+        "encoder.masked_language_model.text": texts["encoder"],
         "encoder.masked_language_model.steps": 3,
-        "word_vectors.location": "data/raw/vectors.txt",
+        "word_vectors.location": "data/raw/word_vectors/vectors.txt",
         "general_student.shape": shape,
         "general_student.layers": [1, 2],
-        "general_student.distillation.text": text,
+        "general_student.distillation.text": texts["general_student"],
         "general_student.distillation.max_length": 32,
         "finetune_teacher.epochs": 3,
         "finetune_teacher.learning_rate": 4.0e-3,
@@ -254,8 +259,8 @@ def write_params(path: Path, **changes) -> None:
             "tiny": {
                 "kind": "text_classification",
                 "options": None,
-                "source": {"location": "data/raw/rows.csv", "text": "text", "label": "label"},
-                "unlabelled": text,
+                "source": {"location": "data/raw/tiny/rows.csv", "text": "text", "label": "label"},
+                "unlabelled": texts["tiny"],
                 "metric": "accuracy",
                 "max_length": 32,
                 **dict.fromkeys(STAGES_A_TASK_MAY_CHANGE),
@@ -280,17 +285,19 @@ DELETE = object()
 def write_world(folder: Path, **changes) -> None:
     """Everything that the stages read, in a folder that has the repository's params.yaml."""
     raw = folder / "data" / "raw"
-    raw.mkdir(parents=True, exist_ok=True)
-    write_rows(raw / "rows.csv")
-    write_text(raw / "text.csv")
-    write_vectors(raw / "vectors.txt")
-    write_checkpoint(raw / "checkpoint")
+    for name in ("encoder", "word_vectors", "general_student", "tiny"):
+        (raw / name).mkdir(parents=True, exist_ok=True)
+        if name != "word_vectors":
+            write_text(raw / name / "text.csv")
+    write_rows(raw / "tiny" / "rows.csv")
+    write_vectors(raw / "word_vectors" / "vectors.txt")
+    write_checkpoint(raw / "encoder" / "checkpoint")
     write_params(folder / "params.yaml", **changes)
 
 
 def write_task(folder: Path, kind: str, **changes) -> None:
     """A task of this kind, and no other."""
-    entry = {**write_kind(folder / "data" / "raw", kind), **dict.fromkeys(STAGES_A_TASK_MAY_CHANGE)}
+    entry = {**write_kind(folder, kind), **dict.fromkeys(STAGES_A_TASK_MAY_CHANGE)}
     write_params(folder / "params.yaml", run=[kind], tasks={kind: entry}, **changes)
 
 

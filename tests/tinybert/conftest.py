@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from pipeline.tinybert.core.settings import Losses
+from pipeline.tinybert.data import sources
 
 
 @pytest.fixture
@@ -9,6 +10,12 @@ def in_empty_folder(tmp_path, monkeypatch):
     """Stages read and write below the working folder."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def files_anywhere(monkeypatch):
+    """Settings may name files in any folder; data/test_places.py tests which they may name."""
+    monkeypatch.setattr(sources, "check_place", lambda *_: None)
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ RESERVED_NAMES = (
     "agreement",
 )
 BLANK = " (write the key, with nothing after it where there is nothing to set)"
-RESERVED_TASK_NAMES = ("pretrained", "raw", "word_vectors")
+RESERVED_TASK_NAMES = ("pretrained", "raw", "encoder", "word_vectors", "general_student")  # folders of their own
 Share = Field(gt=0, lt=1)
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Dropout = Annotated[float, Field(ge=0, lt=1)] | None  # of the student; None: as its configuration has it

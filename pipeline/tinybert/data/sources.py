@@ -5,15 +5,21 @@
 ``gensim:NAME``               word vectors of gensim's downloads
 anything else                 a path, from the top of the repository
 
+A path has to lie in the folder on which its stage depends in dvc.yaml: ``data/raw/<task>`` if a task's entry names it,
+``data/raw/<group>`` if a group does. Otherwise DVC would not see the file change.
+
 Nothing that is fetched is executed: no package is imported, no remote code is allowed.
 """
 
 import csv
+import hashlib
 import importlib.util
 import io
 import json
+import os
 import random
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
@@ -26,6 +32,8 @@ from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import first_ten, log
 from pipeline.tinybert.core.settings import Column, Table, Text
 
+RAW = Path("data/raw")
+CACHE = ("files", "md5")  # .dvc/cache/files/md5/12/3456…
 PUNKT_CHARACTERS = 1_000_000
 SHORTEST_SENTENCE = 3  # words
 LONGEST_SENTENCE = 500  # words, if it is the only one of a file
@@ -34,15 +42,28 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 huggingface_hub.logging.set_verbosity_error()  # it warns of each of its retries
 
 
-def local_path(location: str, key: str) -> Path:
+def raw_folder(key: str) -> Path:
+    """The folder for the user's own files that a setting may name: data/raw/<task> or data/raw/<group>."""
+    group, *rest = key.split(".")
+    return RAW / (rest[0] if group == "tasks" else group)
+
+
+def own_teacher_folder(task: str) -> Path:
+    """Where the user's own fine-tuned teacher of a task has to lie, or below it: data/raw/<task>/teacher."""
+    return RAW / task / "teacher"
+
+
+def local_path(location: str, key: str, folder: Path | None = None) -> Path:
     """The file or folder on this machine that a ``package:`` location or a path names.
 
-    ``key`` is the setting that holds the location, for the message.
+    ``key`` is the setting that holds the location. A path has to lie in ``folder``, ``raw_folder(key)`` by default.
+    Raises UserError if the file or folder does not exist or lies elsewhere.
     """
     if not location.startswith("package:"):
         path = Path(location)
         if not path.exists():
             raise UserError(f"{key}: there is no file or folder {location}")
+        check_place(path, folder or raw_folder(key), key)
         return path
     name, _, inner = location.removeprefix("package:").partition("/")
     spec = importlib.util.find_spec(name) if name.isidentifier() else None
@@ -52,6 +73,60 @@ def local_path(location: str, key: str) -> Path:
     if not path.exists():
         raise UserError(f"{key}: the installed package '{name}' has no {inner}")
     return path
+
+
+def check_task_folder(task: str) -> None:
+    """Raise UserError if data/raw/<task>, a dependency of `prepare` whatever the source is, does not exist."""
+    folder = RAW / task
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder}: there is no such folder, and DVC fails without it: `mkdir -p {folder}`, then put the task's"
+            " files there, or a README.md that says where its rows come from"
+        )
+
+
+def check_place(path: Path, folder: Path, key: str, value: str | None = None) -> None:
+    """Raise UserError if ``path``, or a link below it, leads out of ``folder``, the one that the stage depends on.
+
+    DVC does not look into a folder behind a symbolic link. Links into DVC's cache are its own (``cache.type symlink``).
+    ``value`` is what the setting becomes when the file has moved into the folder, for the message.
+    """
+    top = Path.cwd().resolve()
+
+    def outside(entry: Path) -> bool:
+        target = entry.resolve()
+        return not target.is_relative_to(top / folder) and target.parts[-4:-2] != CACHE
+
+    if outside(path) and not Path(os.path.abspath(path)).is_relative_to(top / folder):
+        raise UserError(_elsewhere(path, folder, key, value or str(folder / path.name)))
+    for entry in (path, *path.rglob("*")):
+        if outside(entry):
+            link = next(part for part in (*reversed(entry.parents), entry) if part.is_symlink())
+            raise UserError(
+                f"{key}: {link} is a link to {link.resolve()}: DVC would not see a file change there. Replace the link"
+                f" by a copy: `{_command('rm', link)} && {_command('cp', '-r', link.resolve(), link)}`"
+            )
+
+
+def _elsewhere(path: Path, folder: Path, key: str, value: str) -> str:
+    why = f"{key}: {path} is not in {folder}, on which the stage depends: DVC would not see the file change."
+    if (Path.cwd() / folder).is_relative_to(path.resolve()):
+        return f"{why} Run `mkdir -p {folder}`, move its files there, then set {key}: {folder}"
+    move = ["mv"] if path.parent == RAW else ["cp", "-rL"]  # another task may read what lies in a folder of its own
+    return f"{why} Run `mkdir -p {folder} && {_command(*move, path, f'{folder}/')}`, then set {key}: {value}"
+
+
+def _command(*words: str | Path) -> str:
+    return shlex.join(map(str, words))
+
+
+def file_hashes(folder: Path) -> dict[str, str]:
+    """Path below ``folder`` → SHA-256 of each file; empty if there is no such folder."""
+    hashes = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with open(path, "rb") as file:
+            hashes[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return hashes
 
 
 def hub_id(location: str, key: str) -> tuple[str, str]:
@@ -65,12 +140,13 @@ def hub_id(location: str, key: str) -> tuple[str, str]:
     return name, commit
 
 
-def checkpoint_folder(location: str, key: str) -> Path:
+def checkpoint_folder(location: str, key: str, within: Path | None = None) -> Path:
     """The folder of a model: config.json, weights, tokenizer. Downloads it where it is on the hub.
 
-    Refuses a folder whose config asks for code of its own (``auto_map``).
+    ``within`` is the folder in which a path has to lie, ``raw_folder(key)`` by default. Refuses a folder whose config
+    asks for code of its own (``auto_map``).
     """
-    folder = _download_model(location, key) if location.startswith("hub:") else local_path(location, key)
+    folder = _download_model(location, key) if location.startswith("hub:") else local_path(location, key, within)
     config = folder / "config.json"
     if not config.is_file():
         raise UserError(f"{key}: {location} has no config.json: expected the folder of a Hugging Face model")
@@ -119,7 +195,10 @@ def records(source: Table, split: str | None, columns: list[Column], key: str) -
         table, name = _hub_table(source, split, key), f"{source.location}, {split or 'train'}"
     else:
         path = local_path(source.location, f"{key}.location")
-        path = path / split if split else path
+        if split:
+            path = path / split
+            if not source.location.startswith("package:"):
+                check_place(path, raw_folder(key), f"{key}.splits", path.name)
         table, name = read_file(path, source, key), path.name
     for column in (*columns, *wanted):
         if column not in table.columns:

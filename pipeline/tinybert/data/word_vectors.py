@@ -111,6 +111,8 @@ def stop_words(location: str | None, key: str) -> list[str]:
     try:
         path = local_path(location, key)
     except UserError as error:
+        if Path(location).exists():
+            raise
         raise UserError(f"{error}: expected {ENGLISH}, a text file with one word per line, or blank for none") from None
     try:
         words = {line.strip().lower() for line in path.read_text(encoding="utf-8-sig").splitlines()} - {""}

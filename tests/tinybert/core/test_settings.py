@@ -233,7 +233,9 @@ def test_a_task_given_to_a_stage_that_is_not_defined_is_refused(load):
         load().of("augment", "nowhere")
 
 
-@pytest.mark.parametrize("name", ["pretrained", "raw", "word_vectors", "a b", "a/b", "..", ""])
+@pytest.mark.parametrize(
+    "name", ["pretrained", "raw", "encoder", "word_vectors", "general_student", "a b", "a/b", "..", ""]
+)
 def test_names_that_would_clash_on_disk_are_refused(name, refusal):
     params = copy.deepcopy(PARAMS)
     params["tasks"][name] = params["tasks"][TASK]

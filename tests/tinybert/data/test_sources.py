@@ -14,6 +14,8 @@ from pipeline.tinybert.core.settings import Source, Text
 from pipeline.tinybert.data import sources
 from pipeline.tinybert.models import checkpoints
 
+pytestmark = pytest.mark.usefixtures("files_anywhere")
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 HUB = f"hub:someone/something@{COMMIT}"
 ROWS = [("good film", "1"), ("bad plot", "0"), ("so so", "1")]

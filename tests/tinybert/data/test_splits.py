@@ -10,6 +10,8 @@ from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.settings import Source, Text
 from pipeline.tinybert.data import splits
 
+pytestmark = pytest.mark.usefixtures("files_anywhere")
+
 KEY = "tasks.tiny.source"
 TASK = tiny.task([])
 

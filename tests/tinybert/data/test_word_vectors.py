@@ -8,6 +8,8 @@ import pytest
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.data import word_vectors
 
+pytestmark = pytest.mark.usefixtures("files_anywhere")
+
 WORDS = ["the", "film", "café", "電影", "'s", "\x85odd", ". . ."]
 VALUES = np.random.default_rng(0).normal(size=(len(WORDS), 4)).astype(np.float32)
 LINES = [" ".join([word, *(repr(float(value)) for value in row)]) for word, row in zip(WORDS, VALUES, strict=True)]

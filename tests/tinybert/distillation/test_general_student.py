@@ -9,6 +9,8 @@ from pipeline.tinybert.distillation import general_student
 from pipeline.tinybert.models import checkpoints
 from pipeline.tinybert.models.families import FAMILIES, feed_forward, layers
 
+pytestmark = pytest.mark.usefixtures("files_anywhere")
+
 SHAPE = {"layers": 2, "hidden": 24, "heads": 2, "feed_forward": 48}
 
 
