@@ -7,7 +7,7 @@ from pipeline.tinybert.core import launch, resume, settings
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import log
 from pipeline.tinybert.core.output import output
-from pipeline.tinybert.data import rows
+from pipeline.tinybert.data import rows, sources
 from pipeline.tinybert.models import checkpoints
 from pipeline.tinybert.training import fine_tuning, own_teacher
 
@@ -22,7 +22,7 @@ def main(name: str) -> None:
     train, validation = (list(rows.read(prepared / f"{split}.jsonl")) for split in ("train", "validation"))
 
     if recipe.checkpoint:
-        model, tokenizer = own_teacher.load(task, recipe.checkpoint, ENCODER)
+        model, tokenizer = own_teacher.load(task, recipe.checkpoint, ENCODER, sources.own_teacher_folder(name))
         result = fine_tuning.score_as_it_is(model, fine_tuning.EvaluationSet(task, validation, tokenizer), tokenizer)
     else:
         tokenizer = checkpoints.tokenizer(ENCODER)

@@ -86,8 +86,8 @@ def own_teacher() -> dict[str, str]:
     return json.loads(Path("data/tiny/own_teacher.json").read_text())
 
 
-def test_the_files_of_the_own_teacher_are_written_as_hashes(told):
-    told(train=records(60), test=records(70)[60:])
+def test_the_files_of_the_own_teacher_are_written_as_hashes(run_check):
+    run_check(train=records(60), test=records(70)[60:])
     assert own_teacher() == {}
     weights = Path(RAW, "teacher", "of films", "model.safetensors")
     weights.parent.mkdir(parents=True)
@@ -98,8 +98,8 @@ def test_the_files_of_the_own_teacher_are_written_as_hashes(told):
     assert old != own_teacher()
 
 
-def test_a_check_refuses_an_own_teacher_outside_its_folder(told):
-    told(train=records(60), test=records(70)[60:])
+def test_a_check_refuses_an_own_teacher_outside_its_folder(run_check):
+    run_check(train=records(60), test=records(70)[60:])
     Path(RAW, "own").mkdir()
     for changes in ({TEACHER: f"{RAW}/own"}, {"tasks.tiny.finetune_teacher": {"checkpoint": f"{RAW}/own"}}):
         tiny.write_params(Path("params.yaml"), **changes)

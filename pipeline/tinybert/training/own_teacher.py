@@ -14,13 +14,13 @@ from pipeline.tinybert.tasks import Task
 KEY = "finetune_teacher.checkpoint"
 
 
-def load(task: Task, location: str, encoder: Path) -> tuple[nn.Module, object]:
+def load(task: Task, location: str, encoder: Path, within: Path) -> tuple[nn.Module, object]:
     """The model and the tokenizer of a checkpoint, its outputs in the order of the task's labels.
 
     Raises UserError where it has another head, other labels, another vocabulary or family than ``encoder``, from which
     its student will come.
     """
-    folder = sources.checkpoint_folder(location, KEY)
+    folder = sources.checkpoint_folder(location, KEY, within)
     tokenizer = checkpoints.tokenizer(folder, KEY)
     teacher, loading = checkpoints.load(task.head, folder, KEY, output_loading_info=True)
     made_for = teacher.config.architectures or [type(teacher).__name__]

@@ -1,4 +1,5 @@
 import shutil
+from pathlib import Path
 
 import pytest
 import tiny
@@ -44,7 +45,7 @@ def own(head: type, labels: list[str], folder: str = "own", **more):
 def test_outputs_are_put_in_the_order_of_the_task_s_labels_by_name(encoder, head, kind, metric, names):
     theirs = [names[2], names[0], names[1]]
     model = own(head, theirs)
-    loaded, tokenizer = own_teacher.load(tiny.task(names, metric, kind=kind), "own", encoder)
+    loaded, tokenizer = own_teacher.load(tiny.task(names, metric, kind=kind), "own", encoder, Path())
     inputs = tokenizer("a good film", return_tensors="pt")
     with torch.no_grad():
         expected, found = model(**inputs).logits, loaded(**inputs).logits
@@ -54,10 +55,10 @@ def test_outputs_are_put_in_the_order_of_the_task_s_labels_by_name(encoder, head
 
 def test_a_teacher_of_numbers_or_of_answers_needs_no_names(encoder):
     own(BertForSequenceClassification, ["LABEL_0"])
-    loaded, _ = own_teacher.load(tiny.task(["score"], "pearson", kind="regression"), "own", encoder)
+    loaded, _ = own_teacher.load(tiny.task(["score"], "pearson", kind="regression"), "own", encoder, Path())
     assert loaded.config.problem_type == "regression"
     own(BertForQuestionAnswering, [], "answers")
-    own_teacher.load(tiny.task([], "f1", kind="question_answering"), "answers", encoder)
+    own_teacher.load(tiny.task([], "f1", kind="question_answering"), "answers", encoder, Path())
 
 
 @pytest.mark.parametrize(
@@ -72,7 +73,7 @@ def test_a_teacher_of_numbers_or_of_answers_needs_no_names(encoder):
 def test_a_teacher_with_another_head_or_other_labels_is_refused(encoder, head, labels, message):
     own(head, labels)
     with pytest.raises(UserError, match=f"^finetune_teacher.checkpoint: own {message}"):
-        own_teacher.load(tiny.task(NAMES), "own", encoder)
+        own_teacher.load(tiny.task(NAMES), "own", encoder, Path())
 
 
 def test_a_teacher_with_another_vocabulary_is_refused(encoder):
@@ -80,7 +81,7 @@ def test_a_teacher_with_another_vocabulary_is_refused(encoder):
     vocabulary = {**tiny.tokenizer().get_vocab(), "more": len(tiny.tokenizer())}
     type(tiny.tokenizer())(vocab=vocabulary).save_pretrained("own")
     with pytest.raises(UserError, match="^encoder.checkpoint: the student's vocabulary .* is not the teacher's"):
-        own_teacher.load(tiny.task(NAMES), "own", encoder)
+        own_teacher.load(tiny.task(NAMES), "own", encoder, Path())
 
 
 def test_a_teacher_of_another_family_is_refused(encoder):
@@ -88,4 +89,4 @@ def test_a_teacher_of_another_family_is_refused(encoder):
     shutil.rmtree(encoder)
     tiny.write_family(encoder, "electra")
     with pytest.raises(UserError, match="a model of the family 'bert', but the encoder's, .* is 'electra'"):
-        own_teacher.load(tiny.task(NAMES), "own", encoder)
+        own_teacher.load(tiny.task(NAMES), "own", encoder, Path())
