@@ -16,10 +16,9 @@ from pipeline.tinybert.core import settings, stage
 from pipeline.tinybert.core.log import log
 from pipeline.tinybert.core.output import output, write_csv, write_json
 from pipeline.tinybert.data import rows
-from pipeline.tinybert.models import checkpoints
+from pipeline.tinybert.models import checkpoints, inference
 from pipeline.tinybert.models.checkpoints import FILES
 from pipeline.tinybert.release import latency, onnx_model
-from pipeline.tinybert.training import fine_tuning
 
 MODELS = ("teacher", "student")
 LENGTHS = {"median": 50, "long": 95}  # percentiles of the lengths of test
@@ -36,7 +35,7 @@ def main(name: str) -> None:
     loaded = {which: task.load_model(folder) for which, folder in folders.items()}
     tokenizers = {which: checkpoints.tokenizer(folder) for which, folder in folders.items()}
     test = list(rows.read(prepared / "test.jsonl"))
-    pieces = lengths_of(fine_tuning.columns(task, test, tokenizers["teacher"]))
+    pieces = lengths_of(inference.encode(task, test, tokenizers["teacher"]))
 
     with tempfile.TemporaryDirectory() as made:
         onnx = {"teacher": Path(made), "student": folders["student"]}

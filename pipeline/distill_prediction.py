@@ -1,6 +1,6 @@
-"""The student learns the teacher's logits, which `distill_intermediate` left: the teacher does not run again.
+"""The student learns the teacher's logits, which `distill_intermediate` has computed: the teacher does not run again.
 
-Or, for comparison, the labels of the rows that have some.
+With `targets: labels` it learns the labels instead, for comparison.
 """
 
 from contextlib import closing
@@ -11,35 +11,35 @@ from pipeline.tinybert.core import launch, resume, settings
 from pipeline.tinybert.core.log import log
 from pipeline.tinybert.core.output import output
 from pipeline.tinybert.data import rows
-from pipeline.tinybert.distillation import stages, transfer_set
-from pipeline.tinybert.distillation.teacher_logits import Logits
+from pipeline.tinybert.distillation import transfer_set
+from pipeline.tinybert.distillation.prediction import learn_labels, learn_logits
+from pipeline.tinybert.distillation.teacher_logits import TeacherLogits
 from pipeline.tinybert.models import checkpoints
+from pipeline.tinybert.models.inference import EvaluationSet
 from pipeline.tinybert.training import fine_tuning
 
 
 def main(name: str) -> None:
     configuration = settings.load()
-    recipe = configuration.of("distill_prediction", name)
+    recipe, numerics = configuration.of("distill_prediction", name), configuration.numerics
     prepared = Path("data", name, "prepared")
     task = tasks.load(prepared / "task.json", configuration.task(name), name)
     intermediate = Path("models", name, "intermediate")
     tokenizer = checkpoints.tokenizer(intermediate)
-    validation = fine_tuning.EvaluationSet(task, list(rows.read(prepared / "validation.jsonl")), tokenizer)
+    validation = EvaluationSet(task, list(rows.read(prepared / "validation.jsonl")), tokenizer)
     student = task.load_model(intermediate)
 
-    numerics = configuration.numerics
     if recipe.targets == "labels":
         labelled = list(transfer_set.labelled_rows(name, recipe.augmented))
-        result = stages.learn_labels(student, tokenizer, task, labelled, validation, recipe, numerics)
+        result = learn_labels(student, tokenizer, labelled, validation, recipe, numerics)
     else:
+        transfer_rows = transfer_set.rows(task, name)
         with (
             resume.folder("transfer") as folder,
-            closing(
-                transfer_set.encode(task, transfer_set.rows(task, name), tokenizer, folder, recipe.augmented)
-            ) as data,
-            closing(Logits.load(Path("data", name, "teacher_logits"))) as logits,
+            closing(transfer_set.encode(task, transfer_rows, tokenizer, folder, recipe.augmented)) as data,
+            closing(TeacherLogits.load(Path("data", name, "teacher_logits"))) as logits,
         ):
-            result = stages.learn_logits(student, tokenizer, task, data, logits, validation, recipe, numerics)
+            result = learn_logits(student, tokenizer, data, logits, validation, recipe, numerics)
     log(f"student: {task.metric} {result.score:.4f} on validation, epoch {result.epoch}")
 
     with output(Path("models", name, "student")) as out:

@@ -34,7 +34,7 @@ def main() -> None:
     numerics = settings.Numerics(seed=encoder.seed, precision=configuration.precision)
     if encoder.masked_language_model.train == "always" or loading["missing_keys"]:
         text = sources.texts(encoder.masked_language_model.text, encoder.seed, "encoder.masked_language_model.text")
-        curve = train_head(model, tokenizer, text, encoder.masked_language_model, numerics)
+        curve = train_head(model, tokenizer, text, encoder.masked_language_model, numerics).curves
 
     with output(ENCODER) as out:
         checkpoints.save(out, body, tokenizer)

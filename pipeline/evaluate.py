@@ -15,9 +15,9 @@ from pipeline.tinybert.core.output import output, write_csv, write_json
 from pipeline.tinybert.data import rows
 from pipeline.tinybert.evaluation import scoring
 from pipeline.tinybert.models import checkpoints
+from pipeline.tinybert.models.inference import EvaluationSet, pytorch_forward
 from pipeline.tinybert.models.precision import to_inference
 from pipeline.tinybert.tasks import Task
-from pipeline.tinybert.training import fine_tuning
 
 MODELS = ("teacher", "student", "student_alone")
 
@@ -32,20 +32,23 @@ def main(name: str) -> None:
     parts = {part: list(rows.read(prepared / f"{part}.jsonl")) for part in names}
     test = parts["test"]
 
-    predictions: dict = {part: {} for part in names[2:]}
+    predictions: dict[str, dict[str, list]] = {part: {} for part in names[2:]}
     thresholds, curves = {}, {}
     for which in MODELS:
         folder = Path("models", name, which)
         model = to_inference(task.load_model(folder), "float32", launch.device())
-        answers = fine_tuning.make_predictor(task, model, checkpoints.tokenizer(folder))
-        if task.needs_threshold:
-            said, _ = answers(parts["validation"])
-            thresholds[which] = task.threshold(parts["validation"], said)
-        for part, decided in predictions.items():
-            said, logits = answers(parts[part])
-            decided[which] = task.decided(said, thresholds.get(which))
-            if part == "test":
-                curves[which] = scoring.reliability(*task.calibration(test, decided[which], logits))
+        tokenizer = checkpoints.tokenizer(folder)
+        with pytorch_forward(task, model) as forward:
+            if task.needs_threshold:
+                validation = EvaluationSet(task, parts["validation"], tokenizer)
+                answers = validation.predictions(validation.logits(forward, description=f"{which} on validation"))
+                thresholds[which] = task.threshold(parts["validation"], answers)
+            for part, of_models in predictions.items():
+                rows_of_part = EvaluationSet(task, parts[part], tokenizer)
+                logits = rows_of_part.logits(forward, description=f"{which} on {part}")
+                of_models[which] = task.decided(rows_of_part.predictions(logits), thresholds.get(which))
+                if part == "test":
+                    curves[which] = scoring.reliability(*task.calibration(test, of_models[which], logits))
     trivial = task.trivial_predictions(parts["train"], test)
     scores = scoring.report(task, test, predictions["test"], trivial, recipe, curves, thresholds)
     for part in source.more_tests:

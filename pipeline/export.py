@@ -17,15 +17,13 @@ from pipeline.tinybert.core.output import output, write_json
 from pipeline.tinybert.data import rows, word_vectors
 from pipeline.tinybert.evaluation import scoring
 from pipeline.tinybert.evaluation.scoring import DIGITS
-from pipeline.tinybert.models import checkpoints
+from pipeline.tinybert.models import checkpoints, inference
+from pipeline.tinybert.models.inference import EvaluationSet, pytorch_forward
 from pipeline.tinybert.release import onnx_model, vocabulary
 from pipeline.tinybert.tasks import Task
-from pipeline.tinybert.training import fine_tuning
-from pipeline.tinybert.training.fine_tuning import EvaluationSet
-from pipeline.tinybert.training.loop import EVALUATION_BATCH
 
 KEY = "export.frequent_words"
-BATCHES = {"onnx": EVALUATION_BATCH, "int8": 1}
+BATCHES = {"onnx": inference.BATCH, "int8": 1}
 
 
 def main(name: str) -> None:
@@ -40,12 +38,12 @@ def main(name: str) -> None:
         if recipe.frequent_words is None:
             report = exported(out, task, student, tokenizer, parts, recipe)
         else:
-            read = fine_tuning.columns(task, parts["train"], tokenizer)["input_ids"]
+            read = inference.encode(task, parts["train"], tokenizer)["input_ids"]
             kept = pieces_kept(tokenizer, read, recipe.frequent_words)
             with tempfile.TemporaryDirectory() as whole:
                 before = exported(Path(whole), task, student, tokenizer, parts, recipe)
             smaller = vocabulary.trim(student, tokenizer, kept)
-            again = fine_tuning.columns(task, parts["train"], smaller)["input_ids"]
+            again = inference.encode(task, parts["train"], smaller)["input_ids"]
             vocabulary.check(tokenizer, read, smaller, again, KEY)
             report = {**exported(out, task, student, smaller, parts, recipe), "whole_vocabulary": before}
     with output(Path("metrics", name, "export.json")) as out:
@@ -69,14 +67,14 @@ def exported(
     onnx_model.write(files["onnx"], student, task, tokenizer, recipe.opset)
     onnx_model.quantise(files["onnx"], files["int8"], recipe.per_channel, recipe.reduce_range)
 
-    test = EvaluationSet(task, parts["test"], tokenizer)
-    logits = {"pytorch": fine_tuning.predict(student, tokenizer, test)}
+    test, threshold = EvaluationSet(task, parts["test"], tokenizer), None
+    with pytorch_forward(task, student) as forward:
+        logits = {"pytorch": test.logits(forward, description="pytorch")}
+        if task.needs_threshold:
+            validation = EvaluationSet(task, parts["validation"], tokenizer)
+            threshold = task.threshold(parts["validation"], validation.predictions(validation.logits(forward)))
     for which, batch_size in BATCHES.items():
-        logits[which] = onnx_model.predict(onnx_model.session(files[which]), tokenizer, test, batch_size)
-    threshold = None
-    if task.needs_threshold:
-        answers, _ = fine_tuning.make_predictor(task, student, tokenizer)(parts["validation"])
-        threshold = task.threshold(parts["validation"], answers)
+        logits[which] = test.logits(onnx_model.onnx_forward(task, files[which]), batch_size, which)
     predictions = {which: task.decided(test.predictions(found), threshold) for which, found in logits.items()}
     report = scoring.scores_of(task, test.rows, predictions)
     for which, file in files.items():
@@ -92,10 +90,10 @@ def exported(
 
 
 def compared(
-    test: EvaluationSet, logits: dict[str, np.ndarray], predictions: dict[str, list], which: str
+    test: EvaluationSet, logits: dict[str, list[np.ndarray]], predictions: dict[str, list], which: str
 ) -> tuple[float, float]:
     """The largest difference of a logit from PyTorch's, and the share of rows of which both say the same."""
-    ours, theirs = (np.concatenate(test.kept(logits[model])) for model in ("pytorch", which))
+    ours, theirs = (np.concatenate(logits[model]) for model in ("pytorch", which))
     triples = zip(test.rows, predictions["pytorch"], predictions[which], strict=True)
     return float(np.abs(ours - theirs).max()), float(np.mean([test.task.agree(*triple) for triple in triples]))
 

@@ -1,6 +1,6 @@
-"""Fine-tune the same general student on the labels alone: what distillation has to beat.
+"""Fine-tune the general student on labels, without distillation: the baseline that distillation has to beat.
 
-The learning rate and the epoch are the best of those tried, on validation.
+Several learning rates are tried. The rate and the epoch with the best score on validation are kept.
 """
 
 from pathlib import Path
@@ -11,33 +11,37 @@ from pipeline.tinybert.core.log import log
 from pipeline.tinybert.core.output import output
 from pipeline.tinybert.data import rows
 from pipeline.tinybert.models import checkpoints
+from pipeline.tinybert.models.inference import EvaluationSet
 from pipeline.tinybert.training import fine_tuning
+
+STAGE = "finetune_student"
 
 
 def main(name: str) -> None:
     configuration = settings.load()
-    recipe = configuration.of("finetune_student", name)
+    recipe, numerics = configuration.of(STAGE, name), configuration.numerics
     prepared = Path("data", name, "prepared")
     task = tasks.load(prepared / "task.json", configuration.task(name), name)
-    train, validation = (list(rows.read(prepared / f"{split}.jsonl")) for split in ("train", "validation"))
+    train, validation_rows = (list(rows.read(prepared / f"{split}.jsonl")) for split in ("train", "validation"))
     general_student = Path("models", name, "general_student")
     tokenizer = checkpoints.tokenizer(general_student)
+    validation = EvaluationSet(task, validation_rows, tokenizer)
 
     trials = {}
     best = None
     for rate in recipe.learning_rates:
-        trial = fine_tuning.fine_tune(
-            general_student, tokenizer, task, train, validation, recipe, configuration.numerics, rate, recipe.dropout
+        model, result = fine_tuning.fine_tune(
+            general_student, tokenizer, task, train, validation, recipe, numerics, STAGE, rate
         )
-        trials[f"{rate:g}"] = round(trial[1].score, 4)
-        log(f"learning rate {rate:g}: {task.metric} {trial[1].score:.4f} on validation, epoch {trial[1].epoch}")
-        if best is None or trial[1].score > best[1].score:
-            best, best_rate = trial, rate
-    student, result = best
+        trials[f"{rate:g}"] = round(result.score, 4)
+        log(f"learning rate {rate:g}: {task.metric} {result.score:.4f} on validation, epoch {result.epoch}")
+        if best is None or result.score > best[1].score:
+            best = model, result, rate
+    student, result, best_rate = best
 
     with output(Path("models", name, "student_alone")) as out:
         checkpoints.save(out, student, tokenizer)
-    with output(Path("metrics", name, "finetune_student")) as out:
+    with output(Path("metrics", name, STAGE)) as out:
         fine_tuning.write_result(out, task, result, learning_rate=best_rate, trials=trials)
 
 

@@ -9,47 +9,43 @@ from pipeline.tinybert.core.log import log
 from pipeline.tinybert.core.output import output
 from pipeline.tinybert.data import rows, sources
 from pipeline.tinybert.models import checkpoints
+from pipeline.tinybert.models.inference import EvaluationSet
 from pipeline.tinybert.training import fine_tuning, own_teacher
 
 ENCODER = Path("models/pretrained/encoder")
+STAGE = "finetune_teacher"
 
 
 def main(name: str) -> None:
     configuration = settings.load()
-    recipe = configuration.of("finetune_teacher", name)
+    recipe, numerics = configuration.of(STAGE, name), configuration.numerics
     prepared = Path("data", name, "prepared")
     task = tasks.load(prepared / "task.json", configuration.task(name), name)
-    train, validation = (list(rows.read(prepared / f"{split}.jsonl")) for split in ("train", "validation"))
+    train, validation_rows = (list(rows.read(prepared / f"{split}.jsonl")) for split in ("train", "validation"))
 
     if recipe.checkpoint:
         model, tokenizer = own_teacher.load(task, recipe.checkpoint, ENCODER, sources.own_teacher_folder(name))
-        result = fine_tuning.score_as_it_is(model, fine_tuning.EvaluationSet(task, validation, tokenizer), tokenizer)
+        result = fine_tuning.score_as_it_is(model, EvaluationSet(task, validation_rows, tokenizer))
     else:
         tokenizer = checkpoints.tokenizer(ENCODER)
+        validation = EvaluationSet(task, validation_rows, tokenizer)
+        weights = task.class_weights(train) if recipe.class_weights else None
         model, result = fine_tuning.fine_tune(
-            ENCODER,
-            tokenizer,
-            task,
-            train,
-            validation,
-            recipe,
-            configuration.numerics,
-            recipe.learning_rate,
-            recipe.dropout,
-            weighted=recipe.class_weights,
+            ENCODER, tokenizer, task, train, validation, recipe, numerics, STAGE, recipe.learning_rate, weights
         )
-    trivial = task.score(validation, task.trivial_predictions(train, validation))[task.metric]
+    trivial = task.score(validation_rows, task.trivial_predictions(train, validation_rows))[task.metric]
     log(f"teacher: {task.metric} {result.score:.4f} on validation, a trivial predictor {trivial:.4f}")
     if result.score <= trivial:
+        setting = "checkpoint" if recipe.checkpoint else "learning_rate or epochs"
         raise UserError(
             f"the teacher's {task.metric} on validation, {result.score:.4f}, is no better than a trivial predictor's,"
-            f" {trivial:.4f}: there is nothing to distil. Look at the labels of tasks.{name}.source, or change"
-            " finetune_teacher." + ("checkpoint" if recipe.checkpoint else "learning_rate or epochs")
+            f" {trivial:.4f}: there is nothing to distil. Check the labels of tasks.{name}.source, or change"
+            f" finetune_teacher.{setting}"
         )
 
     with output(Path("models", name, "teacher")) as out:
         checkpoints.save(out, model, tokenizer)
-    with output(Path("metrics", name, "finetune_teacher")) as out:
+    with output(Path("metrics", name, STAGE)) as out:
         fine_tuning.write_result(out, task, result)
 
 

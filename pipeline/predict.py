@@ -9,12 +9,8 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import torch
 
 from pipeline.tinybert import tasks
 from pipeline.tinybert.core import settings, stage
@@ -22,12 +18,9 @@ from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.data.records import BadRecordError, column_names
 from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.models import checkpoints
-from pipeline.tinybert.models.batches import Collator
+from pipeline.tinybert.models.inference import EvaluationSet, Forward, pytorch_forward
 from pipeline.tinybert.release import onnx_model
 from pipeline.tinybert.tasks.task import Task
-from pipeline.tinybert.training import fine_tuning
-
-Outputs = Callable[[dict[str, torch.Tensor]], Any]
 
 
 def main() -> None:
@@ -38,15 +31,18 @@ def main() -> None:
     threshold = json.loads(built(Path("metrics", name, "export.json"), name).read_text(encoding="utf-8"))["threshold"]
     columns = column_names(task, wanted.source, labelled=False)
     asked = records(given, list(columns))
-    tokenizer, outputs = checkpoints.tokenizer(file.parent), model(task, file)
+    tokenizer = checkpoints.tokenizer(file.parent)
     print(f"{given.model} model of {name}: {file}", file=sys.stderr, flush=True)
-    for where, record in asked:
-        row = row_of(task, record, columns, where)
-        with contextlib.redirect_stdout(sys.stderr):  # notes, of what is cut for example
-            [said], logits = answered(task, row, tokenizer, outputs)
-            [said] = task.decided([said], threshold)
-        shown = next(iter(columns))
-        print(json.dumps({shown: row[shown], **task.answer(row, said, logits)}, ensure_ascii=False), flush=True)
+    with model(task, file) as forward:
+        for where, record in asked:
+            row = row_of(task, record, columns, where)
+            with contextlib.redirect_stdout(sys.stderr):  # notes, for example that a text is truncated
+                one = EvaluationSet(task, [row], tokenizer)
+                logits = one.logits(forward, batch_size=1)  # int8's scales are those of the whole batch
+                [prediction] = task.decided(one.predictions(logits), threshold)
+            shown = next(iter(columns))
+            answer = {shown: row[shown], **task.answer(row, prediction, logits)}
+            print(json.dumps(answer, ensure_ascii=False), flush=True)
 
 
 def arguments() -> argparse.Namespace:
@@ -68,18 +64,11 @@ def built(path: Path, name: str) -> Path:
     return path
 
 
-def model(task: Task, file: Path) -> Outputs:
-    """A function from a batch to the model's outputs."""
+def model(task: Task, file: Path) -> contextlib.AbstractContextManager[Forward]:
+    """A function from model inputs to class logits."""
     if file.suffix == ".onnx":
-        running = onnx_model.session(file)
-        return lambda batch: onnx_model.run(running, batch)
-    student = task.load_model(file.parent).eval()
-
-    def outputs(batch: dict[str, torch.Tensor]) -> Any:
-        with torch.inference_mode(), fine_tuning.last_layer_first_position_only(task, student):
-            return student(**batch)
-
-    return outputs
+        return contextlib.nullcontext(onnx_model.onnx_forward(task, file))
+    return pytorch_forward(task, task.load_model(file.parent))
 
 
 def records(given: argparse.Namespace, fields: list[str]) -> Iterator[tuple[str, dict]]:
@@ -133,17 +122,6 @@ def row_of(task: Task, record: dict, columns: dict[str, str], where: str) -> Row
         return task.row(record, settings.Table(location="-", **names), labelled=False)
     except BadRecordError as error:
         raise UserError(f"{where}: {error}") from None
-
-
-def answered(task: Task, row: Row, tokenizer, outputs: Outputs) -> tuple[list, list[np.ndarray]]:
-    """What the model says of a row, and its class logits (kept, C) of each of the row's sequences."""
-    encoded = fine_tuning.columns(task, [row], tokenizer)
-    collate, kept = Collator(tokenizer), []
-    for number, mask in enumerate(encoded["kept"]):  # one by one: int8's scales are those of a batch
-        batch = collate([{name: values[number] for name, values in encoded.items()}])
-        logits = task.class_logits(outputs({name: batch[name] for name in tokenizer.model_input_names}))
-        kept.append(logits[0].float().numpy()[np.flatnonzero(mask)])
-    return task.predictions(kept, encoded, [row]), kept
 
 
 if __name__ == "__main__":

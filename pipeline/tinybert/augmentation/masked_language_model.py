@@ -1,78 +1,84 @@
-"""The masked-language-model head: its training where a checkpoint has none."""
+"""Training of the masked-language-model head, for a checkpoint that has none."""
+
+from __future__ import annotations
 
 import zlib
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-import datasets
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import DataCollatorForLanguageModeling
 
-from pipeline.tinybert.core.curves import Curves
-from pipeline.tinybert.core.settings import MaskedLanguageModel, Numerics
 from pipeline.tinybert.models import checkpoints
+from pipeline.tinybert.models.batches import Batch as Rows
+from pipeline.tinybert.models.batches import Collator
+from pipeline.tinybert.models.encoded_rows import EncodedRows
 from pipeline.tinybert.models.families import word_logits
-from pipeline.tinybert.training.loop import QuietTrainer, Result, arguments, once
+from pipeline.tinybert.training.loop import Batch, Objective, Plan, Result, Tensors, train_or_load
+
+if TYPE_CHECKING:
+    from pipeline.tinybert.core.settings import MaskedLanguageModel, Numerics
+
+IGNORED = -100
 
 
-class HeadTrainer(QuietTrainer):
-    """Masked-language-model training that runs the head at masked positions only, on a frozen body or not."""
+class MaskedWordObjective(Objective):
+    """Cross-entropy at the masked positions. The head runs at these positions only."""
 
-    def loss_and_outputs(self, model, inputs: dict[str, Tensor]) -> tuple[Tensor, None]:
-        if not next(model.base_model.parameters()).requires_grad:
-            model.base_model.eval()  # dropout in a body that does not learn would only be noise
-        labels = inputs.pop("labels")
-        inputs.pop("length", None)
-        masked = labels != -100
-        # A mean, and 0 with a gradient where no word of the batch is masked: the mean of none is not a number.
-        loss = cross_entropy(word_logits(model, inputs, masked).float(), labels[masked], reduction="sum")
-        return loss / masked.sum().clamp(min=1), None
+    can_be_recorded = False  # the number of masked positions is read back from the GPU
+    needs_all_weights = False
+
+    def losses(self, model: nn.Module, batch: Batch) -> tuple[Tensors, Tensors]:
+        body = getattr(model, "module", model).base_model
+        if not next(body.parameters()).requires_grad:
+            body.eval()  # in a frozen body, dropout would only be noise
+        labels = batch.pop("labels")
+        masked = labels != IGNORED
+        logits = word_logits(model, batch, masked).float()
+        # 0, with a gradient, if the batch has no masked word: the mean of no values would be NaN.
+        return {"loss": cross_entropy(logits, labels[masked], reduction="sum") / masked.sum().clamp(min=1)}, {}
+
+    def counts(self, batch: Batch) -> Tensors:
+        return {"loss": (batch["labels"] != IGNORED).sum()}
 
 
-class Masking(DataCollatorForLanguageModeling):
-    """Masks words by the seed and the texts of the batch: the same ones in whatever order batches are asked for."""
+class MaskingCollator:
+    """Masks words of a batch. The draw depends on the seed and the batch's texts, not on the batches before."""
 
-    def torch_call(self, examples: list[dict]) -> dict[str, Tensor]:
-        texts = np.concatenate([example["input_ids"] for example in examples], dtype=np.int32)
-        self.generator = torch.Generator().manual_seed(self.seed + zlib.crc32(texts.tobytes()))
-        return super().torch_call(examples)
+    def __init__(self, tokenizer, masked_share: float, seed: int):
+        self.pad, self.seed = Collator(tokenizer, round_lengths=False), seed
+        self.mask = DataCollatorForLanguageModeling(tokenizer, mlm_probability=masked_share, seed=seed)
+
+    def __call__(self, batch: Rows) -> dict[str, Tensor]:
+        texts = batch["input_ids"].values.astype(np.int32)
+        self.mask.generator = torch.Generator().manual_seed(self.seed + zlib.crc32(texts.tobytes()))
+        tensors = self.pad(batch)
+        tensors["input_ids"], tensors["labels"] = self.mask.torch_mask_tokens(tensors["input_ids"])
+        return tensors
 
 
 def train_head(
     model: nn.Module, tokenizer, texts: list[str], settings: MaskedLanguageModel, numerics: Numerics
-) -> Curves:
-    """Train ``model``'s head in place, tied to the input embeddings; the body too, unless it is frozen.
-
-    Returns the curve of the loss.
-    """
+) -> Result:
+    """Train ``model``'s head in place, tied to the input embeddings; the body too, unless it is frozen."""
     model.base_model.requires_grad_(not settings.freeze_body)
     longest = min(settings.max_length, tokenizer.model_max_length)
     encoded = tokenizer(texts, truncation=True, max_length=longest)
     checkpoints.log_truncated(encoded, longest)
-    data = datasets.Dataset.from_dict({**encoded, "length": [len(ids) for ids in encoded["input_ids"]]})
-    collator = Masking(tokenizer, mlm_probability=settings.masked_share, seed=numerics.seed)
-
-    def trained(folder: Path) -> Result:
-        trainer = HeadTrainer(
-            model=model,
-            args=arguments(
-                folder,
-                seed=numerics.seed,
-                precision=numerics.precision,
-                steps=settings.steps,
-                batch_size=settings.batch_size,
-                learning_rate=settings.learning_rate,
-                max_steps=settings.steps,
-                warmup_steps=settings.warmup,
-            ),
-            train_dataset=data,
-            data_collator=collator,
-        )
-        trainer.go_on()
-        return Result(float("nan"), 0, trainer.curves())
-
-    result = once("masked_language_model", model, trained)
+    data = EncodedRows.in_memory(encoded)
+    plan = Plan(
+        stage="encoder.masked_language_model",
+        seed=numerics.seed,
+        precision=numerics.precision,
+        batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        epochs=1,
+        steps=settings.steps,
+        warmup=settings.warmup,
+    )
+    collate = MaskingCollator(tokenizer, settings.masked_share, numerics.seed)
+    result = train_or_load("masked_language_model", MaskedWordObjective(), model, data, collate, plan)
     model.requires_grad_(True)
-    return result.curves
+    return result

@@ -1,44 +1,52 @@
-"""One stage in several processes, by accelerate: each takes its share of the rows, the first one writes and speaks.
+"""One stage on several processes. An existing launcher (torchrun, accelerate launch, srun) starts them: each takes its
+share of the rows; the first one writes and prints.
 
-How many is no parameter, because the result is the same: the environment says it, or accelerate's configuration.
+How many there are does not change the result, so it is no parameter. The environment tells: ``TINYBERT_LAUNCH`` is the
+launcher's command; ``TINYBERT_PROCESSES=4`` is short for torchrun with four processes on this machine.
 """
 
 import contextlib
 import functools
+import logging
 import os
+import shlex
 import signal
-import socket
-import traceback
-from collections.abc import Callable, Iterator
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
-from multiprocessing import connection
-from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from accelerate.commands.config.config_args import default_config_file, load_config_from_file
-from accelerate.utils import PrepareForLaunch, broadcast_object_list, patch_environment, reduce
-from torch import Tensor, distributed, multiprocessing
+from accelerate.utils import broadcast_object_list, gather_object, reduce
+from torch import Tensor, distributed
 
 from pipeline.tinybert.core import stage
-from pipeline.tinybert.core.errors import UserError, message
-from pipeline.tinybert.core.log import rank
+from pipeline.tinybert.core.errors import Interrupted, UserError
+from pipeline.tinybert.core.log import rank as rank
+from pipeline.tinybert.core.stage import IS_CHILD, interrupted
 
-VARIABLE = "TINYBERT_PROCESSES"
-GRACE = 10  # seconds to clear away in
-LONGEST_WAIT = timedelta(days=7)  # for the first one, which encodes and writes while the others have nothing to do
+COMMAND, PROCESSES = "TINYBERT_LAUNCH", "TINYBERT_PROCESSES"
+LONGEST_WAIT = timedelta(days=7)  # for the first process, which encodes and writes while the others wait
+SECONDS_TO_STOP = 10
 
 
 def run(main: Callable[..., None], *names: str, **options) -> None:
-    """`stage.run`, in as many processes as are wanted; what a launcher has started, as torchrun, is one of those."""
-    wanted = 1 if "WORLD_SIZE" in os.environ else _wanted()
-    if wanted == 1:
+    """`stage.run`, on as many processes as the environment asks for."""
+    if "WORLD_SIZE" in os.environ:  # a launcher has started this process
+        _stop_with_the_parent()
         stage.run(main, *names, **options)
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+    elif command := _launcher():
+        _launch(*command)
     else:
-        _launch(wanted, main, names, options)
+        stage.run(main, *names, **options)
 
 
 def world_size() -> int:
+    """The number of processes."""
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
@@ -47,7 +55,7 @@ def device() -> torch.device:
 
 
 def wait() -> None:
-    """For all the others to come here too."""
+    """Until all processes have come here."""
     if world_size() > 1:
         _state().wait_for_everyone()
 
@@ -60,30 +68,38 @@ def main_process_first() -> Iterator[None]:
 
 
 def broadcast_object(value: object) -> object:
-    """The first process's value, in all of them."""
+    """The first process's value, in all processes."""
     if world_size() == 1:
         return value
     _state()
     return broadcast_object_list([value])[0]
 
 
-def broadcast_bool(what: bool) -> bool:
-    """Whether the first process says so. Told beside what GPUs compute, so that they need not wait for it."""
+def broadcast_bool(value: bool) -> bool:
+    """The first process's value, in all processes. Sent beside what GPUs compute, so no process waits for its GPU."""
     if world_size() == 1:
-        return what
-    told = torch.tensor([what])
-    distributed.broadcast(told, src=0, group=_telling())
-    return bool(told)
+        return value
+    sent = torch.tensor([value])
+    distributed.broadcast(sent, src=0, group=_cpu_group())
+    return bool(sent)
 
 
 @functools.cache
-def _telling() -> distributed.ProcessGroup:
+def _cpu_group() -> distributed.ProcessGroup:
     _state()
     return distributed.new_group(backend="gloo", timeout=LONGEST_WAIT)
 
 
+def gather(items: Iterable) -> list:
+    """The items of all processes, in every process."""
+    if world_size() == 1:
+        return list(items)
+    _state()
+    return gather_object(list(items))
+
+
 def mean(values: Tensor) -> Tensor:
-    """Over the processes, element by element."""
+    """The mean over the processes, element by element."""
     return values if world_size() == 1 else reduce(values.to(device()), "mean")
 
 
@@ -91,115 +107,76 @@ def _state() -> PartialState:
     if world_size() == 1:
         return PartialState()
     if not torch.cuda.is_available():
-        os.environ["ACCELERATE_USE_CPU"] = "true"  # else the Trainer would take itself for the only one
+        os.environ["ACCELERATE_USE_CPU"] = "true"  # otherwise accelerate would take this process for the only one
     return PartialState(cpu=not torch.cuda.is_available(), timeout=LONGEST_WAIT)
 
 
-def _wanted() -> int:
-    text = os.environ.get(VARIABLE)
-    if text is None:
-        return _configured()
+def _launcher() -> list[str] | None:
+    """The launcher's command; None if the stage runs on one process."""
+    if command := os.environ.get(COMMAND):
+        return shlex.split(command)
+    text = os.environ.get(PROCESSES, "1")
     if not text.isdecimal() or int(text) < 1:
-        raise UserError(f"{VARIABLE}: '{text}': expected how many processes, 1 or more")
-    return int(text)
-
-
-def _configured() -> int:
-    """By ``accelerate config``, where it has been asked for several CPUs or GPUs."""
-    if not Path(default_config_file).is_file():
-        return 1
-    configured = load_config_from_file(None)
-    several = str(configured.distributed_type).endswith(("MULTI_CPU", "MULTI_GPU"))
-    return max(1, configured.num_processes) if several else 1
-
-
-def _launch(count: int, *call) -> None:
-    gpus = torch.cuda.device_count()
+        raise UserError(f"{PROCESSES}: '{text}': expected a number of processes, 1 or more")
+    count, gpus = int(text), torch.cuda.device_count()
+    if count == 1:
+        return None
     if gpus and count > gpus:
-        raise UserError(f"{count} processes, but {gpus} GPUs: set {VARIABLE} to {gpus} or less")
-    errors = multiprocessing.get_context("spawn").SimpleQueue()
-    environment = {
-        "WORLD_SIZE": count,
-        "LOCAL_WORLD_SIZE": count,
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": _free_port(),
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or max(1, torch.get_num_threads() // count),
-    }
-    with patch_environment(**environment), _ctrl_c_ignored():
-        children = multiprocessing.start_processes(
-            PrepareForLaunch(_one_of_them, "MULTI_GPU" if gpus else "MULTI_CPU"),
-            args=(errors, *call),
-            nprocs=count,
-            join=False,
-            daemon=True,
-            start_method="spawn",
-        )
+        raise UserError(f"{PROCESSES}: {count} processes, but {gpus} GPUs: set it to {gpus} or less")
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // count)))
+    return ["torchrun", "--standalone", f"--nproc-per-node={count}"]
+
+
+def _this_program() -> list[str]:
+    """The running module or script with its arguments, as launchers take it."""
+    spec = sys.modules["__main__"].__spec__
+    return [*(["-m", spec.name] if spec else [sys.argv[0]]), *sys.argv[1:]]
+
+
+def _launch(launcher: str, *arguments: str) -> None:
+    if launcher == "torchrun":
+        _torchrun([*arguments, *_this_program()])
+        return
+    sys.stdout.flush()
     try:
-        failed = _first_failed(children.processes)
-    finally:
-        _end(children.processes)
-    if failed is not None:
-        raise _what_went_wrong(children.processes, failed, errors)
+        os.execvp(launcher, [launcher, *arguments, *_this_program()])
+    except OSError as error:
+        raise UserError(f"{COMMAND}: {launcher} cannot be started: {error.strerror}") from None
 
 
-def _first_failed(processes: list) -> int | None:
-    """The number of the process that fails first, which the others cannot go on without; None once all are done."""
-    running = {process.sentinel: number for number, process in enumerate(processes)}
-    while running:
-        ended = [running.pop(sentinel) for sentinel in connection.wait(running)]
-        for number in ended:
-            processes[number].join()
-        for number in sorted(ended, key=lambda number: processes[number].exitcode):  # those that were killed first
-            if processes[number].exitcode:
-                return number
-    return None
+def _torchrun(arguments: list[str]) -> None:
+    """torchrun, run by this process. A failed process has printed what is wrong in one line; torchrun's own report of
+    it is left out.
+    """
+    from torch.distributed import run as torchrun
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-
-def _end(processes: list) -> None:
-    """One that waits for another on a GPU does not hear that it shall end."""
-    for process in processes:
-        process.terminate()
-    for process in processes:
-        process.join(GRACE)
-        process.kill()
-        process.join()
-
-
-@contextlib.contextmanager
-def _ctrl_c_ignored() -> Iterator[None]:
-    """By processes that are started in the block, until they do something about it themselves."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    os.environ[IS_CHILD] = "1"
     try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _one_of_them(errors, main: Callable[..., None], names: tuple[str, ...], options: dict) -> None:
-    """What this process cannot go on for, its parent tells, once: the others may have met with the same."""
-    stage.stop_on_signals()
-    try:
-        stage.run(main, *names, **options)
-    except BaseException as error:
-        errors.put((message(error), traceback.format_exc()))
+        torchrun.run(torchrun.parse_args(arguments))
+    except SignalException as error:
+        raise Interrupted(interrupted(signal.Signals(error.sigval))) from None
+    except ChildFailedError as error:
+        number, failure = error.get_first_failure()
+        if failure.exitcode < 0:
+            raise UserError(
+                f"process {number + 1} was killed by {signal.Signals(-failure.exitcode).name}: if memory is short,"
+                f" start fewer processes ({PROCESSES}, {COMMAND}); then run `dvc repro` again; it resumes"
+            ) from None
         raise SystemExit(1) from None
-    if distributed.is_initialized():
-        distributed.destroy_process_group()
 
 
-def _what_went_wrong(processes: list, failed: int, errors) -> Exception:
-    """What the process has met with; where it was killed, it could not say."""
-    exitcode = processes[failed].exitcode
-    if exitcode < 0:
-        return UserError(
-            f"process {failed + 1} of {len(processes)} was ended by {signal.Signals(-exitcode).name}: where memory is"
-            f" short, fewer processes take less ({VARIABLE}); `dvc repro` goes on"
-        )
-    message, trace = (None, "") if errors.empty() else errors.get()
-    return UserError(message) if message else RuntimeError(f"one of {len(processes)} processes ended\n{trace}")
+def _stop_with_the_parent() -> None:
+    """End this process when its launcher was killed and could not end it."""
+    parent = os.getppid()
 
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(SECONDS_TO_STOP)
+        os._exit(1)  # a process that is blocked in a collective operation ignores signals
 
-def _free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return listening.getsockname()[1]
+    threading.Thread(target=watch, daemon=True).start()

@@ -16,6 +16,8 @@ import psutil
 from pipeline.tinybert.core.errors import Interrupted, UserError, message
 from pipeline.tinybert.core.log import log, rank
 
+SECONDS_FOR_THE_FIRST = 3
+IS_CHILD = "TINYBERT_CHILD"  # in the environment of processes that `launch` has started
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 
@@ -87,7 +89,11 @@ def peak_memory_gib() -> float:
 def _interrupt(number: int, _frame: object) -> None:
     for other in SIGNALS:  # a second signal must not disturb the cleanup; SIG_IGN would make Python report this one
         signal.signal(other, lambda number, frame: None)
-    raise Interrupted(f"interrupted ({signal.Signals(number).name}): no half-written file is left; `dvc repro` resumes")
+    raise Interrupted(interrupted(signal.Signals(number)))
+
+
+def interrupted(number: signal.Signals) -> str:
+    return f"interrupted ({number.name}): no half-written file is left; `dvc repro` resumes"
 
 
 def _report(kind: type[BaseException], error: BaseException, traceback: object) -> None:
@@ -99,13 +105,10 @@ def _report(kind: type[BaseException], error: BaseException, traceback: object) 
         # Usually every process meets the same error. The first one prints it and its launcher ends the others
         # meanwhile, so a line comes from here only if this process alone failed.
         time.sleep(SECONDS_FOR_THE_FIRST)
-    if rank() > 0 and isinstance(error, Interrupted):
-        return
+    if isinstance(error, Interrupted) and (rank() > 0 or IS_CHILD in os.environ):
+        return  # the launcher reports it
     _close_progress_bars()
     print(f"\n{Path(sys.argv[0]).stem}: {line}", file=sys.stderr, flush=True)
-
-
-SECONDS_FOR_THE_FIRST = 3
 
 
 def _close_progress_bars() -> None:

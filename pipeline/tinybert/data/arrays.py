@@ -1,102 +1,72 @@
-"""Long arrays on disk, read and written in parts: memory holds the part alone, whatever the array's length.
+"""Long arrays on disk, memory-mapped: memory holds what one access needs, whatever the array's length."""
 
-Several processes may write into one file and read what the others have written: nothing is kept in between. So the
-files have no buffers, which would also read kilobytes for each row.
-"""
-
-import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-HAS_PLACES = hasattr(os, "pread")  # Windows has not
+PAGE = 4096  # bytes
+RESIDENT = 1 << 24  # bytes that accesses may leave in memory before the file is mapped anew
 
 
-class ArrayFile:
-    """Entries of one type, each a number or, where there is a ``width``, so many of them."""
+class MappedArray:
+    """A one- or two-dimensional array in a file, read and written by index: ``array[numbers]``, ``array[start:stop]``.
 
-    def __init__(self, file, dtype, width: int | None = None):
-        """``file`` is open for what is wanted, and stands at the first entry."""
-        self.file, self.dtype, self.width, self.begin = file, np.dtype(dtype), width, file.tell()
-        self.size = self.dtype.itemsize * (width or 1)
+    Pages that were touched stay in memory while the file is mapped, so the mapping is renewed after some accesses.
+    Several processes may write different entries of one file.
+    """
 
-    @classmethod
-    def create(cls, path: str | Path, dtype) -> "ArrayFile":
-        """An empty one, without a header."""
-        return cls(open(path, "w+b", buffering=0), dtype)
-
-    @classmethod
-    def open(cls, path: str | Path, dtype) -> "ArrayFile":
-        """One without a header, for reading only."""
-        return cls(open(path, "rb", buffering=0), dtype)
+    def __init__(self, open_file: Callable[[], np.memmap]):
+        self._open, self._touched = open_file, 0
+        self._mapped: np.ndarray | None = np.asarray(open_file())
+        self.shape, self.dtype = self._mapped.shape, self._mapped.dtype
 
     @classmethod
-    def create_npy(cls, path: str | Path, dtype, shape: tuple[int, ...]) -> "ArrayFile":
-        """One of this shape, (entries,) or (entries, width), which numpy can load once all entries are written."""
-        file = open(path, "w+b", buffering=0)  # noqa: SIM115 closed with the array
-        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
-        return cls(file, dtype, *shape[1:])
+    def open(cls, path: str | Path, dtype=None, mode: str = "r") -> "MappedArray":
+        """A .npy file, or (with ``dtype``) a file of nothing but values. ``mode``: "r", or "r+" to write too.
+
+        Raises ValueError or OSError if the file is missing, or shorter than its header says.
+        """
+        if dtype is None:
+            return cls(lambda: np.load(path, mmap_mode=mode))
+        return cls(lambda: np.memmap(path, dtype, mode) if Path(path).stat().st_size else np.empty(0, dtype))
 
     @classmethod
-    def open_npy(cls, path: str | Path, mode: str = "rb") -> "ArrayFile":
-        """For reading, or with "r+b" for writing too. ValueError where the file ends before its array."""
-        file = open(path, mode, buffering=0)  # noqa: SIM115
-        np.lib.format.read_magic(file)
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-        made = cls(file, dtype, *shape[1:])
-        if len(made) != shape[0]:
-            raise ValueError(f"{path}: {len(made)} entries, expected {shape[0]}")
-        return made
+    def create(cls, path: str | Path, dtype, shape: tuple[int, ...], value=None) -> "MappedArray":
+        """A new .npy file of this shape, filled with ``value`` if given."""
+        np.lib.format.open_memmap(path, "w+", dtype, shape).flush()
+        array = cls.open(path, mode="r+")
+        if value is not None:
+            at_once = max(1, RESIDENT // max(1, array.row_bytes))
+            for start in range(0, len(array), at_once):
+                array[start : start + at_once] = value
+        return array
 
     def __len__(self) -> int:
-        return (os.fstat(self.file.fileno()).st_size - self.begin) // self.size
+        return self.shape[0]
 
-    def read(self, start: int, stop: int) -> np.ndarray:
-        """Entries ``start`` to ``stop``, or as many as there are: (entries,), or (entries, width)."""
-        return self._entries(_read_at(self.file, self.begin + start * self.size, (stop - start) * self.size))
+    @property
+    def row_bytes(self) -> int:
+        return self.dtype.itemsize * (self.shape[1] if len(self.shape) > 1 else 1)
 
-    def read_parts(self, starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        """So many entries from each start on, one part after the other."""
-        places, sizes = (self.begin + starts * self.size).tolist(), (counts * self.size).tolist()
-        parts = [_read_at(self.file, place, size) for place, size in zip(places, sizes, strict=True)]
-        return self._entries(b"".join(parts))
+    def __getitem__(self, index: slice | np.ndarray) -> np.ndarray:
+        """A copy of these entries."""
+        return np.array(self._for_access(index)[index])
 
-    def write(self, start: int, values: np.ndarray) -> None:
-        """Nothing but the values: another process may write beside them."""
-        _write_at(self.file, self.begin + start * self.size, np.ascontiguousarray(values, self.dtype).tobytes())
+    def __setitem__(self, index: slice | np.ndarray, values) -> None:
+        self._for_access(index)[index] = values
 
-    def write_parts(self, starts: np.ndarray, counts: np.ndarray, values: np.ndarray) -> None:
-        """What ``values`` has one after the other, so many entries each, from each start on; as `write` does."""
-        data, done = np.ascontiguousarray(values, self.dtype).tobytes(), 0
-        places, sizes = (self.begin + starts * self.size).tolist(), (counts * self.size).tolist()
-        for place, size in zip(places, sizes, strict=True):
-            _write_at(self.file, place, data[done : done + size])
-            done += size
-
-    def append(self, values: np.ndarray) -> None:
-        self.write(len(self), values)
+    def _for_access(self, index: slice | np.ndarray) -> np.ndarray:
+        if isinstance(index, slice):
+            start, stop, _ = index.indices(len(self))
+            touched = max(0, stop - start) * self.row_bytes
+        else:
+            touched = len(index) * min(PAGE, len(self) * self.row_bytes)  # at worst, each entry is on a page of its own
+        if self._mapped is None or self._touched + touched > RESIDENT:
+            self._mapped = None  # unmaps the file
+            self._mapped, self._touched = np.asarray(self._open()), 0
+        self._touched += touched
+        return self._mapped
 
     def close(self) -> None:
-        self.file.close()
-
-    def _entries(self, data: bytes) -> np.ndarray:
-        found = np.frombuffer(data, self.dtype)
-        return found.reshape(-1, self.width) if self.width else found
-
-
-def _read_at(file, place: int, size: int) -> bytes:
-    if HAS_PLACES:
-        return os.pread(file.fileno(), size, place)
-    file.seek(place)
-    return file.read(size)
-
-
-def _write_at(file, place: int, data: bytes) -> None:
-    while data:  # where a disk is almost full, a part of it is written, and then an error is raised
-        if HAS_PLACES:
-            written = os.pwrite(file.fileno(), data, place)
-        else:
-            file.seek(place)
-            written = file.write(data)
-        place, data = place + written, data[written:]
+        self._mapped = None

@@ -2,20 +2,21 @@
 
 from pathlib import Path
 
-import datasets
 import torch
+from accelerate.utils import set_seed
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, set_seed
+from transformers import AutoConfig, AutoModel
 
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import log
 from pipeline.tinybert.core.settings import GeneralStudent, Numerics, Shape
 from pipeline.tinybert.data import sources
-from pipeline.tinybert.distillation.stages import imitate
+from pipeline.tinybert.distillation.intermediate import learn_intermediate
 from pipeline.tinybert.models import checkpoints
+from pipeline.tinybert.models.encoded_rows import EncodedRows
 from pipeline.tinybert.models.families import FAMILIES, check_family, feed_forward, layers
-from pipeline.tinybert.training.fine_tuning import Result
-from pipeline.tinybert.training.loop import EVALUATION_BATCH
+from pipeline.tinybert.models.inference import BATCH
+from pipeline.tinybert.training.loop import Result
 
 KEY = "general_student"
 ENCODER = Path("models/pretrained/encoder")
@@ -103,8 +104,8 @@ def _activations(encoder: nn.Module, parts: list, texts: list[str], longest: int
     hooks = [back.register_forward_pre_hook(lambda part, given: inputs.update({part: given[0]})) for _, back in parts]
     sums, squares, positions = [0.0] * len(parts), [0.0] * len(parts), 0
     encoder.eval()
-    for start in range(0, len(texts), EVALUATION_BATCH):
-        some = texts[start : start + EVALUATION_BATCH]
+    for start in range(0, len(texts), BATCH):
+        some = texts[start : start + BATCH]
         batch = tokenizer(some, padding=True, truncation=True, max_length=longest, return_tensors="pt")
         encoder(**batch)
         mask = batch["attention_mask"].bool()
@@ -143,10 +144,10 @@ def from_distillation(wanted: GeneralStudent, numerics: Numerics) -> tuple[nn.Mo
     student = AutoModel.from_config(config, dtype=torch.float32)
     encoded = tokenizer(texts, truncation=True, max_length=recipe.max_length)
     checkpoints.log_truncated(encoded, recipe.max_length)
-    data = datasets.Dataset.from_dict({**encoded, "length": [len(ids) for ids in encoded["input_ids"]]})
+    data = EncodedRows.in_memory(encoded)
     log(f"general distillation from {len(texts)} texts")
     encoder = checkpoints.load(AutoModel, ENCODER)
-    result = imitate(student, encoder, data, tokenizer, recipe, numerics, f"{KEY}.distillation")
+    result = learn_intermediate(student, encoder, data, tokenizer, recipe, numerics, f"{KEY}.distillation")
     return student, result
 
 

@@ -1,123 +1,149 @@
-"""The teacher's class logits of many sequences, each with as many rows as count in it, packed one after the other."""
+"""The teacher's class logits of many sequences, packed one after the other in a memory-mapped file."""
+
+from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from tqdm import tqdm
 
 from pipeline.tinybert.core import launch, resume
-from pipeline.tinybert.data.arrays import ArrayFile
+from pipeline.tinybert.core.log import log
+from pipeline.tinybert.data.arrays import MappedArray
+from pipeline.tinybert.models.encoded_rows import EncodedRows
+from pipeline.tinybert.models.inference import class_logits, pytorch_forward
+from pipeline.tinybert.models.precision import to_inference
 
-AT_ONCE = 1 << 17  # sequences whose missing logits are told together
-LOOKED_AT = 1 << 12  # entries in memory while looking
+if TYPE_CHECKING:
+    from pipeline.tinybert.core.settings import Numerics
+    from pipeline.tinybert.tasks import Task
+
+SEQUENCES_PER_BLOCK = 1 << 17  # when looking for missing logits
+ENTRIES_PER_READ = 1 << 12
 
 
-class Logits:
-    """``values`` (rows of all sequences, C) in float32, and where each sequence begins, ``starts`` (sequences + 1,);
-    both on disk.
+class TeacherLogits:
+    """``values`` (rows of logits of all sequences, C), float32, NaN where they are not computed yet, and ``starts``
+    (sequences + 1,), where each sequence's rows begin.
     """
 
-    def __init__(self, folder: str | Path, values: ArrayFile, starts: ArrayFile):
+    def __init__(self, folder: str | Path, values: MappedArray, starts: MappedArray):
         self.folder, self.values, self.starts = Path(folder), values, starts
 
     @classmethod
-    def unknown(cls, folder: str | Path, counts: np.ndarray, classes: int) -> "Logits":
-        """In ``folder``, for sequences of so many rows, none of them computed yet: NaN."""
+    def create(cls, folder: str | Path, counts: np.ndarray, classes: int) -> TeacherLogits:
+        """Files in ``folder`` for sequences with ``counts`` (N,) rows of logits, none of them computed."""
         folder, rows = Path(folder), int(counts.sum(dtype=np.int64))
-        starts = ArrayFile.create_npy(folder / "starts.npy", np.int64, (len(counts) + 1,))
-        values = ArrayFile.create_npy(folder / "values.npy", np.float32, (rows, classes))
-        place = np.zeros(1, dtype=np.int64)
-        starts.append(place)
-        for begin in range(0, len(counts), AT_ONCE):
-            ends = place[-1] + np.cumsum(counts[begin : begin + AT_ONCE], dtype=np.int64)
-            starts.append(ends)
-            place = ends
-        at_once = max(1, LOOKED_AT // classes)
-        for begin in range(0, rows, at_once):
-            values.append(np.full((min(at_once, rows - begin), classes), np.nan, dtype=np.float32))
+        starts = MappedArray.create(folder / "starts.npy", np.int64, (len(counts) + 1,), value=0)
+        place = 0
+        for begin in range(0, len(counts), SEQUENCES_PER_BLOCK):
+            ends = place + np.cumsum(counts[begin : begin + SEQUENCES_PER_BLOCK], dtype=np.int64)
+            starts[begin + 1 : begin + 1 + len(ends)] = ends
+            place = ends[-1]
+        values = MappedArray.create(folder / "values.npy", np.float32, (rows, classes), value=np.nan)
         return cls(folder, values, starts)
 
     @classmethod
-    def kept(cls, folder: str | Path, counts: np.ndarray, classes: int) -> "Logits":
-        """Those that a run that was killed has left in ``folder``, where there are any; else ``unknown``. One file for
-        all processes: each puts in those that it has computed.
+    def open_or_create(cls, folder: str | Path, counts: np.ndarray, classes: int) -> TeacherLogits:
+        """What an interrupted run has left in ``folder``; otherwise new files. All processes share them: each process
+        writes the logits that it has computed.
         """
         with launch.main_process_first():
-            try:
-                names = ("values", "starts")
-                return cls(folder, *(ArrayFile.open_npy(Path(folder, f"{name}.npy"), "r+b") for name in names))
-            except (OSError, ValueError):
-                if launch.rank() > 0:  # the first has made them
-                    raise
-                return cls.unknown(folder, counts, classes)
+            done = Path(folder, CREATED)
+            if not done.exists():
+                cls.create(folder, counts, classes).close()
+                resume.write(done, {"sequences": len(counts)})
+            return cls.load(folder, mode="r+")
 
     @classmethod
-    def load(cls, folder: str | Path) -> "Logits":
-        """For reading only."""
-        return cls(folder, *(ArrayFile.open_npy(Path(folder, f"{name}.npy")) for name in ("values", "starts")))
+    def load(cls, folder: str | Path, mode: str = "r") -> TeacherLogits:
+        return cls(folder, *(MappedArray.open(Path(folder, f"{name}.npy"), mode=mode) for name in ("values", "starts")))
 
     def __len__(self) -> int:
         return len(self.starts) - 1
 
-    def __getitem__(self, sequence: int) -> np.ndarray:
-        return self.values.read(*self.starts.read(sequence, sequence + 2).tolist())
+    def missing(self) -> list[np.ndarray]:
+        """Numbers of the sequences whose logits were missing when this was first called in the folder, in blocks.
 
-    def missing(self) -> Iterator[np.ndarray]:
-        """The numbers of the sequences that are not computed yet, part by part."""
-        for begin in range(0, len(self), AT_ONCE):
-            yield np.concatenate(list(self._missing(begin, min(begin + AT_ONCE, len(self)))))
-
-    def first_missing(self) -> list[np.ndarray]:
-        """What was missing when this was first asked in the folder: a run that goes on computes in the same batches,
-        which decide about the last digits.
+        A resumed run computes the same batches as the run that was interrupted: the last digits depend on the batch.
         """
         noted = self.folder / "missing.npy"
         with launch.main_process_first():
             if not noted.exists():
-                resume.save(noted, np.concatenate([part.astype(np.int32) for part in self.missing()]))
+                resume.save(noted, np.concatenate([np.zeros(0, dtype=np.int32), *self._missing()]))
         numbers = np.load(noted)
-        return np.split(numbers, np.searchsorted(numbers, range(AT_ONCE, len(self), AT_ONCE)))
+        blocks = range(SEQUENCES_PER_BLOCK, len(self), SEQUENCES_PER_BLOCK)
+        return np.split(numbers, np.searchsorted(numbers, blocks))
 
-    def known(self, sequences: np.ndarray) -> bool:
-        return not any(np.isnan(self[sequence]).any() for sequence in sequences)
-
-    def _missing(self, begin: int, end: int) -> Iterator[np.ndarray]:
-        while begin < end:
-            starts = self.starts.read(begin, min(begin + LOOKED_AT, end) + 1)
-            starts = starts[: max(2, np.searchsorted(starts, starts[0] + LOOKED_AT, side="right"))]
-            unknown = np.isnan(self.values.read(int(starts[0]), int(starts[-1]))).any(axis=-1)
+    def _missing(self) -> Iterator[np.ndarray]:
+        begin = 0
+        while begin < len(self):
+            starts = self.starts[begin : min(begin + ENTRIES_PER_READ, len(self)) + 1]
+            starts = starts[: max(2, np.searchsorted(starts, starts[0] + ENTRIES_PER_READ, side="right"))]
+            unknown = np.isnan(self.values[int(starts[0]) : int(starts[-1])]).any(axis=-1)
             counts = np.concatenate([[0], np.cumsum(unknown)])[starts - starts[0]]
-            yield begin + np.flatnonzero(counts[1:] > counts[:-1])
+            yield (begin + np.flatnonzero(counts[1:] > counts[:-1])).astype(np.int32)
             begin += len(starts) - 1
 
-    def put(self, sequences: np.ndarray, logits: Tensor, kept: Tensor) -> None:
-        """Take a batch's class logits (B, P, C) where ``kept`` (B, P) says that they count."""
-        logits, kept = logits.float().cpu().numpy(), kept.cpu().numpy()
-        starts, counts = self._places(sequences)
-        found = kept.sum(axis=-1)
-        if (wrong := np.flatnonzero(found != counts)).size:
-            sequence, rows, expected = sequences[wrong[0]], found[wrong[0]], counts[wrong[0]]
-            raise ValueError(f"sequence {sequence}: {rows} rows, expected {expected}")
-        self.values.write_parts(starts, counts, logits[kept])
+    def known(self, sequences: np.ndarray) -> bool:
+        """Whether the logits of all of these sequences are computed."""
+        return not np.isnan(self.values[self._rows(sequences)[0]]).any()
 
-    def batch(self, sequences: np.ndarray, kept: Tensor) -> Tensor:
-        """(B, P, C) with 0 where ``kept`` (B, P) is false."""
-        made = torch.zeros(*kept.shape, self.values.width)
-        made[kept] = torch.from_numpy(self.values.read_parts(*self._places(sequences)).copy())
+    def put(self, sequences: np.ndarray, logits: Tensor, mask: Tensor) -> None:
+        """Write the logits (B, P, C) of a batch of sequences, at the positions of the mask (B, P)."""
+        logits, mask = logits.float().cpu().numpy(), mask.cpu().numpy()
+        rows, counts = self._rows(sequences)
+        found = mask.sum(axis=-1)
+        if (wrong := np.flatnonzero(found != counts)).size:
+            first = wrong[0]
+            raise ValueError(f"sequence {sequences[first]}: {found[first]} rows, expected {counts[first]}")
+        self.values[rows] = logits[mask]
+
+    def batch(self, sequences: np.ndarray, mask: Tensor) -> Tensor:
+        """(B, P, C): the logits at the positions of the mask (B, P), 0 elsewhere."""
+        made = torch.zeros(*mask.shape, self.values.shape[1])
+        made[mask] = torch.from_numpy(self.values[self._rows(sequences)[0]])
         return made
 
-    def _places(self, sequences: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Where the rows of each begin, and how many they are."""
-        places = self.starts.read_parts(sequences, np.full(len(sequences), 2)).reshape(-1, 2)
-        return places[:, 0], places[:, 1] - places[:, 0]
+    def _rows(self, sequences: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The row numbers of all these sequences' logits, and how many each has."""
+        sequences = np.asarray(sequences, dtype=np.int64)
+        begins = self.starts[sequences]
+        counts = self.starts[sequences + 1] - begins
+        ends = np.cumsum(counts)
+        return np.repeat(begins - (ends - counts), counts) + np.arange(ends[-1]), counts
 
     def save(self, folder: Path) -> None:
         for name in ("values", "starts"):
             shutil.copyfile(self.folder / f"{name}.npy", folder / f"{name}.npy")
 
     def close(self) -> None:
-        for file in (self.values, self.starts):
-            file.close()
+        for array in (self.values, self.starts):
+            array.close()
+
+
+CREATED = "created.json"
+
+
+def fill(
+    logits: TeacherLogits, teacher: nn.Module, task: Task, data: EncodedRows, tokenizer, numerics: Numerics
+) -> None:
+    """Compute the teacher's logits of all sequences of ``data`` that have none yet."""
+    launch.wait()
+    blocks = logits.missing()
+    count = sum(map(len, blocks))  # of all processes
+    if not count:
+        return
+    log(f"computing the teacher's logits of {count} rows")
+    to_inference(teacher, numerics.precision, launch.device())
+    bar = tqdm(total=count // launch.world_size(), desc="teacher", unit="row", disable=launch.rank() > 0)
+    with bar, pytorch_forward(task, teacher, numerics.precision) as forward:
+        for numbers in blocks:
+            for found in class_logits(forward, data, tokenizer, numbers, progress=bar, skip=logits.known):
+                logits.put(*found)
+    launch.wait()

@@ -1,4 +1,4 @@
-"""Which sequences come together in a batch, in which order, and how they are padded to one length."""
+"""Which sequences form a batch, in which order, and how they are padded to one length."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,23 +8,21 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, Sampler
 
-MEGABATCH = 50  # batches, drawn at random, within which sequences of like lengths come together
+MEGABATCH = 50  # batches, drawn at random, within which sequences are sorted by length
 COLUMNS = ("input_ids", "attention_mask", "token_type_ids", "labels", "start_positions", "end_positions")
 
 
 class ByLength(Sampler):
-    """Sequences are permuted at random, then sorted by length within each megabatch; the longest of all comes first, so
-    that memory is short at once or never. The order is that of the seed and the epoch, whatever else is drawn.
+    """An order in which batches hold sequences of similar lengths: sequences are permuted at random, then sorted by
+    length within each megabatch. The longest sequence of all comes first, so an out-of-memory error shows on the first
+    batch. The order depends on the seed and the epoch only.
 
-    It is the way of the library's ``LengthGroupedSampler``, with eight bytes a sequence instead of a hundred.
+    As the library's ``LengthGroupedSampler``, with 8 bytes a sequence in place of 100.
     """
 
-    def __init__(self, lengths: np.ndarray, batch_size: int, seed: int):
-        self.lengths, self.seed, self.epoch = lengths, seed, 0
+    def __init__(self, lengths: np.ndarray, batch_size: int, seed: int, epoch: int = 0):
+        self.lengths, self.seed, self.epoch = lengths, seed, epoch
         self.size = batch_size * max(1, min(len(lengths) // (4 * batch_size), MEGABATCH))
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -46,76 +44,74 @@ class ByLength(Sampler):
 
 
 class Share(Sampler):
-    """Of each batch the rows of one process: every so many-th one. Where a batch, the last of an epoch, has fewer rows
-    than there are processes, each takes the whole of it.
+    """One process's rows of each batch: every ``processes``-th row. A batch (the last of an epoch) with fewer rows than
+    processes goes to every process as a whole. The first ``skip`` batches are left out.
     """
 
-    def __init__(self, sampler: ByLength, batch_size: int, process: int, processes: int):
-        self.sampler, self.batches = sampler, BatchSampler(sampler, batch_size, drop_last=False)
-        self.process, self.processes = process, processes
+    def __init__(self, order: ByLength, batch_size: int, process: int = 0, processes: int = 1, skip: int = 0):
+        self.batches = BatchSampler(order, batch_size, drop_last=False)
+        self.process, self.processes, self.skip = process, processes, skip
 
     def __len__(self) -> int:
-        return len(self.batches)
+        return len(self.batches) - self.skip
 
     def __iter__(self) -> Iterator[list[int]]:
-        for batch in self.batches:
-            yield batch[self.process :: self.processes] if len(batch) >= self.processes else batch
+        for number, batch in enumerate(self.batches):
+            if number >= self.skip:
+                yield batch[self.process :: self.processes] if len(batch) >= self.processes else batch
 
 
 @dataclass
-class Parts:
-    """A column of a batch with an entry for each word-piece: those of all sequences, one after the other."""
+class Pieces:
+    """A column with an entry for each word-piece: the ``values`` of all sequences of a batch, one after the other, and
+    their ``counts``.
+    """
 
     values: np.ndarray
     counts: np.ndarray
 
     def padded(self, length: int, filler) -> np.ndarray:
         """(sequences, length)."""
-        made = np.full(
-            (len(self.counts), length), filler, dtype=np.bool_ if self.values.dtype == np.bool_ else np.int64
-        )
+        dtype = np.bool_ if self.values.dtype == np.bool_ else np.int64
+        made = np.full((len(self.counts), length), filler, dtype=dtype)
         made[np.arange(length) < self.counts[:, None]] = self.values
         return made
 
 
+Batch = dict[str, Pieces | np.ndarray]
+
+
 class Collator:
-    """Pads the sequences of a batch, rows or columns, to one length; gives the columns that ``also`` names beside the
-    model's own.
+    """Pads a batch of sequences to one length. Returns the model's inputs and, of the other columns, those in ``also``.
+
+    Example: input_ids (B, S), attention_mask (B, S), labels (B,) or (B, S).
     """
 
-    def __init__(self, tokenizer, *also: str):
-        self.names, self.longest = (*COLUMNS, *also), tokenizer.model_max_length
+    def __init__(self, tokenizer, *also: str, round_lengths: bool = True):
+        self.names, self.longest, self.round_lengths = (*COLUMNS, *also), tokenizer.model_max_length, round_lengths
         self.fillers = {
             "input_ids": tokenizer.pad_token_id,
             "token_type_ids": tokenizer.pad_token_type_id,
             "attention_mask": 0,
             "labels": -100,
-            "kept": False,
+            "label_mask": False,
         }
 
-    def __call__(self, features: list[dict] | dict[str, Parts | np.ndarray]) -> dict[str, Tensor]:
-        if isinstance(features, dict):
-            columns, longest = features, int(features["input_ids"].counts.max())
-        else:
-            columns = {name: [row[name] for row in features] for name in self.names if name in features[0]}
-            longest = max(map(len, columns["input_ids"]))
-        length = padded_length(longest, self.longest)
-        return {name: self._tensor(name, columns[name], length) for name in self.names if name in columns}
+    def __call__(self, batch: Batch) -> dict[str, Tensor]:
+        length = int(batch["input_ids"].counts.max())
+        if self.round_lengths:
+            length = padded_length(length, self.longest)
+        return {name: self._tensor(name, batch[name], length) for name in self.names if name in batch}
 
-    def _tensor(self, name: str, values: list | Parts | np.ndarray, length: int) -> Tensor:
-        """Lists are as long as their sequence, but those of floats, or of one entry each, are of the whole of it."""
-        if isinstance(values, Parts):
-            values = values.padded(length, self.fillers[name])
-        elif isinstance(values[0], list) and not isinstance(values[0][0], float) and max(map(len, values)) > 1:
-            values = [[*row, *[self.fillers[name]] * (length - len(row))] for row in values]
-        return torch.from_numpy(values) if isinstance(values, np.ndarray) else torch.tensor(values)
+    def _tensor(self, name: str, values: Pieces | np.ndarray, length: int) -> Tensor:
+        return torch.from_numpy(values.padded(length, self.fillers[name]) if isinstance(values, Pieces) else values)
 
 
 def padded_length(longest: int, limit: int) -> int:
     """The longest sequence's length, rounded up to a multiple of 2 from 32 on, of 4 from 64, of 8 from 128 and so on.
 
-    Processors and their libraries prepare, and keep, a way to compute for each new shape: gigabytes, where long
-    sequences may have any of hundreds of lengths. This costs 3 % of padding at most.
+    For each new shape, libraries prepare and keep a way to compute it: gigabytes if long sequences have any of hundreds
+    of lengths. Rounding costs at most 3 % of padding.
     """
     multiple = 1 << max(0, longest.bit_length() - 5)
     return min(-longest // multiple * -multiple, limit)

@@ -10,20 +10,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
-import numpy as np
 import onnxruntime
 import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from pipeline.tinybert.core.errors import UserError
-from pipeline.tinybert.models.batches import Collator
-from pipeline.tinybert.training.fine_tuning import last_layer_first_position_only
+from pipeline.tinybert.models.inference import Forward, last_layer_first_position_only
 
 if TYPE_CHECKING:
     from pipeline.tinybert.tasks import Task
-    from pipeline.tinybert.training.fine_tuning import EvaluationSet
 
 EXAMPLE = (2, 9)  # sequences, word-pieces: any will do, both are free in what is written
 
@@ -103,17 +99,10 @@ def session(path: Path, threads: int = 0) -> onnxruntime.InferenceSession:
         raise UserError(f"{path} cannot be loaded: {reason}: run `dvc repro` or `dvc pull`") from error
 
 
-def predict(running: onnxruntime.InferenceSession, tokenizer, scored: EvaluationSet, batch_size: int) -> np.ndarray:
-    """The class logits (sequences, P, C), in order, as ``training.predict`` has them of the model itself."""
-    names, collate = [taken.name for taken in running.get_inputs()], Collator(tokenizer)
-    data, found = scored.by_length, []
-    for start in tqdm(range(0, len(data), batch_size), desc="onnx", unit="batch"):
-        batch = collate([data[number] for number in range(start, min(start + batch_size, len(data)))])
-        found += list(scored.task.class_logits(run(running, {name: batch[name] for name in names})).numpy())
-    whole = np.zeros((len(found), max(map(len, found), default=0), scored.task.classes), dtype=np.float32)
-    for row, logits in zip(whole, found, strict=True):
-        row[: len(logits)] = logits
-    return scored.in_order(whole)
+def onnx_forward(task: Task, path: Path) -> Forward:
+    """A function from model inputs to class logits, computed by onnxruntime."""
+    running = session(path)
+    return lambda inputs: task.class_logits(run(running, inputs))
 
 
 def run(running: onnxruntime.InferenceSession, inputs: dict[str, Tensor]) -> SimpleNamespace:

@@ -79,7 +79,7 @@ class NamedEntities(Task):
         first = [_first_pieces(encoded.word_ids(number)) for number in range(len(rows))]
         columns = {
             **encoded,
-            "kept": [[word is not None for word in words] for words in first],
+            "label_mask": [[word is not None for word in words] for words in first],
             "example": list(range(len(rows))),
         }
         if rows and all("tags" in row for row in rows):

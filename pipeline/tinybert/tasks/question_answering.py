@@ -121,17 +121,17 @@ class QuestionAnswering(Task):
         )
         example = encoded.pop("overflow_to_sample_mapping")
         offsets = encoded.pop("offset_mapping")
-        kept, spans = [], []
+        label_mask, spans = [], []
         for window, characters in enumerate(offsets):
             passage = [part == 1 for part in encoded.sequence_ids(window)]
             passage[0] = True
-            kept.append(passage)
+            label_mask.append(passage)
             spans.append([list(span) if i else [0, 0] for i, span in enumerate(characters) if passage[i]])
-        columns = {**encoded, "kept": kept, "example": example, "spans": spans}
+        columns = {**encoded, "label_mask": label_mask, "example": example, "spans": spans}
         if rows and all("answers" in row for row in rows):
             targets = [
                 _answer_positions(rows[index]["answers"], window, np.flatnonzero(mask))
-                for index, window, mask in zip(example, spans, kept, strict=True)
+                for index, window, mask in zip(example, spans, label_mask, strict=True)
             ]
             columns["start_positions"], columns["end_positions"] = (list(side) for side in zip(*targets, strict=True))
         return columns
@@ -150,9 +150,9 @@ class QuestionAnswering(Task):
         # Starts and ends become rows of a matrix: on more dimensions, a GPU's sums are not deterministic.
         return cross_entropy(logits.transpose(1, 2).flatten(0, 1), targets.flatten())
 
-    def compared(self, kept: Tensor) -> Tensor:
+    def compared(self, label_mask: Tensor) -> Tensor:
         """One per sequence: a distribution over its positions."""
-        return torch.ones_like(kept[:, 0]).sum()
+        return torch.ones_like(label_mask[:, 0]).sum()
 
     def class_logits(self, outputs) -> Tensor:
         """Start and end logits as two classes, (B, P, 2)."""

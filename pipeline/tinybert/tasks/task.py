@@ -82,7 +82,7 @@ class Task(ABC):
         """Model inputs as columns with one entry per sequence, truncated to ``max_length`` (the number of truncated
         rows is logged), and these further columns:
 
-        ``kept``: for each position of the sequence, whether its class logits count;
+        ``label_mask``: for each position of the sequence, whether its class logits count;
         ``example``: the index of the row that the sequence was made from;
         the model's targets (``labels``, for example), if all rows are labelled.
         """
@@ -107,9 +107,9 @@ class Task(ABC):
         """The mean loss of a labelled batch: by default, the loss that the transformers model computes."""
         return outputs["loss"]
 
-    def compared(self, kept: Tensor) -> Tensor:
+    def compared(self, label_mask: Tensor) -> Tensor:
         """The number of distributions that ``loss`` averages over, for a batch with the mask (B, P)."""
-        return kept.sum()
+        return label_mask.sum()
 
     def class_logits(self, outputs) -> Tensor:
         """The class logits of a model's outputs, (B, P, C)."""

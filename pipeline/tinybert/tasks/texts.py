@@ -54,7 +54,7 @@ class Texts(Task):
         texts = [[row[field] for row in rows] for field in FIELDS if rows and field in rows[0]]
         encoded = tokenizer(*(texts or [[]]), truncation=True, max_length=longest)
         checkpoints.log_truncated(encoded, longest)
-        columns = {**encoded, "kept": [[True]] * len(rows), "example": list(range(len(rows)))}
+        columns = {**encoded, "label_mask": [[True]] * len(rows), "example": list(range(len(rows)))}
         if rows and all("label" in row for row in rows):
             columns["labels"] = [self.target(row) for row in rows]
         return columns

@@ -1,256 +1,97 @@
-"""What every run of the library's Trainer shares in this project."""
+"""The training loop of every stage that trains, on accelerate: batches of similar lengths, forward, loss, backward,
+clip, optimizer, schedule, log, evaluate, checkpoint.
+"""
 
-import json
+from __future__ import annotations
+
+import contextlib
 import math
 import os
+import shutil
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-import transformers
+from accelerate import Accelerator
 from accelerate.data_loader import prepare_data_loader
+from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import (
-    PreTrainedModel,
-    ProgressCallback,
-    Trainer,
-    TrainerCallback,
-    TrainerState,
-    TrainingArguments,
-)
-from transformers.trainer import TRAINER_STATE_NAME
+from tqdm import tqdm
+from transformers import PreTrainedModel, get_scheduler
 
 from pipeline.tinybert.core import curves, launch, resume
+from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import log
 from pipeline.tinybert.models.attention import our_attention
-from pipeline.tinybert.models.batches import ByLength, Share
+from pipeline.tinybert.models.batches import ByLength, Collator, Share
+from pipeline.tinybert.models.encoded_rows import EncodedRows
 from pipeline.tinybert.models.precision import autocast
 from pipeline.tinybert.training import cuda_graphs
 
 POINTS_OF_A_CURVE = 100
-EVALUATION_BATCH = 64
-SECONDS_LOST = 60  # at most, and what a checkpoint takes, when a run is killed
-SHARE = "share"
-WHOLE = "unlogged.json"  # the last file of a checkpoint
-os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # for `compute_the_same_each_time`, before a GPU is asked anything
+SECONDS_BETWEEN_CHECKPOINTS = 60  # what a killed run loses at most
+STEPS_BETWEEN_LOOKS = 50  # at the losses of a GPU
+LARGEST_GRADIENT_NORM = 1.0
+WEIGHTS = "weights"  # the column of a batch with the weight of each part of its loss
+os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # for deterministic products; read when the GPU is first used
+
+Batch = dict[str, Tensor]
+Tensors = dict[str, Tensor]
 
 
-def compute_the_same_each_time() -> None:
-    """Same seed, same bytes. Unlike the library's ``full_determinism`` this lets a GPU run ahead of the program, and
-    does not fill each new tensor with NaN first, which takes a fifth of a training step's time on a CPU.
-    """
-    torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False
-    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+class Objective:
+    """What a run minimises: the sum of one or several ``parts``, each a mean over the batch."""
 
+    parts: tuple[str, ...] = ("loss",)
+    needs_all_weights = True  # False: some weights of the model have no part in the loss
+    can_be_recorded = True  # whether steps may be CUDA graphs: no value may be read back from the GPU
 
-@dataclass
-class Arguments(TrainingArguments):
-    """The library's arguments, and the precision of the training: validation and prediction are in float32."""
+    def losses(self, model: nn.Module, batch: Batch) -> tuple[Tensors, Tensors]:
+        """The parts of the loss, scalars by name, and further tensors for `after_batch`."""
+        raise NotImplementedError
 
-    precision: str = "float32"
-
-
-class QuietTrainer(Trainer):
-    """The library's Trainer; its progress bar shows the latest numbers, which else would fill the screen.
-
-    Where ``can_be_replayed``, its steps ask a GPU for no number, and have the shapes of their batches.
-    """
-
-    can_be_replayed = False
-
-    def __init__(self, **rest):
-        compute_the_same_each_time()
-        super().__init__(**rest)
-        self.noted: dict[str, Tensor] = {}  # what a step gives beside its loss
-        alone = launch.world_size() == 1 and not self.args.activation_checkpointing
-        can_be = self.can_be_replayed and alone and cuda_graphs.wanted(self.args.device)
-        self.replayed = cuda_graphs.Replayed(self.loss_and_noted, self.model) if can_be else None
-        if launch.rank() > 0:
-            torch.manual_seed(self.args.seed + launch.rank())  # another dropout for other rows
-        if isinstance(self.model, PreTrainedModel):
-            our_attention(self.model)
-        self.shown = {"loss": "loss"}  # key of the log → name of the curve
-        self.add_callback(_Keep(self))
-        self.add_callback(curves.Live(self.shown))
-        self.remove_callback(ProgressCallback)
-        self.add_callback(_Progress)
-        transformers.logging.disable_progress_bar()
-        # Else the library takes a model's loss for one over all accumulated batches, and does not divide: these models
-        # accept the keywords, and have the mean of a batch all the same.
-        self.model_accepts_loss_kwargs = False
-
-    def go_on(self) -> None:
-        """Train, from where a run that was killed has come, if there was one: to the same bytes."""
-        kept = [path.parent for path in Path(self.args.output_dir).glob(f"checkpoint-*/{WHOLE}")]
-        latest = max(kept, key=lambda path: int(path.name.split("-")[1]), default=None)
-        if latest is None:
-            self.train()
-        else:
-            self.go_on_after(latest)
-        self.replayed = None  # its memory is for what comes next
-
-    def go_on_after(self, latest: Path) -> None:
-        log(f"goes on after step {latest.name.split('-')[1]}")
-        state = TrainerState.load_from_json(str(latest / TRAINER_STATE_NAME))
-        if state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"]:  # the library would go on
-            self.state = state
-            self._load_best_model()
-        else:
-            self.train(resume_from_checkpoint=str(latest))
-
-    def curves(self) -> curves.Curves:
-        return curves.of_log(self.state.log_history, self.shown)
-
-    def get_train_dataloader(self) -> DataLoader:
-        data = self.train_dataset
-        lengths = data.lengths if hasattr(data, "lengths") else np.asarray(data["length"])
-        order = ByLength(lengths, self.args.train_batch_size * self.args.gradient_accumulation_steps, self.args.seed)
-        share = Share(order, self.args.train_batch_size, launch.rank(), launch.world_size())
-        loader = DataLoader(
-            data, batch_sampler=share, collate_fn=self.data_collator, pin_memory=self.args.dataloader_pin_memory
-        )
-        # As one process would have it prepared: the shares are ours.
-        alone = {"num_processes": 1, "process_index": 0}
-        at_once = {"put_on_device": True, "non_blocking": self.args.dataloader_pin_memory}
-        return prepare_data_loader(loader, self.args.device, **alone, **at_once)
-
-    def get_batch_samples(self, epoch_iterator, num_batches, device):
-        """The batches of one step of the optimiser, each with its share in the step's means: what it counts for over
-        what the batches of all processes count for on average. The library gives each batch the same.
+    def counts(self, batch: Batch) -> Tensors:
+        """How many items each part is the mean of, scalars by name: with accumulation and with several processes the
+        weight of a batch's mean.
         """
-        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if len(batches) * launch.world_size() > 1:
-            counted = torch.stack([self.counted(batch) for batch in batches]).float()
-            final = len(self.train_dataset) % self.args.train_batch_size
-            if self.accelerator.gradient_state.end_of_dataloader and 0 < final < launch.world_size():
-                counted[-1] /= launch.world_size()  # each has the whole of it
-            average = launch.mean(counted.mean(dim=0))
-            for batch, share in zip(batches, counted / average.clamp(min=torch.finfo().tiny), strict=True):
-                batch[SHARE] = share
-        return batches, items
+        raise NotImplementedError
 
-    def counted(self, batch: dict[str, Tensor]) -> Tensor:
-        """How many labels, or rows, a batch's loss is the mean of: (1,); or of each part of the loss, (parts,)."""
-        labels = batch.get("labels")
-        of_words = labels is not None and labels.dim() == 2 and not labels.is_floating_point()
-        return (labels != -100).sum().view(1) if of_words else self.rows_of(batch)
+    def after_batch(self, batch: Batch, found: Tensors) -> None:
+        """Called with each batch and its further tensors."""
 
-    def rows_of(self, batch: dict[str, Tensor]) -> Tensor:
-        return torch.tensor([len(batch["input_ids"])], device=self.args.device)
-
-    def training_step(self, model, inputs, num_items_in_batch=None) -> Tensor:
-        if self.replayed is None:
-            return super().training_step(model, inputs, num_items_in_batch)
-        self.noted = self.replayed(inputs, self.current_gradient_accumulation_steps)
-        return self.noted.pop("loss")
-
-    def loss_and_noted(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Those of a step, which adds to the gradients."""
-        return {"loss": super().training_step(self.model, dict(inputs)), **self.noted}
-
-    def floating_point_ops(self, inputs) -> int:
-        return 0  # the library would go through all weights for it in each step
-
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        share = inputs.pop(SHARE, None)
-        loss, outputs = self.loss_and_outputs(model, inputs)
-        if share is not None:
-            loss = loss * share.squeeze()
-        return (loss, outputs) if return_outputs else loss
-
-    def loss_and_outputs(self, model, inputs: dict[str, Tensor]) -> tuple[Tensor, Any]:
-        """The loss of a batch, a mean."""
-        outputs = model(**inputs)
-        return outputs["loss"], outputs
-
-    def autocast_smart_context_manager(self, cache_enabled: bool | None = True):
-        # Accelerate would set the precision of the trained model's forward alone, and in evaluation too; our losses
-        # also run a teacher, or a head.
-        precision = self.args.precision if self.model.training else "float32"
-        return autocast(precision, self.args.device)
-
-    def unlogged(self) -> dict:
-        """The losses since the last logged step."""
-        loss = launch.mean(self._tr_loss.clone()).item()
-        return {"loss": loss, "total": self._total_loss_scalar, "step": self._globalstep_last_logged}
-
-    def set_unlogged(self, kept: dict) -> None:
-        self._tr_loss = torch.tensor(kept["loss"], device=self.args.device)
-        self._total_loss_scalar, self._globalstep_last_logged = kept["total"], kept["step"]
+    def before_checkpoint(self) -> None:
+        """Called before the state of the run is saved."""
 
 
-class _Keep(TrainerCallback):
-    """Keeps a checkpoint every minute. Beside what the library keeps in it: the losses since the last logged step."""
+@dataclass(frozen=True)
+class Plan:
+    """The settings of one run. A batch is that of all processes together."""
 
-    def __init__(self, trainer: QuietTrainer):
-        self.trainer = trainer
-
-    def on_train_begin(self, args, state, control, **rest):
-        self.kept = time.monotonic()
-        kept = Path(args.output_dir, f"checkpoint-{state.global_step}", WHOLE)
-        if kept.exists():
-            self.trainer.set_unlogged(json.loads(kept.read_text(encoding="utf-8")))
-
-    def on_step_end(self, args, state, control, **rest):
-        # Not at the end of an epoch: to go on from there would leave its evaluation out.
-        if state.epoch % 1 and state.global_step < state.max_steps:
-            control.should_save |= launch.broadcast_bool(time.monotonic() - self.kept > SECONDS_LOST)
-
-    def on_save(self, args, state, control, **rest):
-        self.kept = time.monotonic()
-        unlogged = self.trainer.unlogged()  # from all processes, which then have written what is theirs
-        if state.is_world_process_zero:
-            whole = Path(args.output_dir, f"checkpoint-{state.global_step}", WHOLE)
-            whole.write_text(json.dumps(unlogged), encoding="utf-8")
+    stage: str  # for messages
+    seed: int
+    precision: str
+    batch_size: int
+    learning_rate: float
+    epochs: int
+    steps: int | None = None  # in place of all steps of the epochs
+    accumulation: int = 1  # batches in an optimizer step
+    checkpointing: bool = False  # recompute activations: less memory, more time
+    schedule: str = "linear"  # or constant
+    warmup: float = 0.0  # share of the steps
+    weight_decay: float = 0.0
+    patience: int | None = None  # epochs without a better score before the run stops
 
 
-class _Progress(ProgressCallback):
-    def on_train_begin(self, args, state, control, **rest):
-        super().on_train_begin(args, state, control, **rest)
-        self.shown = ("loss", args.metric_for_best_model)
-        self.numbers = {}
+@dataclass(frozen=True)
+class Validation:
+    """Scores the model after each epoch: the best epoch's weights are kept."""
 
-    def on_log(self, args, state, control, logs=None, **rest):
-        if state.is_world_process_zero and self.training_bar is not None:
-            self.numbers |= {name: f"{logs[name]:.4g}" for name in self.shown if name in logs}
-            self.training_bar.set_postfix(self.numbers)
-
-
-def arguments(
-    scratch: Path, *, seed: int, precision: str, steps: int, batch_size: int, learning_rate: float, **options
-) -> Arguments:
-    """The Trainer's arguments that all runs of this project share.
-
-    Batches hold texts of like lengths; the last, smaller one is used too. AdamW and clipping are the library's.
-    A batch is that of all processes together.
-    """
-    made = Arguments(
-        output_dir=str(scratch),
-        seed=seed,
-        precision=precision,
-        per_device_train_batch_size=batch_size,
-        per_device_eval_batch_size=EVALUATION_BATCH,
-        learning_rate=learning_rate,
-        logging_steps=max(1, steps // POINTS_OF_A_CURVE),
-        report_to="none",
-        log_level_replica="error",
-        logging_nan_inf_filter=False,  # which looks at each loss: a GPU would have to wait
-        disable_tqdm=False,
-        remove_unused_columns=False,
-        use_cache=True,  # else the Trainer writes into the model's configuration that there is none
-        dataloader_pin_memory=torch.cuda.is_available(),
-        **{"save_strategy": "no", "save_total_limit": 2, "ddp_find_unused_parameters": False, **options},
-    )
-    made.mixed_precision = "no"  # whatever accelerate's environment says: the precision is ours
-    made._n_gpu = min(made.n_gpu, 1)  # one a process: on several the library would split batches among threads
-    return made
+    metric: str
+    score: Callable[[], float]
 
 
 @dataclass(frozen=True)
@@ -262,21 +103,328 @@ class Result:
     curves: curves.Curves
 
 
-def once(name: str, model: nn.Module, train: Callable[[Path], Result]) -> Result:
-    """``train`` the model in the stage's scratch folder of this name; or take what a run that was killed later had made
-    of it.
-    """
+def train_or_load(
+    name: str,
+    objective: Objective,
+    model: nn.Module,
+    data: EncodedRows,
+    collate: Collator,
+    plan: Plan,
+    validation: Validation | None = None,
+) -> Result:
+    """Train ``model`` in place; or load what an interrupted run of the same stage has finished under this name."""
     with resume.folder(name) as folder:
         weights, finished = folder / "trained.safetensors", folder / "result.json"
-        if kept := resume.read(finished):
+        if saved := resume.read(finished):
             load_model(model, weights)
-            return Result(**kept)
-        result = train(folder)
-        launch.wait()  # until all that they keep is on disk
+            return Result(**saved)
+        result = _Run(objective, model, data, collate, plan, folder, validation).to_the_end()
+        launch.wait()  # until every process has written its files
         if launch.rank() == 0:
             save_model(model, str(weights))
             resume.write(finished, asdict(result))
         return result
+
+
+@dataclass
+class _Progress:
+    """Where a run is. A checkpoint contains it, so a resumed run ends with the same bytes."""
+
+    epoch: int = 0  # finished epochs
+    batches: int = 0  # finished batches of the current epoch
+    step: int = 0
+    points: list[dict] = field(default_factory=list)  # of the curves
+    sums: dict[str, float] = field(default_factory=dict)  # of the losses since the last point
+    summed: int = 0  # steps in the sums
+    best_score: float = -math.inf
+    best_epoch: int = 0
+
+    def state_dict(self) -> dict:
+        return asdict(self)
+
+    def load_state_dict(self, state: dict) -> None:
+        vars(self).update(state)
+
+
+class _Run:
+    """One training run. ``to_the_end`` trains; the other methods are its parts, in order."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        model: nn.Module,
+        data: EncodedRows,
+        collate: Collator,
+        plan: Plan,
+        folder: Path,
+        validation: Validation | None,
+    ):
+        compute_deterministically()
+        self.objective, self.data, self.collate, self.plan = objective, data, collate, plan
+        self.folder, self.validation = folder, validation
+        self.steps_per_epoch = steps_of(len(data), 1, plan.batch_size, plan.accumulation)
+        self.steps = plan.steps or plan.epochs * self.steps_per_epoch
+        set_seed(plan.seed + launch.rank())  # other rows, other dropout
+        unused = DistributedDataParallelKwargs(find_unused_parameters=not objective.needs_all_weights)
+        self.accelerator = Accelerator(
+            mixed_precision="no", cpu=launch.device().type == "cpu", kwargs_handlers=[unused]
+        )
+        self.device = self.accelerator.device
+        if isinstance(model, PreTrainedModel):
+            our_attention(model)
+        if plan.checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        self.model = model
+        optimizer = torch.optim.AdamW(_groups(model, plan.weight_decay), lr=plan.learning_rate, fused=True)
+        self.wrapped, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.schedule = get_scheduler(
+            plan.schedule, self.optimizer.optimizer, math.ceil(plan.warmup * self.steps), self.steps
+        )
+        self.progress = _Progress()
+        self.accelerator.register_for_checkpointing(self.schedule, self.progress)
+        alone = launch.world_size() == 1 and not plan.checkpointing
+        records = objective.can_be_recorded and alone and cuda_graphs.wanted(self.device)
+        self.compute = cuda_graphs.Replayed(self.forward_and_backward, model) if records else self.forward_and_backward
+        self.pending: list[Tensors] = []  # losses and gradient norms of steps that have not been looked at yet
+
+    def to_the_end(self) -> Result:
+        self.resume()
+        self.saved_at = time.monotonic()
+        live, progress = curves.Live(), self.progress
+        bar = tqdm(total=self.steps, initial=progress.step, unit="step", disable=launch.rank() > 0)
+        self.wrapped.train()
+        with bar:
+            while progress.step < self.steps and not self.is_out_of_patience():
+                for batches in self.optimizer_steps():
+                    self.one_step(batches)
+                    bar.update()
+                    if progress.step % max(1, self.steps // POINTS_OF_A_CURVE) == 0:
+                        self.add_point()
+                        self.show(bar, live)
+                    if progress.step == self.steps:
+                        break
+                    self.save_checkpoint_if_due()
+                self.end_epoch()
+                self.show(bar, live)
+                self.save_checkpoint_if_due()
+        self.look_at_losses()
+        return self.finished()
+
+    # Batches
+
+    def optimizer_steps(self) -> Iterator[list[Batch]]:
+        """The rest of the current epoch's batches, those of one optimizer step together."""
+        plan, rank, processes = self.plan, launch.rank(), launch.world_size()
+        order = ByLength(self.data.lengths, plan.batch_size * plan.accumulation, plan.seed, self.progress.epoch)
+        share = Share(order, plan.batch_size, rank, processes, skip=self.progress.batches)
+        on_gpu = self.device.type == "cuda"
+        # A loader draws a seed from the generator of the dropout. In a resumed epoch it has been drawn before.
+        generator = torch.Generator() if self.progress.batches else None
+        loader = DataLoader(
+            self.data, batch_sampler=share, collate_fn=self.collate, pin_memory=on_gpu, generator=generator
+        )
+        loader = prepare_data_loader(
+            loader, self.device, num_processes=1, process_index=0, put_on_device=True, non_blocking=on_gpu
+        )
+        batches = []
+        for batch in loader:
+            batches.append(batch)
+            self.progress.batches += 1
+            is_last = self.progress.batches == len(share.batches)
+            if len(batches) == plan.accumulation or is_last:
+                yield self.weighted(batches, is_last)
+                batches = []
+
+    def weighted(self, batches: list[Batch], is_last: bool) -> list[Batch]:
+        """Give each batch the weight of each part of its loss in the step's mean: its count over the average count.
+
+        With one batch in one process that is 1 and left out.
+        """
+        if len(batches) * launch.world_size() > 1:
+            found = [self.objective.counts(batch) for batch in batches]
+            counts = torch.stack([torch.stack([part[name] for name in self.objective.parts]) for part in found]).float()
+            rows_of_last = len(self.data) % self.plan.batch_size
+            if is_last and 0 < rows_of_last < launch.world_size():
+                counts[-1] /= launch.world_size()  # every process has the whole of it
+            average = launch.mean(counts.mean(dim=0)).clamp(min=torch.finfo().tiny)
+            for batch, weights in zip(batches, counts / average / len(batches), strict=True):
+                batch[WEIGHTS] = weights
+        return batches
+
+    # One step
+
+    def one_step(self, batches: list[Batch]) -> None:
+        """Forward, backward, clip, optimizer, schedule."""
+        noted: Tensors = {}
+        for number, batch in enumerate(batches):
+            is_last = number == len(batches) - 1
+            with contextlib.nullcontext() if is_last else self.accelerator.no_sync(self.wrapped):
+                found = self.compute(batch)
+            losses = {name: found.pop(name) for name in list(found) if name.startswith(LOSS)}
+            noted = {name: noted.get(name, 0) + value for name, value in losses.items()}
+            self.objective.after_batch(batch, found)
+        noted[NORM] = self.accelerator.clip_grad_norm_(self.model.parameters(), LARGEST_GRADIENT_NORM)
+        self.optimizer.step()
+        self.schedule.step()
+        self.optimizer.zero_grad()
+        self.progress.step += 1
+        self.pending.append(noted)
+        if self.device.type == "cpu" or len(self.pending) == STEPS_BETWEEN_LOOKS:
+            self.look_at_losses()
+
+    def forward_and_backward(self, batch: Batch) -> Tensors:
+        """Add a batch's gradients to the model's. Returns the parts of its loss, and what `Objective.losses` adds."""
+        batch = dict(batch)
+        weights = batch.pop(WEIGHTS, None)
+        with autocast(self.plan.precision, self.device):
+            parts, found = self.objective.losses(self.wrapped, batch)
+        if weights is not None:
+            parts = {name: parts[name] * weight for name, weight in zip(self.objective.parts, weights, strict=True)}
+        self.accelerator.backward(sum(parts.values()))
+        return {**{LOSS + name: part.detach() for name, part in parts.items()}, **found}
+
+    # Losses and curves
+
+    def look_at_losses(self) -> None:
+        """Add the losses of the last steps to the sums. UserError at the first one that is not finite.
+
+        A program that looks at a value has to wait for the GPU, so there this happens once for many steps.
+        """
+        if not self.pending:
+            return
+        table = torch.stack([torch.stack(list(noted.values())) for noted in self.pending]).tolist()
+        for number, row in enumerate(table, self.progress.step - len(table) + 1):
+            values = dict(zip(self.pending[0], row, strict=True))
+            if not all(map(math.isfinite, row)):
+                raise UserError(self.not_finite(values, number))
+            for name, value in values.items():
+                if name != NORM:
+                    name = name.removeprefix(LOSS)
+                    self.progress.sums[name] = self.progress.sums.get(name, 0.0) + value
+        self.progress.summed += len(self.pending)
+        self.pending = []
+
+    def not_finite(self, values: dict[str, float], step: int) -> str:
+        total = sum(value for name, value in values.items() if name != NORM)
+        what = f"the loss is {total}" if not math.isfinite(total) else f"the gradients' norm is {values[NORM]}"
+        return (
+            f"{self.plan.stage}: {what} at step {step} of {self.steps} (learning rate {self.plan.learning_rate:g}):"
+            f" set a smaller {self.plan.stage} learning rate, a longer warmup, or `precision: float32`"
+        )
+
+    def add_point(self) -> None:
+        """To the curves: the mean losses, over the processes too, since the last point."""
+        self.look_at_losses()
+        sums = self.progress.sums
+        means = launch.mean(torch.tensor(list(sums.values()), dtype=torch.float64)) / self.progress.summed
+        parts = dict(zip(sums, means.tolist(), strict=True))
+        named = parts if list(parts) == ["loss"] else {"loss": sum(parts.values()), **parts}
+        self.progress.points.append({"step": self.progress.step, **named})
+        self.progress.sums, self.progress.summed = {}, 0
+
+    def show(self, bar: tqdm, live: curves.Live) -> None:
+        latest: dict[str, float] = {}
+        for point in self.progress.points:
+            latest |= point
+        shown = {name: f"{latest[name]:.4g}" for name in ("loss", self.curve_of_the_metric()) if name in latest}
+        bar.set_postfix(shown)
+        live.show(self.progress.points)
+
+    # Epochs
+
+    def end_epoch(self) -> None:
+        progress = self.progress
+        progress.epoch, progress.batches = progress.epoch + 1, 0
+        if self.validation is None:
+            return
+        self.look_at_losses()
+        score = self.validation.score()
+        if not math.isfinite(score):
+            raise UserError(
+                f"{self.plan.stage}: {self.validation.metric} on validation is {score} after epoch {progress.epoch}"
+                f" (learning rate {self.plan.learning_rate:g}): set a smaller learning rate"
+            )
+        if self.plan.epochs > 1:  # the score of one epoch is no curve
+            progress.points.append({"step": progress.step, self.curve_of_the_metric(): score})
+        if score > progress.best_score:
+            progress.best_score, progress.best_epoch = score, progress.epoch
+            if launch.rank() == 0 and self.plan.epochs > 1:
+                save_model(self.model, str(self.folder / "best.partial"))
+                os.replace(self.folder / "best.partial", self.folder / "best.safetensors")
+
+    def curve_of_the_metric(self) -> str:
+        return f"validation_{self.validation.metric}" if self.validation else ""
+
+    def is_out_of_patience(self) -> bool:
+        patience = self.plan.patience
+        return patience is not None and self.progress.epoch - self.progress.best_epoch >= patience
+
+    def finished(self) -> Result:
+        """Leave the model with the weights of the best epoch; of the last one if there is no validation."""
+        progress = self.progress
+        launch.wait()
+        best = self.folder / "best.safetensors"
+        if self.validation and progress.best_epoch < progress.epoch:
+            load_model(self.model, best)
+        if self.plan.checkpointing:
+            self.model.gradient_checkpointing_disable()
+        self.accelerator.free_memory()
+        names = dict.fromkeys(name for point in progress.points for name in point if name != "step")
+        found = {name: [(point["step"], point[name]) for point in progress.points if name in point] for name in names}
+        if self.validation is None:
+            return Result(math.nan, progress.epoch, found)
+        return Result(progress.best_score, progress.best_epoch, found)
+
+    # Checkpoints
+
+    def save_checkpoint_if_due(self) -> None:
+        if launch.broadcast_bool(time.monotonic() - self.saved_at > SECONDS_BETWEEN_CHECKPOINTS):
+            self.save_checkpoint()
+            self.saved_at = time.monotonic()
+
+    def save_checkpoint(self) -> None:
+        self.look_at_losses()
+        self.objective.before_checkpoint()
+        partial = self.folder / "checkpoint.partial"
+        launch.wait()
+        self.accelerator.save_state(str(partial))
+        launch.wait()  # until every process has written its files
+        if launch.rank() == 0:
+            before = list(self.folder.glob("checkpoint-*"))
+            partial.rename(self.folder / f"checkpoint-{self.progress.step}-{self.progress.epoch}")
+            for path in before:
+                shutil.rmtree(path)
+        launch.wait()
+
+    def resume(self) -> None:
+        """Go to the state of the latest checkpoint, if an interrupted run has left one."""
+        found = sorted(
+            self.folder.glob("checkpoint-*"), key=lambda path: [int(part) for part in path.name.split("-")[1:]]
+        )
+        if found:
+            self.accelerator.load_state(str(found[-1]))
+            log(f"resumes after step {self.progress.step}")
+
+
+LOSS, NORM = "loss: ", "norm"  # of the names of what a step notes
+
+
+def _groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """Weight decay is for matrices, not for biases and LayerNorms."""
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    return [
+        {"params": [weight for weight in weights if weight.dim() > 1], "weight_decay": weight_decay},
+        {"params": [weight for weight in weights if weight.dim() <= 1], "weight_decay": 0.0},
+    ]
+
+
+def compute_deterministically() -> None:
+    """Same seed, same bytes. Unlike the library's full determinism, this lets the program run ahead of a GPU, and does
+    not fill each new tensor with NaN, which takes a fifth of a training step on a CPU.
+    """
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
 
 
 def steps_of(rows: int, epochs: int, batch_size: int, accumulation: int = 1) -> int:

@@ -1,0 +1,97 @@
+"""The prediction stage of TinyBERT's distillation (Jiao et al. 2020, equation 10): the student learns the teacher's
+logits.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from pipeline.tinybert.distillation import losses
+from pipeline.tinybert.distillation.teacher_logits import TeacherLogits
+from pipeline.tinybert.models import checkpoints
+from pipeline.tinybert.models.batches import Batch as Rows
+from pipeline.tinybert.models.batches import Collator
+from pipeline.tinybert.models.encoded_rows import EncodedRows
+from pipeline.tinybert.models.inference import EvaluationSet, encode
+from pipeline.tinybert.training.fine_tuning import LabelObjective, train_to_best_epoch
+from pipeline.tinybert.training.loop import Batch, Objective, Result, Tensors
+
+if TYPE_CHECKING:
+    from pipeline.tinybert.core.settings import DistillPrediction, Numerics
+    from pipeline.tinybert.data.rows import Row
+    from pipeline.tinybert.tasks import Task
+
+STAGE = "distill_prediction"
+
+
+class LogitsCollator(Collator):
+    """Adds the teacher's logits (B, P, C) to a batch's model inputs."""
+
+    def __init__(self, tokenizer, logits: TeacherLogits):
+        super().__init__(tokenizer, "number", "label_mask")
+        self.logits = logits
+
+    def __call__(self, batch: Rows) -> dict[str, Tensor]:
+        tensors = super().__call__(batch)
+        return {**tensors, "teacher_logits": self.logits.batch(tensors.pop("number").numpy(), tensors["label_mask"])}
+
+
+class PredictionObjective(Objective):
+    """The task's distillation loss between the logits of student and teacher, at a temperature."""
+
+    def __init__(self, task: Task, temperature: float):
+        self.task, self.temperature = task, temperature
+        self.loss = getattr(losses, task.loss)
+
+    def losses(self, model: nn.Module, batch: Batch) -> tuple[Tensors, Tensors]:
+        teacher, mask = batch.pop("teacher_logits"), batch.pop("label_mask")
+        batch.pop("number", None)
+        student = self.task.class_logits(model(**batch))
+        return {"loss": self.loss(student, teacher, mask, self.temperature)}, {}
+
+    def counts(self, batch: Batch) -> Tensors:
+        return {"loss": self.task.compared(batch["label_mask"])}
+
+
+def learn_logits(
+    student: nn.Module,
+    tokenizer,
+    data: EncodedRows,
+    logits: TeacherLogits,
+    validation: EvaluationSet,
+    settings: DistillPrediction,
+    numerics: Numerics,
+) -> Result:
+    """Train ``student`` in place on the teacher's ``logits`` of ``data``; the best epoch on validation is kept."""
+    objective = PredictionObjective(validation.task, settings.temperature)
+    return _learn(student, objective, data, LogitsCollator(tokenizer, logits), validation, settings, numerics)
+
+
+def learn_labels(
+    student: nn.Module,
+    tokenizer,
+    labelled: list[Row],
+    validation: EvaluationSet,
+    settings: DistillPrediction,
+    numerics: Numerics,
+) -> Result:
+    """Train ``student`` in place on labels, as if there were no prediction stage; for comparison."""
+    data = EncodedRows.in_memory(encode(validation.task, labelled, tokenizer))
+    objective = LabelObjective(validation.task)
+    return _learn(student, objective, data, Collator(tokenizer), validation, settings, numerics)
+
+
+def _learn(
+    student: nn.Module,
+    objective: Objective,
+    data: EncodedRows,
+    collate: Collator,
+    validation: EvaluationSet,
+    settings: DistillPrediction,
+    numerics: Numerics,
+) -> Result:
+    checkpoints.set_dropout(student, settings.dropout)
+    rate = settings.learning_rate
+    return train_to_best_epoch(objective, student, data, collate, validation, settings, numerics, STAGE, rate)

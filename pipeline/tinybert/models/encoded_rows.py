@@ -1,0 +1,158 @@
+"""Encoded rows: model inputs of many sequences as flat arrays, in memory or memory-mapped on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from pipeline.tinybert.core import resume
+from pipeline.tinybert.data.arrays import MappedArray
+from pipeline.tinybert.models.batches import Batch, Pieces
+
+Columns = dict[str, list]  # what `Task.encode` returns, one entry a sequence
+PIECES = {"input_ids": np.int32, "token_type_ids": np.uint8, "label_mask": np.bool_, "labels": np.int64}
+ON_DISK = {"starts": np.int64, "counts": np.uint16, **PIECES}
+LENGTHS = "lengths.npy"  # the last file that is written
+
+
+class EncodedRows(Dataset):
+    """Sequences of different lengths. Columns with an entry for each word-piece are flat arrays of all sequences;
+    other columns have one entry for each sequence. ``encoded.batch(numbers)`` is what a `Collator` pads.
+
+    ``lengths`` (N,): word-pieces of each sequence.
+    """
+
+    def __init__(
+        self,
+        pieces: dict[str, np.ndarray | MappedArray],
+        starts: np.ndarray | MappedArray,
+        all_lengths: np.ndarray,
+        sequences: dict[str, np.ndarray | MappedArray] | None = None,
+        numbers: np.ndarray | None = None,
+    ):
+        """``numbers``: the sequences of the arrays that this data set has, in this order; None for all."""
+        self.pieces, self.starts, self.all_lengths = pieces, starts, all_lengths
+        self.sequences, self.numbers = sequences or {}, numbers
+        self.lengths = all_lengths if numbers is None else all_lengths[numbers]
+
+    @classmethod
+    def in_memory(cls, columns: Columns) -> EncodedRows:
+        lengths = np.array([len(ids) for ids in columns["input_ids"]], dtype=np.int64)
+        pieces, sequences = {}, {}
+        for name, values in columns.items():
+            if name in PIECES and _is_by_piece(values, lengths):
+                pieces[name] = _flat(values, PIECES[name])
+            elif name in (*PIECES, "start_positions", "end_positions") and name != "attention_mask":
+                sequences[name] = _without_doubles(np.array(values))
+        starts = np.concatenate([[0], np.cumsum(lengths)])
+        return cls(pieces, starts, lengths, sequences)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> EncodedRows | None:
+        """What an `EncodedRowsWriter` has finished in ``folder``; None if there is nothing finished."""
+        lengths = Path(folder, LENGTHS)
+        if not lengths.exists():
+            return None
+        arrays = {
+            name: MappedArray.open(path, dtype)
+            for name, dtype in ON_DISK.items()
+            if (path := Path(folder, f"{name}.bin")).exists()
+        }
+        starts, counts = arrays.pop("starts"), arrays.pop("counts", None)
+        made = cls(arrays, starts, np.load(lengths), None)
+        made.counts_on_disk = counts
+        return made
+
+    counts_on_disk: MappedArray | None = None
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def batch(self, indices: list[int] | np.ndarray) -> Batch:
+        indices = np.asarray(indices)
+        numbers = indices if self.numbers is None else self.numbers[indices].astype(np.int64)
+        counts = self.all_lengths[numbers].astype(np.int64)
+        ends = np.cumsum(counts)
+        places = np.repeat(self.starts[numbers] - (ends - counts), counts) + np.arange(ends[-1])
+        return {
+            "attention_mask": Pieces(np.ones(ends[-1], dtype=np.int64), counts),
+            "label_mask": np.ones((len(numbers), 1), dtype=np.bool_),
+            **{name: Pieces(values[places], counts) for name, values in self.pieces.items()},
+            **{name: values[numbers] for name, values in self.sequences.items()},
+            "number": numbers,
+        }
+
+    __getitems__ = batch  # torch's DataLoader asks for a whole batch by this name
+
+    def select(self, indices: np.ndarray) -> EncodedRows:
+        """These sequences only."""
+        indices = indices.astype(np.int32)
+        numbers = indices if self.numbers is None else self.numbers[indices]
+        made = EncodedRows(self.pieces, self.starts, self.all_lengths, self.sequences, numbers)
+        made.counts_on_disk = self.counts_on_disk
+        return made
+
+    def logit_counts(self) -> np.ndarray:
+        """How many rows of class logits count in each sequence of the arrays, (all sequences,)."""
+        if self.counts_on_disk is None:
+            return np.ones(len(self.all_lengths), dtype=np.uint16)
+        return self.counts_on_disk[:]
+
+    def close(self) -> None:
+        for array in (*self.pieces.values(), self.starts, self.counts_on_disk):
+            if isinstance(array, MappedArray):
+                array.close()
+
+
+class EncodedRowsWriter:
+    """Takes columns of `Task.encode` block by block and writes them into ``folder``."""
+
+    def __init__(self, folder: str | Path):
+        self.folder, self.files, self.lengths = Path(folder), {}, []
+        self.place = 0
+        self._append("starts", np.zeros(1))
+
+    def __len__(self) -> int:
+        return sum(map(len, self.lengths))
+
+    def add(self, columns: Columns) -> None:
+        lengths = np.array([len(ids) for ids in columns["input_ids"]], dtype=np.uint16)
+        if not len(lengths):
+            return
+        self.lengths.append(lengths)
+        self._append("starts", self.place + np.cumsum(lengths, dtype=np.int64))
+        self.place += int(lengths.sum())
+        for name in ("input_ids", "token_type_ids", "label_mask"):
+            if name in columns and _is_by_piece(columns[name], lengths):
+                self._append(name, _flat(columns[name], PIECES[name]))
+                if name == "label_mask":
+                    self._append("counts", np.array([sum(mask) for mask in columns[name]]))
+
+    def _append(self, name: str, values: np.ndarray) -> None:
+        if name not in self.files:
+            self.files[name] = open(self.folder / f"{name}.bin", "wb")  # noqa: SIM115 closed in `finished`
+        self.files[name].write(np.ascontiguousarray(values, ON_DISK[name]).tobytes())
+
+    def finished(self) -> EncodedRows:
+        for file in self.files.values():
+            file.close()
+        resume.save(self.folder / LENGTHS, np.concatenate([np.zeros(0, dtype=np.uint16), *self.lengths]))
+        return EncodedRows.load(self.folder)
+
+
+def _is_by_piece(values: list, lengths: np.ndarray) -> bool:
+    """Whether each sequence has an integer for each of its word-pieces (at least two). Floats are labels of a row."""
+    return all(
+        isinstance(entry, list) and len(entry) == length and not isinstance(entry[0], float)
+        for entry, length in zip(values, lengths, strict=True)
+    )
+
+
+def _flat(values: list[list], dtype) -> np.ndarray:
+    return np.array([entry for sequence in values for entry in sequence], dtype=dtype)
+
+
+def _without_doubles(values: np.ndarray) -> np.ndarray:
+    return values.astype(np.float32) if values.dtype == np.float64 else values

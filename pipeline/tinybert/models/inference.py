@@ -1,0 +1,115 @@
+"""Inference: one loop for validation, teacher logits, ONNX files and single rows."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from pipeline.tinybert.core import launch
+from pipeline.tinybert.core.errors import UserError
+from pipeline.tinybert.data.rows import Row
+from pipeline.tinybert.models.attention import first_position_only, our_attention
+from pipeline.tinybert.models.batches import Collator
+from pipeline.tinybert.models.encoded_rows import Columns, EncodedRows
+from pipeline.tinybert.models.precision import autocast
+
+if TYPE_CHECKING:
+    from pipeline.tinybert.tasks import Task
+
+BATCH = 64  # sequences of one forward pass in inference
+Forward = Callable[[dict[str, Tensor]], Tensor]  # model inputs → class logits (B, P, C)
+
+
+def encode(task: Task, rows: list[Row], tokenizer) -> Columns:
+    """Rows as model inputs (`Task.encode`). UserError if the task's ``max_length`` is more than the model takes."""
+    if task.max_length > tokenizer.model_max_length:
+        raise UserError(
+            f"max_length: {task.max_length}: the model takes {tokenizer.model_max_length} word-pieces: set the task's"
+            " max_length to that or less"
+        )
+    return task.encode(rows, tokenizer)
+
+
+def last_layer_first_position_only(task: Task, model: nn.Module) -> contextlib.AbstractContextManager:
+    """Inside the block, the last layer of ``model`` computes only what the task's head reads."""
+    return first_position_only(model) if task.of_first_position else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def pytorch_forward(task: Task, model: nn.Module, precision: str = "float32") -> Iterator[Forward]:
+    """A function from model inputs to class logits, in evaluation mode and without gradients."""
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+
+    def forward(inputs: dict[str, Tensor]) -> Tensor:
+        inputs = {name: values.to(device) for name, values in inputs.items()}
+        with torch.no_grad(), autocast(precision, device):
+            return task.class_logits(model(**inputs))
+
+    with last_layer_first_position_only(task, our_attention(model)):
+        yield forward
+    model.train(was_training)
+
+
+def class_logits(
+    forward: Forward,
+    encoded: EncodedRows,
+    tokenizer,
+    numbers: np.ndarray,
+    batch_size: int = BATCH,
+    progress: tqdm | None = None,
+    skip: Callable[[np.ndarray], bool] = lambda numbers: False,
+) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
+    """For each batch: its sequences' numbers (B,), class logits (B, P, C) and label mask (B, P).
+
+    Longest sequences first: so that batches need little padding, and memory runs out at once or never. With several
+    processes each computes every so many-th batch. ``skip`` tells which batches need not be computed.
+    """
+    order = numbers[np.argsort(-encoded.lengths[numbers].astype(np.int32), kind="stable")]
+    all_batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    own = [batch for batch in all_batches[launch.rank() :: launch.world_size()] if not skip(batch)]
+    collate, on_gpu = Collator(tokenizer, "label_mask", "number"), torch.cuda.is_available()
+    for batch in DataLoader(encoded, batch_sampler=own, collate_fn=collate, pin_memory=on_gpu):
+        inputs = {name: batch[name] for name in tokenizer.model_input_names}
+        yield batch["number"].numpy(), forward(inputs), batch["label_mask"]
+        if progress is not None:
+            progress.update(len(batch["number"]))
+
+
+class EvaluationSet:
+    """Labelled rows to score a model on, encoded once."""
+
+    def __init__(self, task: Task, rows: list[Row], tokenizer):
+        self.task, self.rows, self.tokenizer = task, rows, tokenizer
+        self.columns = encode(task, rows, tokenizer)
+        self.encoded = EncodedRows.in_memory(self.columns)
+
+    def logits(self, forward: Forward, batch_size: int = BATCH, description: str = "") -> list[np.ndarray]:
+        """The class logits that count of each sequence, in order: (counted rows, C) each."""
+        numbers = np.arange(len(self.encoded))
+        own: dict[int, np.ndarray] = {}
+        with tqdm(total=len(numbers), desc=description, leave=False, disable=not description) as progress:
+            for chosen, logits, mask in class_logits(
+                forward, self.encoded, self.tokenizer, numbers, batch_size, progress
+            ):
+                values, masks = logits.float().cpu().numpy(), mask.numpy()
+                own |= {int(number): row[at] for number, row, at in zip(chosen, values, masks, strict=True)}
+        return [logits for _, logits in sorted(launch.gather(own.items()))]
+
+    def predictions(self, logits: list[np.ndarray]) -> list:
+        """One answer for each row."""
+        return self.task.predictions(logits, self.columns, self.rows)
+
+    def score(self, logits: list[np.ndarray]) -> dict[str, float]:
+        """Every metric. If answers need a threshold, it is the best one for these rows."""
+        predictions = self.predictions(logits)
+        threshold = self.task.threshold(self.rows, predictions)
+        return self.task.score(self.rows, self.task.decided(predictions, threshold))
