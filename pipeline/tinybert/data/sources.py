@@ -273,13 +273,13 @@ def _read_csv(path: Path, source: Table, delimiter: str = ",") -> pd.DataFrame:
                 places.append(before + 1)
             before = lines.line_num
     except csv.Error as error:
-        first, last = before + 1, lines.line_num
-        if str(error).startswith(("unexpected end", repr(lines.dialect.delimiter))):  # as csv says it
-            error = (
+        first, last, reason = before + 1, lines.line_num, str(error)
+        if reason.startswith(("unexpected end", repr(lines.dialect.delimiter))):  # as csv says it
+            reason = (
                 "a quote opens in it that does not close, or closes within a field: double a quote that belongs to the"
                 " text, or set `quotes: false` where none has another meaning"
             )
-        raise ValueError(f"line {first}{f' to {last}' if last > first else ''}: {error}") from None
+        raise ValueError(f"line {first}{f' to {last}' if last > first else ''}: {reason}") from None
     _say_long_records(path, [*places, before + 1])
     return _table(records, header, places, "line")
 
@@ -368,7 +368,8 @@ def _read_conll(path: Path, source: Table) -> pd.DataFrame:
     """One word a line, columns numbered from 1, an empty line after each sentence: one record a sentence, lists of the
     same length in its columns. Without a delimiter columns are parted by white space.
     """
-    sentences, places, sentence, width = [], [], [], None
+    sentences, places, width = [], [], None
+    sentence: list[list[str]] = []
     for number, line in enumerate([*_text_of(path).splitlines(), ""], 1):
         if not line.strip():
             if sentence:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from pipeline.tinybert.core.log import first_ten, log
 from pipeline.tinybert.core.settings import Source
 from pipeline.tinybert.core.settings import Task as TaskSettings
 from pipeline.tinybert.data import sources
-from pipeline.tinybert.data.records import check_source, column_names, parse_records
+from pipeline.tinybert.data.records import Records, check_source, column_names, parse_records
 from pipeline.tinybert.data.rows import Row
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def read(task: Task, source: Source, key: str) -> SourceRows:
     Raises one UserError for the errors of all splits.
     """
     check_source(task, source, key)
-    locations = source.splits or {"train": None}
+    locations: Mapping[Any, str | None] = source.splits or {"train": None}
     if "train" not in locations:
         raise UserError(f"{key}.splits: no 'train' (it has: {', '.join(locations)})")
     errors = []
@@ -238,7 +238,7 @@ def read_unlabelled(task: Task, settings: TaskSettings, parts: Parts, seed: int,
         columns = {"text": source.text}
     if set(columns) == {"text"}:
         texts = sources.texts(source, seed, key)
-        records = ((f"text {number}", {columns["text"]: text}) for number, text in enumerate(texts, 1))
+        records: Records = ((f"text {number}", {columns["text"]: text}) for number, text in enumerate(texts, 1))
     else:
         if source.sentences:
             raise UserError(f"{key}.sentences: only single texts can be split into sentences: remove the setting")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
 from safetensors import SafetensorError
 from torch import nn
+from transformers import PreTrainedModel
 
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import log_count
@@ -27,7 +27,7 @@ transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 
 
-def load(loader: Callable, folder: str | Path, key: str = "", seed: int = 0, **options):
+def load(loader: Any, folder: str | Path, key: str = "", seed: int = 0, **options):
     """Load a model from a local folder by ``loader.from_pretrained``, in float32. Never executes code from the folder.
 
     seed: initializes weights that the folder lacks, such as a pooler or a head.
@@ -37,7 +37,7 @@ def load(loader: Callable, folder: str | Path, key: str = "", seed: int = 0, **o
     return _from_pretrained(loader, folder, key, seed, dtype=torch.float32, **options)
 
 
-def _from_pretrained(loader: Callable, folder: str | Path, key: str, seed: int = 0, **options):
+def _from_pretrained(loader: Any, folder: str | Path, key: str, seed: int = 0, **options):
     prefix = f"{key}: " if key else ""
     try:
         with torch.random.fork_rng():
@@ -48,7 +48,7 @@ def _from_pretrained(loader: Callable, folder: str | Path, key: str, seed: int =
         raise UserError(f"{prefix}{folder} cannot be loaded: {reason}") from error
 
 
-def save(folder: Path, model: nn.Module, tokenizer=None, **options) -> None:
+def save(folder: Path, model: PreTrainedModel, tokenizer=None, **options) -> None:
     """Save a model and its tokenizer in the library's format; ``options`` go to ``model.save_pretrained``."""
     model.save_pretrained(folder, **options)
     if tokenizer is not None:

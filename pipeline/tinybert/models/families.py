@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from pipeline.tinybert.core.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class Family:
     """
 
     layers: str
-    head: Callable[[nn.Module, Tensor], Tensor]
+    head: Callable[[Any, Tensor], Tensor]
     attention: str = "attention.self"
     queries_keys_values: tuple[str, str, str] = ("query", "key", "value")
     output_projection: str | None = None
@@ -67,16 +71,18 @@ def check_family(config, key: str) -> None:
 
 def layers(encoder: nn.Module) -> nn.ModuleList:
     """The Transformer layers of an encoder (a model without a head)."""
-    return encoder.get_submodule(FAMILIES[encoder.config.model_type].layers)
+    config: Any = encoder.config
+    found: Any = encoder.get_submodule(FAMILIES[config.model_type].layers)
+    return found
 
 
 def feed_forward(block: nn.Module, family: str) -> tuple[nn.Linear, nn.Linear]:
     """The two projections of a layer's feed-forward part: weights (F, D) up to the F neurons, and (D, F) down."""
-    up, down = FAMILIES[family].feed_forward_projections
-    return block.get_submodule(up), block.get_submodule(down)
+    found: Any = tuple(block.get_submodule(name) for name in FAMILIES[family].feed_forward_projections)
+    return found
 
 
-def word_logits(model: nn.Module, inputs: dict[str, Tensor], positions: Tensor) -> Tensor:
+def word_logits(model: PreTrainedModel, inputs: dict[str, Tensor], positions: Tensor) -> Tensor:
     """A masked language model's logits (M, V) at the M positions where the mask ``positions`` (B, S) is true.
 
     They are in order of row and position. After the last layer's attention, only these positions are computed.
