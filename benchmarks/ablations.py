@@ -1,9 +1,9 @@
-"""What each part of the recipe is worth: the paper's ablations, and some of ours, as a grid of DVC's experiments.
+"""Ablations: how much each part of the recipe contributes. The paper's ablations and some of ours, as DVC experiments.
 
-``python benchmarks/ablations.py --queue`` queues the grid, each row over three seeds; ``dvc queue start`` runs it, and
-``python benchmarks/ablations.py`` prints what `dvc exp show` knows of it: mean and spread of the student's scores,
-beside the paper's average (Jiao et al. 2020, tables 2 to 4: TinyBERT4 on dev, four GLUE tasks). The stages that rows
-share come from DVC's cache; sizes are those of params.yaml.
+``python benchmarks/ablations.py --queue`` queues the experiments, each row of the table with three seeds, and
+``dvc queue start`` runs them. ``python benchmarks/ablations.py`` prints the results from `dvc exp show`: mean and
+standard deviation of the student's scores, beside the paper's average (Jiao et al. 2020, tables 2 to 4: TinyBERT4 on
+the development sets of four GLUE tasks). Stages that rows share run once. Model sizes are those of params.yaml.
 """
 
 from __future__ import annotations
@@ -22,40 +22,43 @@ import ruamel.yaml
 from comparison import print_table
 
 ROOT = Path(__file__).resolve().parents[1]
-EVERYTHING = "everything"
+FULL_RECIPE = "full recipe"
 LOSSES = "distill_intermediate.losses"
 LAYER_MAP = "distill_intermediate.layer_map"
-DISTILLED = {"general_student.start": "distillation"}
-NO_STATES = {"distill_intermediate.epochs": 0}
-# What each model is called in scores.json, and the stage that scores it on validation.
+GENERAL_DISTILLATION = {"general_student.start": "distillation"}
+NO_INTERMEDIATE = {"distill_intermediate.epochs": 0}
+# Each model's name in scores.json, and the stage that scores it on validation.
 STUDENT = "student", "distill_prediction"
 OTHERS = {
     "teacher": ("teacher", "finetune_teacher"),
-    "student alone, on the labels": ("student_alone", "finetune_student"),
+    "student without distillation": ("student_alone", "finetune_student"),
 }
 
 
 def ablations(task: str) -> dict[str, tuple[dict, float | None]]:
-    """Row → the settings that it changes, and the paper's average."""
+    """Row → its changed settings, and the paper's average score."""
     return {
-        EVERYTHING: ({}, 75.6),
+        FULL_RECIPE: ({}, 75.6),
         "without augmentation": ({"augment.variants": 0}, 68.4),
         "without unlabelled text": ({f"tasks.{task}.unlabelled": None}, None),
         "without embedding loss": ({f"{LOSSES}.embeddings": 0}, 74.1),
         "without hidden loss": ({f"{LOSSES}.hidden": 0}, 72.9),
         "without attention loss": ({f"{LOSSES}.attention": 0}, 71.0),
-        "without all transformer losses": (NO_STATES, 56.3),
+        "without all transformer losses": (NO_INTERMEDIATE, 56.3),
         "without prediction loss": ({"distill_prediction.targets": "labels"}, 73.5),
-        "uniform layer map": ({LAYER_MAP: "uniform"}, 75.6),  # the paper's own
+        "uniform layer map": ({LAYER_MAP: "uniform"}, 75.6),  # the paper's default
         "top layers map": ({LAYER_MAP: "last"}, 70.9),
         "bottom layers map": ({LAYER_MAP: "first"}, 71.3),
-        "general student by distillation": (DISTILLED, None),
-        "the same, without all transformer losses": (DISTILLED | NO_STATES, None),
+        "general student by distillation": (GENERAL_DISTILLATION, None),
+        "general student by distillation, without all transformer losses": (
+            GENERAL_DISTILLATION | NO_INTERMEDIATE,
+            None,
+        ),
     }
 
 
 def changed(params: dict, changes: dict) -> dict:
-    """A copy of the parameters, but for the seed, with other values at these dotted keys."""
+    """A copy of the parameters without the seed, with ``changes`` (dotted key → value) applied."""
     params = copy.deepcopy(params)
     params.pop("seed")
     for key, value in changes.items():
@@ -65,6 +68,7 @@ def changed(params: dict, changes: dict) -> dict:
 
 
 def queue(task: str, rows: dict[str, dict], seeds: list[int]) -> None:
+    """Queue an experiment for each row and seed."""
     for name, changes in rows.items():
         values = {key: "null" if value is None else value for key, value in changes.items()}
         values["seed"] = ",".join(map(str, seeds))
@@ -74,38 +78,39 @@ def queue(task: str, rows: dict[str, dict], seeds: list[int]) -> None:
 
 
 def experiments() -> Iterator[dict]:
-    """What `dvc exp show --json` has of the experiments that are done: their parameters and metrics, by file.
+    """Yield the parameters and metrics, by file, of the finished experiments in `dvc exp show --json`.
 
-    One that is not done yet has metrics, too: those of the commit that it began from.
+    For an unfinished experiment, DVC shows the metrics of the commit it started from.
     """
-    shown = subprocess.run(["dvc", "exp", "show", "--json"], cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout
-    for commit in json.loads(shown):
+    printed = subprocess.run(["dvc", "exp", "show", "--json"], cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout
+    for commit in json.loads(printed):
         for experiment in commit["experiments"] or []:
             done = experiment["executor"] is None or experiment["executor"]["state"] == "success"
             if done and (data := experiment["revs"][0]["data"]):
                 yield data
 
 
-def matching(found: list[dict], wanted: dict) -> dict[int, dict]:
-    """Seed → the metrics, by file, of the experiment with these parameters, all of them."""
-    shown = ((data["params"]["params.yaml"]["data"], data["metrics"]) for data in found)
-    return {params["seed"]: metrics for params, metrics in shown if changed(params, {}) == wanted}
+def matching(finished: list[dict], wanted: dict) -> dict[int, dict]:
+    """Seed → the metrics, by file, of the experiments whose parameters equal ``wanted`` except for the seed."""
+    pairs = ((data["params"]["params.yaml"]["data"], data["metrics"]) for data in finished)
+    return {params["seed"]: metrics for params, metrics in pairs if changed(params, {}) == wanted}
 
 
 def spread(scores: list[float]) -> str:
-    """Mean and standard deviation, in points."""
+    """Mean and standard deviation, in points (hundredths)."""
     points = [100 * score for score in scores]
-    more = f" ± {statistics.stdev(points):.1f}" if len(points) > 1 else ""
-    return f"{statistics.mean(points):.1f}{more}" if points else ""
+    deviation = f" ± {statistics.stdev(points):.1f}" if len(points) > 1 else ""
+    return f"{statistics.mean(points):.1f}{deviation}" if points else ""
 
 
-def difference(scores: list[float], whole: list[float]) -> str:
-    return f"{100 * (statistics.mean(scores) - statistics.mean(whole)):+.1f}" if scores and whole else ""
+def difference(scores: list[float], reference: list[float]) -> str:
+    """Difference of the means, in points."""
+    return f"{100 * (statistics.mean(scores) - statistics.mean(reference)):+.1f}" if scores and reference else ""
 
 
 @dataclass
 class Scores:
-    """What a model has, a score for each seed: on validation, on test, and there in relation to its teacher."""
+    """A model's scores, one per seed: on validation, on test, and the test score divided by the teacher's."""
 
     validation: list[float]
     test: list[float]
@@ -114,36 +119,37 @@ class Scores:
     @classmethod
     def read(cls, metrics: Iterable[dict], task: str, metric: str, model: str, stage: str) -> Scores:
         paths = f"metrics/{task}/{stage}/validation.json", f"metrics/{task}/scores.json"
-        found = [[files[path]["data"] for path in paths] for files in metrics if files.keys() >= set(paths)]
-        test = [(scores[model][metric], scores["teacher"][metric]) for _, scores in found]
+        reports = [[files[path]["data"] for path in paths] for files in metrics if files.keys() >= set(paths)]
+        test = [(scores[model][metric], scores["teacher"][metric]) for _, scores in reports]
         return cls(
-            [validation[metric] for validation, _ in found],
+            [validation[metric] for validation, _ in reports],
             [score for score, _ in test],
             [score / teacher for score, teacher in test if teacher > 0],
         )
 
-    def cells(self, whole: Scores) -> list[str]:
-        shown = [difference(self.validation, whole.validation), spread(self.test), spread(self.retention)]
-        return [str(len(self.test)), spread(self.validation), *shown]
+    def cells(self, reference: Scores) -> list[str]:
+        """Seeds, validation, difference to ``reference``, test, retention."""
+        gap = difference(self.validation, reference.validation)
+        return [str(len(self.test)), spread(self.validation), gap, spread(self.test), spread(self.retention)]
 
 
-def table(found: list[dict], task: str, names: list[str], base: dict) -> Iterator[list[str]]:
-    """The teacher, the student alone, and a row for each ablation, over the seeds that are done."""
+def table(finished: list[dict], task: str, names: list[str], base: dict) -> Iterator[list[str]]:
+    """Yield rows for the teacher, the baseline, and each ablation, over the finished seeds."""
     rows, metric = ablations(task), base["tasks"][task]["metric"]
-    done = {name: matching(found, changed(base, rows[name][0])).values() for name in {EVERYTHING, *names}}
-    whole = Scores.read(done[EVERYTHING], task, metric, *STUDENT)
+    metrics = {name: matching(finished, changed(base, rows[name][0])).values() for name in {FULL_RECIPE, *names}}
+    full = Scores.read(metrics[FULL_RECIPE], task, metric, *STUDENT)
     for name, model in OTHERS.items():
-        yield [name, *Scores.read(done[EVERYTHING], task, metric, *model).cells(whole), "", ""]
+        yield [name, *Scores.read(metrics[FULL_RECIPE], task, metric, *model).cells(full), "", ""]
     for name in names:
         _, paper = rows[name]
-        theirs = ["", ""] if paper is None else [f"{paper}", f"{paper - rows[EVERYTHING][1]:+.1f}"]
-        yield [name, *Scores.read(done[name], task, metric, *STUDENT).cells(whole), *theirs]
+        papers = ["", ""] if paper is None else [f"{paper}", f"{paper - rows[FULL_RECIPE][1]:+.1f}"]
+        yield [name, *Scores.read(metrics[name], task, metric, *STUDENT).cells(full), *papers]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("task", nargs="?", default="rotten_tomatoes")
-    parser.add_argument("--queue", action="store_true", help="queue the experiments; else print the table")
+    parser.add_argument("--queue", action="store_true", help="queue the experiments instead of printing the table")
     parser.add_argument("--rows", nargs="+", choices=ablations(""), default=list(ablations("")), metavar="ROW")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     arguments = parser.parse_args()

@@ -1,4 +1,4 @@
-"""What the benchmarks share: running two sides in turn, counting operations, the machine's limit, the table."""
+"""Shared by the benchmarks: time implementations in turn, count operations, measure peak speed, print tables."""
 
 from __future__ import annotations
 
@@ -24,12 +24,14 @@ if TYPE_CHECKING:
 
 CPU = torch.device("cpu")
 LARGE, LARGE_ON_GPU = 2048, 8192
-TRAINING = 3  # forwards that a training step costs: the backward pass has two products for each of the forward's
+TRAINING = (
+    3  # cost of a training step, in forwards: the backward pass has two matrix products for each of the forward's
+)
 
 
 @dataclass
 class Side:
-    """One way to do a piece of work: ``run`` does it; ``operations`` are those that it needs, padding not counted."""
+    """One implementation of a piece of work. ``operations``: the floating-point operations needed, without padding."""
 
     run: Callable[[], object]
     operations: float = 0.0
@@ -40,51 +42,53 @@ class Side:
         return statistics.median(self.seconds)
 
 
-def in_turn(sides: dict[str, Side], rounds: int, what: str) -> None:
-    """Run the sides one after the other, so many times, and let each note its seconds."""
+def in_turn(sides: dict[str, Side], rounds: int, title: str) -> None:
+    """Run the implementations in turn, ``rounds`` times, and append each run's time to its ``seconds``."""
     for number in range(1, rounds + 1):
         for name, side in sides.items():
-            torch.use_deterministic_algorithms(False)  # as the library's Trainer has left it: it sets it for itself
+            torch.use_deterministic_algorithms(False)  # a training stage may have turned it on
             start = time.perf_counter()
             side.run()
             wait_for_the_device()
             side.seconds.append(time.perf_counter() - start)
-            log(f"{what}, round {number} of {rounds}: {name} {side.seconds[-1]:.2f} s")
+            log(f"{title}, round {number} of {rounds}: {name} {side.seconds[-1]:.2f} s")
 
 
 def multiplications(shape: Shape, length: int) -> int:
-    """In the encoder layers of a model, for each position of a text of ``length`` word-pieces."""
-    return shape.layers * of_a_layer(shape, length)
+    """Multiplications per position in a model's encoder layers, for a text of ``length`` word-pieces."""
+    return shape.layers * layer_multiplications(shape, length)
 
 
-def of_a_layer(shape: Shape, length: int) -> int:
+def layer_multiplications(shape: Shape, length: int) -> int:
+    """Multiplications per position in one encoder layer."""
     return 4 * shape.hidden**2 + 2 * shape.hidden * shape.feed_forward + 2 * length * shape.hidden
 
 
 def forward_operations(shape: Shape, lengths: Iterable[int], first_position: bool = False) -> float:
-    """Floating-point operations, two for each multiplication, of a forward over texts of so many word-pieces each;
-    ``first_position``: of the last layer only what the first position needs, which has keys and values of all.
+    """Floating-point operations (two per multiplication) of a forward over texts of these lengths in word-pieces.
+
+    first_position: the last layer computes the first position only, with keys and values of all positions.
     """
     keys_and_values = 2 * shape.hidden**2
     operations = 0.0
     for length in lengths:
         operations += 2.0 * length * multiplications(shape, length)
         if first_position:
-            operations -= 2.0 * (length - 1) * (of_a_layer(shape, length) - keys_and_values)
+            operations -= 2.0 * (length - 1) * (layer_multiplications(shape, length) - keys_and_values)
     return operations
 
 
 def limit(dtype: torch.dtype, device: torch.device = CPU, rounds: int = 7) -> float:
-    """Operations a second of a large matrix product: the median of so many, of the faster way to compute it."""
+    """Peak operations per second: of a large matrix product, by the faster of two ways, the median of ``rounds``."""
     size = LARGE if device == CPU else LARGE_ON_GPU
     one, other = (torch.rand(size, size, dtype=dtype, device=device) for _ in range(2))
-    laid_out = to_inference(nn.Linear(size, size, bias=False, dtype=dtype), "float32", device)
+    linear = to_inference(nn.Linear(size, size, bias=False, dtype=dtype), "float32", device)
     with torch.no_grad():
-        return 2 * size**3 / min(median_time(way, rounds) for way in (lambda: one @ other, lambda: laid_out(one)))
+        return 2 * size**3 / min(median_time(way, rounds) for way in (lambda: one @ other, lambda: linear(one)))
 
 
 def median_time(work: Callable[[], object], rounds: int) -> float:
-    """Seconds, once it has run before."""
+    """Median seconds of ``rounds`` runs, after one that is not counted."""
     seconds = []
     for _ in range(rounds + 1):
         wait_for_the_device()
@@ -96,7 +100,7 @@ def median_time(work: Callable[[], object], rounds: int) -> float:
 
 
 def wait_for_the_device() -> None:
-    """To have done what it was asked."""
+    """Wait until the GPU, if there is one, has finished its work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 

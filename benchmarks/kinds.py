@@ -1,9 +1,9 @@
 """Every kind of task on real data: ``python benchmarks/kinds.py --data FOLDER`` prints one table.
 
-FOLDER has a folder for each task of kinds.yaml, beside this script, with the files that its entry names. Each task runs
-by `dvc repro` in a clone of the last commit, under `.dvc/tmp/kinds`, with DVC's cache shared: what has run before does
-not run again. Name tasks to run only those. ``--jobs 2`` runs two tasks at once, each with half of the cores; minutes
-are those of one task. ``--upto STAGE`` stops there, and prints no table.
+The tasks are in kinds.yaml, beside this script. FOLDER contains a folder for each task, with the files that its entry
+names. Each task runs by `dvc repro` in a clone of the last commit under `.dvc/tmp/kinds`. The clones share DVC's cache,
+so that finished stages do not run again. Name tasks to run only those. ``--jobs 2`` runs two tasks at once, each on
+half of the cores; minutes in the table are those of one task. ``--upto STAGE`` stops after a stage and prints no table.
 """
 
 import argparse
@@ -22,21 +22,21 @@ from transformers import AutoConfig
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from comparison import multiplications  # noqa: E402
-from stages import LINE  # noqa: E402
+from comparison import multiplications
+from stages import LINE
 
 from pipeline.tinybert.models.checkpoints import shape_of
 
 WORK = ROOT / ".dvc" / "tmp" / "kinds"
 ENTRIES = Path(__file__).with_name("kinds.yaml")
-FOR_ALL_TASKS = ("encoder", "word_vectors")
-AFTER_THE_SCORES = ("export", "benchmark", "package")
+SHARED_STAGES = ("encoder", "word_vectors")
+AFTER_EVALUATE = ("export", "benchmark", "package")
 MODELS = ("teacher", "student", "student_alone")
 YAML = ruamel.yaml.YAML(pure=True)
 
 
 def clone(task: str, entries: dict, data: Path) -> Path:
-    """A clone of what is committed whose params.yaml has the entry, and that shares this repository's cache."""
+    """A clone of the last commit, with the task's entry in params.yaml and this repository's DVC cache."""
     folder = WORK / task
     commit = git(ROOT, "rev-parse", "HEAD").strip()
     if folder.exists():
@@ -61,47 +61,48 @@ def git(folder: Path, *command: str) -> str:
 
 
 def repro(folder: Path, threads: int, *targets: str) -> bool:
-    """Run stages in a clone; their output goes on in a log beside it. Whether all went well."""
+    """Run stages in a clone, and append their output to a log beside it. Returns whether they succeeded."""
     log = folder.with_suffix(".log")
     print(f"{folder.name}: dvc repro {' '.join(targets)}; output in {log}", flush=True)
     with open(log, "a", encoding="utf-8") as file:
-        done = subprocess.run(
+        process = subprocess.run(
             ["dvc", "repro", *targets],
             cwd=folder,
             stdout=file,
             stderr=subprocess.STDOUT,
             env={**os.environ, "OMP_NUM_THREADS": str(threads)},
         )
-    if done.returncode:
-        print(f"{folder.name}: failed: the end of {log} says why", file=sys.stderr, flush=True)
-    return not done.returncode
+    if process.returncode:
+        print(f"{folder.name}: failed: see the end of {log}", file=sys.stderr, flush=True)
+    return not process.returncode
 
 
 def share_of_flops(folder: Path, task: str, length: int) -> float:
-    """Of the student over the teacher, on a text of full length."""
+    """The student's floating-point operations divided by the teacher's, for a text of ``length`` word-pieces."""
     configurations = (AutoConfig.from_pretrained(folder / "models" / task / which) for which in ("student", "teacher"))
-    student, teacher = (multiplications(shape_of(found), length) for found in configurations)
+    student, teacher = (multiplications(shape_of(config), length) for config in configurations)
     return student / teacher
 
 
 def measured(task: str) -> tuple[str, str]:
-    """Minutes of the task's own stages, and the most memory, GiB, by the latest run of each; unknown where DVC's cache
-    had a stage whose run is in no log.
+    """Minutes of the task's own stages, and their peak memory in GiB, from the latest run of each in the log.
+
+    Both are "unknown" if a stage never ran here because its outputs were in DVC's cache.
     """
     latest = {}
     for line in re.split(r"[\r\n]+", (WORK / f"{task}.log").read_text(encoding="utf-8")):
-        if (found := LINE.match(line.strip())) and found["task"]:
-            latest[found["stage"]] = found
+        if (match := LINE.match(line.strip())) and match["task"]:
+            latest[match["stage"]] = match
     if set(latest) != stages_of_a_task():
         return "unknown", "unknown"
-    minutes = sum(float(found["seconds"]) for found in latest.values()) / 60
-    return f"{minutes:.0f}", f"{max(float(found['memory']) for found in latest.values()):.2f}"
+    minutes = sum(float(match["seconds"]) for match in latest.values()) / 60
+    return f"{minutes:.0f}", f"{max(float(match['memory']) for match in latest.values()):.2f}"
 
 
 def stages_of_a_task() -> set[str]:
-    """Those that lead to its scores."""
+    """The stages of one task up to its scores."""
     stages = YAML.load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    return {name for name, stage in stages.items() if "matrix" in stage and name not in AFTER_THE_SCORES}
+    return {name for name, stage in stages.items() if "matrix" in stage and name not in AFTER_EVALUATE}
 
 
 def row(folder: Path, entry: dict) -> str:
@@ -118,34 +119,34 @@ def row(folder: Path, entry: dict) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("tasks", nargs="*", help="tasks of kinds.yaml; all, where there is none")
-    parser.add_argument("--data", type=Path, required=True, help="the folder with a folder for each task")
-    parser.add_argument("--jobs", type=int, default=1, help="how many run at once")
-    parser.add_argument("--upto", help="the stage to stop at")
+    parser.add_argument("tasks", nargs="*", help="tasks of kinds.yaml (default: all)")
+    parser.add_argument("--data", type=Path, required=True, help="the folder that contains a folder for each task")
+    parser.add_argument("--jobs", type=int, default=1, help="number of tasks that run at once")
+    parser.add_argument("--upto", help="the last stage to run")
     arguments = parser.parse_args()
     entries = YAML.load(ENTRIES.read_text(encoding="utf-8"))["tasks"]
     tasks = arguments.tasks or list(entries)
     if unknown := set(tasks) - set(entries):
-        sys.exit(f"no such task: {', '.join(sorted(unknown))} (there are: {', '.join(entries)})")
+        sys.exit(f"no such task: {', '.join(sorted(unknown))}: expected one of {', '.join(entries)}")
 
     if missing := [str(arguments.data / task) for task in tasks if not (arguments.data / task).is_dir()]:
-        sys.exit(f"--data: there is no folder {', '.join(missing)}")
+        sys.exit(f"--data: no such folder: {', '.join(missing)}")
 
     folders = {task: clone(task, entries, arguments.data) for task in tasks}
-    if not repro(folders[tasks[0]], os.cpu_count(), *FOR_ALL_TASKS):
+    if not repro(folders[tasks[0]], os.cpu_count(), *SHARED_STAGES):
         sys.exit(1)
     threads = max(1, os.cpu_count() // arguments.jobs)
     last = arguments.upto or "evaluate"
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        went_well = list(pool.map(lambda task: repro(folders[task], threads, f"{last}@{task}"), tasks))
+        succeeded = list(pool.map(lambda task: repro(folders[task], threads, f"{last}@{task}"), tasks))
     if not arguments.upto:
-        print_table([(folders[task], entries[task]) for task, well in zip(tasks, went_well, strict=True) if well])
-    sys.exit(not all(went_well))
+        print_table([(folders[task], entries[task]) for task, success in zip(tasks, succeeded, strict=True) if success])
+    sys.exit(not all(succeeded))
 
 
 def print_table(done: list[tuple[Path, dict]]) -> None:
     print(
-        "\n| task | metric, in % | teacher | student | student alone | retention | student, validation "
+        "\n| task | metric, in % | teacher | student | student without distillation | retention | student, validation "
         "| FLOPs | minutes | GiB |"
     )
     print("|---|---|---|---|---|---|---|---|---|---|")

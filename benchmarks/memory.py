@@ -1,8 +1,8 @@
-"""How memory and time grow with the rows: ``python benchmarks/memory.py`` runs stages over ever more of them.
+"""Growth of memory and time with the number of rows: ``python benchmarks/memory.py``.
 
-Each stage runs as `dvc repro` would run it, with tiny models, over so many augmented rows (`augment`: over the training
-rows that become as many at 20 variants each). Prints a table: time and peak memory of the process, and what each row
-more has added to both since the fewest rows. ``--quick`` leaves the million out.
+Each stage runs as `dvc repro` would run it, with tiny models, over growing numbers of augmented rows. (`augment` runs
+over the training rows that give as many augmented rows, at 20 variants each.) The table shows time and peak memory of
+the process, and how much each further row adds to both. ``--quick`` leaves out the million rows.
 """
 
 import argparse
@@ -18,7 +18,7 @@ STAGES = ("augment", "distill_intermediate", "distill_prediction")
 ROWS = (10_000, 100_000, 1_000_000)
 VARIANTS = 20
 LENGTH = 10  # words
-CHEAP = {
+SETTINGS = {
     "augment.variants": VARIANTS,
     "augment.batch_size": 512,
     "distill_intermediate.batch_size": 256,
@@ -30,7 +30,7 @@ CHEAP = {
 
 
 def write_rows(folder: Path, count: int) -> None:
-    """``count`` augmented rows, and the training rows that would become them, no two of the same text."""
+    """Write ``count`` augmented rows, and the training rows that would give as many. All texts differ."""
     prepared, augmented = (folder / "data" / "tiny" / part for part in ("prepared", "augmented"))
     for path, rows in ((prepared / "train.jsonl", count // (VARIANTS + 1)), (augmented / "rows.jsonl", count)):
         texts = map(" ".join, itertools.product(tiny.WORDS, repeat=LENGTH))
@@ -40,38 +40,39 @@ def write_rows(folder: Path, count: int) -> None:
 
 
 def measured(folder: Path, stage: str, sizes: list[int]) -> list[list[str]]:
-    """The table's rows of a stage. What a row more costs is told from the row of the fewest: so no start is in it."""
-    table, fewest = [], None
+    """The table's rows of a stage. A further row's cost is the difference to the smallest size, without start-up."""
+    table, smallest = [], None
     for count in sizes:
         write_rows(folder, count)
         seconds, peak = run_stage(folder, stage)
         print(f"{stage}: {count:,} rows in {seconds:.0f} s, {peak:.0f} MiB", flush=True)
-        more = ["", ""]
-        if fewest:
-            added = count - fewest[0]
-            more = [f"{(peak - fewest[2]) * (1 << 20) / added:.1f}", f"{1000 * (seconds - fewest[1]) / added:.2f}"]
-        fewest = fewest or (count, seconds, peak)
-        table.append([stage, f"{count:,}", f"{seconds:.0f}", f"{peak:.0f}", *more])
+        per_row = ["", ""]
+        if smallest:
+            added = count - smallest[0]
+            bytes_added, seconds_added = (peak - smallest[2]) * (1 << 20), seconds - smallest[1]
+            per_row = [f"{bytes_added / added:.1f}", f"{1000 * seconds_added / added:.2f}"]
+        smallest = smallest or (count, seconds, peak)
+        table.append([stage, f"{count:,}", f"{seconds:.0f}", f"{peak:.0f}", *per_row])
     return table
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, nargs="+", help=f"in ascending order; {' '.join(map(str, ROWS))}")
+    parser.add_argument("--rows", type=int, nargs="+", help=f"in ascending order (default: {' '.join(map(str, ROWS))})")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
-    parser.add_argument("--quick", action="store_true", help="a million less")
+    parser.add_argument("--quick", action="store_true", help="leave out the million rows")
     arguments = parser.parse_args()
     sizes = arguments.rows or list(ROWS[:-1] if arguments.quick else ROWS)
     chosen = [stage for stage in STAGES if stage in arguments.stages]
     with tempfile.TemporaryDirectory() as folder:
-        finished_world(Path(folder), **CHEAP)
-        if "distill_prediction" in chosen and "distill_intermediate" not in chosen:  # whose logits it reads
+        finished_world(Path(folder), **SETTINGS)
+        if "distill_prediction" in chosen and "distill_intermediate" not in chosen:  # it writes the teacher logits
             write_rows(Path(folder), sizes[-1])
             run_stage(Path(folder), "distill_intermediate")
         table = [row for stage in chosen for row in measured(Path(folder), stage, sizes)]
     print(f"\n{machine()}")
     print_table(
-        ["stage", "augmented rows", "s", "peak memory, MiB", "bytes, each row more", "ms, each row more"], table
+        ["stage", "augmented rows", "s", "peak memory, MiB", "bytes per further row", "ms per further row"], table
     )
 
 

@@ -1,10 +1,10 @@
-"""TinyBERT's task distillation as the code released with the paper computes it: what the benchmarks compare with.
+"""The benchmarks' reference: TinyBERT's task distillation as the paper's released code computes it.
 
-Written for this purpose, plainly, and slow where that code is slow: every row padded to the maximum length, the
-teacher's forward again in every epoch of both stages, eager attention with the scores of all layers, losses over
-padding, a masked language model that sees one masked word of one sentence at a time beside the unmasked sentence, with
-its head at every position and with gradients, a full product and a full sort of the word vectors for every occurrence
-of a word. What is computed is the recipe of the paper (arXiv 1909.10351, section 3 and algorithm 1), all in float32.
+A plain reimplementation that is slow where the released code is slow. Every row is padded to the maximum length. The
+teacher's forward is repeated in every epoch of both stages. Attention is eager, with the scores of all layers. Losses
+include padding. The masked language model gets one masked word of one sentence at a time, beside the unmasked sentence;
+it computes logits at every position, with gradients. Every occurrence of a word costs a product with all word vectors
+and a full sort. The recipe is the paper's (arXiv 1909.10351, section 3 and algorithm 1), in float32.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 EVALUATION_STEP = 100
 EVALUATION_BATCH = 32
-MASKED_OUT = -100  # scores below it are those of masked keys
+MASKED_SCORE = -100  # scores at or below it belong to masked keys
 SCORES = "eager_scores"
 
 
 def _eager_scores(module, query, key, value, attention_mask, scaling, dropout=0.0, **rest):
-    """Eager attention that gives its masked scores, before softmax, where the library's gives probabilities."""
+    """Eager attention that returns its masked scores before softmax; the library's returns probabilities."""
     scores = query @ key.transpose(2, 3) * scaling
     if attention_mask is not None:
         scores = scores + attention_mask
@@ -45,7 +45,7 @@ AttentionMaskInterface.register(SCORES, eager_mask)
 
 
 class Augmenter:
-    """``augmenter(text)``: the text, and its variants."""
+    """``augmenter(text)`` returns the text and its variants."""
 
     def __init__(
         self,
@@ -71,22 +71,22 @@ class Augmenter:
             for at, word in enumerate(words)
             if word.isalpha() and word not in self.stop_words
         }
-        made = [text]
+        texts = [text]
         for _ in range(self.variants):
             variant = list(words)
             for at, candidates in proposed.items():
                 if candidates and self.draw.random() < self.probability:
                     variant[at] = self.draw.choice(candidates)
-            if " ".join(variant) not in made:
-                made.append(" ".join(variant))
-        return made
+            if " ".join(variant) not in texts:
+                texts.append(" ".join(variant))
+        return texts
 
     def words_of(self, text: str) -> list[str]:
         rules = self.tokenizer.backend_tokenizer
         return [word for word, _ in rules.pre_tokenizer.pre_tokenize_str(rules.normalizer.normalize_str(text))]
 
     def propose(self, text: str, at: int, word: str) -> list[str]:
-        """Of the masked language model where the word is one word-piece, else of the word vectors."""
+        """Candidates from the masked language model if the word is one word-piece, else from the word vectors."""
         if len(self.tokenizer.tokenize(word)) > 1:
             return self.nearest(word)
         pieces = self.tokenizer.tokenize(text)
@@ -111,7 +111,7 @@ class Augmenter:
         return [self.words[other] for other in np.argsort(-cosines)[1 : self.candidates + 1]]
 
 
-Loss = Callable[[object, object], Tensor]  # of the student's outputs, against the teacher's
+Loss = Callable[[object, object], Tensor]  # of the student's outputs and the teacher's
 
 
 class Rows(TensorDataset):
@@ -132,7 +132,7 @@ def _padded(values: list[list[int]], length: int, filler: int) -> Tensor:
 
 
 def optimizer_of(modules: nn.Module, rate: float, decay: float) -> torch.optim.Optimizer:
-    """One update a parameter after the other, as in the released optimiser."""
+    """AdamW that updates one parameter after the other, like the released optimizer."""
     return torch.optim.AdamW(modules.parameters(), lr=rate, weight_decay=decay, foreach=False, fused=False)
 
 
@@ -145,7 +145,7 @@ def learn_states(
     batch_size: int,
     learning_rate: float,
 ) -> list[float]:
-    """The intermediate stage, in place: the losses of its steps. Both models are encoders."""
+    """The intermediate stage: train the student in place; return the loss of each step. Both models are encoders."""
     projection = nn.Linear(student.config.hidden_size, teacher.config.hidden_size).to(student.device)
     for encoder in (student, teacher):
         encoder.set_attn_implementation(SCORES)
@@ -162,10 +162,10 @@ def learn_states(
 def intermediate_loss(
     student: nn.Module, teacher: nn.Module, projection: nn.Module, inputs: dict[str, Tensor], layer_map: list[int]
 ) -> Tensor:
-    everything = {"output_hidden_states": True, "output_attentions": True}
-    ours = student(**inputs, **everything)
+    requested = {"output_hidden_states": True, "output_attentions": True}
+    ours = student(**inputs, **requested)
     with torch.no_grad():
-        theirs = teacher(**inputs, **everything)
+        theirs = teacher(**inputs, **requested)
     loss = mse_loss(projection(ours.hidden_states[0]), theirs.hidden_states[0])
     for layer, mapped in enumerate(layer_map, start=1):
         loss = loss + mse_loss(projection(ours.hidden_states[layer]), theirs.hidden_states[mapped])
@@ -174,7 +174,7 @@ def intermediate_loss(
 
 
 def _visible(scores: Tensor) -> Tensor:
-    return torch.where(scores <= MASKED_OUT, torch.zeros_like(scores), scores)
+    return torch.where(scores <= MASKED_SCORE, torch.zeros_like(scores), scores)
 
 
 def learn_logits(
@@ -188,7 +188,10 @@ def learn_logits(
     learning_rate: float,
     warmup: float,
 ) -> list[float]:
-    """The prediction stage, in place: the losses of its steps; ``evaluate`` is called every 100 steps."""
+    """The prediction stage: train the student in place; return the loss of each step.
+
+    ``evaluate`` is called every 100 steps.
+    """
     for model in (student, teacher):
         model.set_attn_implementation(SCORES)
     optimizer = optimizer_of(student, learning_rate, 0.01)
@@ -199,8 +202,8 @@ def learn_logits(
         for inputs in rows.batches(batch_size, student.device):
             outputs = student.train()(**inputs, output_attentions=True)
             with torch.no_grad():
-                goals = teacher(**inputs, output_attentions=True)
-            loss = loss_of(outputs, goals)
+                targets = teacher(**inputs, output_attentions=True)
+            loss = loss_of(outputs, targets)
             _step(optimizer, loss)
             schedule.step()
             curve.append(loss.item())
@@ -217,7 +220,7 @@ def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
 
 @torch.no_grad()
 def outputs_of(model: nn.Module, rows: Rows) -> list:
-    """What evaluation computes: the outputs of all rows, padded to the maximum length."""
+    """The outputs of all rows, padded to the maximum length, as in evaluation."""
     batches = rows.batches(EVALUATION_BATCH, model.device, shuffle=False)
     return [model(**inputs, output_attentions=True) for inputs in batches]
 
@@ -226,15 +229,15 @@ def soft_cross_entropy(student: Tensor, teacher: Tensor) -> Tensor:
     return -(softmax(teacher, dim=-1) * log_softmax(student, dim=-1)).sum(dim=-1).mean()
 
 
-def of_classes(outputs, goals) -> Tensor:
-    """For one label a text."""
-    return soft_cross_entropy(outputs.logits, goals.logits)
+def of_classes(outputs, targets) -> Tensor:
+    """For tasks with one label per text."""
+    return soft_cross_entropy(outputs.logits, targets.logits)
 
 
-def of_spans(outputs, goals) -> Tensor:
-    """For the start and the end of an answer, over all positions."""
-    start = soft_cross_entropy(outputs.start_logits, goals.start_logits)
-    return (start + soft_cross_entropy(outputs.end_logits, goals.end_logits)) / 2
+def of_spans(outputs, targets) -> Tensor:
+    """For question answering: the mean over start and end of the answer, each over all positions."""
+    start = soft_cross_entropy(outputs.start_logits, targets.start_logits)
+    return (start + soft_cross_entropy(outputs.end_logits, targets.end_logits)) / 2
 
 
 LOSSES = {"text_classification": of_classes, "question_answering": of_spans}

@@ -1,6 +1,6 @@
 """Time and peak memory of each stage: ``python benchmarks/stages.py`` runs `dvc repro --force` and prints a table.
 
-Each stage measures itself and says so as it ends. `--log FILE` reads the output of an earlier run instead.
+Each stage logs its time and memory when it ends. `--log FILE` reads the output of an earlier run instead.
 """
 
 import argparse
@@ -17,7 +17,7 @@ LINE = re.compile(
 
 
 def run() -> list[str]:
-    """The lines of a forced run, shown as they come."""
+    """Run all stages by force and print their output; return its lines."""
     lines = []
     process = subprocess.Popen(["dvc", "repro", "--force"], stdout=subprocess.PIPE, text=True)
     for line in process.stdout:
@@ -29,7 +29,7 @@ def run() -> list[str]:
 
 
 def table(lines: list[str]) -> str:
-    rows = [found.groupdict() for line in lines if (found := LINE.match(line.strip()))]
+    rows = [match.groupdict() for line in lines if (match := LINE.match(line.strip()))]
     total, most = sum(int(row["seconds"]) for row in rows), max(float(row["memory"]) for row in rows)
     body = [
         f"| `{row['stage']}` | {int(row['seconds']) // 60}:{int(row['seconds']) % 60:02d} | {row['memory']} |"
@@ -41,7 +41,7 @@ def table(lines: list[str]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--log", type=Path, help="the saved output of `dvc repro --force`, in place of a new run")
+    parser.add_argument("--log", type=Path, help="read the saved output of `dvc repro --force` instead of running it")
     log = parser.parse_args().log
     lines = log.read_text().splitlines() if log else run()
     print(f"\n{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}\n")

@@ -1,7 +1,7 @@
-"""How long a stage takes to start: ``python benchmarks/start.py`` runs each on next to no work and prints a table.
+"""Start-up time of each stage: ``python benchmarks/start.py`` runs each with almost no work and prints a table.
 
-The models and the rows are the tests' tiny ones, so that little is left but starting the interpreter, imports, settings
-and loading. Each stage runs in a process of its own, the stages in turn, several times; the table has medians.
+Models and rows are the tests' tiny ones, so that the time is mostly that of the interpreter, imports, settings and
+loading. Each stage runs in its own process, all stages in turn, several times; the table shows medians.
 """
 
 import argparse
@@ -29,10 +29,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     rounds = parser.parse_args().rounds
     with tempfile.TemporaryDirectory() as folder:
-        finished_world(Path(folder), **LITTLE_WORK)  # the first round, which reads the libraries from the disk
-        found = [{stage: run_stage(Path(folder), stage) for stage in STAGES} for _ in range(rounds)]
+        finished_world(Path(folder), **LITTLE_WORK)  # not counted: it reads the libraries from the disk
+        runs = [{stage: run_stage(Path(folder), stage) for stage in STAGES} for _ in range(rounds)]
     print(machine())
-    medians = {stage: statistics.median(run[stage][0] for run in found) for stage in STAGES}
+    medians = {stage: statistics.median(run[stage][0] for run in runs) for stage in STAGES}
     print_table(["stage", "s"], [[stage, f"{seconds:.1f}"] for stage, seconds in medians.items()])
 
 

@@ -1,4 +1,4 @@
-"""The benchmarks: that the sides they compare do the same work, and that they run; no timing."""
+"""The benchmark scripts run, and the implementations that they compare do the same work. No timing."""
 
 import copy
 import json
@@ -37,11 +37,11 @@ from pipeline.tinybert.models import attention, checkpoints
 @pytest.mark.parametrize(
     ("executor", "done"), [(None, 1), ("success", 1), ("running", 0), ("queued", 0), ("failed", 0)]
 )
-def test_an_experiment_counts_from_when_it_is_done(executor, done, monkeypatch):
-    """Before that, `dvc exp show` has the scores of the commit that it began from."""
+def test_only_finished_experiments_count(executor, done, monkeypatch):
+    """For an unfinished one, `dvc exp show` prints the scores of the commit it started from."""
     shown = {"executor": executor and {"state": executor}, "revs": [{"data": experiment(3, {}, 0.8, 0.7)}]}
-    said = json.dumps([{"experiments": None}, {"experiments": [shown]}])
-    monkeypatch.setattr(subprocess, "run", lambda *arguments, **rest: subprocess.CompletedProcess([], 0, said))
+    printed = json.dumps([{"experiments": None}, {"experiments": [shown]}])
+    monkeypatch.setattr(subprocess, "run", lambda *arguments, **rest: subprocess.CompletedProcess([], 0, printed))
     assert len(ablations.matching(list(ablations.experiments()), ablations.changed(BASE, {}))) == done
 
 
@@ -60,7 +60,7 @@ BASE = {
 
 
 def experiment(seed: int, changes: dict, validation: float, test: float, teacher: float = 0.8) -> dict:
-    """As `dvc exp show` has it. The student alone has a point less than the student, the teacher 0.9 on validation."""
+    """An experiment in `dvc exp show`. The baseline is a point below the student, the teacher 0.9 on validation."""
     alone = {"accuracy": test - 0.01}
     scores = {"teacher": {"accuracy": teacher}, "student": {"accuracy": test}, "student_alone": alone}
     metrics = {"metrics/films/scores.json": {"data": scores}} | {
@@ -74,25 +74,25 @@ def experiment(seed: int, changes: dict, validation: float, test: float, teacher
     return {"params": {"params.yaml": {"data": BASE | {"seed": seed} | changes}}, "metrics": metrics}
 
 
-def test_the_table_of_ablations_has_mean_and_spread_over_the_seeds_of_each_row():
+def test_the_ablation_table_shows_mean_and_deviation_over_the_seeds():
     without = {"augment": {"variants": 0}}, {"tasks": {"films": {"metric": "accuracy", "unlabelled": None}}}
-    found = [
+    finished = [
         experiment(1, {}, 0.80, 0.76),
         experiment(2, {}, 0.82, 0.80),
         experiment(1, without[0], 0.79, 0.72),
-        experiment(2, {"augment": {"variants": 1}}, 0.1, 0.1),  # none of the rows
+        experiment(2, {"augment": {"variants": 1}}, 0.1, 0.1),  # matches no row
         experiment(1, {"evaluate": {"seed": 2}}, 0.1, 0.1),
     ]
-    names = ["everything", "without augmentation", "without unlabelled text"]
-    assert list(ablations.table(found, "films", names, BASE)) == [
+    names = ["full recipe", "without augmentation", "without unlabelled text"]
+    assert list(ablations.table(finished, "films", names, BASE)) == [
         ["teacher", "2", "90.0 ± 0.0", "+9.0", "80.0 ± 0.0", "100.0 ± 0.0", "", ""],
-        ["student alone, on the labels", "2", "80.0 ± 1.4", "-1.0", "77.0 ± 2.8", "96.2 ± 3.5", "", ""],
-        ["everything", "2", "81.0 ± 1.4", "+0.0", "78.0 ± 2.8", "97.5 ± 3.5", "75.6", "+0.0"],
+        ["student without distillation", "2", "80.0 ± 1.4", "-1.0", "77.0 ± 2.8", "96.2 ± 3.5", "", ""],
+        ["full recipe", "2", "81.0 ± 1.4", "+0.0", "78.0 ± 2.8", "97.5 ± 3.5", "75.6", "+0.0"],
         ["without augmentation", "1", "79.0", "-2.0", "72.0", "90.0", "68.4", "-7.2"],
         ["without unlabelled text", "0", "", "", "", "", "", ""],
     ]
-    found = [experiment(3, without[1], 0.5, 0.6), experiment(4, without[1], 0.5, 0.6, teacher=0)]
-    assert list(ablations.table(found, "films", names[2:], BASE))[2:] == [
+    finished = [experiment(3, without[1], 0.5, 0.6), experiment(4, without[1], 0.5, 0.6, teacher=0)]
+    assert list(ablations.table(finished, "films", names[2:], BASE))[2:] == [
         ["without unlabelled text", "2", "50.0 ± 0.0", "", "60.0 ± 0.0", "75.0", "", ""]
     ]
 
@@ -115,15 +115,15 @@ def configuration(tmp_path_factory) -> settings.Settings:
 
 
 @pytest.mark.parametrize("name", ENTRIES)
-def test_a_measured_student_is_as_small_as_its_kind_demands(configuration, name):
+def test_a_students_share_of_flops_is_at_most_its_kinds_limit(configuration, name):
     task, student = configuration.task(name), configuration.of("general_student", name)
     most = 1 / 3 if task.kind == "text_classification" else 1 / 2
-    mine, whole = (multiplications(shape, task.max_length) for shape in (student.shape, TEACHER))
-    assert mine <= most * whole
+    ours, teachers = (multiplications(shape, task.max_length) for shape in (student.shape, TEACHER))
+    assert ours <= most * teachers
 
 
 @pytest.mark.parametrize("name", ENTRIES)
-def test_a_measured_entry_is_one_that_the_stages_accept(configuration, name):
+def test_the_stages_accept_each_entry_of_kinds_yaml(configuration, name):
     tasks.create(configuration.task(name), name)
     student, recipe = configuration.of("general_student", name), configuration.of("distill_intermediate", name)
     assert len(student.layers) == student.shape.layers
@@ -132,12 +132,12 @@ def test_a_measured_entry_is_one_that_the_stages_accept(configuration, name):
 
 # The released recipe --------------------------------------------------------------------------------------------------
 
-TEXTS = ["the good film was dull", "a movie with lovely cast", "the story is really fine"]  # all of five words
+TEXTS = ["the good film was dull", "a movie with lovely cast", "the story is really fine"]  # five words each
 
 
 @pytest.fixture
 def inputs() -> dict[str, torch.Tensor]:
-    """A batch without padding, over which the released recipe takes its means too."""
+    """A batch without padding; with padding the released recipe's means differ from ours."""
     return dict(tiny.tokenizer()(TEXTS, return_tensors="pt"))
 
 
@@ -146,7 +146,7 @@ def made(kind: type, seed: int, **shape):
     return kind(tiny.config(**shape)).eval()
 
 
-def test_the_released_intermediate_loss_is_ours_where_nothing_is_padded(inputs):
+def test_the_released_intermediate_loss_equals_ours_without_padding(inputs):
     student, teacher = made(BertModel, 1, layers=2), made(BertModel, 2, layers=4, hidden=32)
     imitation = stages.Imitation(copy.deepcopy(student), 32, "shared")
     for encoder in (student, teacher):
@@ -173,7 +173,7 @@ def test_the_released_intermediate_loss_is_ours_where_nothing_is_padded(inputs):
         ("question_answering", BertForQuestionAnswering, losses.span_cross_entropy),
     ],
 )
-def test_the_released_prediction_loss_is_ours_where_nothing_is_padded(inputs, kind, head, ours):
+def test_the_released_prediction_loss_equals_ours_without_padding(inputs, kind, head, ours):
     student, teacher = (made(head, seed)(**inputs) for seed in (1, 2))
     task = tiny.task(["negative", "positive"]) if kind == "text_classification" else tiny.task([], "f1", kind=kind)
     own, theirs = task.class_logits(student), task.class_logits(teacher)
@@ -188,7 +188,7 @@ def released(tmp_path):
     return plain.Augmenter(made(BertForMaskedLM, 1), tiny.tokenizer(), keyed, {"the", "a"}, 6, 5, 0.5, 1)
 
 
-def test_the_released_word_vectors_propose_what_ours_do(released):
+def test_the_released_nearest_words_equal_ours(released):
     for word in tiny.RARE.split():
         ours = candidates.nearest_words(released_vectors(released), [word], 5)[word]
         assert len(ours) == 5 and sorted(released.nearest(word)) == ours
@@ -200,13 +200,13 @@ def released_vectors(released):
     return keyed
 
 
-def test_the_released_augmentation_replaces_words_that_are_no_stop_words(released):
+def test_the_released_augmentation_replaces_words_that_are_not_stop_words(released):
     text, *variants = released("The good film was unwatchable.")
     assert text == "The good film was unwatchable." and 1 <= len(variants) <= 6
     assert len(set(variants)) == len(variants)
     for words in (variant.split() for variant in variants):
         assert len(words) == 6 and words[0] == "the" and words[-1] == "."
-    assert len({words.split()[4] for words in variants}) > 1  # of several word-pieces: from the vectors
+    assert len({words.split()[4] for words in variants}) > 1  # several word-pieces: replaced by word vectors
     assert len({words.split()[1] for words in variants}) > 1
 
 
@@ -225,7 +225,7 @@ def test_the_released_recipe_learns_states_and_logits(inputs):
     assert len(logits) == 120 and logits[-1] < logits[0] and seen == [[3]]
 
 
-def test_counted_operations_are_those_that_torch_counts():
+def test_counted_operations_equal_torchs_count():
     model = made(BertModel, 1, layers=3, hidden=32, heads=4, feed_forward=64)
     model.set_attn_implementation("eager")
     lengths = [5, 12]
@@ -235,8 +235,8 @@ def test_counted_operations_are_those_that_torch_counts():
     assert counter.get_total_flops() == forward_operations(checkpoints.shape_of(model.config), lengths)
 
 
-def test_counted_operations_of_the_first_position_are_those_that_torch_counts(monkeypatch):
-    monkeypatch.setattr(attention, "sdpa_attention_forward", eager_attention_forward)  # whose operations are counted
+def test_counted_operations_of_the_first_position_equal_torchs_count(monkeypatch):
+    monkeypatch.setattr(attention, "sdpa_attention_forward", eager_attention_forward)  # torch counts its operations
     model = made(BertModel, 1, layers=3, hidden=32, heads=4, feed_forward=64)
     lengths = [5, 12]
     with FlopCounterMode(display=False) as counter, torch.no_grad(), attention.first_position_only(model):
@@ -271,7 +271,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def test_the_gpu_s_comparison_needs_few_libraries_and_prints_a_row_for_each_work():
+def test_the_gpu_comparison_needs_few_libraries_and_prints_a_row_for_each_stage_and_length():
     script = ROOT / "benchmarks" / "gpu.py"
     ran = subprocess.run(
         [sys.executable, "-c", WITHOUT, script, "--tiny", "--rounds", "1"], capture_output=True, text=True
@@ -283,7 +283,7 @@ def test_the_gpu_s_comparison_needs_few_libraries_and_prints_a_row_for_each_work
     assert found == [*stages, ("augment, candidates", "SST-2")]
 
 
-def test_a_killed_stage_is_run_to_its_end_and_its_bytes_are_compared(repository, monkeypatch):
+def test_a_killed_stage_runs_to_its_end_and_its_outputs_are_compared(repository, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     assert killed.killed(repository, "augment", "tiny", 1, random.Random(1))[-1] == "same"
     whole = killed.content(repository)
@@ -292,7 +292,7 @@ def test_a_killed_stage_is_run_to_its_end_and_its_bytes_are_compared(repository,
     assert killed.content(repository) != whole
 
 
-def test_memory_is_measured_for_ever_more_rows(world):
+def test_memory_is_measured_for_growing_numbers_of_rows(world):
     fewer, more = memory.measured(world, "augment", [42, 84])
     assert [fewer[:2], more[:2]] == [["augment", "42"], ["augment", "84"]]
     peaks, added = (float(fewer[3]), float(more[3])), float(more[4])
@@ -302,10 +302,10 @@ def test_memory_is_measured_for_ever_more_rows(world):
     assert {row["id"] for row in written} == {f"train-{number}" for number in range(84 // (1 + memory.VARIANTS))}
 
 
-def test_counted_operations_of_augmentation_are_those_that_torch_counts(world, monkeypatch):
-    """But for the products of word vectors, which numpy computes. oneDNN's are not counted."""
+def test_counted_operations_of_augmentation_equal_torchs_count(world, monkeypatch):
+    """Except the products of word vectors, which numpy computes. torch does not count oneDNN's."""
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    texts = ["the good film was very dull", "a heartwarming film dull"]  # eight word-pieces, so that none is padded
+    texts = ["the good film was very dull", "a heartwarming film dull"]  # eight word-pieces each: no padding
     augmentation = recipe.Augmentation(recipe.World("tiny"), [{"id": text, "text": text} for text in texts], 2)
     augmentation.model.set_attn_implementation("eager")
     vectors_alone = 2.0 * augmentation.vectors.vectors.size
