@@ -77,7 +77,7 @@ def plots(
     confused = {which: sorted(task.confusion(test, predictions[which])) for which in ("teacher", "student")}
     return {
         "scores.csv": (["model", "score", "low", "high"], intervals),
-        "calibration.csv": (["model", "said", "found", "count"], bins),
+        "calibration.csv": (["model", "confidence", "accuracy", "count"], bins),
         "scores_by_length.csv": (["model", "metric", "length", "score", "count"], by_length),
         **{f"confusion/{which}.csv": (["actual", "predicted"], pairs) for which, pairs in confused.items()},
     }

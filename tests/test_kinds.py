@@ -114,7 +114,7 @@ def test_the_general_student_has_the_encoder_s_model_family(world, family, start
     assert student.config.model_type == family
 
 
-@pytest.mark.parametrize(("plot", "score"), [("calibration", "found"), ("scores_by_length", "score")])
+@pytest.mark.parametrize(("plot", "score"), [("calibration", "accuracy"), ("scores_by_length", "score")])
 def test_the_weighted_mean_over_bins_equals_the_score(world, plot, score):
     scores = json.loads(Path("metrics/tiny/scores.json").read_text())
     for model in MODELS:
