@@ -71,7 +71,7 @@ def tokenizer(folder: str | Path, key: str = ""):
     loaded = _from_pretrained(transformers.AutoTokenizer, folder, key, **options)
     positions = config.max_position_embeddings - FAMILIES[config.model_type].reserved_positions
     loaded.model_max_length = min(loaded.model_max_length, positions)
-    if getattr(config, "type_vocab_size", 0) < 2:  # the model has no token type embeddings to choose from
+    if getattr(config, "type_vocab_size", 0) < 2:  # the model has one token type, or none
         loaded.model_input_names = [name for name in loaded.model_input_names if name != "token_type_ids"]
     return loaded
 
