@@ -52,7 +52,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--separator", help="between the labels in a column")
     parser.add_argument("--delimiter", help="between the columns of the file")
     parser.add_argument("--metric", help="the score that selects models")
-    parser.add_argument("--max-length", type=int, metavar="N", help="in word-pieces")
+    parser.add_argument("--max-length", type=int, metavar="N", help="in word pieces")
     parser.add_argument("--run", action="store_true", help="make this the only task that `dvc repro` runs")
     return parser.parse_args()
 

@@ -30,8 +30,8 @@ def masked_mean('''),
     return parts
 '''),
     (INTERMEDIATE, 'return {"embeddings": ', 'return {"cosine": lengths.sum(), "embeddings": '),
-    ("pipeline/tinybert/core/settings.py", "    embeddings: NonNegativeFloat\n",
-     "    embeddings: NonNegativeFloat\n    cosine: NonNegativeFloat\n"),
+    ("pipeline/tinybert/core/settings.py", "class Losses(Group):\n",
+     "class Losses(Group):\n    cosine: NonNegativeFloat\n"),
     ("params.yaml", "losses: {embeddings: 1, ", "losses: {cosine: 1, embeddings: 1, "),
 ]  # fmt: skip
 PREDICTION_LOSS = [

@@ -1,6 +1,8 @@
-"""params.yaml as typed, checked objects: every setting has its one home, type and check here."""
+"""params.yaml as typed, validated objects: the only place with the type, range and meaning of each setting.
 
-import difflib
+docs/reference.md is made from it.
+"""
+
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,6 +12,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import log
+from pipeline.tinybert.core.schema import Group, explain, suggestion
 
 PARAMS = Path("params.yaml")
 RESERVED_NAMES = (
@@ -23,268 +26,310 @@ RESERVED_NAMES = (
     "retention",
     "agreement",
 )
-BLANK = " (write the key, with nothing after it where there is nothing to set)"
 RESERVED_TASK_NAMES = ("pretrained", "raw", "encoder", "word_vectors", "general_student")  # folders of their own
-Share = Field(gt=0, lt=1)
+Share = Annotated[float, Field(gt=0, lt=1)]
+Warmup = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-Dropout = Annotated[float, Field(ge=0, lt=1)] | None  # of the student; None: as its configuration has it
-
-
-class Group(pydantic.BaseModel):
-    """A group of settings: unknown keys and values of another type are refused."""
-
-    model_config = pydantic.ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
+Dropout = Annotated[float, Field(ge=0, lt=1)] | None
+Length = Annotated[int, Field(ge=8)]
 Name = Annotated[str, Field(min_length=1)]
-Column = Name | PositiveInt  # a number from 1 where columns have no names
+Character = Annotated[str, Field(min_length=1, max_length=1)]
+Column = Name | PositiveInt  # the number of the column, from 1, if columns have no names
+LayerMap = Literal["uniform", "first", "last"] | list[PositiveInt]
 
 
 class Table(Group):
-    """Records with columns: see ``sources`` for the forms of ``location``.
+    """Records with columns. The forms of ``location`` are in `data.sources`.
 
-    Which of the columns are read, a task's kind says (`tasks`); each has a name that it goes by unless set.
+    The task's kind says which columns are read, and by which names unless they are set here.
     """
 
-    location: str
-    config: str | None = None
-    delimiter: str | None = Field(default=None, min_length=1, max_length=1)
-    quotes: bool = True  # of CSV and TSV: fields in double quotes, a quote inside doubled
-    where: dict[str, str | int | float | bool] = {}
-    text: Name | None = None
-    pair: Name | None = None
-    words: Column | None = None
-    question: Name | None = None
-    passage: Name | None = None
+    location: str = Field(
+        description="a file or folder below data/raw/<task>, package:NAME/PATH or hub:OWNER/NAME@COMMIT"
+    )
+    config: str | None = Field(None, description="configuration of a data set of the hub", examples=["sst2"])
+    delimiter: Character | None = Field(None, description="character between the columns of a file", examples=[";"])
+    quotes: bool = Field(True, description="false: a quote in CSV or TSV is a character like any other")
+    where: dict[str, str | int | float | bool] = Field(
+        {}, description="only rows with these values", examples=[{"language": "en"}]
+    )
+    text: Name | None = Field(
+        None, description="column of the text; named_entities: only of unlabelled text", examples=["review"]
+    )
+    pair: Name | None = Field(None, description="column of the second text of a pair", examples=["sentence2"])
+    words: Column | None = Field(None, description="column of the list of words; CoNLL: its number", examples=[1])
+    question: Name | None = Field(None, description="column of the question", examples=["query"])
+    passage: Name | None = Field(None, description="column of the passage that holds the answer", examples=["context"])
 
 
 class Source(Table):
-    """Where a task's rows come from."""
+    """Where the rows of a task come from."""
 
-    label: Name | list[Name] | None = None
-    labels: dict[str, str | int | float | bool] | None = None
-    separator: str | None = Field(default=None, min_length=1)
-    tags: Column | None = None
-    scheme: Literal["IOB2", "IOB1", "BIOES"] | None = None
-    answers: Name | None = None
-    group: Name | None = None
-    splits: dict[Literal["train", "validation", "test"], str] | None = None
-    more_tests: dict[Name, str] = {}  # name → split, scored beside `test`
-    submissions: dict[Name, str] = {}  # file → split without labels, of which the predictions are wanted
+    label: Name | list[Name] | None = Field(
+        None, description="column of the label; multi_label: also a list of columns of 0 and 1", examples=["sentiment"]
+    )
+    labels: dict[str, str | int | float | bool] | None = Field(
+        None, description="name of each label: its value in the file", examples=[{"negative": 0, "positive": 1}]
+    )
+    separator: Name | None = Field(
+        None, description="text between the labels in a column; blank: a comma", examples=["|"]
+    )
+    tags: Column | None = Field(None, description="column of the list of tags; CoNLL: its number", examples=[4])
+    scheme: Literal["IOB2", "IOB1", "BIOES"] | None = Field(
+        None, description="scheme of the tags; blank: IOB2", examples=["BIOES"]
+    )
+    answers: Name | None = Field(
+        None, description="column of the answers, each with text and answer_start", examples=["answers"]
+    )
+    group: Name | None = Field(
+        None, description="column of a group: all rows of a group go into the same split", examples=["film"]
+    )
+    splits: dict[Literal["train", "validation", "test"], str] | None = Field(
+        None,
+        description="file in the folder, or split of the hub, for each split; missing ones are split off train",
+        examples=[{"train": "train.csv", "test": "test.csv"}],
+    )
+    more_tests: dict[Name, str] = Field(
+        {}, description="further test sets to score: name: file or split", examples=[{"mismatched": "mismatched.csv"}]
+    )
+    submissions: dict[Name, str] = Field(
+        {},
+        description="predictions to write for a benchmark's server: name of the output: file or split without labels",
+        examples=[{"CoLA.tsv": "test.csv"}],
+    )
 
     @pydantic.model_validator(mode="after")
     def _names_are_free(self) -> "Source":
+        twice = self.more_tests.keys() & self.submissions
         for name in (*self.more_tests, *self.submissions):
-            if (
-                name in RESERVED_NAMES
-                or "/" in name
-                or name.startswith(".")
-                or name in self.more_tests.keys() & self.submissions
-            ):
-                raise ValueError(f"other names under more_tests and submissions than '{name}'")
+            if name in RESERVED_NAMES or name in twice or "/" in name or name.startswith("."):
+                raise ValueError(f"'{name}' cannot be a name under more_tests or submissions: choose another")
         return self
 
 
 class Text(Table):
-    """Unlabelled text: a table, its text cut into sentences or not, with a limit of rows."""
+    """Unlabelled text."""
 
-    split: str | None = None
-    sentences: bool = False
-    limit: PositiveInt
+    split: str | None = Field(None, description="file in the folder, or split of the hub", examples=["train"])
+    sentences: bool = Field(False, description="true: cut texts into sentences, and drop those of fewer than 3 words")
+    limit: PositiveInt = Field(description="use at most this many rows, drawn at random", examples=[50000])
 
 
 class Numerics(Group):
-    """What decides the numbers of every training beside its recipe."""
+    """Settings that decide the numbers of every training, besides its recipe."""
 
     seed: Seed
     precision: Literal["auto", "float32", "bfloat16"]
 
 
 class Schedule(Group):
-    """One training run of the library's Trainer, to its best epoch on validation.
+    """Training that keeps the best epoch on validation. The learning rate rises, then falls linearly to 0."""
 
-    Learning rates rise during the warm-up, then fall linearly. A step of the optimiser takes ``accumulation`` batches.
-    """
-
-    epochs: PositiveInt
-    patience: PositiveInt | None
-    batch_size: PositiveInt
-    accumulation: PositiveInt
-    checkpointing: bool
-    warmup: float = Field(ge=0, lt=1)
-    weight_decay: NonNegativeFloat
+    epochs: PositiveInt = Field(description="passes over the training rows")
+    patience: PositiveInt | None = Field(description="stop after this many epochs without a better score; blank: never")
+    batch_size: PositiveInt = Field(description="rows in a batch")
+    accumulation: PositiveInt = Field(description="batches in an optimiser step")
+    checkpointing: bool = Field(description="true: recompute activations, for less memory and more time")
+    warmup: Warmup = Field(description="share of the steps in which the learning rate rises")
+    weight_decay: NonNegativeFloat = Field(description="weight decay of AdamW")
 
 
 class MaskedLanguageModel(Group):
-    train: Literal["if_missing", "always"]
-    freeze_body: bool
-    text: Text
-    masked_share: float = Share
-    steps: PositiveInt
-    batch_size: PositiveInt
-    max_length: int = Field(ge=8)
-    learning_rate: PositiveFloat
-    warmup: float = Field(ge=0, lt=1)
+    train: Literal["if_missing", "always"] = Field(
+        description="train the head only if the checkpoint has none, or always"
+    )
+    freeze_body: bool = Field(description="true: train only the head")
+    text: Text = Field(description="text to train on")
+    masked_share: Share = Field(description="share of the word pieces that are masked")
+    steps: PositiveInt = Field(description="optimiser steps")
+    batch_size: PositiveInt = Field(description="texts in a batch")
+    max_length: Length = Field(description="longest text in word pieces")
+    learning_rate: PositiveFloat = Field(description="peak learning rate")
+    warmup: Warmup = Field(description="share of the steps in which the learning rate rises")
 
 
 class Encoder(Group):
-    checkpoint: str
-    seed: Seed
-    masked_language_model: MaskedLanguageModel
+    checkpoint: str = Field(description="pre-trained encoder: package:NAME/FOLDER, hub:OWNER/NAME@COMMIT or a folder")
+    seed: Seed = Field(description="seed of the training of the masked language model")
+    masked_language_model: MaskedLanguageModel = Field(description="the model that proposes words for `augment`")
 
 
 class WordVectors(Group):
-    location: str
-    words: PositiveInt
-    stop_words: str | None
+    location: str = Field(description="package:NAME, gensim:NAME, or a text file of GloVe or word2vec")
+    words: PositiveInt = Field(description="use the most frequent words, this many")
+    stop_words: str | None = Field(
+        description="words that are never replaced: english, or a text file with one word a line; blank: no such words"
+    )
 
 
 class Prepare(Group):
-    seed: Seed
-    test: float = Share
-    validation: float = Share
+    seed: Seed = Field(description="seed of the splits, and of the choice of unlabelled rows")
+    test: Share = Field(description="share of all rows for test, if the source has no test split")
+    validation: Share = Field(description="share of all rows for validation, if the source has no validation split")
 
 
 class Shape(Group):
-    layers: PositiveInt
-    hidden: PositiveInt
-    heads: PositiveInt
-    feed_forward: PositiveInt
+    layers: PositiveInt = Field(description="layers of the student")
+    hidden: PositiveInt = Field(description="width of its hidden states")
+    heads: PositiveInt = Field(description="attention heads")
+    feed_forward: PositiveInt = Field(description="width of the feed-forward layers")
 
 
 class Losses(Group):
-    """Weights of the parts of the intermediate loss; 0 switches a part off."""
-
-    embeddings: NonNegativeFloat
-    hidden: NonNegativeFloat
-    attention: NonNegativeFloat
+    embeddings: NonNegativeFloat = Field(description="weight of the embedding loss; 0: off")
+    hidden: NonNegativeFloat = Field(description="weight of the hidden state loss; 0: off")
+    attention: NonNegativeFloat = Field(description="weight of the attention score loss; 0: off")
 
 
-LayerMap = Literal["uniform", "first", "last"] | list[PositiveInt]
+LAYER_MAP = "teacher layer for each student layer: a rule, or a list of teacher layers from 1"
+PROJECTIONS = "linear maps from the student's width to the teacher's: one for all states, or one for each"
+STUDENT_DROPOUT = "dropout of the student; blank: as in its configuration"
 
 
 class GeneralDistillation(Group):
-    text: Text
-    epochs: PositiveInt
-    batch_size: PositiveInt
-    max_length: int = Field(ge=8)
-    learning_rate: PositiveFloat
-    layer_map: LayerMap
-    losses: Losses
-    projections: Literal["shared", "each"]
-    dropout: Dropout
+    text: Text = Field(description="text to distil on")
+    epochs: PositiveInt = Field(description="passes over the text")
+    batch_size: PositiveInt = Field(description="texts in a batch")
+    max_length: Length = Field(description="longest text in word pieces")
+    learning_rate: PositiveFloat = Field(description="learning rate; it is constant")
+    layer_map: LayerMap = Field(description=LAYER_MAP)
+    losses: Losses = Field(description="weights of the losses")
+    projections: Literal["shared", "each"] = Field(description=PROJECTIONS)
+    dropout: Dropout = Field(description=STUDENT_DROPOUT)
 
 
 class GeneralStudent(Group):
-    start: Literal["checkpoint", "layers", "distillation"]
-    shape: Shape
-    checkpoint: str
-    layers: list[PositiveInt]
-    distillation: GeneralDistillation
+    start: Literal["checkpoint", "layers", "distillation"] = Field(
+        description="the student begins as a checkpoint, as layers of the encoder, or by general distillation"
+    )
+    shape: Shape = Field(description="size of the student")
+    checkpoint: str = Field(
+        description="if start is checkpoint: package:NAME/FOLDER, hub:OWNER/NAME@COMMIT or a folder"
+    )
+    layers: list[PositiveInt] = Field(description="if start is layers: the layers of the encoder, from 1")
+    distillation: GeneralDistillation = Field(
+        description="if start is distillation: how an untrained student is distilled"
+    )
 
 
 class FinetuneTeacher(Schedule):
-    checkpoint: str | None
-    learning_rate: PositiveFloat
-    dropout: Dropout
-    class_weights: bool
+    checkpoint: str | None = Field(
+        description="your own fine-tuned teacher: data/raw/<task>/teacher or hub:OWNER/NAME@COMMIT; blank: fine-tune"
+    )
+    learning_rate: PositiveFloat = Field(description="peak learning rate")
+    dropout: Dropout = Field(description="dropout of the teacher; blank: as in the encoder's configuration")
+    class_weights: bool = Field(
+        description="true: rare classes weigh more in the loss (text_classification, named_entities)"
+    )
 
 
 class Augment(Group):
-    seed: Seed
-    entities: bool
-    variants: NonNegativeInt
-    candidates: PositiveInt
-    probability: float = Field(ge=0, le=1)
-    masked_at_once: PositiveInt
-    batch_size: PositiveInt
+    seed: Seed = Field(description="seed of the replaced words")
+    entities: bool = Field(description="true: also replace named entities by others of their type (named_entities)")
+    variants: NonNegativeInt = Field(description="N: augmented variants of each row")
+    candidates: PositiveInt = Field(description="K: candidates for each word")
+    probability: float = Field(ge=0, le=1, description="p: probability that a word is replaced")
+    masked_at_once: PositiveInt = Field(description="words masked in one forward pass of the masked language model")
+    batch_size: PositiveInt = Field(description="texts in a forward pass; changes the speed, not the result")
 
 
 class DistillIntermediate(Group):
-    epochs: NonNegativeInt
-    batch_size: PositiveInt
-    learning_rate: PositiveFloat
-    layer_map: LayerMap
-    losses: Losses
-    projections: Literal["shared", "each"]
-    dropout: Dropout
-    max_rows: PositiveInt | None
+    epochs: NonNegativeInt = Field(description="passes over the rows; 0: only compute the teacher's logits")
+    batch_size: PositiveInt = Field(description="rows in a batch")
+    learning_rate: PositiveFloat = Field(description="learning rate; it is constant")
+    layer_map: LayerMap = Field(description=LAYER_MAP)
+    losses: Losses = Field(description="weights of the losses")
+    projections: Literal["shared", "each"] = Field(description=PROJECTIONS)
+    dropout: Dropout = Field(description=STUDENT_DROPOUT)
+    max_rows: PositiveInt | None = Field(description="train on this many rows, drawn at random; blank: on all rows")
 
 
 class DistillPrediction(Schedule):
-    targets: Literal["logits", "labels"]
-    augmented: bool
-    learning_rate: PositiveFloat
-    dropout: Dropout
-    temperature: PositiveFloat
+    targets: Literal["logits", "labels"] = Field(description="learn the teacher's logits, or, to compare, the labels")
+    augmented: bool = Field(description="false: do not train on the augmented variants")
+    learning_rate: PositiveFloat = Field(description="peak learning rate")
+    dropout: Dropout = Field(description=STUDENT_DROPOUT)
+    temperature: PositiveFloat = Field(description="temperature of the logits of teacher and student")
 
 
 class FinetuneStudent(Schedule):
-    learning_rates: list[PositiveFloat] = Field(min_length=1)
-    dropout: Dropout
+    learning_rates: list[PositiveFloat] = Field(
+        min_length=1, description="peak learning rates to try; the best one on validation counts"
+    )
+    dropout: Dropout = Field(description=STUDENT_DROPOUT)
 
 
 class Evaluate(Group):
-    seed: Seed
-    resamples: PositiveInt
+    seed: Seed = Field(description="seed of the bootstrap")
+    resamples: PositiveInt = Field(description="resamples of the bootstrap, for the intervals")
 
 
 class Export(Group):
-    frequent_words: NonNegativeInt | None
-    opset: int = Field(ge=18, le=25)  # what torch's exporter writes
-    per_channel: bool
-    reduce_range: bool
-    largest_difference: PositiveFloat
-    equal_predictions: float = Field(gt=0, le=1)
+    frequent_words: NonNegativeInt | None = Field(
+        description="trim the vocabulary to train and this many words of word_vectors; blank: keep all word pieces"
+    )
+    opset: int = Field(ge=18, le=25, description="ONNX opset")  # those that torch's exporter writes
+    per_channel: bool = Field(description="int8: true: one scale for each output of a matrix product")
+    reduce_range: bool = Field(description="int8: true: weights of 7 bits, because sums overflow on CPUs without VNNI")
+    largest_difference: PositiveFloat = Field(description="largest difference allowed between ONNX and PyTorch logits")
+    equal_predictions: float = Field(
+        gt=0, le=1, description="share of predictions on test that must be equal, at least"
+    )
 
 
 class Benchmark(Group):
-    batch_sizes: list[PositiveInt] = Field(min_length=1)
-    runs: PositiveInt
+    batch_sizes: list[PositiveInt] = Field(min_length=1, description="batch sizes to time")
+    runs: PositiveInt = Field(description="timed runs of each model and situation; a fifth of them for larger batches")
 
 
 class Licenses(Group):
-    """Of what a student was made of; blank: the card says that it is not stated."""
-
-    encoder: str | None
-    teacher: str | None
-    general_student: str | None
-    data: str | None
-    unlabelled: str | None
-    word_vectors: str | None
+    encoder: str | None = Field(description="licence of the encoder; blank: not stated")
+    teacher: str | None = Field(description="licence of your own teacher; blank: not stated")
+    general_student: str | None = Field(description="licence of the student's checkpoint; blank: not stated")
+    data: str | None = Field(description="licence of the task's rows; blank: not stated")
+    unlabelled: str | None = Field(description="licence of the unlabelled text; blank: not stated")
+    word_vectors: str | None = Field(description="licence of the word vectors; blank: not stated")
 
 
 class Package(Group):
-    license: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")] | None  # as the hub names it
-    language: Name
-    licenses: Licenses
+    license: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")] | None = Field(
+        description="licence of the student, as the hub names it (apache-2.0, mit); blank: not stated"
+    )
+    language: Name = Field(description="language in the model card, as a code")
+    licenses: Licenses = Field(description="licences of the parts, in the model card")
+
+
+OWN = "changes of the group of this name for this task alone; blank: no changes"
+Changes = dict[str, Any] | None
 
 
 class Task(Group):
-    """What a task is, and what it changes in the groups of the stages (blank: nothing)."""
+    """What a task is, and which settings of the stages it changes for itself."""
 
-    kind: str
-    options: dict[str, Any] | None  # of the kind: see `tasks`
-    source: Source
-    unlabelled: Text | None
-    metric: str
-    max_length: int = Field(ge=8)
-    general_student: dict[str, Any] | None
-    finetune_teacher: dict[str, Any] | None
-    augment: dict[str, Any] | None
-    distill_intermediate: dict[str, Any] | None
-    distill_prediction: dict[str, Any] | None
-    finetune_student: dict[str, Any] | None
-    evaluate: dict[str, Any] | None
-    export: dict[str, Any] | None
-    benchmark: dict[str, Any] | None
-    package: dict[str, Any] | None
+    kind: str = Field(description="kind of task")
+    options: dict[str, Any] | None = Field(description="settings of the kind; blank: their defaults")
+    source: Source = Field(description="where the rows come from")
+    unlabelled: Text | None = Field(description="further text, which the teacher labels; blank: no further text")
+    metric: str = Field(description="score that selects models and is reported")
+    max_length: Length = Field(description="longest text in word pieces; longer ones are cut")
+    general_student: Changes = Field(description=OWN)
+    finetune_teacher: Changes = Field(description=OWN)
+    augment: Changes = Field(description=OWN)
+    distill_intermediate: Changes = Field(description=OWN)
+    distill_prediction: Changes = Field(description=OWN)
+    finetune_student: Changes = Field(description=OWN)
+    evaluate: Changes = Field(description=OWN)
+    export: Changes = Field(description=OWN)
+    benchmark: Changes = Field(description=OWN)
+    package: Changes = Field(description=OWN)
 
 
 class Settings(Group):
-    run: list[str] = Field(min_length=1)
-    seed: Seed
-    precision: Literal["auto", "float32", "bfloat16"]
+    run: list[str] = Field(min_length=1, description="the tasks that `dvc repro` runs")
+    seed: Seed = Field(description="seed of all training")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        description="number format of all training; auto: bfloat16 if the processor computes in it, else float32"
+    )
     encoder: Encoder
     word_vectors: WordVectors
     prepare: Prepare
@@ -310,9 +355,9 @@ class Settings(Group):
         return self.tasks[name]
 
     def of(self, stage: str, task: str) -> Any:
-        """The settings of ``stage`` for ``task``: the stage's group, with what the task's entry changes in it.
+        """The settings of a stage for a task: the stage's group, with the changes from the task's entry.
 
-        Says each change, so that nobody's ``-S`` on the group is silently without effect.
+        Logs each change, because it hides the value that ``dvc exp run -S`` may have given to the group.
         """
         group, own = getattr(self, stage), getattr(self.task(task), stage) or {}
         for key, ours, theirs in _differences(group.model_dump(), own):
@@ -320,7 +365,7 @@ class Settings(Group):
         return self.quietly(stage, task)
 
     def quietly(self, stage: str, task: str) -> Any:
-        """The same without saying it, for who only tells of it."""
+        """The same as ``of``, without logging."""
         group, own = getattr(self, stage), getattr(self.task(task), stage) or {}
         return type(group).model_validate(_merge(group.model_dump(), own))
 
@@ -331,23 +376,20 @@ STAGES_A_TASK_MAY_CHANGE = tuple(
 
 
 def checked(group: type[Group], values: dict[str, Any], key: str) -> Any:
-    """``values`` as a ``group``; UserError where they are not. ``key`` is where they stand in params.yaml."""
+    """``values`` as a ``group``. Raises UserError if they are wrong; ``key`` is their place, for the message."""
     try:
         return group.model_validate(values)
     except pydantic.ValidationError as error:
-        raise UserError(_explain(error, group, tuple(key.split(".")))) from None
+        raise UserError(explain(error, group, tuple(key.split(".")))) from None
 
 
 def load(path: Path = PARAMS) -> Settings:
-    """Read and check all of params.yaml.
-
-    Raises UserError with one line that names each wrong key, what was expected there and what is like it.
-    """
+    """Read and check all of params.yaml. Raises UserError: one line with each wrong key and what was expected."""
     raw = _read(path)
     try:
         settings = Settings.model_validate(raw)
     except pydantic.ValidationError as error:
-        raise UserError(f"{path}: {_explain(error)}") from None
+        raise UserError(f"{path}: {explain(error, Settings)}") from None
     for name in settings.tasks:
         _check_task(path, settings, name)
     for name in settings.run:
@@ -357,11 +399,11 @@ def load(path: Path = PARAMS) -> Settings:
 
 
 def _read(path: Path) -> dict:
-    # ruamel, as DVC does: `-S a=1e-5` writes 1e-05, which PyYAML would read back as a string.
+    # ruamel as in DVC: PyYAML would read 1e-05, which `dvc exp run -S a=1e-5` writes, as text.
     try:
         raw = ruamel.yaml.YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path} is not here: run the stages from the top of the repository") from None
+        raise UserError(f"there is no {path} in this folder: change to the top of the repository") from None
     except (ruamel.yaml.error.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
@@ -385,7 +427,7 @@ def _check_task(path: Path, settings: Settings, name: str) -> None:
         try:
             type(group).model_validate(_merge(group.model_dump(), getattr(settings.tasks[name], stage) or {}))
         except pydantic.ValidationError as error:
-            raise UserError(f"{path}: {_explain(error, type(group), ('tasks', name, stage))}") from None
+            raise UserError(f"{path}: {explain(error, type(group), ('tasks', name, stage))}") from None
 
 
 def _merge(group: dict, own: dict) -> dict:
@@ -407,64 +449,4 @@ def _differences(group: dict, own: dict, prefix: str = "") -> list[tuple[str, An
 
 
 def _no_such_task(name: str, tasks: dict) -> str:
-    return f"no task '{name}' under `tasks`{_like(name, tasks)} (defined: {', '.join(tasks)})"
-
-
-def _like(word: str, known: Any) -> str:
-    close = difflib.get_close_matches(str(word), [str(key) for key in known], n=1)
-    return f"; did you mean '{close[0]}'?" if close else ""
-
-
-def _explain(error: pydantic.ValidationError, root: type[Group] = Settings, prefix: tuple[str, ...] = ()) -> str:
-    """All that is wrong in one line: key, what is wrong with it, what was expected."""
-    lines = {}
-    for item in error.errors():
-        keys = [key for key in item["loc"] if not (isinstance(key, str) and _is_union_branch(key))]
-        name = ".".join(str(key) for key in (*prefix, *keys))
-        if item["type"] == "extra_forbidden":
-            known = _known_keys(root, keys[:-1])
-            lines.setdefault(name, f"{name}: unknown setting{_like(keys[-1], known)} (known here: {', '.join(known)})")
-        elif item["type"] == "missing":
-            lines.setdefault(name, f"{name}: missing" + (BLANK if _may_be_blank(root, keys) else ""))
-        elif name in lines:  # the next form that a value may have
-            lines[name] = lines[name].replace(", found", f" or {_expected(item, root, keys)}, found", 1)
-        else:
-            found = f"found {item['input']!r} ({type(item['input']).__name__})"
-            lines[name] = f"{name}: expected {_expected(item, root, keys)}, {found}"
-    return "; ".join(lines.values())
-
-
-def _expected(item: Any, root: type[Group], keys: list) -> str:
-    if item["type"] == "model_type":
-        return f"a group of settings ({', '.join(_known_keys(root, keys))})"
-    if item["type"] == "dict_type":
-        return "a group of settings"
-    if item["type"] == "too_short":
-        return f"a list of {item['ctx']['min_length']} or more"
-    return item["msg"].removeprefix("Input should be ")
-
-
-def _may_be_blank(root: type[Group], keys: list) -> bool:
-    """Whether a key, which DVC needs to be there, may stand with nothing after it."""
-    last = _group_at(root, keys[:-1]).model_fields[keys[-1]].annotation
-    return type(None) in getattr(last, "__args__", ())
-
-
-def _is_union_branch(key: str) -> bool:
-    """What pydantic adds to the place of an error, and is no key of the file."""
-    return key.startswith(("literal[", "list[", "constrained-")) or key in ("str", "int", "float", "bool", "[key]")
-
-
-def _known_keys(model: Any, keys: list) -> list[str]:
-    return list(getattr(_group_at(model, keys), "model_fields", {}))
-
-
-def _group_at(model: Any, keys: list) -> Any:
-    """The type of what stands under ``keys``, a group where there is one."""
-    for key in keys:
-        fields = getattr(model, "model_fields", {})
-        annotation = fields[key].annotation if key in fields else model
-        candidates = [annotation, *getattr(annotation, "__args__", ())]
-        groups = [kind for kind in candidates if isinstance(kind, type) and issubclass(kind, Group)]
-        model = groups[0] if groups else annotation
-    return model
+    return f"no task '{name}' under `tasks`{suggestion(name, tasks)} (defined: {', '.join(tasks)})"

@@ -64,7 +64,7 @@ def _max_length(guess: Guess) -> tuple[int, str]:
     length = next((length for length in LENGTHS if pieces <= length <= guess.longest), guess.longest)
     return (
         length,
-        f"max_length: {length} (95 % of the texts have at most {most:.0f} words, about {pieces:.0f} word-pieces)",
+        f"max_length: {length} (95 % of the texts have at most {most:.0f} words, about {pieces:.0f} word pieces)",
     )
 
 

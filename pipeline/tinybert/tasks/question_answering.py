@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 from scipy.special import log_softmax
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -33,13 +33,9 @@ SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
 
 
 class Options(Group):
-    """unanswerable: whether questions may have no answer (SQuAD 2.0). stride: the overlap of windows in word pieces.
-    longest_answer: the maximum length of a predicted answer in word pieces.
-    """
-
-    unanswerable: bool = False
-    stride: int = Field(default=128, ge=0)
-    longest_answer: PositiveInt = 30
+    unanswerable: bool = Field(False, description="true: questions may have no answer, as in SQuAD 2.0")
+    stride: NonNegativeInt = Field(128, description="overlap of the windows of a long passage, in word pieces")
+    longest_answer: PositiveInt = Field(30, description="longest predicted answer, in word pieces")
 
 
 class QuestionAnswering(Task):

@@ -123,7 +123,7 @@ def test_a_key_that_may_stand_blank_says_so_where_it_is_missing(refusal):
         del params["tasks"][task][key]
     del params["distill_intermediate"]["dropout"]
     message = refusal(params)
-    blank = "missing (write the key, with nothing after it where there is nothing to set)"
+    blank = "missing (it may be blank, but DVC needs the key)"
     for key in (f"tasks.{task}.augment", f"tasks.{task}.unlabelled", "distill_intermediate.dropout"):
         assert f"{key}: {blank}" in message
     assert f"tasks.{task}.metric: missing;" in f"{message};"
@@ -147,22 +147,29 @@ def annotation(key: str):
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
     [
-        ("seed", -1, "greater than or equal to 0"),
-        ("seed", 2**32, "less than 4294967296"),
-        ("encoder.seed", -1, "greater than or equal to 0"),
-        ("prepare.seed", -1, "greater than or equal to 0"),
-        ("augment.seed", -1, "greater than or equal to 0"),
-        ("evaluate.seed", -1, "greater than or equal to 0"),
-        ("seed", True, "a valid integer"),
-        ("seed", 1.0, "a valid integer"),
-        ("run", [], "a list of 1 or more"),
-        ("prepare.test", 1.0, "less than 1"),
-        ("augment.probability", 1.5, "less than or equal to 1"),
-        ("distill_prediction.temperature", 0, "greater than 0"),
-        ("distill_prediction.temperature", float("inf"), "a finite number"),
-        ("finetune_teacher.learning_rate", "5e-5", "a valid number"),
+        ("seed", -1, "a whole number (0 to 4294967295)"),
+        ("seed", 2**32, "a whole number (0 to 4294967295)"),
+        ("encoder.seed", -1, "a whole number (0 to 4294967295)"),
+        ("prepare.seed", -1, "a whole number (0 to 4294967295)"),
+        ("augment.seed", -1, "a whole number (0 to 4294967295)"),
+        ("evaluate.seed", -1, "a whole number (0 to 4294967295)"),
+        ("seed", True, "a whole number (0 to 4294967295)"),
+        ("seed", 1.0, "a whole number (0 to 4294967295)"),
+        ("run", [], "a list of texts (at least one)"),
+        ("prepare.test", 1.0, "a number (more than 0 and less than 1)"),
+        ("augment.probability", 1.5, "a number (0 to 1)"),
+        ("finetune_teacher.dropout", 1.0, "a number (0 or more and less than 1) or blank"),
+        ("augment.variants", -1, "a whole number (0 or more)"),
+        ("export.opset", 17, "a whole number (18 to 25)"),
+        ("distill_prediction.temperature", 0, "a number (more than 0)"),
+        ("distill_prediction.temperature", float("inf"), "a number (more than 0)"),
+        ("finetune_teacher.learning_rate", "5e-5", "a number (more than 0)"),
         ("general_student.start", "layer", "'checkpoint', 'layers' or 'distillation'"),
-        ("distill_intermediate.layer_map", "unifrom", "'uniform', 'first' or 'last' or a valid list"),
+        (
+            "distill_intermediate.layer_map",
+            "unifrom",
+            "'uniform', 'first' or 'last' or a list of whole numbers (each 1 or more)",
+        ),
         ("encoder", None, "a group of settings (checkpoint, seed, masked_language_model)"),
     ],
 )
@@ -171,6 +178,12 @@ def test_a_value_out_of_range_is_named_with_the_range(key, value, expected, refu
     group, last = place(params, key)
     group[last] = value
     assert f"{key}: expected {expected}, found {value!r} ({type(value).__name__})" in refusal(params)
+
+
+def test_a_wrong_entry_of_a_list_is_named_by_its_place(refusal):
+    params = copy.deepcopy(PARAMS)
+    params["general_student"]["layers"] = [1, "six"]
+    assert "general_student.layers.1: expected a whole number (1 or more), found 'six' (str)" in refusal(params)
 
 
 def test_a_split_that_is_none_is_named(refusal):
@@ -206,7 +219,9 @@ def test_a_file_that_is_no_yaml_is_refused_with_the_line(text, message, refusal)
 
 
 def test_a_missing_file_says_where_to_stand(tmp_path):
-    with pytest.raises(UserError, match=r"params.yaml is not here: run the stages from the top of the repository"):
+    with pytest.raises(
+        UserError, match=r"there is no .*params.yaml in this folder: change to the top of the repository"
+    ):
         settings.load(tmp_path / "params.yaml")
 
 
@@ -288,9 +303,17 @@ class TestTasksOwnValues:
         ("stage", "own", "message"),
         [
             ("distill_prediction", {"temprature": 2}, "temprature: unknown setting; did you mean 'temperature'?"),
-            ("distill_prediction", {"temperature": "hot"}, "temperature: expected a valid number, found 'hot' (str)"),
+            (
+                "distill_prediction",
+                {"temperature": "hot"},
+                "temperature: expected a number (more than 0), found 'hot' (str)",
+            ),
             ("distill_intermediate", {"losses": {"hiden": 1}}, "losses.hiden: unknown setting; did you mean 'hidden'?"),
-            ("general_student", {"shape": {"layers": 0}}, "shape.layers: expected greater than 0, found 0 (int)"),
+            (
+                "general_student",
+                {"shape": {"layers": 0}},
+                "shape.layers: expected a whole number (1 or more), found 0 (int)",
+            ),
             ("general_student", {"shape": 3}, "shape: expected a group of settings (layers, hidden, heads, feed"),
         ],
     )
@@ -305,5 +328,7 @@ class TestTasksOwnValues:
               {"more_tests": {"../x": "x"}}, {"more_tests": {"a": "x"}, "submissions": {"a": "y"}}],
 )  # fmt: skip
 def test_names_of_further_splits_take_no_other_place(names):
-    with pytest.raises(pydantic.ValidationError, match="other names under more_tests and submissions than"):
+    with pytest.raises(
+        pydantic.ValidationError, match="cannot be a name under more_tests or submissions: choose another"
+    ):
         settings.Source(location="x", **names)
