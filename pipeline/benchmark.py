@@ -9,7 +9,7 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
-from torch import nn
+from transformers import PreTrainedModel
 
 from pipeline.tinybert import tasks
 from pipeline.tinybert.core import settings, stage
@@ -64,7 +64,11 @@ def lengths_of(encoded: dict[str, list]) -> dict[str, int]:
 
 
 def measured(
-    loaded: dict[str, nn.Module], files: dict[str, Path], tokenizer, pieces: dict[str, int], recipe: settings.Benchmark
+    loaded: dict[str, PreTrainedModel],
+    files: dict[str, Path],
+    tokenizer,
+    pieces: dict[str, int],
+    recipe: settings.Benchmark,
 ) -> list[tuple]:
     """Milliseconds of each model in each situation, and how many times faster than the teacher in PyTorch it is."""
     records = []
@@ -90,7 +94,7 @@ def measured(
 
 
 def reported(
-    loaded: dict[str, nn.Module], example: latency.Inputs, megabytes: dict[str, float], records: list[tuple]
+    loaded: dict[str, PreTrainedModel], example: latency.Inputs, megabytes: dict[str, float], records: list[tuple]
 ) -> dict[str, dict]:
     """Size and operations of each model; of each form its file's size, and its times for one text on one thread."""
     report: dict = {

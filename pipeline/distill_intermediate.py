@@ -6,6 +6,7 @@ Also writes the teacher's logits of every row of the transfer set (augmented row
 
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from pipeline.tinybert import tasks
 from pipeline.tinybert.core import curves, launch, resume, settings
@@ -34,7 +35,8 @@ def main(name: str) -> None:
         if recipe.epochs:
             part = transfer_set.sample(data, recipe.max_rows, configuration.seed)
             recorder = LogitsRecorder(task, logits)
-            body, stage = student.base_model, "distill_intermediate"
+            body: Any = student.base_model
+            stage = "distill_intermediate"
             learned = learn_intermediate(body, teacher, part, tokenizer, recipe, numerics, stage, recorder).curves
         teacher_logits.fill(logits, teacher, task, data, tokenizer, numerics)
         with output(Path("data", name, "teacher_logits")) as out:

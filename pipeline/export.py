@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from torch import nn
+from transformers import PreTrainedModel
 
 from pipeline.tinybert import tasks
 from pipeline.tinybert.core import settings, stage
@@ -59,7 +59,12 @@ def pieces_kept(tokenizer, read: list[list[int]], frequent_words: int) -> list[i
 
 
 def exported(
-    out: Path, task: Task, student: nn.Module, tokenizer, parts: dict[str, list[rows.Row]], recipe: settings.Export
+    out: Path,
+    task: Task,
+    student: PreTrainedModel,
+    tokenizer,
+    parts: dict[str, list[rows.Row]],
+    recipe: settings.Export,
 ) -> dict:
     """Write the student into the folder in all forms; sizes and scores of each. UserError where ONNX differs."""
     checkpoints.save(out, student, tokenizer)

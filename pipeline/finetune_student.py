@@ -4,6 +4,7 @@ Several learning rates are tried. The rate and the epoch with the best score on 
 """
 
 from pathlib import Path
+from typing import Any
 
 from pipeline.tinybert import tasks
 from pipeline.tinybert.core import launch, resume, settings
@@ -28,7 +29,7 @@ def main(name: str) -> None:
     validation = EvaluationSet(task, validation_rows, tokenizer)
 
     trials = {}
-    best = None
+    best: Any = None
     for rate in recipe.learning_rates:
         model, result = fine_tuning.fine_tune(
             general_student, tokenizer, task, train, validation, recipe, numerics, STAGE, rate

@@ -86,7 +86,7 @@ def of_lines(path: Path | None, first: str, more: dict) -> Iterator[tuple[str, d
     """The same of a file's lines, or of those of the standard input; blank ones are none."""
     name = "standard input" if path is None or str(path) == "-" else str(path)
     try:
-        file = sys.stdin.buffer if name == "standard input" else path.open("rb")
+        file = path.open("rb") if path is not None and name != "standard input" else sys.stdin.buffer
     except OSError as error:
         raise UserError(f"--file: {path} cannot be read: {error.strerror}") from None
     return parsed(file, name, first, more)
@@ -119,7 +119,7 @@ def row_of(task: Task, record: dict, columns: dict[str, str], where: str) -> Row
     if missing := [name for name in names.values() if name not in record]:
         raise UserError(f"{where}: no {missing[0]}: expected {' and '.join(columns)}")
     try:
-        return task.row(record, settings.Table(location="-", **names), labelled=False)
+        return task.row(record, settings.Table.model_validate({"location": "-", **names}), labelled=False)
     except BadRecordError as error:
         raise UserError(f"{where}: {error}") from None
 
@@ -127,7 +127,7 @@ def row_of(task: Task, record: dict, columns: dict[str, str], where: str) -> Row
 if __name__ == "__main__":
     stage.report_errors_in_one_line()
     stage.imports_are_done()
-    sys.stdout.reconfigure(encoding="utf-8")  # which on Windows it is not
+    sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]  # on Windows the default is another encoding
     try:
         main()
     except BrokenPipeError:  # whoever reads has read enough

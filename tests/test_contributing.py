@@ -17,7 +17,7 @@ INTERMEDIATE = "pipeline/tinybert/distillation/intermediate.py"
 
 # Each change: the file, a text in it, and the text that takes its place.
 INTERMEDIATE_LOSS = [
-    (LOSSES, "def masked_mean(", '''def cosine_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    (LOSSES, "def masked_mean(", '''def cosine_loss(student, teacher, mask):
     """One minus the cosine of hidden states (B, S, D), mean over the mask (B, S)."""
     cosine = torch.nn.functional.cosine_similarity(student.float(), teacher.float(), dim=-1)
     return masked_mean(1 - cosine, mask)
@@ -35,7 +35,7 @@ def masked_mean('''),
     ("params.yaml", "losses: {embeddings: 1, ", "losses: {cosine: 1, embeddings: 1, "),
 ]  # fmt: skip
 PREDICTION_LOSS = [
-    (LOSSES, "def masked_mean(", '''def logit_error(student: Tensor, teacher: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
+    (LOSSES, "def masked_mean(", '''def logit_error(student, teacher, mask, temperature):
     """Mean squared error of the logits (B, P, C) over the mask (B, P)."""
     return masked_mean((student.float() - teacher.float()).square().sum(dim=-1), mask)
 

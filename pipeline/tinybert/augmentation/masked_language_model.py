@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import zlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from transformers import DataCollatorForLanguageModeling
+from transformers import DataCollatorForLanguageModeling, PreTrainedModel
 
 from pipeline.tinybert.models import checkpoints
 from pipeline.tinybert.models.batches import Batch as Rows
-from pipeline.tinybert.models.batches import Collator
+from pipeline.tinybert.models.batches import Collator, Pieces
 from pipeline.tinybert.models.encoded_rows import EncodedRows
 from pipeline.tinybert.models.families import word_logits
 from pipeline.tinybert.training.loop import Batch, Objective, Plan, Result, Tensors, train_or_load
@@ -31,12 +31,12 @@ class MaskedWordObjective(Objective):
     needs_all_weights = False
 
     def losses(self, model: nn.Module, batch: Batch) -> tuple[Tensors, Tensors]:
-        body = getattr(model, "module", model).base_model
+        body: Any = getattr(model, "module", model).base_model
         if not next(body.parameters()).requires_grad:
             body.eval()  # in a frozen body, dropout would only be noise
         labels = batch.pop("labels")
         masked = labels != IGNORED
-        logits = word_logits(model, batch, masked).float()
+        logits = word_logits(cast(PreTrainedModel, model), batch, masked).float()
         # 0, with a gradient, if the batch has no masked word: the mean of no values would be NaN.
         return {"loss": cross_entropy(logits, labels[masked], reduction="sum") / masked.sum().clamp(min=1)}, {}
 
@@ -52,7 +52,9 @@ class MaskingCollator:
         self.mask = DataCollatorForLanguageModeling(tokenizer, mlm_probability=masked_share, seed=seed)
 
     def __call__(self, batch: Rows) -> dict[str, Tensor]:
-        texts = batch["input_ids"].values.astype(np.int32)
+        ids = batch["input_ids"]
+        assert isinstance(ids, Pieces)
+        texts = ids.values.astype(np.int32)
         self.mask.generator = torch.Generator().manual_seed(self.seed + zlib.crc32(texts.tobytes()))
         tensors = self.pad(batch)
         tensors["input_ids"], tensors["labels"] = self.mask.torch_mask_tokens(tensors["input_ids"])
@@ -60,7 +62,7 @@ class MaskingCollator:
 
 
 def train_head(
-    model: nn.Module, tokenizer, texts: list[str], settings: MaskedLanguageModel, numerics: Numerics
+    model: PreTrainedModel, tokenizer, texts: list[str], settings: MaskedLanguageModel, numerics: Numerics
 ) -> Result:
     """Train ``model``'s head in place, tied to the input embeddings; the body too, unless it is frozen."""
     model.base_model.requires_grad_(not settings.freeze_body)

@@ -6,6 +6,7 @@ Code and DVC Studio can follow it there. The final files have the same form, whe
 
 import time
 from pathlib import Path
+from typing import Any
 
 from pipeline.tinybert.core import resume
 from pipeline.tinybert.core.log import log, rank
@@ -30,7 +31,8 @@ class Live:
 
     def __init__(self) -> None:
         self.folder = resume.metrics_of_stage() if rank() == 0 else None
-        self.began, self.live, self.shown = time.monotonic(), None, 0
+        self.began, self.shown = time.monotonic(), 0
+        self.live: Any = None  # DVCLive's writer
 
     def show(self, points: list[dict]) -> None:
         """``points``: all points so far, each with its ``step`` and the values of some curves."""

@@ -19,15 +19,17 @@ class Interrupted(BaseException):
 
 def message(error: BaseException) -> str | None:
     """The line to print for an error the user can fix; None for a bug in this program."""
-    chain, cause = [], error
+    chain: list[BaseException] = []
+    cause: BaseException | None = error
     while cause is not None and cause not in chain:
         chain.append(cause)
         cause = cause.__cause__ or cause.__context__
-    for cause in chain:
-        if getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or FULL_DISK.search(str(cause)):
-            where = f" while writing {cause.filename}" if getattr(cause, "filename", None) else ""
+    for link in chain:
+        if getattr(link, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or FULL_DISK.search(str(link)):
+            file = getattr(link, "filename", None)
+            where = f" while writing {file}" if file else ""
             return f"the disk is full{where}: free some space, then run `dvc repro` again; it resumes"
-    if any(type(cause).__name__ == "OutOfMemoryError" for cause in chain):  # raised by torch for GPU memory
+    if any(type(link).__name__ == "OutOfMemoryError" for link in chain):  # raised by torch for GPU memory
         return "the GPU's memory is full: set a smaller batch_size, or the environment variable TINYBERT_CUDA_GRAPHS=0"
     if isinstance(error, UserError | Interrupted):
         return " ".join(str(error).split())

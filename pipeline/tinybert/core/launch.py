@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -67,7 +68,7 @@ def main_process_first() -> Iterator[None]:
         yield
 
 
-def broadcast_object(value: object) -> object:
+def broadcast_object(value: Any) -> Any:
     """The first process's value, in all processes."""
     if world_size() == 1:
         return value

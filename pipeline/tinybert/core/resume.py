@@ -38,7 +38,9 @@ class _Stage:
     """The stage that runs, and its folder once something has been kept."""
 
     def __init__(self, name: str, arguments: list[str]):
-        self.name, self.arguments, self.lock, self.asked, self.path = name, arguments, None, False, None
+        self.name, self.arguments, self.asked = name, arguments, False
+        self.lock: filelock.BaseFileLock | None = None
+        self.path: Path | None = None
 
     def folder(self) -> Path | None:
         """Made, or found, at the first call; None where another run is at the same work."""
@@ -92,7 +94,7 @@ def stage_folder(name: str, arguments: list[str]) -> Iterator[None]:
 def metrics_of_stage() -> Path | None:
     """Where the running stage's metrics will be; None where no stage runs."""
     stage = _stage.get()
-    return stage and Path("metrics", *(stage.arguments or ["pretrained"]), stage.name)
+    return None if stage is None else Path("metrics", *(stage.arguments or ["pretrained"]), stage.name)
 
 
 @contextlib.contextmanager
@@ -102,7 +104,8 @@ def folder(name: str) -> Iterator[Path]:
     Where no stage runs, an empty one that goes when the block ends; on the disk of the models, which has room.
     """
     # Without dvc.yaml nobody knows what a stage's result depends on.
-    kept = _stage.get() and Path("dvc.yaml").exists() and _stage.get().folder()
+    stage = _stage.get()
+    kept = stage.folder() if stage and Path("dvc.yaml").exists() else None
     if kept:
         (kept / name).mkdir(exist_ok=True)
         yield kept / name

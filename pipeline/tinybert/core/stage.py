@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
 
 import psutil
 
@@ -96,7 +97,7 @@ def interrupted(number: signal.Signals) -> str:
     return f"interrupted ({number.name}): no half-written file is left; `dvc repro` resumes"
 
 
-def _report(kind: type[BaseException], error: BaseException, traceback: object) -> None:
+def _report(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
     line = message(error)
     if line is None:
         sys.__excepthook__(kind, error, traceback)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -16,13 +17,13 @@ class MappedArray:
     Several processes may write different entries of one file.
     """
 
-    def __init__(self, open_file: Callable[[], np.memmap]):
+    def __init__(self, open_file: Callable[[], np.ndarray]):
         self._open, self._touched = open_file, 0
         self._mapped: np.ndarray | None = np.asarray(open_file())
         self.shape, self.dtype = self._mapped.shape, self._mapped.dtype
 
     @classmethod
-    def open(cls, path: str | Path, dtype=None, mode: str = "r") -> "MappedArray":
+    def open(cls, path: str | Path, dtype=None, mode: Literal["r", "r+"] = "r") -> "MappedArray":
         """A .npy file, or (with ``dtype``) a file of nothing but values. ``mode``: "r", or "r+" to write too.
 
         Raises ValueError or OSError if the file is missing, or shorter than its header says.

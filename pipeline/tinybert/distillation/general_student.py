@@ -1,11 +1,12 @@
 """The general TinyBERT, where task distillation starts: a checkpoint, layers of the encoder, or distilled from it."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate.utils import set_seed
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import log
@@ -23,7 +24,7 @@ ENCODER = Path("models/pretrained/encoder")
 TEXTS_TO_NARROW = 512
 
 
-def from_checkpoint(wanted: GeneralStudent) -> nn.Module:
+def from_checkpoint(wanted: GeneralStudent) -> PreTrainedModel:
     """A general TinyBERT that someone made: of the set shape, and with the encoder's vocabulary."""
     key = f"{KEY}.checkpoint"
     folder = sources.checkpoint_folder(wanted.checkpoint, key)
@@ -40,7 +41,7 @@ def from_checkpoint(wanted: GeneralStudent) -> nn.Module:
     return student
 
 
-def from_layers(wanted: GeneralStudent, seed: int) -> nn.Module:
+def from_layers(wanted: GeneralStudent, seed: int) -> PreTrainedModel:
     """The encoder's embeddings and those of its layers (counting from 1) that ``layers`` names, in that order.
 
     Where the shape's feed-forward part is narrower than the encoder's, each layer keeps its strongest neurons.
@@ -76,7 +77,7 @@ def from_layers(wanted: GeneralStudent, seed: int) -> nn.Module:
     return student
 
 
-def narrow(encoder: nn.Module, width: int, wanted: GeneralStudent, seed: int) -> None:
+def narrow(encoder: PreTrainedModel, width: int, wanted: GeneralStudent, seed: int) -> None:
     """Keep the ``width`` neurons of each feed-forward part whose activations matter most to its output on unlabelled
     text: standard deviation times the norm of the outgoing weights. What the others add on average goes into the bias.
     """
@@ -96,13 +97,15 @@ def narrow(encoder: nn.Module, width: int, wanted: GeneralStudent, seed: int) ->
 
 
 @torch.no_grad()
-def _activations(encoder: nn.Module, parts: list, texts: list[str], longest: int) -> list[tuple[Tensor, Tensor]]:
+def _activations(encoder: PreTrainedModel, parts: list, texts: list[str], longest: int) -> list[tuple[Tensor, Tensor]]:
     """Of each of the feed-forward ``parts``: mean and standard deviation, (F,), of what its neurons hold."""
     tokenizer = checkpoints.tokenizer(ENCODER)
     longest = min(longest, tokenizer.model_max_length)
     inputs: dict[nn.Module, Tensor] = {}
     hooks = [back.register_forward_pre_hook(lambda part, given: inputs.update({part: given[0]})) for _, back in parts]
-    sums, squares, positions = [0.0] * len(parts), [0.0] * len(parts), 0
+    sums: list[Any] = [0.0] * len(parts)
+    squares: list[Any] = [0.0] * len(parts)
+    positions = 0
     encoder.eval()
     for start in range(0, len(texts), BATCH):
         some = texts[start : start + BATCH]
@@ -123,7 +126,7 @@ def _activations(encoder: nn.Module, parts: list, texts: list[str], longest: int
     ]
 
 
-def from_distillation(wanted: GeneralStudent, numerics: Numerics) -> tuple[nn.Module, Result]:
+def from_distillation(wanted: GeneralStudent, numerics: Numerics) -> tuple[PreTrainedModel, Result]:
     """An untrained student of the set shape, taught by the encoder on unlabelled text: no labels, no logits.
 
     General distillation (Jiao et al. 2020, section 3.2): embeddings, hidden states and attention scores.

@@ -4,11 +4,14 @@ embeddings, hidden states and attention scores.
 
 from __future__ import annotations
 
+from functools import reduce
+from operator import add
 from typing import TYPE_CHECKING
 
 import torch
 from accelerate.utils import set_seed
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from pipeline.tinybert.core import launch
 from pipeline.tinybert.core.errors import UserError
@@ -36,15 +39,14 @@ class StudentWithProjections(nn.Module):
     The projections are used in training only. If the widths are equal, they begin as the identity.
     """
 
-    def __init__(self, student: nn.Module, teacher_width: int, projections: str):
+    def __init__(self, student: PreTrainedModel, teacher_width: int, projections: str):
         super().__init__()
         self.student = student
         width, states = student.config.hidden_size, student.config.num_hidden_layers + 1
-        self.projections = nn.ModuleList(
-            nn.Linear(width, teacher_width) for _ in range(1 if projections == "shared" else states)
-        )
+        made = [nn.Linear(width, teacher_width) for _ in range(1 if projections == "shared" else states)]
+        self.projections = nn.ModuleList(made)
         if width == teacher_width:
-            for projection in self.projections:
+            for projection in made:
                 nn.init.eye_(projection.weight)
                 nn.init.zeros_(projection.bias)
 
@@ -83,17 +85,17 @@ def intermediate_losses(
     mask = inputs["attention_mask"]
     student_layers = range(1, len(layer_map) + 1)
     states, scores = student(inputs, list(student_layers) if weights.attention else [])
-    parts = {}
+    parts: Tensors = {}
     if weights.embeddings:
         parts["embeddings"] = weights.embeddings * losses.hidden_loss(states[0], teacher_states[0], mask)
     if weights.hidden:
-        pairs = zip(student_layers, layer_map, strict=True)
-        parts["hidden"] = weights.hidden * sum(
-            losses.hidden_loss(states[own], teacher_states[theirs], mask) for own, theirs in pairs
-        )
+        layer_pairs = zip(student_layers, layer_map, strict=True)
+        hidden = [losses.hidden_loss(states[own], teacher_states[theirs], mask) for own, theirs in layer_pairs]
+        parts["hidden"] = weights.hidden * reduce(add, hidden)
     if weights.attention:
-        pairs = zip(scores, teacher_scores, strict=True)
-        parts["attention"] = weights.attention * sum(losses.attention_loss(own, theirs, mask) for own, theirs in pairs)
+        score_pairs = zip(scores, teacher_scores, strict=True)
+        attention = [losses.attention_loss(own, theirs, mask) for own, theirs in score_pairs]
+        parts["attention"] = weights.attention * reduce(add, attention)
     return parts
 
 
@@ -103,7 +105,8 @@ class LogitsRecorder:
     """
 
     def __init__(self, task: Task, logits: TeacherLogits):
-        self.task, self.logits, self.waiting = task, logits, []
+        self.task, self.logits = task, logits
+        self.waiting: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def add(self, numbers: Tensor, logits: Tensor, mask: Tensor) -> None:
         """A batch's sequence numbers (B,), logits (B, P, C) and label mask (B, P)."""
@@ -148,7 +151,7 @@ class IntermediateObjective(Objective):
             self.recorder.write()
 
 
-def check_heads(student: nn.Module, teacher: nn.Module, weights: Losses, key: str) -> None:
+def check_heads(student: PreTrainedModel, teacher: PreTrainedModel, weights: Losses, key: str) -> None:
     ours, theirs = student.config.num_attention_heads, teacher.config.num_attention_heads
     if weights.attention and ours != theirs:
         raise UserError(
@@ -158,8 +161,8 @@ def check_heads(student: nn.Module, teacher: nn.Module, weights: Losses, key: st
 
 
 def learn_intermediate(
-    student: nn.Module,
-    teacher: nn.Module,
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
     data: EncodedRows,
     tokenizer,
     settings: DistillIntermediate | GeneralDistillation,

@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from pipeline.tinybert.distillation import losses
 from pipeline.tinybert.distillation.teacher_logits import TeacherLogits
@@ -16,7 +17,7 @@ from pipeline.tinybert.models.batches import Collator
 from pipeline.tinybert.models.encoded_rows import EncodedRows
 from pipeline.tinybert.models.inference import EvaluationSet, encode
 from pipeline.tinybert.training.fine_tuning import LabelObjective, train_to_best_epoch
-from pipeline.tinybert.training.loop import Batch, Objective, Result, Tensors
+from pipeline.tinybert.training.loop import Batch, Collate, Objective, Result, Tensors
 
 if TYPE_CHECKING:
     from pipeline.tinybert.core.settings import DistillPrediction, Numerics
@@ -56,7 +57,7 @@ class PredictionObjective(Objective):
 
 
 def learn_logits(
-    student: nn.Module,
+    student: PreTrainedModel,
     tokenizer,
     data: EncodedRows,
     logits: TeacherLogits,
@@ -70,7 +71,7 @@ def learn_logits(
 
 
 def learn_labels(
-    student: nn.Module,
+    student: PreTrainedModel,
     tokenizer,
     labelled: list[Row],
     validation: EvaluationSet,
@@ -84,10 +85,10 @@ def learn_labels(
 
 
 def _learn(
-    student: nn.Module,
+    student: PreTrainedModel,
     objective: Objective,
     data: EncodedRows,
-    collate: Collator,
+    collate: Collate,
     validation: EvaluationSet,
     settings: DistillPrediction,
     numerics: Numerics,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
+from transformers import PreTrainedModel
 
 from pipeline.tinybert.core import launch, resume
 from pipeline.tinybert.core.log import log
@@ -61,7 +62,7 @@ class TeacherLogits:
             return cls.load(folder, mode="r+")
 
     @classmethod
-    def load(cls, folder: str | Path, mode: str = "r") -> TeacherLogits:
+    def load(cls, folder: str | Path, mode: Literal["r", "r+"] = "r") -> TeacherLogits:
         return cls(folder, *(MappedArray.open(Path(folder, f"{name}.npy"), mode=mode) for name in ("values", "starts")))
 
     def __len__(self) -> int:
@@ -96,13 +97,13 @@ class TeacherLogits:
 
     def put(self, sequences: np.ndarray, logits: Tensor, mask: Tensor) -> None:
         """Write the logits (B, P, C) of a batch of sequences, at the positions of the mask (B, P)."""
-        logits, mask = logits.float().cpu().numpy(), mask.cpu().numpy()
+        chosen = mask.cpu().numpy()
         rows, counts = self._rows(sequences)
-        found = mask.sum(axis=-1)
+        found = chosen.sum(axis=-1)
         if (wrong := np.flatnonzero(found != counts)).size:
             first = wrong[0]
             raise ValueError(f"sequence {sequences[first]}: {found[first]} rows, expected {counts[first]}")
-        self.values[rows] = logits[mask]
+        self.values[rows] = logits.float().cpu().numpy()[chosen]
 
     def batch(self, sequences: np.ndarray, mask: Tensor) -> Tensor:
         """(B, P, C): the logits at the positions of the mask (B, P), 0 elsewhere."""
@@ -131,7 +132,7 @@ CREATED = "created.json"
 
 
 def fill(
-    logits: TeacherLogits, teacher: nn.Module, task: Task, data: EncodedRows, tokenizer, numerics: Numerics
+    logits: TeacherLogits, teacher: PreTrainedModel, task: Task, data: EncodedRows, tokenizer, numerics: Numerics
 ) -> None:
     """Compute the teacher's logits of all sequences of ``data`` that have none yet."""
     launch.wait()

@@ -22,7 +22,7 @@ def report(
     trivial: list,
     settings: Evaluate,
     curves: dict[str, list[Bin]],
-    thresholds: dict[str, float] | None = None,
+    thresholds: dict[str, float | None] | None = None,
 ) -> dict[str, dict | float | None]:
     """Scores of each model, and a comparison of student and teacher.
 

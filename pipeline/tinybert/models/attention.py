@@ -15,16 +15,18 @@ import contextlib
 import contextvars
 import functools
 from collections.abc import Collection, Iterator
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from pipeline.tinybert.models.families import FAMILIES, Family, layers
 
 NAME = "tinybert"
+Model = TypeVar("Model", bound=PreTrainedModel)
 AMPERE = (8, 0)  # the first compute capability with FlashAttention
 HEAD_SIZE_MULTIPLE = 8  # GPU kernels need head sizes that are a multiple of this; TinyBERT4's is 26, TinyBERT6's 64
 
@@ -33,7 +35,8 @@ class _Capture:
     """Attention scores of one forward. The layers call the attention function in order, so calls count layers."""
 
     def __init__(self, layers: Collection[int]):
-        self.layers, self.scores, self.layer = frozenset(layers), {}, 0
+        self.layers, self.layer = frozenset(layers), 0
+        self.scores: dict[int, Tensor] = {}
 
     def next_layer(self) -> bool:
         """Count a layer's call. True if its scores are to be captured."""
@@ -59,7 +62,7 @@ def attention_scores(layers: Collection[int]) -> Iterator[dict[int, Tensor]]:
         _active.reset(token)
 
 
-def our_attention(model: nn.Module) -> nn.Module:
+def our_attention(model: Model) -> Model:
     """Make ``model`` use this module's attention function. On a GPU, outputs at padding differ from SDPA's."""
     model.set_attn_implementation(NAME)
     return model
@@ -79,11 +82,12 @@ def _attention(module, query, key, value, attention_mask, dropout=0.0, scaling=N
     if query.device.type == "cuda" and head_size % HEAD_SIZE_MULTIPLE:
         padding = (0, -head_size % HEAD_SIZE_MULTIPLE)
         query, key, value = (nn.functional.pad(states, padding) for states in (query, key, value))
-    scores = (query * scaling) @ key.transpose(-1, -2) if captured or explicit else None
-    if captured:
-        capture.scores[capture.layer] = scores
-    if explicit:
-        return _attend_explicitly(scores, value, attention_mask, dropout), None
+    if captured or explicit:
+        scores = (query * scaling) @ key.transpose(-1, -2)
+        if capture is not None and captured:
+            capture.scores[capture.layer] = scores
+        if explicit:
+            return _attend_explicitly(scores, value, attention_mask, dropout), None
     segments = getattr(attention_mask, "segments", None)
     if segments is not None and query.dtype == torch.bfloat16:
         return _flash_attention(segments, query, key, value, dropout, scaling)[..., :head_size], None
@@ -127,7 +131,7 @@ def _flash_attention(
 
 
 def _mask(
-    *rest,
+    *rest: Any,
     attention_mask: Tensor | None = None,
     device: torch.device | str = "cpu",
     allow_is_bidirectional_skip: bool = False,
@@ -140,7 +144,8 @@ def _mask(
     """
     on_gpu = torch.device(device).type == "cuda"
     skip = allow_is_bidirectional_skip and not on_gpu
-    mask = sdpa_mask(*rest, attention_mask=attention_mask, device=device, allow_is_bidirectional_skip=skip, **more)
+    more |= {"attention_mask": attention_mask, "device": device, "allow_is_bidirectional_skip": skip}
+    mask: Any = sdpa_mask(*rest, **more)
     if attention_mask is not None and on_gpu and _has_flash_attention():
         mask.segments = segments_of(attention_mask)
     return mask
@@ -163,7 +168,7 @@ def segments_of(mask: Tensor) -> Tensor:
 
 
 @contextlib.contextmanager
-def first_position_only(model: nn.Module) -> Iterator[None]:
+def first_position_only(model: PreTrainedModel) -> Iterator[None]:
     """Within the block, the last layer computes only the first position's state, (B, 1, D).
 
     This is all that a head for text classification reads; its logits are the same except for rounding. In the last
@@ -192,7 +197,7 @@ def first_position_only(model: nn.Module) -> Iterator[None]:
 
 
 def _attention_of_first_position(
-    attention: nn.Module, family: Family, hidden_states: Tensor, attention_mask: Tensor | None = None, **rest
+    attention: Any, family: Family, hidden_states: Tensor, attention_mask: Tensor | None = None, **rest
 ) -> tuple[Tensor, None]:
     """The forward of the module ``attention``, with the first position as the only query."""
     inputs = hidden_states[:, :1], hidden_states, hidden_states
@@ -201,7 +206,7 @@ def _attention_of_first_position(
         for name, states in zip(family.queries_keys_values, inputs, strict=True)
     )
     dropout = attention.dropout.p if attention.training else 0.0
-    mask = None
+    mask: Any = None
     if attention_mask is not None:
         mask = attention_mask[:, :, :1]
         mask.segments = getattr(attention_mask, "segments", None)

@@ -73,7 +73,7 @@ class Pieces:
     def padded(self, length: int, filler) -> np.ndarray:
         """(sequences, length)."""
         dtype = np.bool_ if self.values.dtype == np.bool_ else np.int64
-        made = np.full((len(self.counts), length), filler, dtype=dtype)
+        made: np.ndarray = np.full((len(self.counts), length), filler, dtype=dtype)
         made[np.arange(length) < self.counts[:, None]] = self.values
         return made
 
@@ -98,7 +98,9 @@ class Collator:
         }
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
-        length = int(batch["input_ids"].counts.max())
+        ids = batch["input_ids"]
+        assert isinstance(ids, Pieces)
+        length = int(ids.counts.max())
         if self.round_lengths:
             length = padded_length(length, self.longest)
         return {name: self._tensor(name, batch[name], length) for name in self.names if name in batch}

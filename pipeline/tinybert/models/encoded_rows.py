@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -11,6 +12,7 @@ from pipeline.tinybert.core import resume
 from pipeline.tinybert.data.arrays import MappedArray
 from pipeline.tinybert.models.batches import Batch, Pieces
 
+Array = np.ndarray | MappedArray
 Columns = dict[str, list]  # what `Task.encode` returns, one entry a sequence
 PIECES = {"input_ids": np.int32, "token_type_ids": np.uint8, "label_mask": np.bool_, "labels": np.int64}
 ON_DISK = {"starts": np.int64, "counts": np.uint16, **PIECES}
@@ -26,10 +28,10 @@ class EncodedRows(Dataset):
 
     def __init__(
         self,
-        pieces: dict[str, np.ndarray | MappedArray],
-        starts: np.ndarray | MappedArray,
+        pieces: dict[str, Array],
+        starts: Array,
         all_lengths: np.ndarray,
-        sequences: dict[str, np.ndarray | MappedArray] | None = None,
+        sequences: dict[str, Array] | None = None,
         numbers: np.ndarray | None = None,
     ):
         """``numbers``: the sequences of the arrays that this data set has, in this order; None for all."""
@@ -40,7 +42,8 @@ class EncodedRows(Dataset):
     @classmethod
     def in_memory(cls, columns: Columns) -> EncodedRows:
         lengths = np.array([len(ids) for ids in columns["input_ids"]], dtype=np.int64)
-        pieces, sequences = {}, {}
+        pieces: dict[str, Array] = {}
+        sequences: dict[str, Array] = {}
         for name, values in columns.items():
             if name in PIECES and _is_by_piece(values, lengths):
                 pieces[name] = _flat(values, PIECES[name])
@@ -55,7 +58,7 @@ class EncodedRows(Dataset):
         lengths = Path(folder, LENGTHS)
         if not lengths.exists():
             return None
-        arrays = {
+        arrays: dict[str, Array] = {
             name: MappedArray.open(path, dtype)
             for name, dtype in ON_DISK.items()
             if (path := Path(folder, f"{name}.bin")).exists()
@@ -65,7 +68,7 @@ class EncodedRows(Dataset):
         made.counts_on_disk = counts
         return made
 
-    counts_on_disk: MappedArray | None = None
+    counts_on_disk: Array | None = None
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -110,8 +113,9 @@ class EncodedRowsWriter:
     """Takes columns of `Task.encode` block by block and writes them into ``folder``."""
 
     def __init__(self, folder: str | Path):
-        self.folder, self.files, self.lengths = Path(folder), {}, []
-        self.place = 0
+        self.folder, self.place = Path(folder), 0
+        self.files: dict[str, BinaryIO] = {}
+        self.lengths: list[np.ndarray] = []
         self._append("starts", np.zeros(1))
 
     def __len__(self) -> int:
@@ -139,7 +143,9 @@ class EncodedRowsWriter:
         for file in self.files.values():
             file.close()
         resume.save(self.folder / LENGTHS, np.concatenate([np.zeros(0, dtype=np.uint16), *self.lengths]))
-        return EncodedRows.load(self.folder)
+        written = EncodedRows.load(self.folder)
+        assert written is not None
+        return written
 
 
 def _is_by_piece(values: list, lengths: np.ndarray) -> bool:

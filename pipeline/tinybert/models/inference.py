@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
+from transformers import PreTrainedModel
 
 from pipeline.tinybert.core import launch
 from pipeline.tinybert.core.errors import UserError
@@ -37,13 +38,13 @@ def encode(task: Task, rows: list[Row], tokenizer) -> Columns:
     return task.encode(rows, tokenizer)
 
 
-def last_layer_first_position_only(task: Task, model: nn.Module) -> contextlib.AbstractContextManager:
+def last_layer_first_position_only(task: Task, model: PreTrainedModel) -> contextlib.AbstractContextManager:
     """Inside the block, the last layer of ``model`` computes only what the task's head reads."""
     return first_position_only(model) if task.of_first_position else contextlib.nullcontext()
 
 
 @contextlib.contextmanager
-def pytorch_forward(task: Task, model: nn.Module, precision: str = "float32") -> Iterator[Forward]:
+def pytorch_forward(task: Task, model: PreTrainedModel, precision: str = "float32") -> Iterator[Forward]:
     """A function from model inputs to class logits, in evaluation mode and without gradients."""
     device = next(model.parameters()).device
     was_training = model.training
@@ -75,8 +76,9 @@ def class_logits(
     """
     order = numbers[np.argsort(-encoded.lengths[numbers].astype(np.int32), kind="stable")]
     all_batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    own = [batch for batch in all_batches[launch.rank() :: launch.world_size()] if not skip(batch)]
-    collate, on_gpu = Collator(tokenizer, "label_mask", "number"), torch.cuda.is_available()
+    own: Any = [batch for batch in all_batches[launch.rank() :: launch.world_size()] if not skip(batch)]
+    on_gpu = torch.cuda.is_available()
+    collate: Any = Collator(tokenizer, "label_mask", "number")
     for batch in DataLoader(encoded, batch_sampler=own, collate_fn=collate, pin_memory=on_gpu):
         inputs = {name: batch[name] for name in tokenizer.model_input_names}
         yield batch["number"].numpy(), forward(inputs), batch["label_mask"]

@@ -14,6 +14,7 @@ import onnxruntime
 import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.models.inference import Forward, last_layer_first_position_only
@@ -37,7 +38,7 @@ class _InOrder(nn.Module):
 
 
 @torch.no_grad()
-def write(path: Path, model: nn.Module, task: Task, tokenizer, opset: int) -> None:
+def write(path: Path, model: PreTrainedModel, task: Task, tokenizer, opset: int) -> None:
     """``model`` as ONNX: inputs as the tokenizer names them, (batch, sequence) both free; outputs as the library does.
 
     Of the last layer there is only what the task's head reads.
@@ -59,6 +60,7 @@ def write(path: Path, model: nn.Module, task: Task, tokenizer, opset: int) -> No
             dynamo=True,
             verbose=False,
         )
+    assert program is not None
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()  # the exporter's notes on itself, with paths of this machine
     program.save(path)

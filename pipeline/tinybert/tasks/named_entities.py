@@ -5,7 +5,7 @@ A row has ``words`` and ``tags``. For augmentation, its text is the words joined
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar
 
 import numpy as np
@@ -49,6 +49,7 @@ class NamedEntities(Task):
                 raise BadRecordError(f"word {number} is {word!r}: expected a word without spaces around it")
         if not labelled:
             return {"words": words}
+        assert isinstance(source, Source)
         column = source.tags or self.columns["tags"]
         tags = _list(record[column], column)
         if len(tags) != len(words):
@@ -122,7 +123,7 @@ class NamedEntities(Task):
         correct = [one & other for one, other in zip(actual, predicted, strict=True)]
         counts = np.stack([_counts(spans, types) for spans in (correct, actual, predicted)])  # (3, rows, types)
 
-        def score(chosen: np.ndarray) -> dict[str, float]:
+        def score(chosen: np.ndarray) -> dict[str, Any]:
             correct, actual, predicted = by_type = counts[:, chosen].sum(axis=1)
             all_correct, all_actual, all_predicted = by_type.sum(axis=1)
             return {
@@ -186,7 +187,7 @@ class NamedEntities(Task):
                 tags += [f"B-{entity_type}", *[f"I-{entity_type}"] * (len(new_words) - 1)]
         return {**row, "words": words, "tags": tags} if "tags" in row else {**row, "words": words}
 
-    def exchangeable(self, train: list[Row]) -> dict[str, list[str]]:
+    def exchangeable(self, train: Iterable[Row]) -> dict[str, list[str]]:
         """Entity type → the distinct entities of train."""
         entities: dict[str, dict[str, None]] = {}
         for row in train:

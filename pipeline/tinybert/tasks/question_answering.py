@@ -47,7 +47,7 @@ class QuestionAnswering(Task):
     Options: ClassVar = Options
 
     @property
-    def metrics(self) -> tuple[str, ...]:
+    def metrics(self) -> tuple[str, ...]:  # type: ignore[override]
         by_kind = ("f1_with_answer", "exact_match_with_answer", "without_answer")
         return ("f1", "exact_match", *(by_kind if self.options.unanswerable else ()))
 
@@ -64,6 +64,7 @@ class QuestionAnswering(Task):
         }
         if not labelled:
             return row
+        assert isinstance(source, Source)
         offset = _stripped_before(record[source.passage or self.columns["passage"]])
         answers, repairs = [], []
         for text, start in _answers_of(record[source.answers or self.columns["answers"]]):
@@ -333,12 +334,12 @@ def _answers_of(cell: Any) -> list[tuple[str, int]]:
     list of each. Returns (text, start) pairs.
     """
     if isinstance(cell, dict):
-        pairs = zip(_sequence(cell.get("text")), _sequence(cell.get("answer_start")), strict=False)
+        pairs = list(zip(_sequence(cell.get("text")), _sequence(cell.get("answer_start")), strict=False))
         complete = len(_sequence(cell.get("text"))) == len(_sequence(cell.get("answer_start")))
     else:
         cell = _sequence(cell)
         complete = all(isinstance(answer, dict) for answer in cell)
-        pairs = ((answer.get("text"), answer.get("answer_start")) for answer in cell if complete)
+        pairs = [(answer.get("text"), answer.get("answer_start")) for answer in cell if complete]
     answers = []
     for text, start in pairs if complete else ():
         if not isinstance(text, str) or not text.strip():

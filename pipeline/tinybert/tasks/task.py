@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.settings import Group, Source, Table
@@ -87,7 +87,7 @@ class Task(ABC):
         the model's targets (``labels``, for example), if all rows are labelled.
         """
 
-    def load_model(self, folder: str | Path, seed: int = 0) -> torch.nn.Module:
+    def load_model(self, folder: str | Path, seed: int = 0) -> PreTrainedModel:
         """The model in ``folder`` with this task's head. A missing head is initialised at random from ``seed``."""
         return checkpoints.load(self.head, folder, seed=seed, **self.head_options())
 
@@ -218,7 +218,7 @@ class Task(ABC):
         """
         return {}
 
-    def exchangeable(self, train: list[Row]) -> dict:
+    def exchangeable(self, train: Iterable[Row]) -> dict:
         """The labelled parts of the training rows that ``swaps`` may insert elsewhere."""
         return {}
 

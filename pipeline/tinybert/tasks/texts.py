@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import numpy as np
 from transformers import AutoModelForSequenceClassification
 
-from pipeline.tinybert.core.settings import Table
+from pipeline.tinybert.core.settings import Source, Table
 from pipeline.tinybert.data.records import text_of
 from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.models import checkpoints
@@ -31,7 +31,7 @@ class Texts(Task):
     problem_type: ClassVar[str]  # selects the loss of the transformers model
 
     @abstractmethod
-    def label(self, record: dict, source: Table) -> Any:
+    def label(self, record: dict, source: Source) -> Any:
         """The label of a record. Raises BadRecordError if it is missing or invalid."""
 
     @abstractmethod
@@ -43,6 +43,7 @@ class Texts(Task):
         if source.pair is not None:
             row["pair"] = text_of(record, source.pair)
         if labelled:
+            assert isinstance(source, Source)
             row["label"] = self.label(record, source)
         return row
 

@@ -82,9 +82,8 @@ class Replayed:
 
     def record(self, inputs: Tensors) -> Recorded:
         own, graph = {name: values.clone() for name, values in inputs.items()}, torch.cuda.CUDAGraph()
-        options = {"pool": self.memory, "stream": self.stream, "capture_error_mode": "thread_local"}
         try:
-            with torch.cuda.graph(graph, **options):
+            with torch.cuda.graph(graph, pool=self.memory, stream=self.stream, capture_error_mode="thread_local"):
                 outputs = self.step(own)
         except torch.OutOfMemoryError:
             raise  # a smaller batch helps, too: `stage.message` says so

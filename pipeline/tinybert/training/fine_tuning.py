@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel
 
 from pipeline.tinybert.core import curves
 from pipeline.tinybert.core.output import write_json
@@ -21,7 +22,7 @@ from pipeline.tinybert.models.inference import (
     last_layer_first_position_only,
     pytorch_forward,
 )
-from pipeline.tinybert.training.loop import Batch, Objective, Plan, Result, Tensors, Validation, train_or_load
+from pipeline.tinybert.training.loop import Batch, Collate, Objective, Plan, Result, Tensors, Validation, train_or_load
 
 if TYPE_CHECKING:
     from pipeline.tinybert.core.settings import Numerics
@@ -34,7 +35,8 @@ class LabelObjective(Objective):
     """The task's own loss on labels; with ``class_weights`` (C,) the cross-entropy weighted by class."""
 
     def __init__(self, task: Task, class_weights: list[float] | None = None):
-        self.task, self.class_weights = task, class_weights and torch.tensor(class_weights)
+        self.task = task
+        self.class_weights = None if class_weights is None else torch.tensor(class_weights)
 
     def losses(self, model: nn.Module, batch: Batch) -> tuple[Tensors, Tensors]:
         if self.class_weights is None:
@@ -45,10 +47,12 @@ class LabelObjective(Objective):
 
     def counts(self, batch: Batch) -> Tensors:
         labels = batch.get("labels")
+        if labels is None:
+            return {"loss": rows_in(batch)}
         if self.class_weights is not None:
             return {"loss": self.class_weights.to(labels.device)[labels[labels != IGNORED]].sum()}
-        by_word = labels is not None and labels.dim() == 2 and not labels.is_floating_point()
-        return {"loss": (labels != IGNORED).sum() if by_word else rows_in(batch)}
+        by_word = labels.dim() == 2 and not labels.is_floating_point()
+        return {"loss": labels.ne(IGNORED).sum() if by_word else rows_in(batch)}
 
 
 def rows_in(batch: Batch) -> Tensor:
@@ -58,9 +62,9 @@ def rows_in(batch: Batch) -> Tensor:
 
 def train_to_best_epoch(
     objective: Objective,
-    model: nn.Module,
+    model: PreTrainedModel,
     data: EncodedRows,
-    collate: Collator,
+    collate: Collate,
     validation: EvaluationSet,
     settings,
     numerics: Numerics,
@@ -104,7 +108,7 @@ def fine_tune(
     stage: str,
     learning_rate: float,
     class_weights: list[float] | None = None,
-) -> tuple[nn.Module, Result]:
+) -> tuple[PreTrainedModel, Result]:
     """The encoder of ``folder`` with a new head, trained on labels."""
     model = task.load_model(folder, numerics.seed)
     checkpoints.set_dropout(model, settings.dropout)
@@ -122,7 +126,7 @@ def fine_tune(
     return model, result
 
 
-def score_as_it_is(model: nn.Module, validation: EvaluationSet) -> Result:
+def score_as_it_is(model: PreTrainedModel, validation: EvaluationSet) -> Result:
     """The result of a model that needs no training."""
     with pytorch_forward(validation.task, model) as forward:
         score = validation.score(validation.logits(forward))[validation.task.metric]

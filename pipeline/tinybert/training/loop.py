@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -27,7 +28,7 @@ from pipeline.tinybert.core import curves, launch, resume
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import log
 from pipeline.tinybert.models.attention import our_attention
-from pipeline.tinybert.models.batches import ByLength, Collator, Share
+from pipeline.tinybert.models.batches import ByLength, Share
 from pipeline.tinybert.models.encoded_rows import EncodedRows
 from pipeline.tinybert.models.precision import autocast
 from pipeline.tinybert.training import cuda_graphs
@@ -41,6 +42,7 @@ os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # for deterministic products;
 
 Batch = dict[str, Tensor]
 Tensors = dict[str, Tensor]
+Collate = Callable[[Any], Batch]  # rows of a batch → its tensors
 
 
 class Objective:
@@ -108,7 +110,7 @@ def train_or_load(
     objective: Objective,
     model: nn.Module,
     data: EncodedRows,
-    collate: Collator,
+    collate: Collate,
     plan: Plan,
     validation: Validation | None = None,
 ) -> Result:
@@ -154,7 +156,7 @@ class _Run:
         objective: Objective,
         model: nn.Module,
         data: EncodedRows,
-        collate: Collator,
+        collate: Collate,
         plan: Plan,
         folder: Path,
         validation: Validation | None,
@@ -173,7 +175,7 @@ class _Run:
         if isinstance(model, PreTrainedModel):
             our_attention(model)
         if plan.checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            cast(PreTrainedModel, model).gradient_checkpointing_enable({"use_reentrant": False})
         self.model = model
         optimizer = torch.optim.AdamW(_groups(model, plan.weight_decay), lr=plan.learning_rate, fused=True)
         self.wrapped, self.optimizer = self.accelerator.prepare(model, optimizer)
@@ -367,7 +369,7 @@ class _Run:
         if self.validation and progress.best_epoch < progress.epoch:
             load_model(self.model, best)
         if self.plan.checkpointing:
-            self.model.gradient_checkpointing_disable()
+            cast(PreTrainedModel, self.model).gradient_checkpointing_disable()
         self.accelerator.free_memory()
         names = dict.fromkeys(name for point in progress.points for name in point if name != "step")
         found = {name: [(point["step"], point[name]) for point in progress.points if name in point] for name in names}
@@ -423,7 +425,7 @@ def compute_deterministically() -> None:
     not fill each new tensor with NaN, which takes a fifth of a training step on a CPU.
     """
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
 
 

@@ -1,10 +1,11 @@
 """The user's own fine-tuned teacher: taken as it is, if it fits the task and the encoder."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedModel
 
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.data import sources
@@ -14,7 +15,7 @@ from pipeline.tinybert.tasks import Task
 KEY = "finetune_teacher.checkpoint"
 
 
-def load(task: Task, location: str, encoder: Path, within: Path) -> tuple[nn.Module, object]:
+def load(task: Task, location: str, encoder: Path, within: Path) -> tuple[PreTrainedModel, Any]:
     """The model and the tokenizer of a checkpoint, its outputs in the order of the task's labels.
 
     Raises UserError where it has another head, other labels, another vocabulary or family than ``encoder``, from which
@@ -39,21 +40,23 @@ def load(task: Task, location: str, encoder: Path, within: Path) -> tuple[nn.Mod
     return teacher, tokenizer
 
 
-def _in_the_order_of(task: Task, teacher: nn.Module, location: str) -> None:
+def _in_the_order_of(task: Task, teacher: PreTrainedModel, location: str) -> None:
     """Let output i of ``teacher`` be label i of the task. Labels are matched by name."""
     if not task.labels:
         return
+    config: Any = teacher.config
+    model: Any = teacher
     if len(task.labels) == 1:  # regression: a number has no name
-        names = task.labels * teacher.config.num_labels
+        names = task.labels * config.num_labels
     else:
-        names = [teacher.config.id2label[index] for index in range(teacher.config.num_labels)]
+        names = [config.id2label[index] for index in range(config.num_labels)]
     number = {name: index for index, name in enumerate(names)}
     if len(names) != len(task.labels) or set(names) != set(task.labels):
         raise UserError(
             f"{KEY}: {location} has the labels {', '.join(map(str, names))} (id2label in its config.json), the task has"
             f" {', '.join(task.labels)}: give one of them the names of the other (the task's stand under source.labels)"
         )
-    head = teacher.classifier if isinstance(teacher.classifier, nn.Linear) else teacher.classifier.out_proj
+    head = model.classifier if isinstance(model.classifier, nn.Linear) else model.classifier.out_proj
     order = [number[name] for name in task.labels]
     with torch.no_grad():
         head.weight.copy_(head.weight[order])
