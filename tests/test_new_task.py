@@ -134,7 +134,8 @@ def test_long_unlabelled_texts_are_cut_into_sentences(run, reviews):
 
 
 def test_options_override_guesses(run, reviews):
-    run("films", "--file", reviews, "--metric", "mcc", "--max-length", 100, "--label", "sentiment")
+    said = run("films", "--file", reviews, "--metric", "mcc", "--max-length", 100, "--label", "sentiment")
+    assert "max_length: 100 (as given)" in said and "metric: mcc (as given)" in said and "accuracy" not in said
     task = settings.load().task("films")
     assert (task.metric, task.max_length) == ("mcc", 100)
 

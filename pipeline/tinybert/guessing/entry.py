@@ -38,6 +38,9 @@ def guess(given: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         "max_length": given.max_length or length,
     }
     reasons = [f"kind: {kind}", *(f"{key}: {value!r}" for key, value in dialect.items()), *found.reasons, reason]
+    options = {key: value for key in ("metric", "max_length") if (value := getattr(given, key))}
+    reasons = [line for line in reasons if line.partition(":")[0] not in options]
+    reasons += [f"{key}: {value} (as given)" for key, value in options.items()]
     if given.unlabelled:
         values["unlabelled"], reason = _unlabelled(given, kind, found)
         reasons.append(reason)
