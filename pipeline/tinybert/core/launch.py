@@ -24,26 +24,48 @@ from accelerate.utils import broadcast_object_list, gather_object, reduce
 from torch import Tensor, distributed
 
 from pipeline.tinybert.core import stage
-from pipeline.tinybert.core.errors import Interrupted, UserError
+from pipeline.tinybert.core.errors import Interrupted, UserError, message
 from pipeline.tinybert.core.log import rank as rank
-from pipeline.tinybert.core.stage import IS_CHILD, interrupted
 
 COMMAND, PROCESSES = "TINYBERT_LAUNCH", "TINYBERT_PROCESSES"
 LONGEST_WAIT = timedelta(days=7)  # for the first process, which encodes and writes while the others wait
+SECONDS_FOR_THE_FIRST = 3
 SECONDS_TO_STOP = 10
+IS_CHILD = "TINYBERT_CHILD"  # set for the launcher, so that what it starts does not start it again
 
 
 def run(main: Callable[..., None], *names: str, **options) -> None:
     """`stage.run`, on as many processes as the environment asks for."""
     if "WORLD_SIZE" in os.environ:  # a launcher has started this process
         _stop_with_the_parent()
-        stage.run(main, *names, **options)
+        with _errors_in_one_line():
+            stage.run(main, *names, **options)
         if distributed.is_initialized():
             distributed.destroy_process_group()
-    elif command := _launcher():
+    elif IS_CHILD not in os.environ and (command := _launcher()):
+        os.environ[IS_CHILD] = "1"  # a launcher that starts a single process tells it nothing
         _launch(*command)
     else:
         stage.run(main, *names, **options)
+
+
+@contextlib.contextmanager
+def _errors_in_one_line() -> Iterator[None]:
+    """As `stage.report_errors_in_one_line`, whose hook torch replaces as soon as processes form a group.
+
+    Usually all processes fail with the same error. The first one prints it, and the launcher then ends the others,
+    which wait. So another process prints a line only if it alone has failed.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if (line := message(error)) is None:
+            raise
+        if rank() > 0:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            time.sleep(SECONDS_FOR_THE_FIRST)
+        stage.print_error(line, error)
+        raise SystemExit(1) from None
 
 
 def world_size() -> int:
@@ -153,12 +175,11 @@ def _torchrun(arguments: list[str]) -> None:
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    os.environ[IS_CHILD] = "1"
+    logging.disable(logging.CRITICAL)  # of torchrun; its processes have their own
     try:
         torchrun.run(torchrun.parse_args(arguments))
     except SignalException as error:
-        raise Interrupted(interrupted(signal.Signals(error.sigval))) from None
+        raise Interrupted(stage.interrupted(signal.Signals(error.sigval))) from None
     except ChildFailedError as error:
         number, failure = error.get_first_failure()
         if failure.exitcode < 0:

@@ -15,10 +15,8 @@ from types import TracebackType
 import psutil
 
 from pipeline.tinybert.core.errors import Interrupted, UserError, message
-from pipeline.tinybert.core.log import log, rank
+from pipeline.tinybert.core.log import log
 
-SECONDS_FOR_THE_FIRST = 3
-IS_CHILD = "TINYBERT_CHILD"  # in the environment of processes that `launch` has started
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 
@@ -98,16 +96,15 @@ def interrupted(number: signal.Signals) -> str:
 
 
 def _report(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-    line = message(error)
-    if line is None:
+    if (line := message(error)) is None:
         sys.__excepthook__(kind, error, traceback)
-        return
-    if rank() > 0:
-        # Usually every process meets the same error. The first one prints it and its launcher ends the others
-        # meanwhile, so a line comes from here only if this process alone failed.
-        time.sleep(SECONDS_FOR_THE_FIRST)
-    if isinstance(error, Interrupted) and (rank() > 0 or IS_CHILD in os.environ):
-        return  # the launcher reports it
+    else:
+        print_error(line, error)
+
+
+def print_error(line: str, error: BaseException) -> None:
+    if isinstance(error, Interrupted) and "TORCHELASTIC_RUN_ID" in os.environ:
+        return  # torchrun was interrupted too, and reports it
     _close_progress_bars()
     print(f"\n{Path(sys.argv[0]).stem}: {line}", file=sys.stderr, flush=True)
 
