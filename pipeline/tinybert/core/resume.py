@@ -1,9 +1,10 @@
-"""What a stage would lose if it were killed, in a folder that the next run of the same stage on the same inputs finds.
+"""Checkpoints for resuming an interrupted stage.
 
-The folder's name is a hash of all that the stage's result depends on, as dvc.yaml lists it, of the libraries and of the
-processor: a run that would give other bytes finds another folder. It lies beside DVC's cache, where experiments that
-run in a copy of the workspace find it too, and goes when the stage is done. (DVC's own ``persist`` would keep outputs
-after a change of parameters, and let the run go on from what others made.)
+A stage keeps them in a folder whose name is a hash of everything that its result depends on: what dvc.yaml lists, the
+libraries, the processor. So the next run of the same stage on the same inputs finds them, and a run with another result
+does not. The folder lies beside DVC's cache, where experiments that run in a copy of the workspace find it too. It is
+deleted when the stage is done. (DVC's ``persist`` would keep outputs after a change of parameters: the run would resume
+from the checkpoint of other parameters.)
 """
 
 import contextlib
@@ -28,14 +29,14 @@ from pipeline.tinybert.core import launch
 from pipeline.tinybert.core.log import log
 
 LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy", "nltk", "gensim")
-FORGOTTEN_AFTER = 14  # days
+DELETED_AFTER = 14  # days
 LOCK = ".lock"
 
 _stage: contextvars.ContextVar["_Stage | None"] = contextvars.ContextVar("stage", default=None)
 
 
 class _Stage:
-    """The stage that runs, and its folder once something has been kept."""
+    """The running stage, and its folder of checkpoints."""
 
     def __init__(self, name: str, arguments: list[str]):
         self.name, self.arguments, self.asked = name, arguments, False
@@ -43,27 +44,27 @@ class _Stage:
         self.path: Path | None = None
 
     def folder(self) -> Path | None:
-        """Made, or found, at the first call; None where another run is at the same work."""
+        """Created or found at the first call. None if another process runs the same stage on the same inputs."""
         if not self.asked:
             self.asked = True
             self.path = launch.broadcast_object(self._locked() if launch.rank() == 0 else None)
         return self.path
 
     def _locked(self) -> Path | None:
-        kept = _beside_the_cache() / "-".join([self.name, *self.arguments])
-        path = kept / fingerprint(self.name, self.arguments)
-        _forget_old_ones(kept)
+        runs = _beside_the_cache() / "-".join([self.name, *self.arguments])
+        path = runs / fingerprint(self.name, self.arguments)
+        _delete_old_runs(runs)
         path.mkdir(parents=True, exist_ok=True)
         self.lock = filelock.FileLock(path / LOCK)
         try:
             self.lock.acquire(timeout=0)
         except filelock.Timeout:
-            log(f"{path}: another process is at the same work; this one keeps nothing for a run that goes on")
+            log(f"{path}: another process runs the same stage; this one writes no checkpoints")
             return None
         if any(entry.name != LOCK for entry in path.iterdir()):
-            log(f"goes on from {path}, which a run that did not end has left")
-        elif others := sum(entry != path for entry in kept.iterdir()):
-            log(f"starts over: {others} runs that did not end had other settings, inputs, code or libraries")
+            log(f"resumes from {path}, which an interrupted run has left")
+        elif others := sum(entry != path for entry in runs.iterdir()):
+            log(f"starts over: {others} interrupted runs had other settings, inputs, code or libraries")
         return path
 
     def close(self, done: bool) -> None:
@@ -73,13 +74,13 @@ class _Stage:
             self.lock.release()
             if done:
                 shutil.rmtree(self.path)
-                with contextlib.suppress(OSError):  # others are in it
+                with contextlib.suppress(OSError):  # it holds the checkpoints of other runs
                     self.path.parent.rmdir()
 
 
 @contextlib.contextmanager
 def stage_folder(name: str, arguments: list[str]) -> Iterator[None]:
-    """While it runs, `folder` gives what an earlier run has left; when the block ends well, that goes."""
+    """Inside the block, `folder` returns the stage's folders of checkpoints. They are deleted unless the block raises."""
     stage = _Stage(name, arguments)
     token = _stage.set(stage)
     done = False
@@ -92,23 +93,23 @@ def stage_folder(name: str, arguments: list[str]) -> Iterator[None]:
 
 
 def metrics_of_stage() -> Path | None:
-    """Where the running stage's metrics will be; None where no stage runs."""
+    """Where the running stage's metrics will be; None outside a stage."""
     stage = _stage.get()
     return None if stage is None else Path("metrics", *(stage.arguments or ["pretrained"]), stage.name)
 
 
 @contextlib.contextmanager
 def folder(name: str) -> Iterator[Path]:
-    """The running stage's folder of this name, as a run that was killed has left it, or empty; one for all processes.
+    """The running stage's folder of this name, empty or as an interrupted run has left it. All processes share it.
 
-    Where no stage runs, an empty one that goes when the block ends; on the disk of the models, which has room.
+    Outside a stage: an empty folder that is deleted when the block ends. It is on the disk of the models, which has room.
     """
-    # Without dvc.yaml nobody knows what a stage's result depends on.
+    # dvc.yaml tells what a stage's result depends on; without it there are no checkpoints.
     stage = _stage.get()
-    kept = stage.folder() if stage and Path("dvc.yaml").exists() else None
-    if kept:
-        (kept / name).mkdir(exist_ok=True)
-        yield kept / name
+    run = stage.folder() if stage and Path("dvc.yaml").exists() else None
+    if run:
+        (run / name).mkdir(exist_ok=True)
+        yield run / name
     else:
         Path("models").mkdir(exist_ok=True)
         with contextlib.ExitStack() as until_the_end:
@@ -120,8 +121,8 @@ def folder(name: str) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _whole(path: Path) -> Iterator[BinaryIO]:
-    """A file that is there when all of it is written, or as it was."""
+def _atomic(path: Path) -> Iterator[BinaryIO]:
+    """A file that is complete, or as it was before."""
     partial = path.with_suffix(".partial")
     with open(partial, "wb") as file:
         yield file
@@ -129,14 +130,14 @@ def _whole(path: Path) -> Iterator[BinaryIO]:
 
 
 def save(path: Path, values: np.ndarray) -> None:
-    """As .npy, whole or not at all."""
-    with _whole(path) as file:
+    """Write a .npy file atomically."""
+    with _atomic(path) as file:
         np.save(file, values)
 
 
 def write(path: Path, content: dict) -> None:
-    """As JSON, whole or not at all."""
-    with _whole(path) as file:
+    """Write a JSON file atomically."""
+    with _atomic(path) as file:
         file.write(json.dumps(content).encode())
 
 
@@ -145,7 +146,7 @@ def read(path: Path) -> dict | None:
 
 
 def fingerprint(stage: str, arguments: list[str]) -> str:
-    """Of a stage's command, parameters, code and inputs, the libraries, and how the processor computes."""
+    """A hash of a stage's command, parameters, code and inputs, of the libraries, and of how the processor computes."""
     entry, parameters = _yaml(Path("dvc.yaml"))["stages"][stage], _yaml(Path("params.yaml"))
     task = "".join(arguments)
     keys, paths = ([text.replace("${item.task}", task) for text in entry.get(part, [])] for part in ("params", "deps"))
@@ -173,7 +174,7 @@ def _value(parameters: dict, key: str) -> object:
 
 
 def _content(path: Path) -> str:
-    """A hash of a file, or of the names and contents of a folder; nothing where there is none."""
+    """A hash of a file, or of the names and contents of a folder's files; of nothing if the path does not exist."""
     digest = hashlib.blake2b(digest_size=20)
     files = [path]
     if path.is_dir():
@@ -187,8 +188,8 @@ def _content(path: Path) -> str:
 
 
 def _beside_the_cache() -> Path:
-    """In `.dvc/tmp` of the repository whose cache this workspace uses; in the workspace's own, where the cache is in no
-    repository.
+    """A folder in `.dvc/tmp` of the repository whose cache this workspace uses; if the cache is in no repository, in this
+    workspace's own.
     """
     settings = ConfigParser()
     settings.read([".dvc/config", ".dvc/config.local"], encoding="utf-8")
@@ -196,7 +197,7 @@ def _beside_the_cache() -> Path:
     return (repository if repository.name == ".dvc" else Path(".dvc").resolve()) / "tmp" / "scratch"
 
 
-def _forget_old_ones(kept: Path) -> None:
-    for path in kept.glob("*"):
-        if time.time() - path.stat().st_mtime > FORGOTTEN_AFTER * 24 * 3600:
+def _delete_old_runs(runs: Path) -> None:
+    for path in runs.glob("*"):
+        if time.time() - path.stat().st_mtime > DELETED_AFTER * 24 * 3600:
             shutil.rmtree(path, ignore_errors=True)

@@ -32,7 +32,7 @@ def left() -> list[Path]:
 def test_what_a_run_that_did_not_end_has_left_is_found_and_goes_at_the_end(repository, capsys):
     assert run(fails=True) == []
     assert run(fails=True) == ["step"]
-    assert "goes on from" in capsys.readouterr().out
+    assert "resumes from" in capsys.readouterr().out
     assert run() == ["step"]
     assert left() == [] and not list(Path(".dvc/tmp/scratch").iterdir())
     assert run() == []
@@ -52,8 +52,8 @@ def test_outside_a_stage_the_folder_is_empty_and_goes(in_empty_folder):
         lambda: Path("models/pretrained/encoder/config.json").write_text("{}"),
         lambda: append(Path("data/tiny/prepared/train.jsonl"), "\n"),
         lambda: (
-            Path("pipeline/tinybert/losses.py").parent.mkdir(parents=True)
-            or Path("pipeline/tinybert/training.py").write_text("")
+            Path("pipeline/tinybert/training").mkdir(parents=True)
+            or Path("pipeline/tinybert/training/loop.py").write_text("")
         ),
     ],
     ids=["setting", "setting of the task", "model", "rows", "code"],
@@ -62,7 +62,7 @@ def test_what_the_result_depends_on_starts_over(repository, capsys, change):
     run(fails=True)
     change()
     assert run(fails=True) == []
-    assert "starts over: 1 runs that did not end had other settings" in capsys.readouterr().out
+    assert "starts over: 1 interrupted runs had other settings" in capsys.readouterr().out
     assert len(left()) == 2
 
 
@@ -101,7 +101,7 @@ def test_two_runs_at_the_same_work_keep_out_of_each_other_s_way(repository, caps
         other.stdout.readline()
         assert run() == []
         other.stdin.close()
-    assert "another process is at the same work" in capsys.readouterr().out
+    assert "another process runs the same stage" in capsys.readouterr().out
     assert run() == ["step"]
 
 
