@@ -80,7 +80,7 @@ class _Stage:
 
 @contextlib.contextmanager
 def stage_folder(name: str, arguments: list[str]) -> Iterator[None]:
-    """Inside the block, `folder` returns the stage's folders of checkpoints. They are deleted unless the block raises."""
+    """Inside the block, `folder` yields the stage's folders of checkpoints. They are deleted unless the block raises."""
     stage = _Stage(name, arguments)
     token = _stage.set(stage)
     done = False
@@ -102,7 +102,7 @@ def metrics_of_stage() -> Path | None:
 def folder(name: str) -> Iterator[Path]:
     """The running stage's folder of this name, empty or as an interrupted run has left it. All processes share it.
 
-    Outside a stage: an empty folder that is deleted when the block ends. It is on the disk of the models, which has room.
+    Outside a stage: an empty folder on the disk of the models, deleted when the block ends.
     """
     # dvc.yaml tells what a stage's result depends on; without it there are no checkpoints.
     stage = _stage.get()
@@ -188,8 +188,8 @@ def _content(path: Path) -> str:
 
 
 def _beside_the_cache() -> Path:
-    """A folder in `.dvc/tmp` of the repository whose cache this workspace uses; if the cache is in no repository, in this
-    workspace's own.
+    """A folder in `.dvc/tmp` of the repository whose cache this workspace uses. If the cache is in no repository, it is
+    in this workspace's own.
     """
     settings = ConfigParser()
     settings.read([".dvc/config", ".dvc/config.local"], encoding="utf-8")
