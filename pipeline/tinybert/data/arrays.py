@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-PAGE = 4096  # bytes
+BLOCK = 1 << 16  # bytes: the system maps the pages around the one that is touched, too
 RESIDENT = 1 << 24  # bytes that accesses may leave in memory before the file is mapped anew
 
 
@@ -62,7 +62,7 @@ class MappedArray:
             start, stop, _ = index.indices(len(self))
             touched = max(0, stop - start) * self.row_bytes
         else:
-            touched = len(index) * min(PAGE, len(self) * self.row_bytes)  # at worst, each entry is on a page of its own
+            touched = (1 + np.count_nonzero(np.diff(index * self.row_bytes // BLOCK))) * BLOCK
         if self._mapped is None or self._touched + touched > RESIDENT:
             self._mapped = None  # unmaps the file
             self._mapped, self._touched = np.asarray(self._open()), 0

@@ -47,7 +47,7 @@ class EncodedRows(Dataset):
         for name, values in columns.items():
             if name in PIECES and _is_by_piece(values, lengths):
                 pieces[name] = _flat(values, PIECES[name])
-            elif name in (*PIECES, "start_positions", "end_positions") and name != "attention_mask":
+            elif name in (*PIECES, "start_positions", "end_positions"):
                 sequences[name] = _without_doubles(np.array(values))
         starts = np.concatenate([[0], np.cumsum(lengths)])
         return cls(pieces, starts, lengths, sequences)
