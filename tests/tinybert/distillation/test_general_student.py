@@ -177,9 +177,9 @@ def test_general_distillation_starts_untrained_and_leaves_the_encoder_alone(in_e
     seen = {}
 
     def untrained(student, teacher, data, *rest):
-        seen.update(student=student, teacher=teacher, columns=data.column_names)
+        seen.update(student=student, teacher=teacher, columns=data.batch([0]))
 
-    monkeypatch.setattr(general_student, "imitate", untrained)
+    monkeypatch.setattr(general_student, "learn_intermediate", untrained)
     general_student.from_distillation(wanted("distillation", {"layers": 4}), tiny.numerics())
     ours, theirs = (layers(seen[who])[0].attention.self.query.weight for who in ("student", "teacher"))
     assert same(seen["teacher"], encoder)

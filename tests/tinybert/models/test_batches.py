@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tiny
 
-from pipeline.tinybert.models.batches import MEGABATCH, ByLength, Collator, Share, padded_length
+from pipeline.tinybert.models.batches import MEGABATCH, ByLength, Collator, Pieces, Share, padded_length
 
 
 def lengths_of(count: int) -> np.ndarray:
@@ -30,9 +30,7 @@ def test_the_order_is_that_of_seed_and_epoch_whatever_is_drawn_between():
     lengths = lengths_of(500)
 
     def order(seed: int, epoch: int) -> list[int]:
-        sampler = ByLength(lengths, 8, seed)
-        sampler.set_epoch(epoch)
-        return list(sampler)
+        return list(ByLength(lengths, 8, seed, epoch))
 
     first = order(1, 0)
     np.random.rand(3)
@@ -56,6 +54,15 @@ def test_a_batch_with_fewer_rows_than_processes_is_each_one_s():
     assert all(len(batches) == 1 and sorted(batches[0]) == [0, 1, 2] for batches in shares)
 
 
+@pytest.mark.parametrize("skip", [1, 5, 6])
+@pytest.mark.parametrize("processes", [1, 2])
+def test_the_batches_that_a_resumed_epoch_has_done_are_left_out(processes, skip):
+    order = ByLength(lengths_of(101), 20, seed=1)
+    rest = Share(order, 20, processes - 1, processes, skip)
+    assert list(rest) == list(Share(order, 20, processes - 1, processes))[skip:]
+    assert len(rest) == 6 - skip and len(rest.batches) == 6
+
+
 @pytest.mark.parametrize(
     "longest, length", [(7, 7), (31, 31), (33, 34), (65, 68), (127, 128), (130, 136), (300, 304), (384, 384)]
 )
@@ -69,36 +76,14 @@ def test_there_are_few_lengths_and_little_is_padded():
     assert all(longest <= length <= 1.06 * longest for longest, length in found.items())
 
 
+@pytest.mark.parametrize(("round_lengths", "length"), [(True, 34), (False, 33)])
+def test_a_batch_is_padded_to_the_rounded_length_of_its_longest_sequence(round_lengths, length):
+    counts = np.array([33, 5])
+    batch = {"input_ids": Pieces(np.ones(38, dtype=np.int32), counts), "number": np.array([3, 4])}
+    padded = Collator(tiny.tokenizer(), round_lengths=round_lengths)(batch)
+    assert padded.keys() == {"input_ids"} and padded["input_ids"].shape == (2, length)
+    assert (padded["input_ids"] == 1).sum(dim=1).tolist() == [33, 5]
+
+
 def test_no_batch_is_longer_than_the_model_takes():
     assert padded_length(509, 510) == 510
-
-
-def test_columns_are_padded_each_in_its_way():
-    short = {"input_ids": [2, 9, 3], "attention_mask": [1, 1, 1], "token_type_ids": [0, 0, 1], "number": 7}
-    long = {"input_ids": [2, 9, 8, 7, 3], "attention_mask": [1] * 5, "token_type_ids": [0] * 5, "number": 1}
-    tags = [
-        {"labels": [-100, 4, -100], "kept": [False, True, False]},
-        {"labels": [-100, 1, 2, 0, -100], "kept": [True] * 5},
-    ]
-    rows = [{**row, **tag} for row, tag in zip((short, long), tags, strict=True)]
-    batch = {name: values.tolist() for name, values in Collator(tiny.tokenizer(), "kept", "number")(rows).items()}
-    pad = tiny.tokenizer().pad_token_id
-    assert batch == {
-        "input_ids": [[2, 9, 3, pad, pad], [2, 9, 8, 7, 3]],
-        "attention_mask": [[1, 1, 1, 0, 0], [1] * 5],
-        "token_type_ids": [[0, 0, 1, 0, 0], [0] * 5],
-        "labels": [[-100, 4, -100, -100, -100], [-100, 1, 2, 0, -100]],
-        "kept": [[False, True, False, False, False], [True] * 5],
-        "number": [7, 1],
-    }
-
-
-@pytest.mark.parametrize("labels", [[[0.0, 1.0, 1.0]] * 2, [1, 2], [0.5, 2.5]], ids=str)
-def test_targets_of_a_whole_text_are_not_padded(labels):
-    rows = [{"input_ids": [2, 9, 3][:length], "labels": label} for length, label in zip((3, 2), labels, strict=True)]
-    assert Collator(tiny.tokenizer())(rows)["labels"].tolist() == labels
-
-
-def test_a_flag_for_the_whole_text_stays_one():
-    rows = [{"input_ids": [2, 9, 3], "kept": [True]}, {"input_ids": [2, 3], "kept": [True]}]
-    assert Collator(tiny.tokenizer(), "kept")(rows)["kept"].tolist() == [[True], [True]]
