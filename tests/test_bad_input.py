@@ -386,7 +386,12 @@ def test_a_teacher_no_better_than_the_trivial_predictor_stops_the_run(refusal):
     ("name", "arguments", "changes", "message"),
     [
         ("prepare", ["tinny"], {}, "prepare: no task 'tinny' under `tasks`; did you mean 'tiny'? (defined: tiny)"),
-        ("encoder", [], {"seed": "one"}, "encoder: params.yaml: seed: expected a whole number (0 to 4294967295), found 'one' (str)"),
+        (
+            "encoder",
+            [],
+            {"seed": "one"},
+            "encoder: params.yaml: seed: expected a whole number (0 to 4294967295), found 'one' (str)",
+        ),
         ("augment", [], {}, "augment: 0 arguments given, 1 expected: python -m pipeline.augment <task>"),
         (
             "encoder",

@@ -80,7 +80,7 @@ class _Stage:
 
 @contextlib.contextmanager
 def stage_folder(name: str, arguments: list[str]) -> Iterator[None]:
-    """Inside the block, `folder` yields the stage's folders of checkpoints. They are deleted unless the block raises."""
+    """Inside the block, `folder` yields the stage's folders. They are deleted at its end, unless it raises."""
     stage = _Stage(name, arguments)
     token = _stage.set(stage)
     done = False
