@@ -4,15 +4,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import tiny
 import torch
-from transformers import BertForSequenceClassification
 
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.settings import FinetuneTeacher
-from pipeline.tinybert.training import fine_tuning, loop
+from pipeline.tinybert.models.batches import Collator
+from pipeline.tinybert.models.inference import EvaluationSet
+from pipeline.tinybert.training import fine_tuning
 
 ROWS = [{"text": text, "label": label} for text, label in tiny.sentences(21, seed=3)]
 TRAIN, VALIDATION = ROWS[:13], ROWS[13:]
@@ -31,32 +31,15 @@ def recipe(**changes) -> FinetuneTeacher:
     return FinetuneTeacher.model_validate({**values, **more, **own, **changes})
 
 
-def fine_tune(encoder, task, train=TRAIN, seed=1, precision="float32", **changes):
+def fine_tune(encoder, task, train=TRAIN, seed=1, precision="float32", class_weights=None, **changes):
     settings, numerics = recipe(**changes), tiny.numerics(seed, precision)
+    validation, rate = EvaluationSet(task, VALIDATION, tiny.tokenizer()), settings.learning_rate
     return fine_tuning.fine_tune(
-        encoder, tiny.tokenizer(), task, train, VALIDATION, settings, numerics, settings.learning_rate
+        encoder, tiny.tokenizer(), task, train, validation, settings, numerics, "finetune_teacher", rate, class_weights
     )
 
 
-def classifier(layers: int = 2) -> BertForSequenceClassification:
-    torch.manual_seed(0)
-    return BertForSequenceClassification(tiny.config(layers=layers)).eval()
-
-
-def predict(model, task, rows) -> np.ndarray:
-    return fine_tuning.predict(model, tiny.tokenizer(), fine_tuning.EvaluationSet(task, rows, tiny.tokenizer()))
-
-
-def test_predictions_come_in_row_order_whatever_the_lengths(in_empty_folder, task):
-    model, tokenizer = classifier(), tiny.tokenizer()
-    rows = [{"text": " ".join(["great film"] * length)} for length in [3, 1, 9, 2, 7, 14, 1, 8] * 9]
-    with torch.no_grad():
-        expected = [model(**tokenizer(row["text"], return_tensors="pt")).logits[0].numpy() for row in rows]
-    assert len(rows) > loop.EVALUATION_BATCH
-    np.testing.assert_allclose(predict(model, task, rows)[:, 0], expected, atol=1e-6)
-
-
-def test_of_the_last_layer_only_what_the_head_reads_is_computed(encoder, task, monkeypatch):
+def test_the_last_layer_computes_only_what_the_head_reads(encoder, task, monkeypatch):
     sizes, load = [], task.load_model
 
     def watched(folder, seed):
@@ -66,34 +49,16 @@ def test_of_the_last_layer_only_what_the_head_reads_is_computed(encoder, task, m
         return model
 
     monkeypatch.setattr(task, "load_model", watched)
-    model, _ = fine_tune(encoder, task)
-    assert sizes[1::2] == [1] * (len(sizes) // 2) and min(sizes[::2]) > 5
-    predict(model, task, ROWS)
-    assert sizes[-1] == 1 < sizes[-2]
-
-
-def test_predictions_are_made_without_dropout_and_without_labels(in_empty_folder, task):
-    model = classifier()
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.5
-    without = [{"text": row["text"]} for row in ROWS]
-    first, second = (predict(model.train(), task, rows) for rows in (ROWS, without))
-    np.testing.assert_array_equal(first, second)
+    fine_tune(encoder, task)
+    assert len(sizes) == 2 * (8 + 2)  # steps, validations
+    assert sizes[1::2] == [1] * (8 + 2) and min(sizes[::2]) > 5
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_the_reported_score_is_that_of_the_model_that_is_kept(encoder, task, precision):
     model, result = fine_tune(encoder, task, epochs=3, precision=precision)
-    answers, _ = fine_tuning.make_predictor(task, model, tiny.tokenizer())(VALIDATION)
-    assert result.score == task.score(VALIDATION, answers)["accuracy"]
-
-
-def test_answers_come_with_the_class_logits_that_they_were_made_of(in_empty_folder, task):
-    model = classifier()
-    answers, logits = fine_tuning.make_predictor(task, model, tiny.tokenizer())(ROWS)
-    np.testing.assert_array_equal(np.stack(logits), predict(model, task, ROWS))
-    assert answers == task.predictions(logits, None, ROWS)
+    as_it_is = fine_tuning.score_as_it_is(model, EvaluationSet(task, VALIDATION, tiny.tokenizer()))
+    assert result.score == as_it_is.score and (as_it_is.epoch, as_it_is.curves) == (0, {})
 
 
 @pytest.mark.parametrize(("scores", "best"), [([0.25, 0.75, 0.5], 2), ([0.5, 0.5, 0.25], 1), ([0.1, 0.2, 0.3], 3)])
@@ -132,9 +97,9 @@ def test_fine_tuning_learns_the_labels(encoder, task):
 
 def test_every_row_is_used_the_last_smaller_batch_too(encoder, task, monkeypatch):
     sizes = []
-    collate = fine_tuning.Collator.__call__
+    collate = Collator.__call__
     monkeypatch.setattr(
-        fine_tuning.Collator, "__call__", lambda self, features: sizes.append(len(features)) or collate(self, features)
+        Collator, "__call__", lambda self, batch: sizes.append(len(batch["number"])) or collate(self, batch)
     )
     _, result = fine_tune(encoder, task, epochs=1)
     assert sorted(sizes) == [1, 4, 4, 4, 8]  # the last: all of validation
@@ -157,7 +122,7 @@ def test_adamw_clips_all_gradients_together_and_its_rate_rises_then_falls(encode
     )
 
 
-def test_training_stops_when_epochs_in_a_row_bring_nothing(encoder, task, monkeypatch):
+def test_training_stops_after_epochs_in_a_row_without_a_better_score(encoder, task, monkeypatch):
     scores = iter([0.25, 0.5, 0.4, 0.5, 0.9])
     monkeypatch.setattr(task, "score", lambda rows, predictions: {"accuracy": next(scores)})
     _, result = fine_tune(encoder, task, epochs=5, patience=2)
@@ -166,50 +131,28 @@ def test_training_stops_when_epochs_in_a_row_bring_nothing(encoder, task, monkey
 
 
 @pytest.mark.parametrize("changes", [{"batch_size": 2, "accumulation": 2}, {"checkpointing": True}], ids=str)
-def test_accumulated_batches_and_computing_again_learn_what_whole_batches_learn(encoder, task, changes):
+def test_accumulation_and_checkpointing_have_the_loss_of_whole_batches(encoder, task, changes):
     rows = [{"text": "a good film", "label": "positive"}, {"text": "a bad film", "label": "negative"}] * 6
     curves = [fine_tune(encoder, task, rows, **settings)[1].curves["loss"] for settings in ({}, changes)]
     assert len(curves[0]) == len(curves[1]) == 6
     assert [loss for _, loss in curves[0]] == pytest.approx([loss for _, loss in curves[1]], rel=1e-3)
 
 
-def test_weights_let_rare_labels_count_as_much_as_frequent_ones(encoder, task):
+def test_class_weights_let_rare_labels_count_as_much_as_frequent_ones(encoder, task):
     rare = [{"text": "a bad film", "label": "negative"}] + [{"text": "a good film", "label": "positive"}] * 3
     assert task.class_weights(rare) == [2.0, pytest.approx(2 / 3)]
     model = task.load_model(encoder, 1)
     with torch.no_grad():
         logits = model.eval()(**tiny.tokenizer()([row["text"] for row in rare], return_tensors="pt")).logits
     each = torch.nn.functional.cross_entropy(logits, torch.tensor([0, 1, 1, 1]), reduction="none")
-    settings, numerics = recipe(epochs=1), tiny.numerics()
-    _, result = fine_tuning.fine_tune(
-        encoder, tiny.tokenizer(), task, rare, VALIDATION, settings, numerics, 1e-3, dropout=0, weighted=True
-    )
+    changes = {"epochs": 1, "learning_rate": 1e-3, "dropout": 0}
+    _, result = fine_tune(encoder, task, rare, class_weights=task.class_weights(rare), **changes)
     assert result.curves["loss"][0][1] == pytest.approx((each[0] / 2 + each[1:].mean() / 2).item(), rel=1e-4)
 
 
-def test_weights_are_refused_where_there_are_no_classes(encoder):
+def test_class_weights_are_refused_for_kinds_without_classes(encoder):
     with pytest.raises(UserError, match="^finetune_teacher.class_weights: this kind of task has no classes"):
         tiny.task(["score"], "pearson", kind="regression").class_weights([])
-
-
-def test_a_batch_is_padded_to_its_longest_row_and_holds_model_inputs_only(task):
-    data = fine_tuning.encode(task, [{"text": "good"}, {"text": "a good film"}], tiny.tokenizer())
-    batch = fine_tuning.Collator(tiny.tokenizer())([data[0], data[1]])
-    assert batch.keys() == {"input_ids", "attention_mask", "token_type_ids"}
-    assert batch["attention_mask"].tolist() == [[1, 1, 1, 0, 0], [1] * 5]
-
-
-def test_texts_that_are_cut_are_counted(task, capsys):
-    task.max_length = 8
-    data = fine_tuning.encode(task, [{"text": "good " * length} for length in (2, 20, 30)], tiny.tokenizer())
-    assert data["length"] == [4, 8, 8]
-    assert "2 of 3 texts" in capsys.readouterr().out
-
-
-def test_a_length_beyond_the_model_s_is_an_error_that_names_the_setting(task):
-    task.max_length = 65
-    with pytest.raises(UserError, match=r"max_length: 65: .* 64 word-pieces"):
-        fine_tuning.encode(task, ROWS, tiny.tokenizer())
 
 
 def test_a_run_leaves_no_checkpoints_behind(encoder, task):
@@ -230,18 +173,18 @@ for start, end, flags in re.findall(r"^([0-9a-f]+)-([0-9a-f]+) .*?^VmFlags: (.*?
 
 
 @pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="a system without huge pages")
-def test_what_trains_asks_for_large_tensors_in_huge_pages():
+def test_training_allocates_large_tensors_in_huge_pages():
     def asks(module: str) -> str:
         command = [sys.executable, "-c", LARGE_TENSOR.format(module=module)]
         environment = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}
-        said = subprocess.run(command, cwd=tiny.ROOT, env=environment, check=True, capture_output=True, text=True)
-        return said.stdout.strip()
+        found = subprocess.run(command, cwd=tiny.ROOT, env=environment, check=True, capture_output=True, text=True)
+        return found.stdout.strip()
 
     assert asks("pipeline.tinybert.models.precision") == "True"
     assert asks("torch") == "False"
 
 
-def test_validation_and_prediction_are_in_float32_whatever_the_training_computes_in(encoder, task, monkeypatch):
+def test_validation_is_in_float32_whatever_the_training_computes_in(encoder, task, monkeypatch):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     seen, linear = set(), torch.nn.functional.linear
 
@@ -251,9 +194,8 @@ def test_validation_and_prediction_are_in_float32_whatever_the_training_computes
         return product
 
     monkeypatch.setattr(torch.nn.functional, "linear", watched)
-    model, _ = fine_tune(encoder, task, epochs=1, precision="bfloat16")
+    fine_tune(encoder, task, epochs=1, precision="bfloat16")
     assert seen == {(True, torch.bfloat16), (False, torch.float32)}
     seen.clear()
-    predict(model, task, VALIDATION)
     fine_tune(encoder, task, epochs=1, precision="float32")
     assert {kind for _, kind in seen} == {torch.float32}
