@@ -2,11 +2,13 @@
 TINYBERT_PROCESSES says, in several processes.
 """
 
+import os
 import sys
 
 from tiny import run_stage
 
 from pipeline.tinybert.core import launch, resume
+from pipeline.tinybert.training import loop
 
 
 def main(task: str, *stages: str) -> None:
@@ -16,4 +18,6 @@ def main(task: str, *stages: str) -> None:
 
 
 if __name__ == "__main__":
+    if "CHECKPOINT_EACH_STEP" in os.environ:
+        loop.SECONDS_BETWEEN_CHECKPOINTS = 0
     launch.run(main, *sys.argv[1:])

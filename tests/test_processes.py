@@ -75,17 +75,18 @@ def test_one_process_speaks_and_nothing_is_left_but_outputs(repository):
     assert [line.split(":")[0] for line in lines(said)] == [
         "run_stages tiny finetune_teacher augment",
         "teacher",
-        "112 training rows augmented to 290 rows",
+        "112 training rows augmented to 290 rows (originals and variants)",
         "run_stages tiny finetune_teacher augment",
     ]
     assert {path for path in repository.rglob("*") if ".dvc" not in path.parts} == before
     assert not list(repository.glob(".dvc/tmp/scratch/*"))
 
 
-def test_a_stage_killed_in_two_processes_goes_on_to_the_same_bytes(repository):
+def test_a_stage_killed_in_two_processes_resumes_to_the_same_bytes(repository, monkeypatch):
     tiny.write_params(repository / "params.yaml", **SAME_EACH_TIME, **{"finetune_teacher.epochs": 12})
     run_in_two("tiny", "finetune_teacher")
     whole = Path("models/tiny/teacher/model.safetensors").read_bytes()
+    monkeypatch.setenv("CHECKPOINT_EACH_STEP", "1")
     process = two(str(ROOT / "tests" / "run_stages.py"), "tiny", "finetune_teacher")
     while not list(repository.glob(".dvc/tmp/scratch/*/*/*/checkpoint-*")):
         assert process.poll() is None

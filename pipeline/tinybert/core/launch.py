@@ -53,17 +53,17 @@ def run(main: Callable[..., None], *names: str, **options) -> None:
 def _errors_in_one_line() -> Iterator[None]:
     """As `stage.report_errors_in_one_line`, whose hook torch replaces as soon as processes form a group.
 
-    Usually all processes fail with the same error. The first one prints it, and the launcher then ends the others,
-    which wait. So another process prints a line only if it alone has failed.
+    Usually all processes fail, with the same error or because the first one did. The first one prints its error, and
+    the launcher then ends the others, which wait. So another process prints an error only if it alone has failed.
     """
     try:
         yield
     except BaseException as error:
-        if (line := message(error)) is None:
-            raise
         if rank() > 0:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             time.sleep(SECONDS_FOR_THE_FIRST)
+        if (line := message(error)) is None:
+            raise
         stage.print_error(line, error)
         raise SystemExit(1) from None
 
