@@ -1,6 +1,5 @@
 """The whole pipeline by DVC, in a clone of the repository with tiny models and data."""
 
-import contextlib
 import csv
 import io
 import json
@@ -15,12 +14,10 @@ from itertools import chain, product
 from pathlib import Path
 
 import boto3
-import networkx
 import pytest
 import ruamel.yaml
 import tiny
 import transformers
-from dvc.repo import Repo
 from moto.server import ThreadedMotoServer
 from tiny import COMMON, PER_TASK, ROOT
 
@@ -207,29 +204,6 @@ def edited(clone):
         path.write_bytes(content)
 
 
-def stages_to_run(clone: Clone) -> tuple[set[str], set[str]]:
-    """The stages that changed themselves, and these together with all stages downstream."""
-    with contextlib.chdir(clone.folder), Repo() as repo:
-        changed = set(repo.status())
-        graph = networkx.relabel_nodes(repo.index.graph, lambda stage: stage.addressing)
-    return changed, changed.union(*(networkx.ancestors(graph, stage) for stage in changed))
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda text: f"# A word before all.\n{text}",
-        lambda text: text.replace("augment:\n", "augment:  # of words\n", 1),
-        lambda text: "".join(line.split("#")[0].rstrip() + "\n" for line in text.splitlines()),
-        lambda text: text.replace("seed: 1", "# first\n# second\nseed: 1", 1).replace("run:", "# third\nrun:", 1),
-    ],
-    ids=["before", "beside", "all removed", "several"],
-)
-def test_a_comment_in_the_parameters_runs_nothing(clone, edited, change):
-    edited("params.yaml", change)
-    assert stages_to_run(clone) == (set(), set())
-
-
 def set_value(key: str, value) -> Callable[[str], str]:
     def change(text: str) -> str:
         yaml = ruamel.yaml.YAML()
@@ -246,67 +220,7 @@ def set_value(key: str, value) -> Callable[[str], str]:
     return change
 
 
-def with_a_comment(text: str) -> str:
-    return text + "\n# Changed.\n"
-
-
-LIBRARY = "pipeline/tinybert"
-DEPLOYED = "export benchmark package"
-DISTILLED = f"distill_prediction evaluate {DEPLOYED}"
-TAUGHT = f"distill_intermediate {DISTILLED}"
-
-
-@pytest.mark.parametrize(
-    ("name", "change", "itself", "after"),
-    [
-        (
-            "params.yaml",
-            set_value("distill_prediction.temperature", 2),
-            "distill_prediction package",
-            "evaluate export benchmark",
-        ),
-        ("params.yaml", set_value("finetune_teacher.learning_rate", 1e-3), "finetune_teacher package", TAUGHT),
-        ("params.yaml", set_value("augment.variants", 3), "augment package", TAUGHT),
-        (
-            "params.yaml",
-            set_value("tasks.tiny.finetune_student", {"epochs": 1}),
-            "finetune_student package",
-            "evaluate",
-        ),
-        (
-            f"{LIBRARY}/losses.py",
-            with_a_comment,
-            "general_student distill_intermediate distill_prediction",
-            f"finetune_student evaluate {DEPLOYED}",
-        ),
-        (f"{LIBRARY}/scoring.py", with_a_comment, "evaluate export", "benchmark package"),
-        ("params.yaml", set_value("evaluate.resamples", 7), "evaluate package", ""),
-        ("params.yaml", set_value("export.frequent_words", 7), "export package", "benchmark"),
-        ("params.yaml", set_value("benchmark.runs", 3), "benchmark package", ""),
-        (
-            "params.yaml",
-            set_value("prepare.seed", 5),
-            "prepare package",
-            f"finetune_teacher augment finetune_student {TAUGHT}",
-        ),
-    ],
-    ids=[
-        "temperature",
-        "teacher's learning rate",
-        "number of variants",
-        "task's own value",
-        "losses",
-        "scoring",
-        "bootstrap",
-        "vocabulary",
-        "runs of the benchmark",
-        "split",
-    ],
-)
-def test_a_change_runs_only_the_stages_that_depend_on_it(clone, edited, name, change, itself, after):
-    edited(name, change)
-    expected = {f"{stage}@tiny" for stage in itself.split()}
-    assert stages_to_run(clone) == (expected, expected | {f"{stage}@tiny" for stage in after.split()})
+DISTILLED = "distill_prediction evaluate export benchmark package"
 
 
 def test_an_experiment_runs_only_the_stages_that_depend_on_it(clone):
