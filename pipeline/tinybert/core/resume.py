@@ -115,7 +115,9 @@ def folder(name: str) -> Iterator[Path]:
         with contextlib.ExitStack() as until_the_end:
             temporary = None
             if launch.rank() == 0:
-                temporary = until_the_end.enter_context(tempfile.TemporaryDirectory(dir="models", prefix=".scratch-"))
+                temporary = until_the_end.enter_context(
+                    tempfile.TemporaryDirectory(dir="models", prefix=".scratch-", ignore_cleanup_errors=True)
+                )
             yield Path(launch.broadcast_object(temporary))
             launch.wait()
 
