@@ -36,7 +36,8 @@ class LogitsCollator(Collator):
 
     def __call__(self, batch: Rows) -> dict[str, Tensor]:
         tensors = super().__call__(batch)
-        return {**tensors, "teacher_logits": self.logits.batch(tensors.pop("number").numpy(), tensors["label_mask"])}
+        numbers = tensors.pop("number").numpy()
+        return {**tensors, "teacher_logits": self.logits.batch(numbers, tensors["label_mask"])}
 
 
 class PredictionObjective(Objective):
@@ -48,7 +49,6 @@ class PredictionObjective(Objective):
 
     def losses(self, model: nn.Module, batch: Batch) -> tuple[Tensors, Tensors]:
         teacher, mask = batch.pop("teacher_logits"), batch.pop("label_mask")
-        batch.pop("number", None)
         student = self.task.class_logits(model(**batch))
         return {"loss": self.loss(student, teacher, mask, self.temperature)}, {}
 
