@@ -12,7 +12,7 @@ from transformers import AutoModel, AutoModelForMaskedLM
 from pipeline.tinybert.augmentation.masked_language_model import train_head
 from pipeline.tinybert.core import curves, resume, settings, stage
 from pipeline.tinybert.core.output import output
-from pipeline.tinybert.data import sources
+from pipeline.tinybert.data import locations, sources
 from pipeline.tinybert.models import checkpoints
 from pipeline.tinybert.models.families import check_family
 
@@ -24,7 +24,7 @@ METRICS = Path("metrics/pretrained/encoder")
 def main() -> None:
     configuration = settings.load()
     encoder = configuration.encoder
-    folder = sources.checkpoint_folder(encoder.checkpoint, "encoder.checkpoint")
+    folder = locations.checkpoint_folder(encoder.checkpoint, "encoder.checkpoint")
     tokenizer = checkpoints.tokenizer(folder, "encoder.checkpoint")
     body = checkpoints.load(AutoModel, folder, "encoder.checkpoint")
     check_family(body.config, "encoder.checkpoint")

@@ -7,7 +7,7 @@ from pipeline.tinybert.core import launch, resume, settings
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import log
 from pipeline.tinybert.core.output import output
-from pipeline.tinybert.data import rows, sources
+from pipeline.tinybert.data import locations, rows
 from pipeline.tinybert.models import checkpoints
 from pipeline.tinybert.models.inference import EvaluationSet
 from pipeline.tinybert.training import fine_tuning, own_teacher
@@ -24,7 +24,7 @@ def main(name: str) -> None:
     train, validation_rows = (list(rows.read(prepared / f"{split}.jsonl")) for split in ("train", "validation"))
 
     if recipe.checkpoint:
-        model, tokenizer = own_teacher.load(task, recipe.checkpoint, ENCODER, sources.own_teacher_folder(name))
+        model, tokenizer = own_teacher.load(task, recipe.checkpoint, ENCODER, locations.own_teacher_folder(name))
         result = fine_tuning.score_as_it_is(model, EvaluationSet(task, validation_rows, tokenizer))
     else:
         tokenizer = checkpoints.tokenizer(ENCODER)

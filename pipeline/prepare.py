@@ -15,7 +15,7 @@ from pipeline.tinybert import tasks
 from pipeline.tinybert.core import settings, stage
 from pipeline.tinybert.core.log import log
 from pipeline.tinybert.core.output import output, write_json
-from pipeline.tinybert.data import lengths, rows, sources, splits
+from pipeline.tinybert.data import lengths, locations, rows, splits
 from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.models import checkpoints
 from pipeline.tinybert.tasks import Task
@@ -27,8 +27,8 @@ def main(name: str, check: bool = False) -> None:
     if check:
         teacher = configuration.quietly("finetune_teacher", name).checkpoint
         if teacher and not teacher.startswith("hub:"):
-            sources.local_path(teacher, "finetune_teacher.checkpoint", sources.own_teacher_folder(name))
-        encoder = sources.checkpoint_folder(configuration.encoder.checkpoint, "encoder.checkpoint")
+            locations.local_path(teacher, "finetune_teacher.checkpoint", locations.own_teacher_folder(name))
+        encoder = locations.checkpoint_folder(configuration.encoder.checkpoint, "encoder.checkpoint")
         tokenizer = checkpoints.tokenizer(encoder, "encoder.checkpoint")
         lengths.log_lengths(task, {**parts, **submissions, "unlabelled": unlabelled}, tokenizer)
         return
@@ -39,7 +39,7 @@ def main(name: str, check: bool = False) -> None:
     with output(Path("data", name, "unlabelled")) as out:
         rows.write(out / "rows.jsonl", unlabelled)
     with output(Path("data", name, "own_teacher.json")) as out:
-        write_json(out, sources.file_hashes(sources.own_teacher_folder(name)))
+        write_json(out, locations.file_hashes(locations.own_teacher_folder(name)))
 
 
 def read_rows(configuration: settings.Settings, name: str) -> tuple[Task, splits.Parts, splits.Parts, list[Row]]:
@@ -48,7 +48,7 @@ def read_rows(configuration: settings.Settings, name: str) -> tuple[Task, splits
     Logs statistics. Raises UserError if a row is invalid.
     """
     task_settings, prepare = configuration.task(name), configuration.prepare
-    sources.check_task_folder(name)
+    locations.check_task_folder(name)
     task = tasks.create(task_settings, name)
 
     key = f"tasks.{name}.source"

@@ -254,7 +254,7 @@ def test_a_tokenizer_with_custom_code_is_refused(refusal):
     path = Path(CHECKPOINT, "tokenizer_config.json")
     auto_map = {"AutoTokenizer": ["code.Tokenizer", "code.Tokenizer"]}
     path.write_text(json.dumps({"tokenizer_class": "Tokenizer", "auto_map": auto_map}))
-    assert "wants code of its own to be run (auto_map in tokenizer_config.json)" in refusal("encoder")
+    assert "requires remote code (auto_map in tokenizer_config.json)" in refusal("encoder")
 
 
 def test_a_checkpoint_with_custom_code_is_refused(refusal):
@@ -262,7 +262,7 @@ def test_a_checkpoint_with_custom_code_is_refused(refusal):
     auto_map = {"AutoModel": "code.Model", "AutoConfig": "code.Config"}
     config.write_text(json.dumps({**json.loads(config.read_text()), "auto_map": auto_map}))
     Path(CHECKPOINT, "code.py").write_text("from pathlib import Path\nPath('executed').touch()\n")
-    assert "wants code of its own to be run (auto_map in config.json), which is refused" in refusal("encoder")
+    assert "requires remote code (auto_map in config.json), which is refused" in refusal("encoder")
 
 
 class Touch:

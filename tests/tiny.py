@@ -61,6 +61,12 @@ def sentences(count: int, seed: int) -> list[tuple[str, str]]:
     return list(made.items())
 
 
+def write_file(path: Path, content: str | bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
 def write_rows(path: Path, count: int = 160, seed: int = 0) -> None:
     with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)

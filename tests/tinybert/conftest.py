@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from pipeline.tinybert.core.settings import Losses
-from pipeline.tinybert.data import sources
+from pipeline.tinybert.data import locations
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def in_empty_folder(tmp_path, monkeypatch):
 @pytest.fixture
 def files_anywhere(monkeypatch):
     """Settings may name files in any folder; data/test_places.py tests which they may name."""
-    monkeypatch.setattr(sources, "check_place", lambda *_: None)
+    monkeypatch.setattr(locations, "check_place", lambda *_: None)
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ LayerMap = Literal["uniform", "first", "last"] | list[PositiveInt]
 
 
 class Table(Group):
-    """Records with columns. The forms of ``location`` are in `data.sources`.
+    """Records with columns. The forms of ``location`` are in `data.locations`.
 
     The task's kind says which columns are read, and by which names unless they are set here.
     """

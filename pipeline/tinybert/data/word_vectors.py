@@ -12,7 +12,7 @@ from gensim.utils import open as open_any
 
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import log
-from pipeline.tinybert.data.sources import local_path
+from pipeline.tinybert.data.locations import local_path
 
 ENGLISH = "english"
 

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import log
 from pipeline.tinybert.core.settings import GeneralStudent, Numerics, Shape
-from pipeline.tinybert.data import sources
+from pipeline.tinybert.data import locations, sources
 from pipeline.tinybert.distillation.intermediate import learn_intermediate
 from pipeline.tinybert.models import checkpoints
 from pipeline.tinybert.models.encoded_rows import EncodedRows
@@ -27,7 +27,7 @@ TEXTS_TO_NARROW = 512
 def from_checkpoint(wanted: GeneralStudent) -> PreTrainedModel:
     """A general TinyBERT that someone made: of the set shape, and with the encoder's vocabulary."""
     key = f"{KEY}.checkpoint"
-    folder = sources.checkpoint_folder(wanted.checkpoint, key)
+    folder = locations.checkpoint_folder(wanted.checkpoint, key)
     student = checkpoints.load(AutoModel, folder, key)
     check_family(student.config, key)
     encoder = AutoConfig.from_pretrained(ENCODER, local_files_only=True)

@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import log
 from pipeline.tinybert.core.settings import PARAMS, Table
-from pipeline.tinybert.data import sources
+from pipeline.tinybert.data import readers
 
 DIALECTS: tuple[dict, ...] = (
     *({}, {"delimiter": ";"}, {"delimiter": "\t"}, {"delimiter": "|"}, {"delimiter": ","}),
@@ -27,7 +27,7 @@ def read(path: Path, option: str, delimiter: str | None = None, least: int = 2) 
         try:
             with contextlib.redirect_stdout(io.StringIO()):  # the notes come again when the entry is checked
                 table = Table(location=str(path), **dialect)
-                records = sources.read_file(path, table, option).to_dict("records")
+                records = readers.read_file(path, table, option).to_dict("records")
         except UserError as error:
             refusal = refusal or error
             continue

@@ -8,7 +8,7 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedModel
 
 from pipeline.tinybert.core.errors import UserError
-from pipeline.tinybert.data import sources
+from pipeline.tinybert.data import locations
 from pipeline.tinybert.models import checkpoints
 from pipeline.tinybert.tasks import Task
 
@@ -21,7 +21,7 @@ def load(task: Task, location: str, encoder: Path, within: Path) -> tuple[PreTra
     Raises UserError where it has another head, other labels, another vocabulary or family than ``encoder``, from which
     its student will come.
     """
-    folder = sources.checkpoint_folder(location, KEY, within)
+    folder = locations.checkpoint_folder(location, KEY, within)
     tokenizer = checkpoints.tokenizer(folder, KEY)
     teacher, loading = checkpoints.load(task.head, folder, KEY, output_loading_info=True)
     made_for = teacher.config.architectures or [type(teacher).__name__]

@@ -1,4 +1,4 @@
-"""A path lies in the folder that its stage depends on; otherwise DVC would not see the file change."""
+"""A path must lie in the folder that its stage depends on; otherwise DVC would not see the file change."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.settings import Source
-from pipeline.tinybert.data import sources
+from pipeline.tinybert.data import locations, sources
 
 KEY = "tasks.films.source.location"
 HOME = Path("data/raw/films")
@@ -25,7 +25,7 @@ def elsewhere(in_empty_folder, tmp_path_factory) -> Path:
 
 def refusal(path, key: str = KEY) -> str:
     with pytest.raises(UserError) as raised:
-        sources.local_path(str(path), key)
+        locations.local_path(str(path), key)
     return str(raised.value)
 
 
@@ -40,16 +40,16 @@ def refusal(path, key: str = KEY) -> str:
     ],
 )
 def test_each_task_and_each_group_has_a_folder(key, folder):
-    assert sources.raw_folder(key) == Path("data/raw", folder)
+    assert locations.raw_folder(key) == Path("data/raw", folder)
 
 
 @pytest.mark.parametrize("location", ["data/raw/films/rows.csv", "data/raw/films", "data/raw/films/../films/rows.csv"])
-def test_a_path_in_the_task_s_folder_is_used(location):
-    assert sources.local_path(location, KEY) == Path(location)
-    assert sources.local_path(str(Path(location).absolute()), KEY) == Path(location).absolute()
+def test_a_path_in_the_task_s_folder_is_accepted(location):
+    assert locations.local_path(location, KEY) == Path(location)
+    assert locations.local_path(str(Path(location).absolute()), KEY) == Path(location).absolute()
 
 
-def test_a_file_beside_the_folder_is_to_be_moved():
+def test_a_file_beside_the_folder_is_refused_with_a_command_that_moves_it():
     Path("data/raw/films.csv").touch()
     assert refusal("data/raw/films.csv") == (
         f"{KEY}: data/raw/films.csv is not in data/raw/films, {WHY} Run `mkdir -p data/raw/films && mv"
@@ -57,7 +57,7 @@ def test_a_file_beside_the_folder_is_to_be_moved():
     )
 
 
-def test_a_file_of_another_task_or_from_outside_is_to_be_copied(elsewhere):
+def test_a_file_elsewhere_is_refused_with_a_command_that_copies_it(elsewhere):
     Path("data/raw/plots").mkdir()
     Path("data/raw/plots/my rows.csv").touch()
     assert (
@@ -66,7 +66,7 @@ def test_a_file_of_another_task_or_from_outside_is_to_be_copied(elsewhere):
     assert f"&& cp -rL {elsewhere}/more.csv data/raw/films/`" in refusal(elsewhere / "more.csv")
 
 
-def test_the_files_of_a_folder_above_are_to_be_moved():
+def test_a_folder_above_is_refused_with_advice_to_move_its_files():
     assert refusal("data/raw") == (
         f"{KEY}: data/raw is not in data/raw/films, {WHY} Run `mkdir -p data/raw/films`, move its files there, then set"
         f" {KEY}: data/raw/films"
@@ -74,8 +74,8 @@ def test_the_files_of_a_folder_above_are_to_be_moved():
 
 
 @pytest.mark.parametrize("name", ["more.csv", "deeper/more.csv"])
-def test_a_link_that_leads_outside_is_to_be_replaced(elsewhere, name):
-    """Of a file, of a folder, and of one below the folder that is named."""
+def test_a_link_to_a_file_outside_is_refused_with_a_command_that_replaces_it(elsewhere, name):
+    """Also if the setting names the link's folder."""
     (HOME / name).parent.mkdir(exist_ok=True)
     (HOME / name).symlink_to(elsewhere / "more.csv")
     expected = (
@@ -85,7 +85,7 @@ def test_a_link_that_leads_outside_is_to_be_replaced(elsewhere, name):
     assert refusal(HOME / name) == refusal(HOME) == expected
 
 
-def test_a_linked_folder_is_to_be_replaced(elsewhere):
+def test_a_link_to_a_folder_outside_is_refused(elsewhere):
     (HOME / "linked").symlink_to(elsewhere)
     assert f"data/raw/films/linked is a link to {elsewhere}: " in refusal(HOME / "linked" / "more.csv")
     Path("data/raw/plots").symlink_to(elsewhere)
@@ -93,35 +93,35 @@ def test_a_linked_folder_is_to_be_replaced(elsewhere):
     assert f"{key}: data/raw/plots is a link to {elsewhere}: " in refusal("data/raw/plots/more.csv", key)
 
 
-def test_a_link_within_the_folder_or_into_dvc_s_cache_is_used():
+def test_links_within_the_folder_and_into_dvc_s_cache_are_allowed():
     (HOME / "latest.csv").symlink_to("rows.csv")
     cached = Path(".dvc/cache/files/md5/12/3456").absolute()
     cached.parent.mkdir(parents=True)
     cached.write_text("text\na film\n")
     (HOME / "tracked.csv").symlink_to(cached)
     for name in ("latest.csv", "tracked.csv"):
-        assert sources.local_path(str(HOME / name), KEY) == HOME / name
+        assert locations.local_path(str(HOME / name), KEY) == HOME / name
 
 
-def test_a_split_may_not_leave_the_folder(elsewhere):
+def test_a_split_outside_the_folder_is_refused(elsewhere):
     source = Source(location=str(HOME), splits={"train": "../films.csv"})
     Path("data/raw/films.csv").write_text("text\na film\n")
     with pytest.raises(UserError, match="^tasks.films.source.splits: .* is not in data/raw/films, "):
         list(sources.records(source, "../films.csv", ["text"], "tasks.films.source"))
 
 
-def test_another_folder_may_be_required():
+def test_a_caller_may_require_another_folder():
     Path("data/raw/films/teacher").mkdir()
-    within = sources.own_teacher_folder("films")
-    assert sources.local_path("data/raw/films/teacher", "finetune_teacher.checkpoint", within) == within
+    within = locations.own_teacher_folder("films")
+    assert locations.local_path("data/raw/films/teacher", "finetune_teacher.checkpoint", within) == within
     with pytest.raises(UserError, match="rows.csv is not in data/raw/films/teacher, "):
-        sources.local_path("data/raw/films/rows.csv", "finetune_teacher.checkpoint", within)
+        locations.local_path("data/raw/films/rows.csv", "finetune_teacher.checkpoint", within)
 
 
-def test_the_hashes_of_a_folder_name_every_file_below():
+def test_file_hashes_cover_all_files_below_a_folder():
     (HOME / "deeper").mkdir()
     (HOME / "deeper" / "a.txt").write_text("abc")
-    hashes = sources.file_hashes(HOME)
+    hashes = locations.file_hashes(HOME)
     assert list(hashes) == ["deeper/a.txt", "rows.csv"]
     assert hashes["deeper/a.txt"] == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    assert sources.file_hashes(HOME / "nowhere") == {}
+    assert locations.file_hashes(HOME / "nowhere") == {}

@@ -1,0 +1,216 @@
+import json
+
+import pandas as pd
+import pytest
+from tiny import write_file
+
+from pipeline.tinybert.core.errors import UserError
+from pipeline.tinybert.core.settings import Source
+from pipeline.tinybert.data import sources
+
+pytestmark = pytest.mark.usefixtures("files_anywhere")
+
+ROWS = [("good film", "1"), ("bad plot", "0"), ("so so", "1")]
+
+
+def records(location, split=None, **more) -> list[tuple[str, dict]]:
+    source = Source(location=str(location), **more)
+    columns = [source.text or "text", *([source.label] if source.label else [])]
+    return list(sources.records(source, split, columns, "tasks.tiny.source"))
+
+
+def csv_of(rows, separator=","):
+    return "".join(f"{text}{separator}{label}\n" for text, label in [("text", "label"), *rows])
+
+
+def json_lines_of(rows):
+    return "".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in rows)
+
+
+@pytest.fixture(params=["csv", "tsv", "jsonl", "json", "parquet", "CSV"])
+def table(request, tmp_path):
+    path = tmp_path / f"rows.{request.param}"
+    if request.param == "parquet":
+        pd.DataFrame(ROWS, columns=["text", "label"], index=["x", "y", "z"]).to_parquet(path)
+        return path
+    content = {"tsv": csv_of(ROWS, "\t"), "jsonl": json_lines_of(ROWS)}.get(request.param, csv_of(ROWS))
+    if request.param == "json":
+        content = json.dumps([{"text": text, "label": label} for text, label in ROWS])
+    return write_file(path, content)
+
+
+def test_every_file_format_is_read(table):
+    assert records(table, label="label") == [
+        (f"{table.name}, {position(table, number)}", {"text": text, "label": label})
+        for number, (text, label) in enumerate(ROWS, 1)
+    ]
+
+
+def position(table, number: int) -> str:
+    """The position of a record in messages: its line in files of lines (after the header), or its row."""
+    kind = table.suffix.lower()
+    return f"row {number}" if kind in (".json", ".parquet") else f"line {number + (kind in ('.csv', '.tsv'))}"
+
+
+def test_rows_selected_by_where_keep_their_positions(table):
+    assert [where for where, _ in records(table, where={"label": 1})] == [
+        f"{table.name}, {position(table, number)}" for number in (1, 3)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"text": "review"}, "has no column 'review' (it has: text, label)"),
+        ({"label": "stars"}, "has no column 'stars'"),
+        ({"where": {"source": "imdb"}}, "has no column 'source'"),
+        ({"where": {"label": 7}}, "has no row where {'label': 7}"),
+    ],
+)
+def test_missing_columns_and_an_empty_selection_are_reported(table, settings, expected):
+    with pytest.raises(UserError, match="^tasks.tiny.source: rows") as raised:
+        records(table, **settings)
+    assert expected in str(raised.value)
+
+
+@pytest.mark.parametrize("start", ["", "\ufeff"], ids=["", "BOM"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["unix", "windows"])
+def test_csv_may_have_quotes_line_breaks_a_byte_order_mark_and_windows_line_ends(tmp_path, start, end):
+    lines = ["text,label", '"He said ""film"", twice",1', f'"two{end}lines",0', "  café 電影 ,NA", "null,"]
+    path = write_file(tmp_path / "rows.csv", start + end.join(lines) + end)
+    assert [(record["text"], record["label"]) for _, record in records(path)] == [
+        ('He said "film", twice', "1"),
+        (f"two{end}lines", "0"),
+        ("  café 電影 ", "NA"),
+        ("null", ""),
+    ]
+
+
+def test_values_of_json_lines_are_not_converted(tmp_path):
+    lines = [
+        '{"text": "2020-01-01", "label": 1}',
+        "",
+        '{"text": "1e5", "label": null}',
+        '{"text": 12345678901234567890}',
+    ]
+    path = write_file(tmp_path / "rows.jsonl", "\ufeff" + "\r\n".join(lines))
+    first, second, third = (record for _, record in records(path))
+    assert first == {"text": "2020-01-01", "label": 1}
+    assert second == {"text": "1e5", "label": None}
+    assert third["text"] == 12345678901234567890
+
+
+def test_parquet_integers_stay_integers_in_a_column_with_missing_values(tmp_path):
+    frame = pd.DataFrame({"text": ["a", "b"], "label": pd.array([1, None], dtype="Int64")})
+    frame.to_parquet(tmp_path / "rows.parquet")
+    assert [record["label"] for _, record in records(tmp_path / "rows.parquet")] == [1, None]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("rows.txt", "text", "expected a file that ends with one of .csv, .tsv, .jsonl, .json, .parquet"),
+        ("rows", "text", "expected a file that ends with one of"),
+        (
+            "rows.jsonl",
+            '{"text": "a"}\n{"text": "b"\n',
+            "line 2, character 13: not valid JSON: Expecting ',' delimiter",
+        ),
+        ("rows.jsonl", '{"text": "a"}\n["b"]\n', "line 2: expected objects"),
+        ("rows.jsonl", '{"text": "a"}\n{"text": "\\ud800"}\n', "line 2: "),
+        ("rows.json", '{"text": "a"}', "cannot be read as json: expected objects"),
+        ("rows.json", "5", "cannot be read as json: expected objects"),
+        ("rows.csv", "text,label\na,1\nb, c,0\n", "line 3: 3 fields, the header has 2: quote"),
+        ("rows.csv", 'text,label\nb,0\n"a,1\nb,0\n', "line 3 to 4: a quote opens in it that does not close"),
+        ("rows.csv", 'text,label\n"a" b,1\n', "line 2: a quote opens in it that does not close, or closes within"),
+        ("rows.csv", 'text,label\n"a,1\nb "c",0\n', "line 2 to 3: a quote opens in it"),
+        ("rows.csv", "text,label\ncafé,1\n".encode("latin-1"), "cannot be read as csv: line 2: not UTF-8 (byte 0xe9)"),
+        ("rows.csv", "", "line 1: the file is empty: expected a header"),
+        ("rows.conll", "word O\n" * 501, "one sentence of 501 words: an empty line ends a sentence"),
+        ("rows.csv", "text,label\n", "has no row"),
+        ("rows.parquet", "text", "cannot be read as parquet"),
+    ],
+)
+def test_a_bad_file_is_reported_with_its_setting_and_line(tmp_path, name, content, expected):
+    with pytest.raises(UserError, match=f"^tasks.tiny.source: .*{name}") as raised:
+        records(write_file(tmp_path / name, content))
+    assert expected in str(raised.value)
+
+
+def records_with(path, columns, **more) -> list[tuple[str, dict]]:
+    return list(sources.records(Source(location=str(path), **more), None, columns, "tasks.tiny.source"))
+
+
+@pytest.mark.parametrize(("delimiter", "setting"), [("\t", "\t"), ("\t", None), (" ", None), ("   ", None), ("|", "|")])
+@pytest.mark.parametrize("name", ["rows.conll", "rows.bio", "rows.iob"])
+def test_conll_files_give_a_record_for_each_sentence(tmp_path, delimiter, setting, name):
+    lines = ["-DOCSTART-  O", "", "EU NNP B-ORG", "rejects VBZ O", "", "", "Peter NNP B-PER", ""]
+    path = write_file(tmp_path / name, "\r\n".join(lines).replace(" ", delimiter))
+    assert records_with(path, [1, 3], delimiter=setting) == [
+        (f"{name}, sentence at line 3", {1: ["EU", "rejects"], 2: ["NNP", "VBZ"], 3: ["B-ORG", "O"]}),
+        (f"{name}, sentence at line 7", {1: ["Peter"], 2: ["NNP"], 3: ["B-PER"]}),
+    ]
+
+
+def test_a_conll_line_with_another_number_of_columns_is_reported(tmp_path):
+    path = write_file(tmp_path / "rows.conll", "EU B-ORG\nrejects\n")
+    with pytest.raises(UserError, match=r"line 2: 1 columns, the lines before have 2: 'rejects'"):
+        records_with(path, [1, 2])
+    with pytest.raises(UserError, match=r"rows.conll has no column '4' \(it has: 1, 2\)"):
+        records_with(write_file(tmp_path / "rows.conll", "EU B-ORG\n"), [1, 4])
+
+
+def squad_file(**question) -> str:
+    fields = {"id": "q1", "question": "who?", "answers": [{"text": "Smith", "answer_start": 3}], **question}
+    paragraphs = [{"context": "By Smith", "qas": [fields]}]
+    return json.dumps({"version": "v2.0", "data": [{"title": "Films", "paragraphs": paragraphs}]})
+
+
+def test_squad_files_give_a_record_for_each_question(tmp_path):
+    answers = [{"text": "Smith", "answer_start": 3}]
+    path = write_file(tmp_path / "squad.json", squad_file())
+    assert records_with(path, ["question"]) == [
+        (
+            "squad.json, question q1",
+            {"id": "q1", "title": "Films", "context": "By Smith", "question": "who?", "answers": answers},
+        )
+    ]
+    write_file(path, squad_file(is_impossible=True, plausible_answers=answers, answers=[]))
+    assert records_with(path, ["question"])[0][1]["answers"] == []
+
+
+def test_an_invalid_squad_file_is_reported_with_the_question(tmp_path):
+    path = write_file(tmp_path / "squad.json", json.dumps({"data": [{"paragraphs": [{"context": "By Smith"}]}]}))
+    with pytest.raises(UserError, match=r"cannot be read as json: article 1 \(None\): not in SQuAD's format .*'qas'"):
+        records_with(path, ["question"])
+    write_file(path, squad_file(is_impossible=True))
+    with pytest.raises(UserError, match=r"article 1 \(Films\), question q1: is_impossible, but it has answers"):
+        records_with(path, ["question"])
+
+
+def test_records_of_several_lines_are_counted_and_the_longest_is_named(tmp_path, capsys):
+    """An unclosed quote swallows the rows up to the next quote."""
+    rows = [f"a film,{number % 2}" for number in range(20)]
+    rows[4], rows[9] = '"a film,0', 'a film",1'
+    assert len(records(write_file(tmp_path / "rows.csv", "\n".join(["text,label", '"two\nlines",1', *rows])))) == 16
+    assert capsys.readouterr().out == (
+        "rows.csv: 2 of 16 records span several lines, the longest from line 8 to 13: if it should not, a quote is"
+        " left open there\n"
+    )
+
+
+@pytest.mark.parametrize(("name", "delimiter"), [("rows.csv", ","), ("rows.tsv", "\t")])
+def test_with_quotes_false_quotes_belong_to_the_text(tmp_path, capsys, name, delimiter):
+    path = write_file(tmp_path / name, f'text{delimiter}label\n"a" film{delimiter}1\n"a plot{delimiter}0\n')
+    assert [record["text"] for _, record in records_with(path, ["text"], quotes=False)] == ['"a" film', '"a plot']
+    assert capsys.readouterr().out == ""
+
+
+def test_a_field_of_a_million_characters_is_read(tmp_path):
+    path = write_file(tmp_path / "rows.csv", 'text,label\n"' + "film " * 200_000 + '",1\n')
+    assert len(records(path)[0][1]["text"]) == 1_000_000
+
+
+def test_a_repeated_column_is_reported(tmp_path):
+    with pytest.raises(UserError, match="the column 'text' occurs twice in the header"):
+        records(write_file(tmp_path / "rows.csv", "text,label,text\na,1,b\n"))
