@@ -1,13 +1,16 @@
-"""How fast a GPU distils: ``python benchmarks/gpu.py`` measures both stages and the words that `augment` looks for.
+"""Speed of distillation on a GPU: ``python benchmarks/gpu.py`` measures both stages and augmentation's candidates.
 
-A teacher of BERT-base's size, the students TinyBERT4 and TinyBERT6, weights and texts drawn at random, with the lengths
-of SST-2 and SQuAD: training here, at batch 32 and at a large one where that is faster, as it goes in the midst of a
-long run (the shapes of batches recorded, kernels compiled), and by ``plain_recipe.py`` in bfloat16 at batch 32, in
-turn, on rows of the same lengths. Useful operations (padding not counted) are told as a share of what a large matrix
-product reaches. Made to end within 8 minutes; needs torch, transformers, accelerate, datasets, numpy and pandas alone.
+The teacher has BERT-base's size, the students are TinyBERT4 and TinyBERT6. Weights and texts are random; the lengths of
+texts are those of SST-2 and SQuAD. Our training is measured at batch 32, and at a large batch if that is faster, as in
+the middle of a long run: CUDA graphs are recorded, kernels are compiled. ``plain_recipe.py`` runs in turn with it, in
+bfloat16 at batch 32, on rows of the same lengths. The column "of the limit" is the rate of floating-point operations,
+without those on padding, relative to a large matrix product's.
 
-``--tiny`` measures tiny models, on whatever there is: a CPU will do, in float32 where it has no bfloat16.
+Ends within 8 minutes. Needs torch, transformers, accelerate and numpy only. ``--tiny`` measures tiny models, on a CPU
+too (in float32 if it has no bfloat16).
 """
+
+from __future__ import annotations
 
 import argparse
 import gc
@@ -18,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import cache, partial
 from itertools import islice
 from pathlib import Path
@@ -31,7 +35,6 @@ from transformers import (
     BertForMaskedLM,
     BertForSequenceClassification,
     BertTokenizer,
-    TrainerCallback,
 )
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,76 +54,65 @@ from comparison import (  # noqa: E402
 
 from pipeline.tinybert.augmentation.candidates import Candidates, Sentence, Word
 from pipeline.tinybert.core.log import log
-from pipeline.tinybert.distillation import stages
-from pipeline.tinybert.distillation.teacher_logits import Logits
+from pipeline.tinybert.distillation.intermediate import IntermediateObjective, LogitsRecorder, StudentWithProjections
+from pipeline.tinybert.distillation.prediction import LogitsCollator, PredictionObjective
+from pipeline.tinybert.distillation.teacher_logits import TeacherLogits
 from pipeline.tinybert.models.attention import first_position_only, our_attention
 from pipeline.tinybert.models.batches import MEGABATCH, ByLength, Collator
-from pipeline.tinybert.models.precision import has_bfloat16
-from pipeline.tinybert.models.sequences import Sequences, SequencesWriter
-from pipeline.tinybert.training.loop import arguments, compute_the_same_each_time
+from pipeline.tinybert.models.encoded_rows import EncodedRows, EncodedRowsWriter
+from pipeline.tinybert.models.precision import has_bfloat16, to_inference
+from pipeline.tinybert.training.loop import Objective, Plan, Run, compute_deterministically
 
-# Deciles of the word-pieces of a row: sentences of SST-2; questions of SQuAD 1.1 with their passages, cut at 384.
+# Deciles of the lengths, in word-pieces, of SST-2's sentences and of SQuAD's questions with passages, truncated at 384.
 LENGTHS = {
     "SST-2": [3, 10, 13, 17, 19, 22, 25, 29, 33, 38, 66],
     "SQuAD": [41, 101, 122, 132, 144, 156, 171, 189, 216, 259, 384],
 }
-PADDED = {"SST-2": 128, "SQuAD": 384}  # by the plain recipe
+PADDED_LENGTH = {"SST-2": 128, "SQuAD": 384}  # in the plain recipe
 Shape = SimpleNamespace
 TEACHER = Shape(layers=12, hidden=768, heads=12, feed_forward=3072)
 STUDENTS = {
     "TinyBERT4": Shape(layers=4, hidden=312, heads=12, feed_forward=1200),
     "TinyBERT6": Shape(layers=6, hidden=768, heads=12, feed_forward=3072),
 }
-TINY = Shape(layers=2, hidden=24, heads=12, feed_forward=48)
+TINY = Shape(layers=2, hidden=24, heads=2, feed_forward=48)
 VOCABULARY, TINY_VOCABULARY = 30522, 500
 BATCH, BATCHES = 32, {"SST-2": (1024,), "SQuAD": (128,)}
-STEPS, TINY_STEPS = MEGABATCH, 2  # of ours: so many have all the lengths of a long run, from the longest down
-WARMING = 2  # times, after which each shape of a batch has come twice
-MANY_STEPS = 10_000  # of a long run, which reads its losses a hundred times
-WORDS_TO_REPLACE = 0.5  # of a text's
+STEPS, TINY_STEPS = MEGABATCH, 2  # of our training: a megabatch has all lengths of a long run, the longest first
+WARM_UP_RUNS = 2  # then each shape of a batch has come twice and its CUDA graph is recorded
+STEPS_OF_A_LONG_RUN = 10_000
+SHARE_OF_WORDS = 0.5  # of a text, for which candidates are computed
 CLASSES = 2
-FEW_SENTENCES = 8  # for the plain recipe, which augments one a good part of a second
+FEW_SENTENCES = 8  # for the plain recipe, which needs a large part of a second for one
 SEED = 1
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 PRECISION = torch.bfloat16 if has_bfloat16(DEVICE) else torch.float32
 
 
-def drawn(lengths: np.ndarray, vocabulary: int) -> list[list[int]]:
-    """Word-pieces of sequences, at random."""
+def random_texts(lengths: np.ndarray, vocabulary: int) -> list[list[int]]:
+    """Random word-pieces."""
     draw = np.random.default_rng(SEED)
     return [draw.integers(5, vocabulary, length).tolist() for length in lengths]
 
 
 @cache
-def sequences(name: str, count: int, vocabulary: int) -> Sequences:
-    """So many of these lengths, as the stages have them."""
-    writer, lengths = SequencesWriter(tempfile.mkdtemp(dir=".")), lengths_of(name, count)
-    writer.add({"input_ids": drawn(lengths, vocabulary), "kept": [[True]] * len(lengths)})
+def encoded_rows(name: str, count: int, vocabulary: int) -> EncodedRows:
+    """``count`` random rows on disk with the lengths of a data set."""
+    writer = EncodedRowsWriter(tempfile.mkdtemp(dir="."))
+    writer.add({"input_ids": random_texts(lengths_of(name, count), vocabulary)})
     return writer.finished()
 
 
 class Task:
-    """As much of a task as training asks for."""
+    """What training needs of a task."""
 
     metric, loss, classes = "accuracy", "soft_cross_entropy", CLASSES
 
     def class_logits(self, outputs) -> torch.Tensor:
         return outputs.logits.unsqueeze(1)
 
-    def compared(self, kept: torch.Tensor) -> torch.Tensor:
-        return kept.sum()
-
-
-class Clock(TrainerCallback):
-    """The seconds since the first step."""
-
-    def on_train_begin(self, args, state, control, **rest):
-        wait_for_the_device()
-        self.start = time.perf_counter()
-
-    def seconds(self) -> float:
-        wait_for_the_device()
-        return time.perf_counter() - self.start
+    def compared(self, mask: torch.Tensor) -> torch.Tensor:
+        return mask.sum()
 
 
 def classifier(shape: Shape, vocabulary: int) -> nn.Module:
@@ -145,7 +137,7 @@ def lengths_of(name: str, count: int) -> np.ndarray:
     return np.interp(np.random.default_rng(SEED).random(count), np.linspace(0, 1, len(deciles)), deciles).astype(int)
 
 
-def as_released() -> torch.autocast:
+def plain_autocast() -> torch.autocast:
     return torch.autocast(DEVICE.type, PRECISION, enabled=torch.bfloat16 == PRECISION, cache_enabled=False)
 
 
@@ -154,101 +146,119 @@ def name_of(precision: torch.dtype) -> str:
 
 
 class Stage:
-    """A stage of distillation with a student, on texts of such lengths: ours, at any batch, and the plain one."""
+    """A stage of distillation with a student, on texts with the lengths of a data set. ``ours`` and ``plain`` measure
+    one run each, in seconds a row.
+    """
+
+    name: str
+    schedule = "linear"
 
     def __init__(self, student: Shape, teacher: Shape, vocabulary: int, lengths: str):
-        self.shapes, self.vocabulary, self.padded_to = (student, teacher), vocabulary, PADDED[lengths]
-        self.lengths, self.rows, self.trainers = lengths, None, {}
-        self.student, self.teacher, self.our_teacher = (
-            classifier(shape, vocabulary) for shape in (student, teacher, teacher)
-        )
+        self.shapes, self.vocabulary, self.lengths = (student, teacher), vocabulary, lengths
+        self.runs: dict[int, Run] = {}
+        self.student, self.teacher = (classifier(shape, vocabulary) for shape in (student, teacher))
         self.teacher.eval()
+        ours = to_inference(classifier(teacher, vocabulary), name_of(PRECISION), DEVICE)
+        self.our_teacher = our_attention(ours)
         self.layer_map = [layer * teacher.layers // student.layers for layer in range(1, student.layers + 1)]
         self.tokenizer = SimpleNamespace(model_max_length=512, pad_token_id=0, pad_token_type_id=0)
 
-    def take(self, few: int, largest_batch: int, steps: int) -> None:
-        """Rows from now on: a few, of which the plain recipe learns, and for ours so many that even the largest batches
-        are put together as in a long run.
+    def make_rows(self, few: int, largest_batch: int, steps: int) -> None:
+        """A few rows for the plain recipe, and enough for ours: batches of the largest size are sorted by length within
+        a whole megabatch, as in a long run.
         """
         count = max(few, 4 * steps * largest_batch)
         self.few, self.steps, self.folder = few, steps, Path(tempfile.mkdtemp(dir="."))
-        self.rows = sequences(self.lengths, count, self.vocabulary)
-        self.logits = Logits.unknown(self.folder, np.ones(count, dtype=np.int64), CLASSES)
-        self.logits.values.write(0, np.random.default_rng(SEED).normal(size=(count, CLASSES)).astype(np.float32))
+        self.rows = encoded_rows(self.lengths, count, self.vocabulary)
+        self.logits = TeacherLogits.create(self.folder, np.ones(count, dtype=np.int64), CLASSES)
+        self.logits.values[0:count] = np.random.default_rng(SEED).normal(size=(count, CLASSES))
 
-    def learned(self, batch_size: int) -> np.ndarray:
-        """The lengths of the rows that ours learns at this batch."""
+    def lengths_in_a_run(self, batch_size: int) -> np.ndarray:
+        """Lengths of the rows of one run of ours."""
         order = ByLength(self.rows.lengths, batch_size, SEED)
         return self.rows.lengths[list(islice(order, self.steps * batch_size))]
 
     def ours(self, batch_size: int) -> float:
-        """Seconds a row, in the midst of a long run."""
-        if batch_size not in self.trainers:
-            self.trainers[batch_size] = self.trainer(batch_size)
-            warming = [self.run(batch_size) for _ in range(WARMING)]
-            log(f"{self.name}, batch {batch_size}, first: {', '.join(f'{seconds:.1f} s' for seconds in warming)}")
-        return self.run(batch_size) / len(self.learned(batch_size))
+        """Seconds a row, after warm-up."""
+        if batch_size not in self.runs:
+            self.runs[batch_size] = self.start(batch_size)
+            warm_up = [timed(partial(self.train, batch_size)) for _ in range(WARM_UP_RUNS)]
+            log(f"{self.name}, batch {batch_size}, warm-up: {', '.join(f'{seconds:.1f} s' for seconds in warm_up)}")
+        return timed(partial(self.train, batch_size)) / len(self.lengths_in_a_run(batch_size))
 
-    def run(self, batch_size: int) -> float:
-        """Seconds, once the batches come."""
-        compute_the_same_each_time()
-        our_attention(self.student)
-        trainer, clock = self.trainers[batch_size], Clock()
-        trainer.add_callback(clock)
-        with self.reading():
-            trainer.train()
-        if getattr(trainer, "keep", None):
-            trainer.keep.take()
-        trainer.remove_callback(clock)
-        return clock.seconds()
+    def train(self, batch_size: int) -> None:
+        """The first ``steps`` steps of an epoch, the same ones each time."""
+        run = self.runs[batch_size]
+        compute_deterministically()
+        our_attention(self.student)  # `plain` has changed both
+        run.model.train()
+        run.progress.batches = 0
+        with self.last_layer():
+            for batches in islice(run.optimizer_steps(), self.steps):
+                run.one_step(batches)
+        run.look_at_losses()
+        run.objective.before_checkpoint()
 
-    def leave_only(self, batch_sizes: set[int]) -> None:
-        """Of what training at a batch keeps on the device."""
-        self.trainers = {size: trainer for size, trainer in self.trainers.items() if size in batch_sizes}
+    def start(self, batch_size: int, **changes) -> Run:
+        """A training run, before its first step. ``changes`` are those of its `Plan`."""
+        plan = Plan(
+            stage=self.name,
+            seed=SEED,
+            precision=name_of(PRECISION),
+            batch_size=batch_size,
+            learning_rate=1e-4,
+            epochs=1,
+            steps=STEPS_OF_A_LONG_RUN,
+            schedule=self.schedule,
+        )
+        return Run(*self.parts(), replace(plan, **changes), self.folder)
+
+    def parts(self) -> tuple[Objective, nn.Module, EncodedRows, Collator]:
+        """Objective, model, rows and collator of a run."""
+        raise NotImplementedError
+
+    def keep_runs(self, batch_sizes: set[int]) -> None:
+        """Free the memory of the other batch sizes' runs."""
+        self.runs = {size: run for size, run in self.runs.items() if size in batch_sizes}
         free_memory()
 
-    def reading(self) -> AbstractContextManager:
+    def last_layer(self) -> AbstractContextManager:
+        """What the last layer computes."""
         return nullcontext()
 
     def plain(self) -> float:
-        """Seconds a row, by an epoch over a few."""
-        torch.use_deterministic_algorithms(False)  # as a trainer of ours has left it
-        names = ("input_ids", "attention_mask")
-        columns = {name: [self.rows[number][name] for number in range(self.few)] for name in names}
-        padded = plain.Rows(columns, self.tokenizer, self.padded_to)
-        with as_released():
-            return timed(partial(self.plain_epoch, padded)) / self.few
+        """Seconds a row, in an epoch over a few rows."""
+        torch.use_deterministic_algorithms(False)  # our training has turned it on
+        batch = self.rows.batch(np.arange(self.few))
+        columns = {name: batch[name].padded(self.padded_length, 0).tolist() for name in ("input_ids", "attention_mask")}
+        rows = plain.Rows(columns, self.tokenizer, self.padded_length)
+        with plain_autocast():
+            return timed(partial(self.plain_epoch, rows)) / self.few
 
-    def arguments(self, batch_size: int, **options):
-        return arguments(
-            Path(self.folder, "run"),
-            seed=SEED,
-            precision=name_of(PRECISION),
-            steps=MANY_STEPS,
-            batch_size=batch_size,
-            learning_rate=1e-4,
-            max_steps=self.steps,
-            **options,
-        )
+    @property
+    def padded_length(self) -> int:
+        return PADDED_LENGTH[self.lengths]
+
+    def plain_epoch(self, rows: plain.Rows) -> None:
+        raise NotImplementedError
+
+    def operations(self, lengths: np.ndarray) -> float:
+        """Floating-point operations of our training on rows of these lengths, without padding."""
+        raise NotImplementedError
 
 
 class Intermediate(Stage):
-    name = "distill_intermediate"
+    name, schedule = "distill_intermediate", "constant"
 
-    def trainer(self, batch_size: int):
-        return stages.IntermediateTrainer(
-            teacher=self.our_teacher,
-            layer_map=self.layer_map,
-            weights=SimpleNamespace(embeddings=1, hidden=1, attention=1),
-            keep=stages.KeepLogits(Task(), self.logits),
-            model=stages.Imitation(stages.our_attention(self.student.base_model), self.shapes[1].hidden, "shared"),
-            args=self.arguments(batch_size, lr_scheduler_type="constant", ddp_find_unused_parameters=True),
-            train_dataset=self.rows,
-            data_collator=Collator(self.tokenizer, "number", "kept"),
-        )
+    def parts(self) -> tuple[Objective, nn.Module, EncodedRows, Collator]:
+        weights = SimpleNamespace(embeddings=1, hidden=1, attention=1)
+        recorder = LogitsRecorder(Task(), self.logits)
+        objective = IntermediateObjective(self.our_teacher, self.layer_map, weights, recorder)
+        student = StudentWithProjections(our_attention(self.student.base_model), self.shapes[1].hidden, "shared")
+        return objective, student, self.rows, Collator(self.tokenizer, "number", "label_mask")
 
-    def plain_epoch(self, padded: plain.Rows) -> None:
-        plain.learn_states(self.student.base_model, self.teacher.base_model, padded, self.layer_map, 1, BATCH, 1e-4)
+    def plain_epoch(self, rows: plain.Rows) -> None:
+        plain.learn_states(self.student.base_model, self.teacher.base_model, rows, self.layer_map, 1, BATCH, 1e-4)
 
     def operations(self, lengths: np.ndarray) -> float:
         student, teacher = (forward_operations(shape, lengths.tolist()) for shape in self.shapes)
@@ -260,26 +270,19 @@ class Intermediate(Stage):
 class Prediction(Stage):
     name = "distill_prediction"
 
-    def trainer(self, batch_size: int):
-        return stages.PredictionTrainer(
-            temperature=1.0,
-            task=Task(),
-            model=self.student,
-            args=self.arguments(batch_size),
-            train_dataset=self.rows,
-            data_collator=stages.LogitsCollator(self.tokenizer, self.logits),
-        )
+    def parts(self) -> tuple[Objective, nn.Module, EncodedRows, Collator]:
+        return PredictionObjective(Task(), 1.0), self.student, self.rows, LogitsCollator(self.tokenizer, self.logits)
 
-    def plain_epoch(self, padded: plain.Rows) -> None:
-        evaluate = lambda model: None  # noqa: E731 falls outside a run so short
-        plain.learn_logits(self.student, self.teacher, padded, plain.of_classes, evaluate, 1, BATCH, 1e-4, 0.1)
+    def plain_epoch(self, rows: plain.Rows) -> None:
+        evaluate = lambda model: None  # noqa: E731 every 100 steps: not in an epoch this short
+        plain.learn_logits(self.student, self.teacher, rows, plain.of_classes, evaluate, 1, BATCH, 1e-4, 0.1)
 
     @property
     def first_position(self) -> bool:
-        """Of a question all positions are read."""
+        """For question answering, the head reads all positions."""
         return self.lengths == "SST-2"
 
-    def reading(self) -> AbstractContextManager:
+    def last_layer(self) -> AbstractContextManager:
         return first_position_only(self.student) if self.first_position else nullcontext()
 
     def operations(self, lengths: np.ndarray) -> float:
@@ -287,24 +290,27 @@ class Prediction(Stage):
 
 
 class Augmentation:
-    """What a masked language model proposes for half of the words of texts: as `augment` asks it, or word by word."""
+    """The masked language model's candidates for half of the words of texts, in seconds a text."""
 
     def __init__(self, shape: Shape, vocabulary: int, masked_at_once: int, batch_size: int):
         torch.manual_seed(SEED)
         self.shape = shape
         self.model = BertForMaskedLM(config(shape, vocabulary)).to(DEVICE).eval()
-        pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *map(letters, range(vocabulary - 5))]
-        vocabulary = {piece: number for number, piece in enumerate(pieces)}
-        self.tokenizer = BertTokenizer(vocab=vocabulary, model_max_length=512)
+        pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *map(word, range(vocabulary - 5))]
+        self.tokenizer = BertTokenizer(
+            vocab={piece: number for number, piece in enumerate(pieces)}, model_max_length=512
+        )
         self.settings = SimpleNamespace(masked_at_once=masked_at_once, batch_size=batch_size, candidates=15)
 
-    def take(self, few: int, largest_batch: int, steps: int) -> None:
+    def make_rows(self, few: int, largest_batch: int, steps: int) -> None:
+        """A few texts for the plain recipe, and more for ours."""
         draw, self.few, count = random.Random(SEED), few, max(few, steps * largest_batch)
-        self.sentences = [self.sentence(ids, draw) for ids in drawn(lengths_of("SST-2", count), len(self.tokenizer))]
+        texts = random_texts(lengths_of("SST-2", count), len(self.tokenizer))
+        self.sentences = [self.sentence(ids, draw) for ids in texts]
 
     def sentence(self, ids: list[int], draw: random.Random) -> Sentence:
         pieces = self.tokenizer.convert_ids_to_tokens(ids)
-        chosen = sorted(draw.sample(range(len(ids)), round(WORDS_TO_REPLACE * len(ids))))
+        chosen = sorted(draw.sample(range(len(ids)), round(SHARE_OF_WORDS * len(ids))))
         return Sentence("", ids, [Word(0, 0, pieces[at], at, [ids[at]]) for at in chosen])
 
     def ours(self) -> float:
@@ -312,31 +318,32 @@ class Augmentation:
         return timed(partial(candidates.find, self.sentences)) / len(self.sentences)
 
     def plain(self) -> float:
+        return timed(self.plain_candidates) / self.few
+
+    def plain_candidates(self) -> None:
+        """One masked word at a time."""
         augmenter = SimpleNamespace(model=self.model, tokenizer=self.tokenizer, candidates=self.settings.candidates)
-
-        def one_by_one() -> None:
-            with as_released():
-                for sentence in self.sentences[: self.few]:
-                    pieces = self.tokenizer.convert_ids_to_tokens(sentence.pieces)
-                    for word in sentence.words:
-                        plain.Augmenter.predicted(augmenter, pieces, word.piece)
-
-        return timed(one_by_one) / self.few
+        with plain_autocast():
+            for sentence in self.sentences[: self.few]:
+                pieces = self.tokenizer.convert_ids_to_tokens(sentence.pieces)
+                for masked in sentence.words:
+                    plain.Augmenter.predicted(augmenter, pieces, masked.piece)
 
 
-def letters(number: int) -> str:
+def word(number: int) -> str:
     """A word of four letters for each number."""
     return "".join(chr(ord("a") + number // 26**place % 26) for place in range(4))
 
 
 def free_memory() -> None:
-    """Of trainers that have done their work: they refer to themselves, and would stay for a while."""
+    """Free the memory of deleted runs, which refer to themselves."""
     gc.collect()
     if DEVICE.type == "cuda":
         torch.cuda.empty_cache()
 
 
 def timed(work: Callable[[], object]) -> float:
+    """Seconds."""
     wait_for_the_device()
     start = time.perf_counter()
     work()
@@ -345,42 +352,42 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def fastest_batch(stage: Stage, batches: tuple[int, ...]) -> int:
-    """Of those that the memory holds."""
+    """The fastest batch size, 32 or one of ``batches`` that fits in memory."""
     seconds = {BATCH: stage.ours(BATCH)}
     for batch_size in batches:
         try:
             seconds[batch_size] = stage.ours(batch_size)
         except torch.OutOfMemoryError:
             break
-        stage.leave_only({BATCH, min(seconds, key=seconds.get)})
+        stage.keep_runs({BATCH, min(seconds, key=seconds.get)})
     return min(seconds, key=seconds.get)
 
 
-def take_enough(work, options, few: int, largest_batch: int) -> None:
-    """Rows that the plain recipe learns in about the wanted seconds, and those for ours."""
+def make_enough_rows(work: Stage | Augmentation, options, few: int, largest_batch: int) -> None:
+    """As many rows as the plain recipe needs to run for about ``--seconds``, and those for ours."""
     if options.tiny:
-        work.take(few, largest_batch, TINY_STEPS)
+        work.make_rows(few, largest_batch, TINY_STEPS)
         return
-    work.take(few, 1, 1)
+    work.make_rows(few, 1, 1)
     work.plain()  # warms up
     few = max(few, round(options.seconds / work.plain() / BATCH) * BATCH)
-    work.take(few, largest_batch, STEPS)
+    work.make_rows(few, largest_batch, STEPS)
 
 
-def noting(side: Callable[[], float], noted: list[float]) -> Callable[[], None]:
-    return lambda: noted.append(side())
+def recorded(side: Callable[[], float], seconds: list[float]) -> Callable[[], None]:
+    return lambda: seconds.append(side())
 
 
-def compared(sides: dict[str, Callable[[], float]], rounds: int, what: str) -> dict[str, float]:
-    """Rows a second of each side, by the median of the rounds."""
-    noted = {name: [] for name in sides}
-    in_turn({name: Side(noting(side, noted[name])) for name, side in sides.items()}, rounds, what)
-    return {name: 1 / float(np.median(seconds)) for name, seconds in noted.items()}
+def compared(sides: dict[str, Callable[[], float]], rounds: int, title: str) -> dict[str, float]:
+    """Rows per second of each side: the median of the rounds."""
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    in_turn({name: Side(recorded(side, seconds[name])) for name, side in sides.items()}, rounds, title)
+    return {name: 1 / float(np.median(seconds[name])) for name in sides}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=1.5, help="of a measurement of the plain recipe, about")
+    parser.add_argument("--seconds", type=float, default=1.5, help="approximate time of each run of the plain recipe")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tiny", action="store_true", help="tiny models and few rows")
     options = parser.parse_args()
@@ -403,19 +410,19 @@ def main() -> None:
         os.chdir(ROOT)
     log(f"\n{machine()}, {torch.cuda.get_device_name() if DEVICE.type == 'cuda' else 'no GPU'}")
     log(f"a large matrix product in {name_of(PRECISION)}: {ceiling / 1e12:.1f} TFLOP/s")
-    print_table(["what", "rows of", "batch", "rows a second", "plain", "ratio", "of the limit"], table)
+    print_table(["stage", "rows of", "batch", "rows per second", "plain", "ratio", "of the limit"], table)
 
 
 def rows_of(stage: Stage, student: str, options, batches: tuple[int, ...], few: int, ceiling: float) -> list[list[str]]:
-    take_enough(stage, options, few, max(batches))
+    make_enough_rows(stage, options, few, max(batches))
     best = fastest_batch(stage, batches)
-    stage.leave_only({BATCH, best})
+    stage.keep_runs({BATCH, best})
     sides = {"plain": stage.plain, **{str(size): partial(stage.ours, size) for size in sorted({BATCH, best})}}
-    what = f"{stage.name}, {student}"
-    speed = compared(sides, options.rounds, f"{what}, {stage.lengths}")
+    title = f"{stage.name}, {student}"
+    speed = compared(sides, options.rounds, f"{title}, {stage.lengths}")
     return [
         [
-            what,
+            title,
             stage.lengths,
             size,
             f"{speed[size]:.0f}",
@@ -423,12 +430,12 @@ def rows_of(stage: Stage, student: str, options, batches: tuple[int, ...], few: 
             f"{speed[size] / speed['plain']:.1f}",
             f"{100 * speed[size] * stage.operations(lengths) / len(lengths) / ceiling:.0f} %",
         ]
-        for size, lengths in ((size, stage.learned(int(size))) for size in sides if size != "plain")
+        for size, lengths in ((size, stage.lengths_in_a_run(int(size))) for size in sides if size != "plain")
     ]
 
 
 def row_of_augmentation(augmentation: Augmentation, options) -> list[str]:
-    take_enough(augmentation, options, FEW_SENTENCES, BATCH)
+    make_enough_rows(augmentation, options, FEW_SENTENCES, BATCH)
     augmentation.ours()  # warms up
     sides = {"plain": augmentation.plain, "ours": augmentation.ours}
     speed = compared(sides, options.rounds, "augment")

@@ -196,6 +196,4 @@ def learn_intermediate(
     )
     objective = IntermediateObjective(teacher, layer_map, settings.losses, recorder)
     collate = Collator(tokenizer, *(("number", "label_mask") if recorder else ()))
-    result = train_or_load("intermediate", objective, projected, data, collate, plan)
-    objective.before_checkpoint()
-    return result
+    return train_or_load("intermediate", objective, projected, data, collate, plan)

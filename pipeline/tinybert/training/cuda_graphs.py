@@ -1,7 +1,8 @@
-"""Training steps on a GPU, recorded once for each shape of a batch and replayed from then on, as CUDA graphs.
+"""Training steps on a GPU as CUDA graphs: recorded once for each shape of a batch, replayed from then on.
 
-A step of a small student has some thousand kernels of a few microseconds each, and a program takes longer to ask for
-one than the GPU to compute it. A replay asks for all of them at once. It computes the same: kernels, order, dropout.
+A step of a small student launches about 1,000 kernels of a few microseconds each, and launching one takes the program
+longer than the GPU needs to compute it. A replay launches all of them together. It computes the same kernels in the
+same order, with the same dropout.
 """
 
 from __future__ import annotations
@@ -20,30 +21,33 @@ Tensors = dict[str, Tensor]
 
 
 def wanted(device: torch.device) -> bool:
-    """On a GPU, unless the environment says otherwise: it is no parameter, because the result is the same."""
+    """True on a GPU, unless TINYBERT_CUDA_GRAPHS=0. It does not change the result, so it is no parameter."""
     return device.type == "cuda" and os.environ.get(VARIABLE, "1") != "0"
 
 
 @dataclass
 class Recorded:
-    """A step as a GPU has recorded it: from where it reads its inputs, and where it leaves what it gives."""
+    """A recorded step. It reads and writes the same memory at each replay: ``inputs`` and ``outputs``."""
 
     graph: torch.cuda.CUDAGraph
     inputs: Tensors
     outputs: Tensors
 
     def __call__(self, inputs: Tensors) -> Tensors:
+        """Copies of the outputs, because the next replay of any step overwrites them."""
         torch._foreach_copy_(list(self.inputs.values()), [inputs[name] for name in self.inputs])
         self.graph.replay()
         return {name: values.clone() for name, values in self.outputs.items()}
 
 
 class Replayed:
-    """``step(inputs)`` adds to the gradients of ``model`` and gives tensors by name. It must not ask the GPU for a
-    number; what it computes from beside its inputs and the model is ``given``.
+    """Calls ``step(inputs)``, which adds to the gradients of ``model`` and returns tensors by name.
 
-    A shape that comes for the first time is computed as it is written, which also prepares what its kernels need; it
-    is recorded where it comes again. All recorded steps share their memory.
+    The first batch of a shape is computed as written, which also prepares its kernels. The second one is recorded, and
+    all further ones are replayed. All recordings share their memory.
+
+    ``step`` must not read a value back from the GPU, nor copy one from the CPU's memory. It may depend only on the
+    model and on the names, shapes and values of ``inputs``.
     """
 
     def __init__(self, step: Callable[[Tensors], Tensors], model: nn.Module):
@@ -52,9 +56,9 @@ class Replayed:
         self.stream, self.memory = torch.cuda.Stream(), torch.cuda.graph_pool_handle()
         self.recorded: dict[tuple, Recorded | None] = {}
 
-    def __call__(self, inputs: Tensors, *given) -> Tensors:
+    def __call__(self, inputs: Tensors) -> Tensors:
         self.reset_gradients()
-        shape = (*given, *((name, values.shape, values.dtype) for name, values in inputs.items()))
+        shape = tuple((name, values.shape, values.dtype) for name, values in inputs.items())
         if shape not in self.recorded:
             self.recorded[shape] = None
             outputs = self.computed(inputs)
@@ -64,8 +68,8 @@ class Replayed:
         return step(inputs)
 
     def reset_gradients(self) -> None:
-        """Where the Trainer has taken them away, as it does after each step of the optimiser: to 0, and to the same
-        memory, into which the recorded steps add.
+        """Give the weights back their gradients, set to 0, if the optimizer's ``zero_grad`` has removed them: recorded
+        steps add into the memory that they had.
         """
         if self.gradients and all(weight.grad is None for weight in self.gradients):
             torch._foreach_zero_(list(self.gradients.values()))
@@ -75,7 +79,8 @@ class Replayed:
     def computed(self, inputs: Tensors) -> Tensors:
         now = torch.cuda.current_stream()
         self.stream.wait_stream(now)
-        with torch.cuda.stream(self.stream):  # the one of recording, else autograd would mix it with another there
+        # On the stream of recording: autograd runs a gradient's addition on the stream where it was first added.
+        with torch.cuda.stream(self.stream):
             outputs = self.step(inputs)
         now.wait_stream(self.stream)
         return outputs
@@ -86,7 +91,7 @@ class Replayed:
             with torch.cuda.graph(graph, pool=self.memory, stream=self.stream, capture_error_mode="thread_local"):
                 outputs = self.step(own)
         except torch.OutOfMemoryError:
-            raise  # a smaller batch helps, too: `stage.message` says so
+            raise  # `errors.message` advises a smaller batch
         except RuntimeError as error:
             raise UserError(
                 f"the GPU cannot record a training step of this model: {error}; set the environment variable"

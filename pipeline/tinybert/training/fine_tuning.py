@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
-from pipeline.tinybert.core import curves
+from pipeline.tinybert.core import curves, launch
 from pipeline.tinybert.core.output import write_json
 from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.models import checkpoints
@@ -36,28 +36,30 @@ class LabelObjective(Objective):
 
     def __init__(self, task: Task, class_weights: list[float] | None = None):
         self.task = task
-        self.class_weights = None if class_weights is None else torch.tensor(class_weights)
+        # On the device already: a CUDA graph cannot copy from the CPU's memory.
+        self.class_weights = None if class_weights is None else torch.tensor(class_weights, device=launch.device())
 
     def losses(self, model: nn.Module, batch: Batch) -> tuple[Tensors, Tensors]:
         if self.class_weights is None:
             return {"loss": self.task.label_loss(model(**batch), batch)}, {}
         labels = batch.pop("labels")
         logits = self.task.class_logits(model(**batch)).flatten(0, 1).float()
-        return {"loss": cross_entropy(logits, labels.flatten(), self.class_weights.to(logits.device))}, {}
+        return {"loss": cross_entropy(logits, labels.flatten(), self.class_weights)}, {}
 
     def counts(self, batch: Batch) -> Tensors:
         labels = batch.get("labels")
         if labels is None:
             return {"loss": rows_in(batch)}
         if self.class_weights is not None:
-            return {"loss": self.class_weights.to(labels.device)[labels[labels != IGNORED]].sum()}
+            return {"loss": self.class_weights[labels[labels != IGNORED]].sum()}
         by_word = labels.dim() == 2 and not labels.is_floating_point()
         return {"loss": labels.ne(IGNORED).sum() if by_word else rows_in(batch)}
 
 
 def rows_in(batch: Batch) -> Tensor:
+    """The number of rows, a scalar. ``torch.tensor`` would wait for the GPU to copy it."""
     ids = batch["input_ids"]
-    return torch.tensor(len(ids), device=ids.device)
+    return torch.full((), len(ids), device=ids.device)
 
 
 def train_to_best_epoch(

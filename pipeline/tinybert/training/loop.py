@@ -66,7 +66,7 @@ class Objective:
         """Called with each batch and its further tensors."""
 
     def before_checkpoint(self) -> None:
-        """Called before the state of the run is saved."""
+        """Called before the state of the run is saved, and after the last step."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def train_or_load(
         if saved := resume.read(finished):
             load_model(model, weights)
             return Result(**saved)
-        result = _Run(objective, model, data, collate, plan, folder, validation).to_the_end()
+        result = Run(objective, model, data, collate, plan, folder, validation).to_the_end()
         launch.wait()  # until every process has written its files
         if launch.rank() == 0:
             save_model(model, str(weights))
@@ -148,7 +148,7 @@ class _Progress:
         vars(self).update(state)
 
 
-class _Run:
+class Run:
     """One training run. ``to_the_end`` trains; the other methods are its parts, in order."""
 
     def __init__(
@@ -159,7 +159,7 @@ class _Run:
         collate: Collate,
         plan: Plan,
         folder: Path,
-        validation: Validation | None,
+        validation: Validation | None = None,
     ):
         compute_deterministically()
         self.objective, self.data, self.collate, self.plan = objective, data, collate, plan
@@ -210,6 +210,7 @@ class _Run:
                 self.show(bar, live)
                 self.save_checkpoint_if_due()
         self.look_at_losses()
+        self.objective.before_checkpoint()
         return self.finished()
 
     # Batches
@@ -370,6 +371,7 @@ class _Run:
             load_model(self.model, best)
         if self.plan.checkpointing:
             cast(PreTrainedModel, self.model).gradient_checkpointing_disable()
+        del self.compute  # frees CUDA graphs and breaks a reference cycle, which would keep the optimizer's state
         self.accelerator.free_memory()
         names = dict.fromkeys(name for point in progress.points for name in point if name != "step")
         found = {name: [(point["step"], point[name]) for point in progress.points if name in point] for name in names}
