@@ -46,7 +46,7 @@ def clone(task: str, entries: dict, data: Path) -> Path:
         git(WORK, "clone", "--quiet", str(ROOT), task)
     git(folder, "reset", "--quiet", "--hard", commit)
     subprocess.run(["dvc", "cache", "dir", "--quiet", "--local", str(ROOT / ".dvc" / "cache")], cwd=folder, check=True)
-    shutil.copytree(data, folder / "data" / "raw", dirs_exist_ok=True, copy_function=shutil.copyfile)
+    copy_files(task, entries[task], data, folder)
 
     params = YAML.load((folder / "params.yaml").read_text(encoding="utf-8"))
     params["run"] = [task]
@@ -54,6 +54,19 @@ def clone(task: str, entries: dict, data: Path) -> Path:
     with open(folder / "params.yaml", "w", encoding="utf-8", newline="\n") as file:
         YAML.dump(params, file)
     return folder
+
+
+def copy_files(task: str, entry: dict, data: Path, folder: Path) -> None:
+    """Copy the task's files to data/raw/<task>, and files of another task that it reads as unlabelled text to
+    data/raw/<task>/<other>: a stage depends only on the folder of its own task.
+    """
+    raw = folder / "data" / "raw" / task
+    shutil.copytree(data / task, raw, dirs_exist_ok=True, copy_function=shutil.copyfile)
+    text = Path((entry["unlabelled"] or {}).get("location", ""))
+    if text.is_relative_to(f"data/raw/{task}"):
+        copy = folder / text
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copyfile(data / text.relative_to(f"data/raw/{task}"), copy)
 
 
 def git(folder: Path, *command: str) -> str:

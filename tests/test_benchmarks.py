@@ -5,6 +5,7 @@ import json
 import random
 import subprocess
 import sys
+from pathlib import Path
 
 import ablations
 import gpu
@@ -128,6 +129,22 @@ def test_the_stages_accept_each_entry_of_kinds_yaml(configuration, name):
     student, recipe = configuration.of("general_student", name), configuration.of("distill_intermediate", name)
     assert len(student.layers) == student.shape.layers
     map_layers(recipe.layer_map, student.shape.layers, TEACHER.layers, f"tasks.{name}")
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_each_entry_of_kinds_yaml_reads_files_of_its_own_folder(name, tmp_path):
+    """kinds.py copies them there, also those that belong to another task."""
+    entry = ENTRIES[name]
+    locations = [part["location"] for part in (entry["source"], entry["unlabelled"]) if part]
+    locations = [location for location in locations if not location.startswith("package:")]
+    for task in ENTRIES:
+        (tmp_path / "files" / task).mkdir(parents=True)
+        for file in ("train.csv", "train.jsonl"):
+            (tmp_path / "files" / task / file).write_text(task)
+    kinds.copy_files(name, entry, tmp_path / "files", tmp_path)
+    for location in locations:
+        assert Path(location).is_relative_to(f"data/raw/{name}")
+        assert (tmp_path / location).exists()
 
 
 # The released recipe --------------------------------------------------------------------------------------------------
