@@ -49,7 +49,7 @@ class Table(Group):
     )
     config: str | None = Field(None, description="configuration of a data set of the hub", examples=["sst2"])
     delimiter: Character | None = Field(None, description="character between the columns of a file", examples=[";"])
-    quotes: bool = Field(True, description="false: a quote in CSV or TSV is a character like any other")
+    quotes: bool | None = Field(None, description="false: a quote in CSV or TSV is a character; blank: true")
     where: dict[str, str | int | float | bool] = Field(
         {}, description="only rows with these values", examples=[{"language": "en"}]
     )
@@ -111,7 +111,9 @@ class Text(Table):
     """Unlabelled text."""
 
     split: str | None = Field(None, description="file in the folder, or split of the hub", examples=["train"])
-    sentences: bool = Field(False, description="true: cut texts into sentences, and drop those of fewer than 3 words")
+    sentences: bool | None = Field(
+        None, description="true: cut texts into sentences, and drop those of fewer than 3 words; blank: false"
+    )
     limit: PositiveInt = Field(description="use at most this many rows, drawn at random", examples=[50000])
 
 
@@ -209,6 +211,9 @@ class GeneralStudent(Group):
     layers: list[PositiveInt] = Field(description="if start is layers: the layers of the encoder, from 1")
     distillation: GeneralDistillation = Field(
         description="if start is distillation: how an untrained student is distilled"
+    )
+    presets: dict[Name, dict[str, Any]] = Field(
+        {}, description="values for several of these keys, by name; a task's entry uses one with {preset: NAME}"
     )
 
 
@@ -359,15 +364,30 @@ class Settings(Group):
 
         Logs each change, because it hides the value that ``dvc exp run -S`` may have given to the group.
         """
-        group, own = getattr(self, stage), getattr(self.task(task), stage) or {}
-        for key, ours, theirs in _differences(group.model_dump(), own):
+        group = getattr(self, stage)
+        for key, ours, theirs in _differences(group.model_dump(), self.changes(stage, task)):
             log(f"{stage} {task}: {key} = {ours} (tasks.{task}.{stage}), in place of {theirs} ({stage})")
         return self.quietly(stage, task)
 
     def quietly(self, stage: str, task: str) -> Any:
         """The same as ``of``, without logging."""
-        group, own = getattr(self, stage), getattr(self.task(task), stage) or {}
-        return type(group).model_validate(_merge(group.model_dump(), own))
+        return self._changed(stage, self.changes(stage, task))
+
+    def _changed(self, stage: str, changes: dict[str, Any]) -> Any:
+        group = getattr(self, stage)
+        return type(group).model_validate(_merge(group.model_dump(exclude={"presets"}), changes))
+
+    def changes(self, stage: str, task: str) -> dict[str, Any]:
+        """What a task's entry changes in a stage's group: the preset that it names, and over it its own values."""
+        own, presets = dict(getattr(self.task(task), stage) or {}), getattr(getattr(self, stage), "presets", None)
+        if presets is None or "preset" not in own:
+            return own
+        name = own.pop("preset")
+        if not isinstance(name, str) or name not in presets:
+            raise UserError(
+                f"tasks.{task}.{stage}.preset: expected one of {', '.join(presets)} ({stage}.presets), found {name!r}"
+            )
+        return _merge(presets[name], own)
 
 
 STAGES_A_TASK_MAY_CHANGE = tuple(
@@ -390,6 +410,8 @@ def load(path: Path = PARAMS) -> Settings:
         settings = Settings.model_validate(raw)
     except pydantic.ValidationError as error:
         raise UserError(f"{path}: {explain(error, Settings)}") from None
+    for name, values in settings.general_student.presets.items():
+        _check_changes(path, settings, "general_student", values, ("general_student", "presets", name))
     for name in settings.tasks:
         _check_task(path, settings, name)
     for name in settings.run:
@@ -423,11 +445,18 @@ def check_task_name(name: str, key: str) -> None:
 def _check_task(path: Path, settings: Settings, name: str) -> None:
     check_task_name(name, f"{path}: tasks.{name}")
     for stage in STAGES_A_TASK_MAY_CHANGE:
-        group = getattr(settings, stage)
         try:
-            type(group).model_validate(_merge(group.model_dump(), getattr(settings.tasks[name], stage) or {}))
-        except pydantic.ValidationError as error:
-            raise UserError(f"{path}: {explain(error, type(group), ('tasks', name, stage))}") from None
+            changes = settings.changes(stage, name)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+        _check_changes(path, settings, stage, changes, ("tasks", name, stage))
+
+
+def _check_changes(path: Path, settings: Settings, stage: str, changes: dict, keys: tuple[str, ...]) -> None:
+    try:
+        settings._changed(stage, changes)
+    except pydantic.ValidationError as error:
+        raise UserError(f"{path}: {explain(error, type(getattr(settings, stage)), keys)}") from None
 
 
 def _merge(group: dict, own: dict) -> dict:

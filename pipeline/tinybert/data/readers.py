@@ -65,7 +65,7 @@ def _read_csv(path: Path, source: Table, delimiter: str = ",") -> pd.DataFrame:
     lines = csv.reader(
         io.StringIO(_read_text(path), newline=""),
         delimiter=source.delimiter or delimiter,
-        quoting=csv.QUOTE_MINIMAL if source.quotes else csv.QUOTE_NONE,
+        quoting=csv.QUOTE_NONE if source.quotes is False else csv.QUOTE_MINIMAL,
         strict=True,
     )
     records, positions, end = [], [], 0  # end: the last line of the record before

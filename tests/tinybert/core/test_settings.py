@@ -8,6 +8,7 @@ from pathlib import Path
 import pydantic
 import pytest
 import ruamel.yaml
+from dvc.utils import hydra
 
 from pipeline.tinybert.core import settings
 from pipeline.tinybert.core.errors import UserError
@@ -321,6 +322,82 @@ class TestTasksOwnValues:
         params = copy.deepcopy(PARAMS)
         params["tasks"][TASK][stage] = own
         assert f"{OWN}.{stage}.{message}" in refusal(params)
+
+
+def test_no_default_of_the_schema_changes_a_result():
+    """No stage depends on core, so code in a room has to fill in what params.yaml leaves out."""
+    kinds = [kind for kind in vars(settings).values() if isinstance(kind, type) and issubclass(kind, settings.Group)]
+    fields = {f"{kind.__name__}.{name}": field for kind in kinds for name, field in kind.model_fields.items()}
+    assert {name for name, field in fields.items() if not field.is_required() and field.default} == set()
+    assert {name for name, field in fields.items() if field.default in (False, 0, "")} == set()
+
+
+class TestPresets:
+    TINYBERT4 = {"layers": 4, "hidden": 312, "heads": 12, "feed_forward": 1200}
+
+    def test_a_task_uses_a_preset_of_the_group(self, load, capsys):
+        loaded = load()
+        student = loaded.of("general_student", "mnli")
+        assert (student.start, student.shape.model_dump()) == ("checkpoint", self.TINYBERT4)
+        assert student.layers == loaded.general_student.layers
+        said = "general_student mnli: start = checkpoint (tasks.mnli.general_student), in place of layers"
+        assert said in capsys.readouterr().out
+        assert loaded.of("general_student", TASK).start == "layers"
+
+    def test_a_task_s_own_values_replace_those_of_its_preset(self, load):
+        loaded = load(**{"tasks.mnli.general_student": {"preset": "tinybert4", "shape": {"layers": 6}}})
+        assert loaded.of("general_student", "mnli").shape.model_dump() == {**self.TINYBERT4, "layers": 6}
+        assert loaded.of("general_student", "qnli").shape.model_dump() == self.TINYBERT4
+
+    @pytest.mark.parametrize("name", ["tinybert6", None, {"layers": 4}])
+    def test_an_unknown_preset_is_named_with_its_task(self, name, refusal):
+        params = copy.deepcopy(PARAMS)
+        params["tasks"]["mnli"]["general_student"] = {"preset": name}
+        assert refusal(params).endswith(
+            "params.yaml: tasks.mnli.general_student.preset: expected one of tinybert4 (general_student.presets),"
+            f" found {name!r}"
+        )
+
+    def test_a_wrong_value_of_a_preset_is_named_even_if_no_task_uses_it(self, refusal):
+        params = copy.deepcopy(PARAMS)
+        params["general_student"]["presets"]["other"] = {"shape": {"layer": 4}}
+        message = "general_student.presets.other.shape.layer: unknown setting; did you mean 'layers'?"
+        assert message in refusal(params)
+
+    def test_a_stage_without_presets_has_no_such_setting(self, refusal):
+        params = copy.deepcopy(PARAMS)
+        params["tasks"]["mnli"]["augment"] = {"preset": "tinybert4"}
+        assert "tasks.mnli.augment.preset: unknown setting" in refusal(params)
+
+
+def values(params: dict, prefix: str = "") -> dict:
+    """Dotted key → value."""
+    found = {}
+    for key, value in params.items():
+        found |= values(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+    return found
+
+
+@pytest.mark.parametrize(
+    ("override", "changed"),
+    [
+        ("general_student.start=distillation", {"general_student.start": "distillation"}),
+        (
+            "general_student.presets.tinybert4.shape.layers=6",
+            {"general_student.presets.tinybert4.shape.layers": 6},
+        ),
+        ("tasks.mnli.general_student.preset=other", {"tasks.mnli.general_student.preset": "other"}),
+        ("+tasks.mnli.general_student.shape={layers: 6}", {"tasks.mnli.general_student.shape.layers": 6}),
+        ("tasks.mnli.augment.variants=3", {"tasks.mnli.augment.variants": 3}),
+        ("tasks.mnli.distill_prediction.learning_rate=1e-5", {"tasks.mnli.distill_prediction.learning_rate": 1e-5}),
+    ],
+)
+def test_an_experiment_changes_the_value_that_it_names_and_no_other(tmp_path, override, changed):
+    """By the function behind `dvc exp run -S`. It writes through YAML aliases, so params.yaml has none."""
+    path = tmp_path / "params.yaml"
+    path.write_text((ROOT / "params.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+    hydra.apply_overrides(path, [override])
+    assert values(YAML.load(path.read_text(encoding="utf-8"))) == values(PARAMS) | changed
 
 
 @pytest.mark.parametrize(
