@@ -11,11 +11,15 @@ from tiny import COMMON
 
 from pipeline.tinybert.augmentation.word_replacement import Augmenter
 from pipeline.tinybert.core import resume
-from pipeline.tinybert.distillation.teacher_logits import Logits
+from pipeline.tinybert.distillation.teacher_logits import TeacherLogits
 from pipeline.tinybert.training import loop
-from pipeline.tinybert.training.loop import QuietTrainer
 
-WORK = ((QuietTrainer, "training_step"), (Logits, "known"), (Augmenter, "load_sentences"), (loop, "save_model"))
+WORK = (
+    (loop._Run, "one_step"),
+    (TeacherLogits, "known"),
+    (Augmenter, "load_sentences"),
+    (loop, "save_model"),  # of the best epoch, and after training
+)
 CHANGES = {
     "seed": 3,
     "encoder.masked_language_model.steps": 12,
@@ -41,7 +45,7 @@ def run(repository, monkeypatch):
     ``WORK``.
     """
     tiny.write_params(repository / "params.yaml", **CHANGES)
-    monkeypatch.setattr(loop, "SECONDS_LOST", -1)
+    monkeypatch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", -1)
     count, last = 0, None
 
     def counting(plain):

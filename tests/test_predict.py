@@ -15,7 +15,7 @@ from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.output import write_json
 from pipeline.tinybert.data import rows
 from pipeline.tinybert.models import checkpoints
-from pipeline.tinybert.training import fine_tuning
+from pipeline.tinybert.models.inference import EvaluationSet, pytorch_forward
 
 TEXTS = ["The film was really great with story .", "the plot is dull", "a heartwarming film"]
 THRESHOLD = 0.0
@@ -36,7 +36,9 @@ def test_answers_are_those_of_the_student_whatever_the_file(exported_kind, monke
     task = tasks.load(f"data/{name}/prepared/task.json", configuration.task(name), name)
     asked = list(rows.read(f"data/{name}/prepared/test.jsonl"))[:8]
     student = task.load_model(f"models/{name}/student")
-    expected, _ = fine_tuning.make_predictor(task, student, checkpoints.tokenizer(f"models/{name}/student"))(asked)
+    evaluation = EvaluationSet(task, asked, checkpoints.tokenizer(f"models/{name}/student"))
+    with pytorch_forward(task, student) as forward:
+        expected = evaluation.predictions(evaluation.logits(forward))
     file = tmp_path / "asked.jsonl"
     rows.write(file, asked)
     Path("metrics", name).mkdir(parents=True, exist_ok=True)

@@ -1,11 +1,13 @@
 import copy
 
+import numpy as np
 import pytest
 import tiny
 import torch
 
-from pipeline.tinybert.augmentation.masked_language_model import HeadTrainer, Masking, train_head
+from pipeline.tinybert.augmentation.masked_language_model import MaskedWordObjective, MaskingCollator, train_head
 from pipeline.tinybert.core.settings import MaskedLanguageModel
+from pipeline.tinybert.models.encoded_rows import EncodedRows
 
 TEXTS = [text for text, _ in tiny.sentences(24, seed=4)]
 
@@ -18,21 +20,21 @@ def train(texts=TEXTS, seed=1, precision="float32", **changes):
     settings = MaskedLanguageModel.model_validate({**values, "learning_rate": 1e-2, "text": text, **changes})
     model = tiny.masked_language_model(layers=1)
     before = copy.deepcopy(model.state_dict())
-    curves = train_head(model, tiny.tokenizer(), texts, settings, tiny.numerics(seed, precision))
-    return model, before, curves["loss"]
+    result = train_head(model, tiny.tokenizer(), texts, settings, tiny.numerics(seed, precision))
+    return model, before, result.curves["loss"]
 
 
 @pytest.fixture
 def batches(monkeypatch):
     """The model inputs of each step, as they were before words were masked, and the masked places."""
-    seen, plain = [], HeadTrainer.compute_loss
+    seen, plain = [], MaskedWordObjective.losses
 
-    def watched(self, model, inputs, *rest, **more):
-        masked = inputs["labels"] != -100
-        seen.append((torch.where(masked, inputs["labels"], inputs["input_ids"]).tolist(), masked.tolist()))
-        return plain(self, model, inputs, *rest, **more)
+    def watched(self, model, batch):
+        masked = batch["labels"] != -100
+        seen.append((torch.where(masked, batch["labels"], batch["input_ids"]).tolist(), masked.tolist()))
+        return plain(self, model, batch)
 
-    monkeypatch.setattr(HeadTrainer, "compute_loss", watched)
+    monkeypatch.setattr(MaskedWordObjective, "losses", watched)
     return seen
 
 
@@ -46,16 +48,40 @@ def test_the_head_is_tied_to_the_input_embeddings_after_training(in_empty_folder
     assert model.cls.predictions.decoder.weight is model.bert.embeddings.word_embeddings.weight
 
 
-def test_the_words_masked_are_those_of_seed_and_batch_in_whatever_order_it_is_asked_for():
-    rows = [dict(row) for row in (tiny.tokenizer()(text) for text in TEXTS)]
+def test_masked_words_depend_on_the_seed_and_the_batch_and_not_on_the_batches_before():
+    data = EncodedRows.in_memory(tiny.tokenizer()(TEXTS))
+    collators = {seed: MaskingCollator(tiny.tokenizer(), masked_share=0.5, seed=seed) for seed in (1, 2)}
 
-    def masked(rows: list[dict], seed: int) -> list[list[int]]:
-        return collators[seed](rows)["labels"].tolist()
+    def masked(numbers: range, seed: int) -> list[list[int]]:
+        return collators[seed](data.batch(np.array(numbers)))["labels"].tolist()
 
-    collators = {seed: Masking(tiny.tokenizer(), mlm_probability=0.5, seed=seed) for seed in (1, 2)}
-    first = masked(rows[:8], 1)
-    assert masked(rows[8:], 1)[:8] != first
-    assert masked(rows[:8], 1) == first != masked(rows[:8], 2)
+    first = masked(range(8), 1)
+    assert masked(range(8, 16), 1) != first
+    assert masked(range(8), 1) == first != masked(range(8), 2)
+
+
+def test_batches_of_other_words_are_masked_at_other_places():
+    collate = MaskingCollator(tiny.tokenizer(), masked_share=0.5, seed=1)
+    one, other = (EncodedRows.in_memory(tiny.tokenizer()([f"{word} " * 20] * 4)) for word in ("film", "plot"))
+    places = [(collate(data.batch(np.arange(4)))["labels"] != -100).tolist() for data in (one, other)]
+    assert places[0] != places[1]
+
+
+def test_the_share_of_masked_words_is_the_setting():
+    data = EncodedRows.in_memory(tiny.tokenizer()(TEXTS))
+    labels = MaskingCollator(tiny.tokenizer(), masked_share=0.5, seed=1)(data.batch(np.arange(24)))["labels"]
+    words = data.lengths.sum() - 2 * len(data)
+    assert (labels != -100).sum() / words == pytest.approx(0.5, abs=0.1)
+
+
+def test_training_stops_after_its_steps_in_the_middle_of_an_epoch_and_begins_further_epochs(in_empty_folder, batches):
+    train(steps=4, batch_size=4)  # an epoch has six
+    assert len(batches) == 4
+    batches.clear()
+    curve = train(steps=8, batch_size=4)[2]
+    assert len(batches) == 8 and [step for step, _ in curve] == list(range(1, 9))
+    first_epoch, second_epoch = batches[:6], batches[6:]
+    assert all(ids not in [before for before, _ in first_epoch] for ids, _ in second_epoch)  # another order
 
 
 def test_a_frozen_body_stays_to_the_bit_and_the_head_learns(in_empty_folder):
@@ -113,24 +139,35 @@ def test_the_loss_at_masked_positions_is_the_librarys_own(batch):
     labels = torch.full_like(inputs["input_ids"], -100)
     labels[[0, 0, 1, 2], [1, 8, 3, 6]] = torch.tensor([7, 8, 9, 10])
     expected = model(**inputs, labels=labels).loss
-    computed, _ = HeadTrainer.loss_and_outputs(
-        None, model, {**inputs, "labels": labels, "length": torch.tensor([9, 5, 7])}
-    )
-    torch.testing.assert_close(computed, expected)
+    parts, _ = MaskedWordObjective().losses(model, {**inputs, "labels": labels})
+    torch.testing.assert_close(parts["loss"], expected)
+    assert MaskedWordObjective().counts({"labels": labels})["loss"] == 4
 
 
 def test_a_batch_without_a_masked_word_has_the_loss_0_and_a_gradient(batch):
     model, inputs = tiny.masked_language_model(layers=1), batch([5])
-    loss, _ = HeadTrainer.loss_and_outputs(
-        None, model, {**inputs, "labels": torch.full_like(inputs["input_ids"], -100)}
-    )
+    parts, _ = MaskedWordObjective().losses(model, {**inputs, "labels": torch.full_like(inputs["input_ids"], -100)})
+    loss = parts["loss"]
     loss.backward()
     assert loss.item() == 0
     assert not model.cls.predictions.transform.dense.weight.grad.any()
 
 
+def test_dropout_is_off_in_a_frozen_body_and_on_in_one_that_learns(in_empty_folder, monkeypatch):
+    modes, plain = [], torch.nn.functional.dropout
+    monkeypatch.setattr(
+        torch.nn.functional,
+        "dropout",
+        lambda values, p, training, *rest: modes.append(training) or plain(values, p, training, *rest),
+    )
+    for freeze_body in (True, False):
+        modes.clear()
+        train(freeze_body=freeze_body, steps=1)
+        assert modes and set(modes) == {not freeze_body}
+
+
 @pytest.mark.parametrize("max_length", [16, 500])
-def test_texts_are_cut_to_the_set_length_and_to_what_the_model_takes(in_empty_folder, batches, max_length):
+def test_texts_are_truncated_to_the_set_length_and_to_what_the_model_takes(in_empty_folder, batches, max_length):
     train(texts=["film plot " * 100] * 4, max_length=max_length, steps=1)
     [(ids, _)] = batches
     assert [len(row) for row in ids] == [min(max_length, 64)] * 4

@@ -20,12 +20,12 @@ def tables(folder: Path) -> dict[str, list[list[str]]]:
 
 @pytest.fixture(autouse=True)
 def shown_at_once(monkeypatch):
-    monkeypatch.setattr(curves, "SHOWN_AFTER", 0)
+    monkeypatch.setattr(curves, "SECONDS_BEFORE_SHOWN", 0)
 
 
 @pytest.fixture
-def shown_at_the_end(repository, monkeypatch) -> dict[str, list[list[str]]]:
-    """What stands where the plots will be as a stage has trained, before it writes its outputs."""
+def shown_before_outputs(repository, monkeypatch) -> dict[str, list[list[str]]]:
+    """The tables where the plots will be, after a stage has trained and before it writes its outputs."""
     shown, write = {}, fine_tuning.write_result
 
     def look(metrics, *rest, **more):
@@ -38,18 +38,18 @@ def shown_at_the_end(repository, monkeypatch) -> dict[str, list[list[str]]]:
     return shown
 
 
-def test_curves_stand_while_a_stage_trains_where_it_leaves_them_in_the_end(shown_at_the_end):
+def test_curves_are_shown_during_training_where_the_final_ones_will_be(shown_before_outputs):
     left = tables(METRICS)
     assert set(left) == {f"plots/metrics/{name}.tsv" for name in ("loss", "validation_accuracy")}
-    assert set(shown_at_the_end) == set(left)
+    assert set(shown_before_outputs) == set(left)
     for name, (header, *points) in left.items():
-        assert shown_at_the_end[name][0] == header == ["step", Path(name).stem]
-        shown = [[float(value) for value in point] for point in shown_at_the_end[name][1:]]
+        assert shown_before_outputs[name][0] == header == ["step", Path(name).stem]
+        shown = [[float(value) for value in point] for point in shown_before_outputs[name][1:]]
         assert len(points) > 2
         assert shown == [pytest.approx([float(value) for value in point], rel=1e-5) for point in points]
 
 
-def test_what_dvclive_writes_beside_its_curves_does_not_stay(shown_at_the_end):
+def test_other_files_that_dvclive_writes_do_not_stay(shown_before_outputs):
     assert {path.name for path in METRICS.iterdir()} == {"plots", "validation.json"}
 
 
@@ -62,7 +62,7 @@ def test_dvc_yaml_is_not_rewritten(repository):
 
 
 def test_a_short_training_does_not_wait_for_dvclive(repository, monkeypatch):
-    monkeypatch.setattr(curves, "SHOWN_AFTER", 60)
+    monkeypatch.setattr(curves, "SECONDS_BEFORE_SHOWN", 60)
     monkeypatch.setattr("dvclive.Live.__init__", lambda *arguments, **more: pytest.fail("started"))
     with resume.stage_folder(STAGE, ["tiny"]):
         tiny.run_stage(STAGE)
@@ -75,7 +75,7 @@ def test_curves_that_cannot_be_shown_do_not_stop_the_training(repository, monkey
     monkeypatch.setattr("dvclive.Live.__init__", no_commit)
     with resume.stage_folder(STAGE, ["tiny"]):
         tiny.run_stage(STAGE)
-    assert capsys.readouterr().out.count("curves are not shown while they grow: Empty git repo\n") == 1
+    assert capsys.readouterr().out.count("the curves are not shown during training: Empty git repo\n") == 1
     assert json.loads((METRICS / "validation.json").read_text())["accuracy"] > 0.8
 
 
@@ -84,7 +84,21 @@ def test_without_any_curve_the_table_of_the_loss_is_empty(tmp_path):
     assert tables(tmp_path) == {"plots/metrics/loss.tsv": [["step", "loss"]]}
 
 
-def test_a_curve_has_the_points_of_the_log_that_have_its_value():
-    log = [{"step": 1, "loss": 0.5}, {"step": 2, "eval_f1": 0.25}, {"step": 2, "loss": 0.25, "epoch": 1.0}]
-    found = curves.of_log(log, {"loss": "loss", "eval_f1": "validation_f1", "hidden": "hidden"})
-    assert found == {"loss": [(1, 0.5), (2, 0.25)], "validation_f1": [(2, 0.25)]}
+def test_points_are_shown_once_each(repository, monkeypatch):
+    """Also the points that a resumed run finds in its checkpoint."""
+    with resume.stage_folder(STAGE, ["tiny"]):
+        live, points = curves.Live(), [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25, "hidden": 0.125}]
+        live.show(points)
+        points += [{"step": 2, "validation_f1": 0.75}, {"step": 3, "loss": 0.0625}]
+        live.show(points)
+        live.show(points)
+    assert {name.split("/")[-1]: [row[-1] for row in table] for name, table in tables(METRICS).items()} == {
+        "loss.tsv": ["loss", "0.5", "0.25", "0.0625"],
+        "hidden.tsv": ["hidden", "0.125"],
+        "validation_f1.tsv": ["validation_f1", "0.75"],
+    }
+
+
+def test_outside_a_stage_nothing_is_shown(in_empty_folder):
+    curves.Live().show([{"step": 1, "loss": 0.5}])
+    assert list(in_empty_folder.iterdir()) == []
