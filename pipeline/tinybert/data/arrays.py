@@ -62,7 +62,7 @@ class MappedArray:
             start, stop, _ = index.indices(len(self))
             touched = max(0, stop - start) * self.row_bytes
         else:
-            touched = (1 + np.count_nonzero(np.diff(index * self.row_bytes // BLOCK))) * BLOCK
+            touched = (1 + int(np.count_nonzero(np.diff(index * self.row_bytes // BLOCK)))) * BLOCK
         if self._mapped is None or self._touched + touched > RESIDENT:
             self._mapped = None  # unmaps the file
             self._mapped, self._touched = np.asarray(self._open()), 0
