@@ -1,16 +1,18 @@
-"""How much faster the recipe is than as released: ``python benchmarks/recipe.py`` runs both and prints a table.
+"""Speed of distillation compared with the released recipe: ``python benchmarks/recipe.py`` prints a table.
 
-Both sides do the same work on the same rows with the same models, on the CPU, in turn, several times: they augment some
-training rows, learn the teacher's states of these and their variants for one epoch, then its logits for three. The
-released recipe is ``plain_recipe.py``, in float32; here the precision is that of params.yaml. Both train the student
-with the dropout of params.yaml. Evaluation takes as large a part here as in a run over all rows; the released recipe's,
-every 100 steps, falls outside a run this short, in its favour. It has a process of its own, which gets its memory as
-any does; ``--same-memory`` gives it what this project sets for its own processes, huge pages and memory that is kept.
-The models and rows are those of a finished `dvc repro`.
-Times are medians; the limit is that of a large matrix product in float32, and padding no work.
+Both implementations do the same work on the same rows with the same models, on the CPU, in turn, for several rounds.
+They augment some training rows, learn the teacher's states of the augmented rows for one epoch, then its logits for
+three. The released recipe is ``plain_recipe.py``, in float32; this pipeline uses the precision of params.yaml. Both use
+the dropout of params.yaml. Models and rows are those of a finished `dvc repro`.
 
-``--quick`` ends in minutes. ``--stages`` names those to measure. ``--within FOLDER`` measures a task of another working
-copy, as ``kinds.py`` leaves them: ``python benchmarks/recipe.py squad --within .dvc/tmp/kinds/squad --stages
+This pipeline evaluates as large a share of the rows as in a full run. The released recipe evaluates every 100 steps, so
+it does not evaluate in a run this short, in its favour. It runs in its own process with default memory settings; with
+``--same-memory`` it gets this project's: huge pages, and freed memory is kept. OpenMP is set as in a stage for both.
+
+Times are medians. The limit is a large float32 matrix product's rate of operations; padding does not count as work.
+
+``--quick`` ends in minutes. ``--stages`` chooses stages. ``--within FOLDER`` measures a task of another working copy.
+With one of ``kinds.py``: ``python benchmarks/recipe.py squad --within .dvc/tmp/kinds/squad --stages
 distill_intermediate distill_prediction --rows 256``.
 """
 
@@ -25,39 +27,42 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import torch
-from transformers import AutoModelForMaskedLM
-
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-os.environ |= {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}  # the plain recipe knows no other device
+import pipeline  # noqa: F401 before torch: it sets how OpenMP's threads wait
 
-import plain_recipe as plain  # noqa: E402
-from comparison import TRAINING, Side, forward_operations, in_turn, limit, machine, print_table  # noqa: E402
+os.environ |= {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}  # the plain recipe runs on the CPU only
+
+import plain_recipe as plain
+import torch
+from comparison import TRAINING, Side, forward_operations, in_turn, limit, machine, print_table
+from transformers import AutoModelForMaskedLM
 
 from pipeline.tinybert import tasks
 from pipeline.tinybert.augmentation.word_replacement import Augmenter
 from pipeline.tinybert.core import settings, stage
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.data import rows, word_vectors
-from pipeline.tinybert.distillation import stages, transfer_set
+from pipeline.tinybert.distillation import transfer_set
+from pipeline.tinybert.distillation.intermediate import LogitsRecorder, learn_intermediate
 from pipeline.tinybert.distillation.layer_map import map_layers
-from pipeline.tinybert.distillation.teacher_logits import Logits
+from pipeline.tinybert.distillation.prediction import learn_logits
+from pipeline.tinybert.distillation.teacher_logits import TeacherLogits
 from pipeline.tinybert.models import checkpoints
+from pipeline.tinybert.models.encoded_rows import EncodedRows
+from pipeline.tinybert.models.inference import EvaluationSet
 from pipeline.tinybert.models.precision import autocast
-from pipeline.tinybert.models.sequences import Sequences
-from pipeline.tinybert.training import fine_tuning
 
 STAGES = ("augment", "distill_intermediate", "distill_prediction")
 MASKED_LANGUAGE_MODEL = Path("models/pretrained/masked_language_model")
 EPOCHS = 3  # of the prediction stage
 ROWS, FEW_ROWS = 48, 8
-HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"  # as precision.py sets it
-PLAIN, OURS, ONE_AT_A_TIME = "as released", "here", "here, one masked word a forward"
+HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"  # set by models/precision.py
+PLAIN, OURS, ONE_AT_A_TIME = "as released", "this pipeline", "this pipeline, one masked word per forward"
 
 
 class World:
-    """What a finished `dvc repro` left of a task, and its settings."""
+    """A task's settings, models and rows after a finished `dvc repro`."""
 
     def __init__(self, name: str):
         configuration = settings.load()
@@ -78,7 +83,7 @@ class World:
 
 
 class Augmentation:
-    """The rows, and how either side makes variants of them."""
+    """Both implementations of augmentation, for the ``chosen`` rows."""
 
     def __init__(self, world: World, chosen: list[dict], variants: int):
         self.world, self.chosen = world, chosen
@@ -107,8 +112,9 @@ class Augmentation:
         return Augmenter(self.world.task, self.model, self.tokenizer, self.vectors, self.stop_words, recipe)
 
     def operations(self, masked_at_once: int) -> float:
-        """Of the masked language model's forwards, the last layer's feed-forward part and the head at the masked
-        positions alone, the head for whole words, and of the products of word vectors.
+        """Floating-point operations of the masked language model's forwards and the products of word vectors.
+
+        The last layer's feed-forward part and the head run at the masked positions only, the head for whole words only.
         """
         augmenter, config = self.augmenter(masked_at_once), self.model.config
         texts = [text for row in self.chosen for text, _ in self.world.task.replaceable(row).values()]
@@ -124,10 +130,10 @@ class Augmentation:
 
 
 class Distillation:
-    """The rows, and how either side learns the teacher's states and logits of them."""
+    """Both implementations of the two distillation stages, for the ``learned`` rows."""
 
     def __init__(self, world: World, learned: list[dict], variants: int):
-        self.world, self.learned = world, list(transfer_set.without_targets(world.task, learned))
+        self.world, self.learned = world, list(transfer_set.without_labels(world.task, learned))
         self.intermediate, self.prediction = world.recipes["distill_intermediate"], world.recipes["distill_prediction"]
         self.teacher, self.student = (
             checkpoints.shape_of(model.config) for model in (world.teacher(), world.student())
@@ -135,17 +141,18 @@ class Distillation:
         self.layer_map = map_layers(
             self.intermediate.layer_map, self.student.layers, self.teacher.layers, "distill_intermediate.layer_map"
         )
-        # As many validation rows for each row learned as in a whole run: else a short one would do little but evaluate.
-        whole = len(world.train) * (variants + 1)
-        count = max(1, len(world.validation) * len(learned) // whole)
-        self.validation = fine_tuning.EvaluationSet(world.task, world.validation[:count], world.tokenizer)
+        # The same ratio of validation rows to learned rows as in a full run. With all validation rows, a short run
+        # would mostly evaluate.
+        rows_of_full_run = len(world.train) * (variants + 1)
+        count = max(1, len(world.validation) * len(learned) // rows_of_full_run)
+        self.validation = EvaluationSet(world.task, world.validation[:count], world.tokenizer)
         self.scratch, self.logits = tempfile.TemporaryDirectory(), None
 
     def folder(self) -> str:
-        """A new one, so that no round writes into files of another."""
+        """A new folder: a round must not find the files of another."""
         return tempfile.mkdtemp(dir=self.scratch.name)
 
-    def encoded(self) -> Sequences:
+    def encoded(self) -> EncodedRows:
         return transfer_set.encode(self.world.task, self.learned, self.world.tokenizer, self.folder())
 
     def sides(self, released: Callable[[str], None]) -> dict[str, dict[str, Side]]:
@@ -186,8 +193,8 @@ class Distillation:
 
     def our_intermediate(self) -> None:
         data, task = self.encoded(), self.world.task
-        self.logits = Logits.unknown(self.folder(), data.counts(), task.classes)
-        stages.imitate(
+        self.logits = TeacherLogits.create(self.folder(), data.logit_counts(), task.classes)
+        learn_intermediate(
             self.world.student().base_model,
             self.world.teacher(),
             data,
@@ -195,7 +202,7 @@ class Distillation:
             self.intermediate.model_copy(update={"epochs": 1}),
             self.world.numerics,
             "distill_intermediate",
-            stages.KeepLogits(task, self.logits),
+            LogitsRecorder(task, self.logits),
         )
 
     def plain_prediction(self) -> None:
@@ -213,11 +220,10 @@ class Distillation:
         )
 
     def our_prediction(self) -> None:
-        """With the teacher's logits that the intermediate stage left."""
-        stages.learn_logits(
+        """On the teacher logits that the intermediate stage has recorded."""
+        learn_logits(
             self.world.student(),
             self.world.tokenizer,
-            self.world.task,
             self.encoded(),
             self.logits,
             self.validation,
@@ -227,7 +233,7 @@ class Distillation:
 
 
 class Released:
-    """The released recipe in a process of its own: ``released(stage)`` runs a stage there, once."""
+    """The released recipe in its own process. ``released(stage)`` runs a stage there and waits for it."""
 
     def __init__(self, arguments: argparse.Namespace, chosen: list[dict], learned: list[dict], variants: int):
         context = multiprocessing.get_context("spawn")
@@ -247,50 +253,53 @@ class Released:
         try:
             self.pipe.recv()
         except (EOFError, OSError):
-            raise UserError("the process of the released recipe has ended, see above") from None
+            raise UserError("the released recipe's process has failed: its error is printed above") from None
 
 
 def serve(pipe, arguments: argparse.Namespace, chosen: list[dict], learned: list[dict], variants: int) -> None:
+    """The released recipe's process: receives names of stages and runs them."""
     if arguments.same_memory:
         stage.keep_freed_memory()
     torch.manual_seed(1)
     world = World(arguments.task)
-    distillation_of_released = Distillation(world, learned, variants)
+    distillation = Distillation(world, learned, variants)
     runs = {
-        "distill_intermediate": distillation_of_released.plain_intermediate,
-        "distill_prediction": distillation_of_released.plain_prediction,
+        "distill_intermediate": distillation.plain_intermediate,
+        "distill_prediction": distillation.plain_prediction,
     }
     if "augment" in arguments.stages:
         runs["augment"] = Augmentation(world, chosen, variants).plain
-    with contextlib.suppress(EOFError):  # as the other side ends
+    with contextlib.suppress(EOFError):  # the other process has ended
         while True:
             pipe.send("ready")
             runs[pipe.recv()]()
 
 
 def check_task(world: World, stages: list[str]) -> None:
-    """The released recipe is one of sentences; others have extended it to questions, without augmentation."""
+    """The released code is for sentences. Others have extended it to question answering, without augmentation."""
     if world.kind not in plain.LOSSES:
-        raise UserError(f"{world.name} is {world.kind}: expected a task of {' or '.join(plain.LOSSES)}")
+        raise UserError(f"{world.name}: the kind is {world.kind}: choose a task of kind {' or '.join(plain.LOSSES)}")
     if "augment" in stages and set(world.task.replaceable(world.train[0])) != {"text"}:
-        raise UserError(f"--stages augment: rows of {world.name} have several texts: name the other stages")
+        raise UserError(
+            f"--stages: augment needs rows with one text, {world.name} has several: choose the other stages"
+        )
 
 
-def table_row(what: str, released: Side, ours: Side, ceiling: float) -> list[str]:
+def table_row(stage_name: str, released: Side, ours: Side, ceiling: float) -> list[str]:
     share = f"{100 * ours.operations / ours.median / ceiling:.0f} %" if ours.operations else ""
     seconds = [f"{side.median:.1f}" for side in (released, ours)]
-    return [what, *seconds, f"{released.median / ours.median:.1f}", share]
+    return [stage_name, *seconds, f"{released.median / ours.median:.1f}", share]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("task", nargs="?", default="rotten_tomatoes")
-    parser.add_argument("--within", type=Path, default=ROOT, help="the working copy in which the task's stages ran")
+    parser.add_argument("--within", type=Path, default=ROOT, help="working copy with the task's finished stages")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
-    parser.add_argument("--rows", type=int, help=f"training rows; {ROWS}, or {FEW_ROWS} with --quick")
-    parser.add_argument("--variants", type=int, default=20, help="of each row, where augment is one of the stages")
+    parser.add_argument("--rows", type=int, help=f"training rows (default: {ROWS}, or {FEW_ROWS} with --quick)")
+    parser.add_argument("--variants", type=int, default=20, help="variants of each row, if augment is chosen")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--same-memory", action="store_true", help="for both sides, as this project sets it")
+    parser.add_argument("--same-memory", action="store_true", help="this project's memory settings on both sides")
     parser.add_argument("--quick", action="store_true", help="few rows")
     arguments = parser.parse_args()
     stage.report_errors_in_one_line()
@@ -307,20 +316,20 @@ def main() -> None:
         augmentation = Augmentation(world, chosen, variants)
         learned = augmentation.ours(augmentation.recipe.masked_at_once)
     released = Released(arguments, chosen, learned, variants)
-    distillation_here = Distillation(world, learned, variants)
+    distillation = Distillation(world, learned, variants)
     compared = {"augment": augmentation.sides(released)} if with_augmentation else {}
-    compared |= {name: sides for name, sides in distillation_here.sides(released).items() if name in arguments.stages}
+    compared |= {name: sides for name, sides in distillation.sides(released).items() if name in arguments.stages}
     if "distill_intermediate" not in compared and "distill_prediction" in compared:
-        distillation_here.our_intermediate()  # for its logits
+        distillation.our_intermediate()  # records the teacher logits
     with autocast(world.numerics.precision, torch.device("cpu")):
         ours = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
     ceilings = {dtype: limit(dtype) for dtype in dict.fromkeys((torch.float32, ours))}
     for name, sides in compared.items():
         in_turn(sides, arguments.rounds, name)
 
-    reached = ", ".join(f"{str(dtype).split('.')[1]} {found / 1e9:.0f}" for dtype, found in ceilings.items())
-    print(f"\n{machine()}; a large matrix product, in GFLOP/s: {reached}; distillation here computes in {ours}")
-    print(f"{count} rows of {world.name} of at most {world.task.max_length} word-pieces, with variants {len(learned)}")
+    peaks = ", ".join(f"{str(dtype).split('.')[1]} {peak / 1e9:.0f}" for dtype, peak in ceilings.items())
+    print(f"\n{machine()}; a large matrix product, in GFLOP/s: {peaks}; this pipeline trains in {ours}")
+    print(f"{count} rows of {world.name} of at most {world.task.max_length} word-pieces; {len(learned)} with variants")
     ceiling = ceilings[torch.float32]
     table = [
         table_row(f"{name}{side.removeprefix(OURS)}", sides[PLAIN], sides[side], ceiling)
@@ -330,11 +339,11 @@ def main() -> None:
     ]
     if len(compared) == len(STAGES):
         table.append(table_row("all three", together(compared, PLAIN), together(compared, OURS), ceiling))
-    print_table(["stage", "as released, s", "here, s", "ratio", "of the float32 limit"], table)
+    print_table(["stage", "as released, s", "this pipeline, s", "ratio", "of the limit"], table)
 
 
 def together(compared: dict[str, dict[str, Side]], side: str) -> Side:
-    """The sum of the stages, as one side."""
+    """The sum of the stages."""
     parts = [sides[side] for sides in compared.values()]
     seconds = [sum(round_of) for round_of in zip(*(part.seconds for part in parts), strict=True)]
     return Side(parts[0].run, sum(part.operations for part in parts), seconds)

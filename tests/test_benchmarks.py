@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import ablations
+import busy
 import gpu
 import killed
 import kinds
@@ -28,7 +29,12 @@ from pipeline.tinybert.augmentation import candidates
 from pipeline.tinybert.core import settings
 from pipeline.tinybert.core.settings import Losses, Shape
 from pipeline.tinybert.data import rows, word_vectors
-from pipeline.tinybert.distillation import losses, stages
+from pipeline.tinybert.distillation import losses
+from pipeline.tinybert.distillation.intermediate import (
+    StudentWithProjections,
+    intermediate_losses,
+    states_and_scores,
+)
 from pipeline.tinybert.distillation.layer_map import map_layers
 from pipeline.tinybert.models import attention, checkpoints
 
@@ -165,20 +171,20 @@ def made(kind: type, seed: int, **shape):
 
 def test_the_released_intermediate_loss_equals_ours_without_padding(inputs):
     student, teacher = made(BertModel, 1, layers=2), made(BertModel, 2, layers=4, hidden=32)
-    imitation = stages.Imitation(copy.deepcopy(student), 32, "shared")
+    projected = StudentWithProjections(copy.deepcopy(student), 32, "shared")
     for encoder in (student, teacher):
         encoder.set_attn_implementation(plain.SCORES)
-    expected = plain.intermediate_loss(student, teacher, imitation.projections[0], inputs, [2, 4])
+    expected = plain.intermediate_loss(student, teacher, projected.projections[0], inputs, [2, 4])
     expected.backward()
 
-    stages.our_attention(imitation.student)
-    states, scores = stages.states_and_scores(stages.our_attention(teacher), inputs, [2, 4])
+    attention.our_attention(projected.student)
+    states, scores = states_and_scores(attention.our_attention(teacher), inputs, [2, 4])
     weights = Losses(embeddings=1, hidden=1, attention=1)
-    ours = sum(stages.intermediate_losses(imitation, states, scores, inputs, [2, 4], weights).values())
+    ours = sum(intermediate_losses(projected, states, scores, inputs, [2, 4], weights).values())
     torch.testing.assert_close(ours, expected, atol=1e-6, rtol=1e-5)
-    imitation.projections.zero_grad()
+    projected.projections.zero_grad()
     ours.backward()
-    for own, theirs in zip(imitation.student.parameters(), student.parameters(), strict=True):
+    for own, theirs in zip(projected.student.parameters(), student.parameters(), strict=True):
         if theirs.grad is not None:
             torch.testing.assert_close(own.grad, theirs.grad, atol=2e-6, rtol=1e-4)
 
@@ -199,9 +205,12 @@ def test_the_released_prediction_loss_equals_ours_without_padding(inputs, kind, 
 
 
 @pytest.fixture
-def released(tmp_path):
-    tiny.write_vectors(tmp_path / "vectors.txt")
-    keyed = word_vectors.fetch(str(tmp_path / "vectors.txt"), 100, "word_vectors.location")
+def released(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = Path("data/raw/word_vectors")
+    folder.mkdir(parents=True)
+    tiny.write_vectors(folder / "vectors.txt")
+    keyed = word_vectors.fetch(str(folder / "vectors.txt"), 100, "word_vectors.location")
     return plain.Augmenter(made(BertForMaskedLM, 1), tiny.tokenizer(), keyed, {"the", "a"}, 6, 5, 0.5, 1)
 
 
@@ -271,7 +280,7 @@ def test_the_comparison_prints_a_row_for_each_stage(world):
     )
     assert ran.returncode == 0, ran.stderr
     table = [line.split("|")[1].strip() for line in ran.stdout.splitlines() if line.startswith("| ")]
-    stages = ["augment, one masked word a forward", "augment", "distill_intermediate", "distill_prediction"]
+    stages = ["augment, one masked word per forward", "augment", "distill_intermediate", "distill_prediction"]
     assert table == ["stage", *stages, "all three"]
 
 
@@ -317,6 +326,28 @@ def test_memory_is_measured_for_growing_numbers_of_rows(world):
     assert added == pytest.approx((peaks[1] - peaks[0]) * (1 << 20) / 42, abs=(1 << 20) / 42)  # peaks are rounded
     written = list(rows.read(world / "data/tiny/augmented/rows.jsonl"))
     assert {row["id"] for row in written} == {f"train-{number}" for number in range(84 // (1 + memory.VARIANTS))}
+
+
+def test_a_setting_of_openmp_replaces_all_settings_of_the_user(monkeypatch):
+    monkeypatch.setenv("GOMP_SPINCOUNT", "77")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    environments = {name: busy.environment(changes) for name, changes in busy.SETTINGS.items()}
+    assert {
+        name: {variable: values[variable] for variable in busy.VARIABLES if variable in values}
+        for name, values in environments.items()
+    } == {
+        "default": {"OMP_NUM_THREADS": "2"},
+        "GOMP_SPINCOUNT=10000": {"OMP_NUM_THREADS": "2", "GOMP_SPINCOUNT": "10000"},
+        "OMP_WAIT_POLICY=passive": {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "passive"},
+        "OMP_NUM_THREADS=1": {"OMP_NUM_THREADS": "1"},
+    }
+
+
+def test_a_forward_is_measured_in_its_own_process_beside_busy_ones(monkeypatch):
+    monkeypatch.setattr(busy, "SECONDS_TO_START", 0)
+    monkeypatch.setattr(busy, "FORWARD", "import os, busy; print(os.environ['GOMP_SPINCOUNT'])")
+    with busy.busy_processes(1, "python"):
+        assert busy.measured({"GOMP_SPINCOUNT": "77"}) == 77
 
 
 def test_counted_operations_of_augmentation_equal_torchs_count(world, monkeypatch):

@@ -1,7 +1,13 @@
 """Which teacher layer each student layer learns from."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from pipeline.tinybert.core.errors import UserError
-from pipeline.tinybert.core.settings import LayerMap
+
+if TYPE_CHECKING:
+    from pipeline.tinybert.core.settings import LayerMap
 
 
 def map_layers(layer_map: LayerMap, student: int, teacher: int, key: str) -> list[int]:

@@ -3,6 +3,7 @@
 import errno
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -182,3 +183,15 @@ def test_what_is_counted_in_parts_is_said_once(capsys):
     assert capsys.readouterr().out == "3 of 30 rows are odd\n"
     log_count(1, 10, "rows are odd")
     assert capsys.readouterr().out == "1 of 10 rows are odd\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="torch uses GNU OpenMP on Linux only")
+@pytest.mark.parametrize("value", [None, "77"])
+def test_openmp_spins_shortly_unless_the_user_has_set_how_long(value, monkeypatch):
+    """GNU OpenMP reads the variable when torch is imported, so nothing may import torch earlier."""
+    monkeypatch.setenv("OMP_DISPLAY_ENV", "verbose")
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    if value:
+        monkeypatch.setenv("GOMP_SPINCOUNT", value)
+    _, errors = start_python("-c", "import pipeline, torch").communicate()
+    assert f"GOMP_SPINCOUNT = '{value or 10000}'" in errors
