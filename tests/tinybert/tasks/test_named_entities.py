@@ -146,7 +146,7 @@ def test_only_the_first_word_piece_of_each_word_counts():
     encoded = TASK.encode([{"words": ["heartwarming", "film"], "tags": ["B-film", "I-film"]}], tiny.tokenizer())
     pieces = tiny.tokenizer().convert_ids_to_tokens(encoded["input_ids"][0])
     assert pieces == ["[CLS]", "heart", "##warm", "##ing", "film", "[SEP]"]
-    assert encoded["kept"] == [[False, True, False, False, True, False]]
+    assert encoded["label_mask"] == [[False, True, False, False, True, False]]
     assert encoded["labels"] == [[-100, 3, -100, -100, 4, -100]]
 
 
@@ -160,7 +160,7 @@ def test_words_cut_off_by_truncation_count_as_no_entity(capsys):
     task = tiny.task(LABELS, "f1", max_length=8, kind="named_entities")
     row = {"words": ["film"] * 10, "tags": ["B-film"] * 10}
     encoded = task.encode([row], tiny.tokenizer())
-    assert sum(encoded["kept"][0]) == 6
+    assert sum(encoded["label_mask"][0]) == 6
     assert task.predictions([np.eye(5)[[3] * 6]], None, [row]) == [["B-film"] * 6 + ["O"] * 4]
     assert "1 of 1 texts are longer than 8 word-pieces" in (printed := capsys.readouterr().out)
     assert "4 of 10 words are cut off" in printed

@@ -118,7 +118,9 @@ def test_a_short_passage_is_one_window_in_which_passage_and_first_token_count():
     encoded = TASK.encode([row_of("great")], TOKENIZER)
     pieces = TOKENIZER.convert_ids_to_tokens(encoded["input_ids"][0])
     separator = pieces.index("[SEP]")
-    assert encoded["kept"] == [[number == 0 or separator < number < len(pieces) - 1 for number in range(len(pieces))]]
+    assert encoded["label_mask"] == [
+        [number == 0 or separator < number < len(pieces) - 1 for number in range(len(pieces))]
+    ]
     assert encoded["spans"][0][0] == [0, 0]
     words = [PASSAGE[start:end].lower() for start, end in encoded["spans"][0][1:]]
     assert [word if word != "of" else "[UNK]" for word in words] == pieces[separator + 1 : -1]

@@ -154,7 +154,7 @@ def test_a_saved_model_predicts_the_task_s_label_names(tmp_path, task):
 def test_each_row_has_class_logits_at_one_position_which_counts(task):
     logits = torch.randn(4, 2)
     assert torch.equal(task.class_logits(SimpleNamespace(logits=logits)), logits.unsqueeze(1))
-    assert task.encode([{"text": "film"}] * 4, TOKENIZER)["kept"] == [[True]] * 4
+    assert task.encode([{"text": "film"}] * 4, TOKENIZER)["label_mask"] == [[True]] * 4
 
 
 def test_the_class_with_the_largest_logit_is_predicted():
