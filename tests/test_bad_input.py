@@ -416,7 +416,7 @@ def test_interrupted_training_leaves_no_files_and_can_be_started_again(world):
     before = tree(world)
     process = start_python("-m", "pipeline.finetune_teacher", "tiny")
     shown = ""
-    while "eval_accuracy" not in shown:  # an epoch is done: a checkpoint is on disk
+    while "validation_accuracy" not in shown:  # an epoch is done: its weights are on disk
         shown += process.stderr.read(1)
     assert list(Path("models").glob(".scratch-*"))
     process.send_signal(signal.SIGINT)

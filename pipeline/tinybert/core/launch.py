@@ -31,7 +31,8 @@ COMMAND, PROCESSES = "TINYBERT_LAUNCH", "TINYBERT_PROCESSES"
 LONGEST_WAIT = timedelta(days=7)  # for the first process, which encodes and writes while the others wait
 SECONDS_FOR_THE_FIRST = 3
 SECONDS_TO_STOP = 10
-IS_CHILD = "TINYBERT_CHILD"  # set for the launcher, so that what it starts does not start it again
+# Set for the launcher, so that what it starts does not start it again: its process number if it is this process.
+IS_CHILD, ANY_LAUNCHER = "TINYBERT_CHILD", "any"
 
 
 def run(main: Callable[..., None], *names: str, **options) -> None:
@@ -43,7 +44,7 @@ def run(main: Callable[..., None], *names: str, **options) -> None:
         if distributed.is_initialized():
             distributed.destroy_process_group()
     elif IS_CHILD not in os.environ and (command := _launcher()):
-        os.environ[IS_CHILD] = "1"  # a launcher that starts a single process tells it nothing
+        os.environ[IS_CHILD] = ANY_LAUNCHER  # a launcher that starts a single process tells it nothing
         _launch(*command)
     else:
         stage.run(main, *names, **options)
@@ -175,6 +176,7 @@ def _torchrun(arguments: list[str]) -> None:
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+    os.environ[IS_CHILD] = str(os.getpid())
     logging.disable(logging.CRITICAL)  # of torchrun; its processes have their own
     try:
         torchrun.run(torchrun.parse_args(arguments))
@@ -192,7 +194,8 @@ def _torchrun(arguments: list[str]) -> None:
 
 def _stop_with_the_parent() -> None:
     """End this process when its launcher was killed and could not end it."""
-    parent = os.getppid()
+    launcher = os.environ.get(IS_CHILD, ANY_LAUNCHER)
+    parent = os.getppid() if launcher == ANY_LAUNCHER else int(launcher)
 
     def watch() -> None:
         while os.getppid() == parent:
