@@ -252,7 +252,7 @@ def test_an_interrupted_run_can_be_run_again(clone, edited):
         start_new_session=True,
     )
     printed = ""
-    while "eval_accuracy" not in printed:
+    while "validation_accuracy" not in printed:
         printed += process.stdout.read(1)
     os.killpg(process.pid, signal.SIGINT)  # like Ctrl-C in a terminal: DVC and the stage both get it
     printed, _ = process.communicate(timeout=10)
