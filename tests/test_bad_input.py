@@ -417,7 +417,8 @@ def test_interrupted_training_leaves_no_files_and_can_be_started_again(world):
     process = start_python("-m", "pipeline.finetune_teacher", "tiny")
     shown = ""
     while "validation_accuracy" not in shown:  # an epoch is done: its weights are on disk
-        shown += process.stderr.read(1)
+        assert (character := process.stderr.read(1)), shown
+        shown += character
     assert list(Path("models").glob(".scratch-*"))
     process.send_signal(signal.SIGINT)
     begin = time.monotonic()

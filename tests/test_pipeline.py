@@ -253,7 +253,8 @@ def test_an_interrupted_run_can_be_run_again(clone, edited):
     )
     printed = ""
     while "validation_accuracy" not in printed:
-        printed += process.stdout.read(1)
+        assert (character := process.stdout.read(1)), printed
+        printed += character
     os.killpg(process.pid, signal.SIGINT)  # like Ctrl-C in a terminal: DVC and the stage both get it
     printed, _ = process.communicate(timeout=10)
     assert process.returncode != 0
