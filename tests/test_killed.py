@@ -15,7 +15,7 @@ from pipeline.tinybert.distillation.teacher_logits import TeacherLogits
 from pipeline.tinybert.training import loop
 
 WORK = (
-    (loop._Run, "one_step"),
+    (loop.Run, "one_step"),
     (TeacherLogits, "known"),
     (Augmenter, "load_sentences"),
     (loop, "save_model"),  # of the best epoch, and after training

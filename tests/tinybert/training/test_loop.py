@@ -145,10 +145,10 @@ def checkpoint_after_each_step(monkeypatch):
 
 
 PLACES = {
-    "before a step": (loop._Run, "one_step", False),
-    "after a step": (loop._Run, "one_step", True),
-    "before the end of an epoch": (loop._Run, "end_epoch", False),
-    "after the end of an epoch": (loop._Run, "end_epoch", True),
+    "before a step": (loop.Run, "one_step", False),
+    "after a step": (loop.Run, "one_step", True),
+    "before the end of an epoch": (loop.Run, "end_epoch", False),
+    "after the end of an epoch": (loop.Run, "end_epoch", True),
     "in the middle of a checkpoint": (Accelerator, "save_state", True),
     "before old checkpoints are removed": (loop.shutil, "rmtree", False),
     "while the weights are saved": (loop, "save_model", True),
@@ -190,11 +190,11 @@ def test_a_run_resumes_from_an_older_checkpoint_whatever_came_after_it(folder, m
             self.save_checkpoint()
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(loop._Run, "save_checkpoint_if_due", save_once)
-        patch.setattr(loop._Run, "one_step", KilledAt(loop._Run.one_step, killed_before))
+        patch.setattr(loop.Run, "save_checkpoint_if_due", save_once)
+        patch.setattr(loop.Run, "one_step", KilledAt(loop.Run.one_step, killed_before))
         run()
-    steps = KilledAt(loop._Run.one_step, 0)
-    monkeypatch.setattr(loop._Run, "one_step", steps)
+    steps = KilledAt(loop.Run.one_step, 0)
+    monkeypatch.setattr(loop.Run, "one_step", steps)
     assert_same(run(), whole)
     assert steps.calls == STEPS[1] - saved_after
 
@@ -204,15 +204,15 @@ def test_a_run_that_is_killed_again_and_again_comes_to_its_end(folder, monkeypat
     emptied(folder)
     for _ in range(STEPS[1] // 3 - 1):
         with monkeypatch.context() as patch, pytest.raises(Killed):
-            patch.setattr(loop._Run, "one_step", KilledAt(loop._Run.one_step, 4))
+            patch.setattr(loop.Run, "one_step", KilledAt(loop.Run.one_step, 4))
             run()
     assert_same(run(), whole)
 
 
 def test_a_finished_run_is_loaded_and_not_trained_again(monkeypatch):
     whole = run()
-    monkeypatch.setattr(loop._Run, "one_step", None)
-    monkeypatch.setattr(loop._Run, "end_epoch", None)
+    monkeypatch.setattr(loop.Run, "one_step", None)
+    monkeypatch.setattr(loop.Run, "end_epoch", None)
     weights, result = run()
     assert torch.equal(weights, whole[0]) and result.score == whole[1].score and result.epoch == whole[1].epoch
 
@@ -297,35 +297,35 @@ def test_losses_of_several_steps_that_are_looked_at_together_name_the_step(folde
     """As on a GPU, which need not wait for the program."""
     monkeypatch.setattr(loop, "STEPS_BETWEEN_LOOKS", steps_between_looks)
     monkeypatch.setattr(loop, "POINTS_OF_A_CURVE", 1)
-    one_step = loop._Run.one_step
+    one_step = loop.Run.one_step
 
     def as_on_a_gpu(self, batches):
         self.device = torch.device("cuda")
         one_step(self, batches)
         self.device = torch.device("cpu")
 
-    monkeypatch.setattr(loop._Run, "one_step", as_on_a_gpu)
+    monkeypatch.setattr(loop.Run, "one_step", as_on_a_gpu)
     objective = NotFiniteAt(math.nan, 12)
     with pytest.raises(UserError, match="the loss is nan at step 12 of 21"):
         train(words_model(), objective)
     assert objective.calls == {5: 15, 50: 21}[steps_between_looks]
     emptied(folder)
     curve = train(words_model()).curves["loss"]
-    monkeypatch.setattr(loop._Run, "one_step", one_step)
+    monkeypatch.setattr(loop.Run, "one_step", one_step)
     emptied(folder)
     assert train(words_model()).curves["loss"] == curve
 
 
 def test_a_checkpoint_looks_at_the_losses_before_it_is_saved(folder, monkeypatch, checkpoint_after_each_step):
-    monkeypatch.setattr(loop._Run, "add_point", lambda self: None)
-    one_step = loop._Run.one_step
+    monkeypatch.setattr(loop.Run, "add_point", lambda self: None)
+    one_step = loop.Run.one_step
 
     def as_on_a_gpu(self, batches):
         self.device = torch.device("cuda")
         one_step(self, batches)
         self.device = torch.device("cpu")
 
-    monkeypatch.setattr(loop._Run, "one_step", as_on_a_gpu)
+    monkeypatch.setattr(loop.Run, "one_step", as_on_a_gpu)
     with pytest.raises(UserError, match="at step 9 of 21"):
         train(words_model(), NotFiniteAt(math.nan, 9))
     [path] = folder.glob("checkpoint*")
@@ -388,7 +388,7 @@ def test_steps_in_place_of_epochs_resume_in_the_middle_of_an_epoch(folder, monke
     for number in range(2, 6):
         emptied(folder)
         with monkeypatch.context() as patch, pytest.raises(Killed):
-            patch.setattr(loop._Run, "one_step", KilledAt(loop._Run.one_step, number))
+            patch.setattr(loop.Run, "one_step", KilledAt(loop.Run.one_step, number))
             run(epochs=1, steps=5)
         assert_same(run(epochs=1, steps=5), whole)
 
