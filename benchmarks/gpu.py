@@ -414,7 +414,7 @@ def main() -> None:
 
 
 def rows_of(stage: Stage, student: str, options, batches: tuple[int, ...], few: int, ceiling: float) -> list[list[str]]:
-    make_enough_rows(stage, options, few, max(BATCH, *batches))
+    make_enough_rows(stage, options, few, max((BATCH, *batches)))
     best = fastest_batch(stage, batches)
     stage.keep_runs({BATCH, best})
     sides = {"plain": stage.plain, **{str(size): partial(stage.ours, size) for size in sorted({BATCH, best})}}
