@@ -175,7 +175,7 @@ class Run:
         if isinstance(model, PreTrainedModel):
             our_attention(model)
         if plan.checkpointing:
-            cast(PreTrainedModel, model).gradient_checkpointing_enable({"use_reentrant": False})
+            cast(PreTrainedModel, model).activation_checkpointing_enable({"use_reentrant": False})
         self.model = model
         optimizer = torch.optim.AdamW(_groups(model, plan.weight_decay), lr=plan.learning_rate, fused=True)
         self.wrapped, self.optimizer = self.accelerator.prepare(model, optimizer)
@@ -347,11 +347,11 @@ class Run:
                 f"{self.plan.stage}: {self.validation.metric} on validation is {score} after epoch {progress.epoch}"
                 f" (learning rate {self.plan.learning_rate:g}): set a smaller learning rate"
             )
-        if self.plan.epochs > 1:  # the score of one epoch is no curve
+        if self.steps > self.steps_per_epoch:  # the score of one epoch is no curve
             progress.points.append({"step": progress.step, self.curve_of_the_metric(): score})
         if score > progress.best_score:
             progress.best_score, progress.best_epoch = score, progress.epoch
-            if launch.rank() == 0 and self.plan.epochs > 1:
+            if launch.rank() == 0 and self.steps > self.steps_per_epoch:
                 save_model(self.model, str(self.folder / "best.partial"))
                 os.replace(self.folder / "best.partial", self.folder / "best.safetensors")
 
@@ -370,7 +370,7 @@ class Run:
         if self.validation and progress.best_epoch < progress.epoch:
             load_model(self.model, best)
         if self.plan.checkpointing:
-            cast(PreTrainedModel, self.model).gradient_checkpointing_disable()
+            cast(PreTrainedModel, self.model).activation_checkpointing_disable()
         del self.compute  # frees CUDA graphs and breaks a reference cycle, which would keep the optimizer's state
         self.accelerator.free_memory()
         names = dict.fromkeys(name for point in progress.points for name in point if name != "step")
