@@ -422,6 +422,7 @@ def test_steps_in_place_of_epochs_stop_in_the_middle_of_an_epoch(steps, epochs):
     result = train(words_model(), epochs=1, steps=steps, validation=Validation("f1", lambda: scores.append(1.0) or 1.0))
     assert [step for step, _ in result.curves["loss"]] == list(range(1, steps + 1))
     assert len(scores) == epochs
+    assert ("validation_f1" in result.curves) == (epochs > 1)
 
 
 def test_steps_in_place_of_epochs_resume_in_the_middle_of_an_epoch(folder, monkeypatch, checkpoint_after_each_step):
