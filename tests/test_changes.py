@@ -7,7 +7,6 @@ outputs. Nothing runs.
 import contextlib
 import copy
 import functools
-import io
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -18,7 +17,7 @@ import pytest
 import ruamel.yaml
 from dvc.repo import Repo
 from dvc.utils.serialize import _yaml
-from tiny import COMMON, PER_TASK, ROOT
+from tiny import COMMON, PER_TASK, ROOT, set_value
 
 TASK, OTHER = TASKS = ("rotten_tomatoes", "sst2")
 LIBRARY = "pipeline/tinybert"
@@ -85,22 +84,6 @@ def stale(repository) -> Iterator[Callable]:
             return named, set().union(*(networkx.ancestors(graph, stage) for stage in named)) - named
 
         yield change_and_ask
-
-
-def set_value(key: str, value) -> Callable[[str], str]:
-    def change(text: str) -> str:
-        yaml = ruamel.yaml.YAML()
-        params = yaml.load(text)
-        *groups, last = key.split(".")
-        group = params
-        for name in groups:
-            group = group[name]
-        group[last] = value
-        written = io.StringIO()
-        yaml.dump(params, written)
-        return written.getvalue()
-
-    return change
 
 
 def further_line(text: str) -> str:

@@ -19,7 +19,7 @@ import ruamel.yaml
 import tiny
 import transformers
 from moto.server import ThreadedMotoServer
-from tiny import COMMON, PER_TASK, ROOT
+from tiny import COMMON, PER_TASK, ROOT, set_value
 
 STAGES = [*COMMON, *(f"{stage}@tiny" for stage in PER_TASK)]
 IDENTITY = {"user.name": "A Tester", "user.email": "tester@example.org", "init.defaultBranch": "main"}
@@ -202,22 +202,6 @@ def edited(clone):
     yield edit
     for path, content in originals.items():
         path.write_bytes(content)
-
-
-def set_value(key: str, value) -> Callable[[str], str]:
-    def change(text: str) -> str:
-        yaml = ruamel.yaml.YAML()
-        params = yaml.load(text)
-        *groups, last = key.split(".")
-        group = params
-        for name in groups:
-            group = group[name]
-        group[last] = value
-        written = io.StringIO()
-        yaml.dump(params, written)
-        return written.getvalue()
-
-    return change
 
 
 DISTILLED = "distill_prediction evaluate export benchmark package"

@@ -2,11 +2,13 @@
 
 import csv
 import importlib
+import io
 import json
 import os
 import random
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import ruamel.yaml
@@ -283,6 +285,24 @@ def write_params(path: Path, **changes) -> None:
         else:
             target[last] = value
     yaml.dump(params, path)
+
+
+def set_value(key: str, value) -> Callable[[str], str]:
+    """A change of params.yaml's text: ``key`` (a.b) gets this value."""
+
+    def change(text: str) -> str:
+        yaml = ruamel.yaml.YAML()
+        params = yaml.load(text)
+        *groups, last = key.split(".")
+        group = params
+        for name in groups:
+            group = group[name]
+        group[last] = value
+        written = io.StringIO()
+        yaml.dump(params, written)
+        return written.getvalue()
+
+    return change
 
 
 DELETE = object()

@@ -33,15 +33,21 @@ class MappedArray:
         return cls(lambda: np.memmap(path, dtype, mode) if Path(path).stat().st_size else np.empty(0, dtype))
 
     @classmethod
-    def create(cls, path: str | Path, dtype, shape: tuple[int, ...], value=None) -> "MappedArray":
-        """A new .npy file of this shape, filled with ``value`` if given."""
-        np.lib.format.open_memmap(path, "w+", dtype, shape).flush()
-        array = cls.open(path, mode="r+")
-        if value is not None:
-            at_once = max(1, RESIDENT // max(1, array.row_bytes))
-            for start in range(0, len(array), at_once):
-                array[start : start + at_once] = value
-        return array
+    def create(cls, path: str | Path, dtype, shape: tuple[int, ...], value=0) -> "MappedArray":
+        """A new .npy file of this shape, filled with ``value``.
+
+        Raises OSError if the disk is full: the file is written, not mapped, so that all its space is reserved. A write
+        to a mapped file that finds no space would kill the process.
+        """
+        dtype = np.dtype(dtype)
+        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+        row = np.full((1, *shape[1:]), value, dtype).tobytes()
+        at_once = max(1, BLOCK // max(1, len(row)))
+        with open(path, "wb") as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            for start in range(0, shape[0], at_once):
+                file.write(row * min(at_once, shape[0] - start))
+        return cls.open(path, mode="r+")
 
     def __len__(self) -> int:
         return self.shape[0]

@@ -40,7 +40,7 @@ class TeacherLogits:
     def create(cls, folder: str | Path, counts: np.ndarray, classes: int) -> TeacherLogits:
         """Files in ``folder`` for sequences with ``counts`` (N,) rows of logits, none of them computed."""
         folder, rows = Path(folder), int(counts.sum(dtype=np.int64))
-        starts = MappedArray.create(folder / "starts.npy", np.int64, (len(counts) + 1,), value=0)
+        starts = MappedArray.create(folder / "starts.npy", np.int64, (len(counts) + 1,))
         place = 0
         for begin in range(0, len(counts), SEQUENCES_PER_BLOCK):
             ends = place + np.cumsum(counts[begin : begin + SEQUENCES_PER_BLOCK], dtype=np.int64)

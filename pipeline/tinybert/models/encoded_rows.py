@@ -33,10 +33,13 @@ class EncodedRows(Dataset):
         all_lengths: np.ndarray,
         sequences: dict[str, Array] | None = None,
         numbers: np.ndarray | None = None,
+        counts: Array | None = None,
     ):
-        """``numbers``: the sequences of the arrays that this data set has, in this order; None for all."""
+        """``numbers``: the sequences of the arrays that this data set has, in this order; None for all.
+        ``counts``: how many rows of class logits count in each sequence of the arrays; None for one in each.
+        """
         self.pieces, self.starts, self.all_lengths = pieces, starts, all_lengths
-        self.sequences, self.numbers = sequences or {}, numbers
+        self.sequences, self.numbers, self.counts = sequences or {}, numbers, counts
         self.lengths = all_lengths if numbers is None else all_lengths[numbers]
 
     @classmethod
@@ -64,11 +67,7 @@ class EncodedRows(Dataset):
             if (path := Path(folder, f"{name}.bin")).exists()
         }
         starts, counts = arrays.pop("starts"), arrays.pop("counts", None)
-        made = cls(arrays, starts, np.load(lengths), None)
-        made.counts_on_disk = counts
-        return made
-
-    counts_on_disk: Array | None = None
+        return cls(arrays, starts, np.load(lengths), counts=counts)
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -93,18 +92,14 @@ class EncodedRows(Dataset):
         """These sequences only."""
         indices = indices.astype(np.int32)
         numbers = indices if self.numbers is None else self.numbers[indices]
-        made = EncodedRows(self.pieces, self.starts, self.all_lengths, self.sequences, numbers)
-        made.counts_on_disk = self.counts_on_disk
-        return made
+        return EncodedRows(self.pieces, self.starts, self.all_lengths, self.sequences, numbers, self.counts)
 
     def logit_counts(self) -> np.ndarray:
         """How many rows of class logits count in each sequence of the arrays, (all sequences,)."""
-        if self.counts_on_disk is None:
-            return np.ones(len(self.all_lengths), dtype=np.uint16)
-        return self.counts_on_disk[:]
+        return np.ones(len(self.all_lengths), dtype=np.uint16) if self.counts is None else self.counts[:]
 
     def close(self) -> None:
-        for array in (*self.pieces.values(), self.starts, self.counts_on_disk):
+        for array in (*self.pieces.values(), self.starts, self.counts):
             if isinstance(array, MappedArray):
                 array.close()
 

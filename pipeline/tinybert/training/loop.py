@@ -312,7 +312,7 @@ class Run:
         what = f"the loss is {total}" if not math.isfinite(total) else f"the gradients' norm is {values[NORM]}"
         return (
             f"{self.plan.stage}: {what} at step {step} of {self.steps} (learning rate {self.plan.learning_rate:g}):"
-            f" set a smaller {self.plan.stage} learning rate, a longer warmup, or `precision: float32`"
+            " set a smaller learning rate for this stage, or `precision: float32`"
         )
 
     def add_point(self) -> None:

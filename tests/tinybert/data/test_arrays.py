@@ -110,3 +110,11 @@ def test_pages_that_were_touched_do_not_stay_in_memory(tmp_path, monkeypatch):
         assert mapped_mib(path) < 2
     by_numpy = np.load(path, mmap_mode="r")
     assert by_numpy.all() and mapped_mib(path) > 15
+
+
+def test_a_full_disk_is_an_error_and_does_not_kill_the_process(tmp_path, small_disk):
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    small_disk(folder, 64)
+    with pytest.raises(OSError, match="No space left on device"):
+        MappedArray.create(folder / "array.npy", np.float32, (100_000,), value=np.nan)
