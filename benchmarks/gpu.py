@@ -106,12 +106,12 @@ def encoded_rows(name: str, count: int, vocabulary: int) -> EncodedRows:
 class Task:
     """What training needs of a task."""
 
-    metric, loss, classes = "accuracy", "soft_cross_entropy", CLASSES
+    metric, loss, num_classes = "accuracy", "soft_cross_entropy", CLASSES
 
     def class_logits(self, outputs) -> torch.Tensor:
         return outputs.logits.unsqueeze(1)
 
-    def compared(self, mask: torch.Tensor) -> torch.Tensor:
+    def count_distributions(self, mask: torch.Tensor) -> torch.Tensor:
         return mask.sum()
 
 

@@ -117,7 +117,7 @@ class Augmentation:
         The last layer's feed-forward part and the head run at the masked positions only, the head for whole words only.
         """
         augmenter, config = self.augmenter(masked_at_once), self.model.config
-        texts = [text for row in self.chosen for text, _ in self.world.task.replaceable(row).values()]
+        texts = [text for row in self.chosen for text, _ in self.world.task.replaceable_spans(row).values()]
         sentences = [augmenter.sentence(text) for text in texts]
         forwards = [forward for sentence in sentences for forward in augmenter.candidates.masked_forwards(sentence)]
         shape, lengths = checkpoints.shape_of(config), [len(forward.pieces) for forward in forwards]
@@ -158,7 +158,7 @@ class Distillation:
     def sides(self, released: Callable[[str], None]) -> dict[str, dict[str, Side]]:
         lengths = self.encoded().lengths.tolist()
         teacher, student = (forward_operations(shape, lengths) for shape in (self.teacher, self.student))
-        prediction = forward_operations(self.student, lengths, first_position=self.world.task.of_first_position)
+        prediction = forward_operations(self.student, lengths, first_position=self.world.task.uses_first_position_only)
         projections = 2.0 * sum(lengths) * (self.student.layers + 1) * self.student.hidden * self.teacher.hidden
         return {
             "distill_intermediate": {
@@ -193,7 +193,7 @@ class Distillation:
 
     def our_intermediate(self) -> None:
         data, task = self.encoded(), self.world.task
-        self.logits = TeacherLogits.create(self.folder(), data.logit_counts(), task.classes)
+        self.logits = TeacherLogits.create(self.folder(), data.logit_counts(), task.num_classes)
         learn_intermediate(
             self.world.student().base_model,
             self.world.teacher(),
@@ -279,7 +279,7 @@ def check_task(world: World, stages: list[str]) -> None:
     """The released code is for sentences. Others have extended it to question answering, without augmentation."""
     if world.kind not in plain.LOSSES:
         raise UserError(f"{world.name}: the kind is {world.kind}: choose a task of kind {' or '.join(plain.LOSSES)}")
-    if "augment" in stages and set(world.task.replaceable(world.train[0])) != {"text"}:
+    if "augment" in stages and set(world.task.replaceable_spans(world.train[0])) != {"text"}:
         raise UserError(
             f"--stages: augment needs rows with one text, {world.name} has several: choose the other stages"
         )

@@ -172,7 +172,7 @@ def table_rows(model: type[settings.Table]) -> list[list[str]]:
 def reads(task: type[Task], name: str) -> bool:
     if name == "submissions":
         return task.has_submissions
-    return name in (*TABLE_SETTINGS, *SOURCE_SETTINGS, *task.columns, *task.details)
+    return name in (*TABLE_SETTINGS, *SOURCE_SETTINGS, *task.columns, *task.source_settings)
 
 
 def metrics_table() -> str:

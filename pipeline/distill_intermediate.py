@@ -30,7 +30,7 @@ def main(name: str) -> None:
     with (
         resume.folder("transfer") as folder,
         closing(transfer_set.encode(task, transfer_set.rows(task, name), tokenizer, folder)) as data,
-        closing(TeacherLogits.open_or_create(folder, data.logit_counts(), task.classes)) as logits,
+        closing(TeacherLogits.open_or_create(folder, data.logit_counts(), task.num_classes)) as logits,
     ):
         if recipe.epochs:
             part = transfer_set.sample(data, recipe.max_rows, configuration.seed)

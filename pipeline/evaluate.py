@@ -42,11 +42,11 @@ def main(name: str) -> None:
             if task.needs_threshold:
                 validation = EvaluationSet(task, parts["validation"], tokenizer)
                 answers = validation.predictions(validation.logits(forward, description=f"{which} on validation"))
-                thresholds[which] = task.threshold(parts["validation"], answers)
+                thresholds[which] = task.best_threshold(parts["validation"], answers)
             for part, of_models in predictions.items():
                 rows_of_part = EvaluationSet(task, parts[part], tokenizer)
                 logits = rows_of_part.logits(forward, description=f"{which} on {part}")
-                of_models[which] = task.decided(rows_of_part.predictions(logits), thresholds.get(which))
+                of_models[which] = task.apply_threshold(rows_of_part.predictions(logits), thresholds.get(which))
                 if part == "test":
                     curves[which] = scoring.reliability(*task.calibration(test, of_models[which], logits))
     trivial = task.trivial_predictions(parts["train"], test)
@@ -62,7 +62,7 @@ def main(name: str) -> None:
             write_csv(out, columns, records)
     with output(Path("data", name, "submission")) as out:
         for file, which in product(source.submissions, ("teacher", "student")):
-            answers = [task.submitted(said, source) for said in predictions[file][which]]
+            answers = [task.submission_value(said, source) for said in predictions[file][which]]
             (out / which).mkdir(exist_ok=True)
             write_csv(out / which / file, ["index", "prediction"], enumerate(answers), delimiter="\t")
 

@@ -77,10 +77,10 @@ def exported(
         logits = {"pytorch": test.logits(forward, description="pytorch")}
         if task.needs_threshold:
             validation = EvaluationSet(task, parts["validation"], tokenizer)
-            threshold = task.threshold(parts["validation"], validation.predictions(validation.logits(forward)))
+            threshold = task.best_threshold(parts["validation"], validation.predictions(validation.logits(forward)))
     for which, batch_size in BATCHES.items():
         logits[which] = test.logits(onnx_model.onnx_forward(task, files[which]), batch_size, which)
-    predictions = {which: task.decided(test.predictions(found), threshold) for which, found in logits.items()}
+    predictions = {which: task.apply_threshold(test.predictions(found), threshold) for which, found in logits.items()}
     report = scoring.scores_of(task, test.rows, predictions)
     for which, file in files.items():
         report[which]["megabytes"] = round(file.stat().st_size / 1e6, 1)

@@ -39,9 +39,9 @@ def main() -> None:
             with contextlib.redirect_stdout(sys.stderr):  # notes, for example that a text is truncated
                 one = EvaluationSet(task, [row], tokenizer)
                 logits = one.logits(forward, batch_size=1)  # int8's scales are those of the whole batch
-                [prediction] = task.decided(one.predictions(logits), threshold)
+                [prediction] = task.apply_threshold(one.predictions(logits), threshold)
             shown = next(iter(columns))
-            answer = {shown: row[shown], **task.answer(row, prediction, logits)}
+            answer = {shown: row[shown], **task.format_prediction(row, prediction, logits)}
             print(json.dumps(answer, ensure_ascii=False), flush=True)
 
 
@@ -119,7 +119,7 @@ def row_of(task: Task, record: dict, columns: dict[str, str], where: str) -> Row
     if missing := [name for name in names.values() if name not in record]:
         raise UserError(f"{where}: no {missing[0]}: expected {' and '.join(columns)}")
     try:
-        return task.row(record, settings.Table.model_validate({"location": "-", **names}), labelled=False)
+        return task.parse_record(record, settings.Table.model_validate({"location": "-", **names}), labelled=False)
     except BadRecordError as error:
         raise UserError(f"{where}: {error}") from None
 

@@ -63,7 +63,7 @@ def read_rows(configuration: settings.Settings, name: str) -> tuple[Task, splits
     task.labels = task.label_names(parts["train"], task_settings.source, key)
     unlabelled = splits.read_unlabelled(task, task_settings, parts, prepare.seed, f"tasks.{name}.unlabelled")
     for split, part in parts.items():
-        log(f"{split}: {len(part)} rows: {task.described(part)}")
+        log(f"{split}: {len(part)} rows: {task.summary(part)}")
     log(f"unlabelled: {len(unlabelled)} rows")
     return task, parts, source.submissions, unlabelled
 

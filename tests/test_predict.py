@@ -49,7 +49,7 @@ def test_answers_are_those_of_the_student_whatever_the_file(exported_kind, monke
            "question_answering": "answer"}[kind]  # fmt: skip
     answers = [answer[key] for answer in found]
     if kind == "question_answering":
-        expected = [answer["text"] for answer in task.decided(expected, THRESHOLD)]
+        expected = [answer["text"] for answer in task.apply_threshold(expected, THRESHOLD)]
     if kind == "regression":
         assert answers == pytest.approx(expected, abs=0.2 if model == "int8" else 1e-3)
     elif model != "int8":  # whose answers may be others
@@ -147,7 +147,7 @@ def test_a_pair_is_one_text_and_another(exported_kind, monkeypatch, capsys):
 def test_entities_stand_beside_their_tags():
     task = tasks.KINDS["named_entities"]("f1", 32, None, ["O", "B-PER", "I-PER"])
     row = {"words": ["Ada", "Lovelace", "met", "Babbage"]}
-    found = task.answer(row, ["B-PER", "I-PER", "O", "B-PER"], [])["entities"]
+    found = task.format_prediction(row, ["B-PER", "I-PER", "O", "B-PER"], [])["entities"]
     assert found == [
         {"type": "PER", "words": ["Ada", "Lovelace"], "first": 0},
         {"type": "PER", "words": ["Babbage"], "first": 3},

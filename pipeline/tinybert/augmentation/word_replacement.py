@@ -22,7 +22,7 @@ from pipeline.tinybert.core.settings import Augment
 from pipeline.tinybert.data import rows as rows_on_disk
 from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.tasks import Task
-from pipeline.tinybert.tasks.task import spliced
+from pipeline.tinybert.tasks.task import splice
 
 BLOCK_ROWS, BLOCK_CHARACTERS = 1024, 200_000
 # NLTK rewrites double quotes before tokenizing, and then fails to find the rewritten quotes in the text. Spaces of the
@@ -50,7 +50,7 @@ class Augmenter:
         """``train``: the rows from which entities are collected for replacement, if ``settings.entities`` is on."""
         self.task, self.tokenizer, self.stop_words, self.settings = task, tokenizer, stop_words, settings
         self.candidates = Candidates(model, tokenizer, vectors, settings)
-        self.entities = task.exchangeable(train) if settings.entities else {}
+        self.entities = task.swap_candidates(train) if settings.entities else {}
         self.sentences: dict[str, Sentence] = {}
 
     def __call__(self, rows: Iterable[Row]) -> Iterator[Row]:
@@ -59,7 +59,7 @@ class Augmenter:
 
     def augment_block(self, block: list[Row]) -> Iterator[Row]:
         """Yield each row of the block, followed by its variants."""
-        fields_of = [self.task.replaceable(row) for row in block]
+        fields_of = [self.task.replaceable_spans(row) for row in block]
         self.load_sentences({text for fields in fields_of for text, _ in fields.values()})
         for row, fields in zip(block, fields_of, strict=True):
             sentences = {name: self.sentences[text].within(spans) for name, (text, spans) in fields.items()}
@@ -107,13 +107,13 @@ class Augmenter:
             name = names[number % len(names)]
             edits = draw_replacements(sentences[name], self.settings.probability, draw)
             if self.entities:
-                swaps = self.task.swaps(row, self.entities, self.settings.probability, draw)
+                swaps = self.task.draw_swaps(row, self.entities, self.settings.probability, draw)
                 edits = sorted([*edits, *swaps.get(name, [])])
-            text = spliced(sentences[name].text, edits)
+            text = splice(sentences[name].text, edits)
             texts = tuple(text if other == name else sentence.text for other, sentence in sentences.items())
             if texts not in seen:
                 seen.add(texts)
-                yield {**self.task.replaced(row, name, edits), "variant": number + 1}
+                yield {**self.task.apply_edits(row, name, edits), "variant": number + 1}
 
     def has_replacements(self, sentence: Sentence) -> bool:
         return bool(self.entities) or any(word.candidates for word in sentence.words)

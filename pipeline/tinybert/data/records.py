@@ -32,7 +32,7 @@ def parse_records(task: Task, records: Records, source: Table, key: str, labelle
     rows, bad, repaired = [], [], []
     for where, record in records:
         try:
-            row = task.row(record, source, labelled)
+            row = task.parse_record(record, source, labelled)
             if labelled and isinstance(source, Source) and source.group is not None:
                 row["group"] = _group_of(record, source.group)
         except BadRecordError as error:
@@ -57,11 +57,11 @@ def _group_of(record: dict, column: str) -> str:
 
 def check_source(task: Task, source: Table, key: str) -> None:
     """Raise UserError if a source has a setting that this kind of task does not read."""
-    if isinstance(getattr(source, "label", None), list) and not task.label_columns:
+    if isinstance(getattr(source, "label", None), list) and not task.accepts_label_columns:
         raise UserError(f"{key}.label: expected one column, found a list: only multi_label reads several")
     if getattr(source, "submissions", None) and not task.has_submissions:
         raise UserError(f"{key}.submissions: this kind of task has no submission files: remove the setting")
-    known = {*TABLE_SETTINGS, *SOURCE_SETTINGS, *TEXT_SETTINGS, *task.columns, *task.details}
+    known = {*TABLE_SETTINGS, *SOURCE_SETTINGS, *TEXT_SETTINGS, *task.columns, *task.source_settings}
     for name in sorted(source.model_fields_set - known):
         raise UserError(f"{key}.{name}: this kind of task reads only {', '.join(task.columns)}: remove the setting")
 
@@ -70,7 +70,9 @@ def column_names(task: type[Task] | Task, source: Table, labelled: bool = True) 
     """The columns that a task kind reads from a source, as field → column name."""
     names = {field: getattr(source, field, None) or default for field, default in task.columns.items()}
     return {
-        field: name for field, name in names.items() if name is not None and (labelled or field not in task.targets)
+        field: name
+        for field, name in names.items()
+        if name is not None and (labelled or field not in task.target_fields)
     }
 
 

@@ -89,13 +89,13 @@ def drop_duplicates(task: Task, parts: Parts, more_tests: Parts) -> Parts:
     """
     first_seen: dict[Hashable, tuple[str, Row]] = {}  # key → (split, row)
     for name, rows in reversed([("test", parts.get("test", [])), *more_tests.items()]):
-        first_seen |= {task.identity(row): (name, row) for row in rows}
+        first_seen |= {task.duplicate_key(row): (name, row) for row in rows}
     unique: Parts = {}
     for split in (name for name in ("validation", "train") if name in parts):
         unique[split] = []
         duplicates: dict[str, list[tuple[Row, Row]]] = {}  # split of the original → (duplicate, original) pairs
         for row in parts[split]:
-            key = task.identity(row)
+            key = task.duplicate_key(row)
             if key in first_seen:
                 owner, original = first_seen[key]
                 duplicates.setdefault(owner, []).append((row, original))
@@ -109,7 +109,9 @@ def drop_duplicates(task: Task, parts: Parts, more_tests: Parts) -> Parts:
 
 def _log_dropped(task: Task, split: str, owner: str, pairs: list[tuple[Row, Row]]) -> None:
     """Log dropped rows. ``pairs``: (duplicate, original); ``owner``: the split of the originals."""
-    relabelled = [row["where"] for row, original in pairs if any(row[name] != original[name] for name in task.targets)]
+    relabelled = [
+        row["where"] for row, original in pairs if any(row[name] != original[name] for name in task.target_fields)
+    ]
     log(
         f"{split}: {len(pairs)} duplicate rows dropped: their text "
         + ("occurs earlier" if owner == split else f"is also in {owner}")
@@ -243,9 +245,9 @@ def read_unlabelled(task: Task, settings: TaskSettings, parts: Parts, seed: int,
         if source.sentences:
             raise UserError(f"{key}.sentences: only single texts can be split into sentences: remove the setting")
         records = sources.sample(source, list(columns.values()), seed, key)
-    known = {task.identity(row) for rows in parts.values() for row in rows}
+    known = {task.duplicate_key(row) for rows in parts.values() for row in rows}
     rows = [_without(row, "where") for row in parse_records(task, records, source, key, labelled=False)]
-    new = list({task.identity(row): row for row in rows if task.identity(row) not in known}.values())
+    new = list({task.duplicate_key(row): row for row in rows if task.duplicate_key(row) not in known}.values())
     if len(new) < len(rows):
         dropped = len(rows) - len(new)
         log(f"unlabelled: {dropped} duplicate rows dropped: their text is also in a labelled or another unlabelled row")

@@ -53,7 +53,7 @@ class PredictionObjective(Objective):
         return {"loss": self.loss(student, teacher, mask, self.temperature)}, {}
 
     def counts(self, batch: Batch) -> Tensors:
-        return {"loss": self.task.compared(batch["label_mask"])}
+        return {"loss": self.task.count_distributions(batch["label_mask"])}
 
 
 def learn_logits(

@@ -42,7 +42,7 @@ def _path(part: str, name: str) -> Path:
 
 def without_labels(task: Task, rows: Iterable[Row]) -> Iterator[Row]:
     for row in rows:
-        yield {key: value for key, value in row.items() if key not in task.targets}
+        yield {key: value for key, value in row.items() if key not in task.target_fields}
 
 
 def encode(

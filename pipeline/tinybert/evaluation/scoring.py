@@ -38,7 +38,7 @@ def report(
     for name, predicted in predictions.items():
         low, high = interval(task, rows, predicted, settings)
         scores[name] = {**task.score(rows, predicted), "low": low, "high": high}
-        if task.says_probabilities:
+        if task.has_probabilities:
             scores[name]["calibration_error"] = calibration_error(curves[name])
         if thresholds:
             scores[name]["threshold"] = thresholds[name]

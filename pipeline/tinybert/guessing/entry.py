@@ -73,7 +73,7 @@ def _max_length(guess: Guess) -> tuple[int, str]:
 
 def _unlabelled(given: argparse.Namespace, kind: str, guess: Guess) -> tuple[dict[str, Any], str]:
     dialect, records = files.read(given.unlabelled, "--unlabelled", given.delimiter, least=1)
-    inputs = [field for field in KINDS[kind].columns if field not in KINDS[kind].targets]
+    inputs = [field for field in KINDS[kind].columns if field not in KINDS[kind].target_fields]
     wanted = {field: guess.source[field] for field in inputs if field in guess.source}
     columns, sentences = Columns(records, {}, sure=True), False
     if missing := [name for name in wanted.values() if name not in columns.names]:

@@ -46,7 +46,7 @@ def guess(records: list[dict], chosen: dict[str, Any], kind: str | None) -> tupl
     columns, found, undecided = Columns(records, chosen, sure=False), {}, []
     for name in GUESSES:
         try:
-            if set(chosen) <= {*KINDS[name].columns, *KINDS[name].details}:
+            if set(chosen) <= {*KINDS[name].columns, *KINDS[name].source_settings}:
                 found[name] = GUESSES[name](columns)
         except UnfitError:
             continue

@@ -40,7 +40,7 @@ def encode(task: Task, rows: list[Row], tokenizer) -> Columns:
 
 def last_layer_first_position_only(task: Task, model: PreTrainedModel) -> contextlib.AbstractContextManager:
     """Inside the block, the last layer of ``model`` computes only what the task's head reads."""
-    return first_position_only(model) if task.of_first_position else contextlib.nullcontext()
+    return first_position_only(model) if task.uses_first_position_only else contextlib.nullcontext()
 
 
 @contextlib.contextmanager
@@ -113,5 +113,5 @@ class EvaluationSet:
     def score(self, logits: list[np.ndarray]) -> dict[str, float]:
         """Every metric. If answers need a threshold, it is the best one for these rows."""
         predictions = self.predictions(logits)
-        threshold = self.task.threshold(self.rows, predictions)
-        return self.task.score(self.rows, self.task.decided(predictions, threshold))
+        threshold = self.task.best_threshold(self.rows, predictions)
+        return self.task.score(self.rows, self.task.apply_threshold(predictions, threshold))

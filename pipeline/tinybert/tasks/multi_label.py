@@ -21,8 +21,8 @@ ON, OFF = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no", "")
 
 
 class MultiLabel(Texts):
-    label_columns: ClassVar = True
-    details: ClassVar = ("labels", "separator")
+    accepts_label_columns: ClassVar = True
+    source_settings: ClassVar = ("labels", "separator")
     loss: ClassVar = "soft_binary_cross_entropy"
     metrics: ClassVar = ("micro_f1", "macro_f1")
     problem_type: ClassVar = "multi_label_classification"
@@ -59,14 +59,14 @@ class MultiLabel(Texts):
             raise UserError(f"{key}: {len(counts)} labels in {len(train)} rows, expected two or more: check `label`")
         return [name for name in source.labels or counts if name in counts]
 
-    def described(self, rows: list[Row]) -> str:
+    def summary(self, rows: list[Row]) -> str:
         return ", ".join(f"{label} {count}" for label, count in _counts(rows).items())
 
     def predictions(self, logits: list[np.ndarray], data: Any, rows: list[Row]) -> list[list[str]]:
         """All labels with a probability of at least one half."""
         return [sorted(name for name, value in zip(self.labels, row[0], strict=True) if value >= 0) for row in logits]
 
-    def answer(self, row: Row, prediction: list[str], logits: list[np.ndarray]) -> dict[str, Any]:
+    def format_prediction(self, row: Row, prediction: list[str], logits: list[np.ndarray]) -> dict[str, Any]:
         return {"labels": prediction, "probabilities": label_probabilities(self.labels, expit(logits[0][0]))}
 
     def scorer(self, rows: list[Row], predictions: list[list[str]]) -> Callable[[np.ndarray], dict[str, float]]:

@@ -20,7 +20,7 @@ from pipeline.tinybert.core.settings import Source, Table
 from pipeline.tinybert.data.records import BadRecordError, text_of
 from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.models import checkpoints
-from pipeline.tinybert.tasks.task import Edit, Span, Task, balanced, spliced
+from pipeline.tinybert.tasks.task import Edit, Span, Task, balanced_weights, splice
 
 OUTSIDE = "O"
 IGNORED = -100  # the label that torch's cross-entropy ignores
@@ -29,15 +29,15 @@ FIELD = "text"  # the name of the text that augmentation edits
 
 
 class NamedEntities(Task):
-    details: ClassVar = ("scheme", "text")
+    source_settings: ClassVar = ("scheme", "text")
     loss: ClassVar = "soft_cross_entropy"
     metrics: ClassVar = ("f1", "precision", "recall")
     head: ClassVar = AutoModelForTokenClassification
     pipeline_tag: ClassVar = "token-classification"
     columns: ClassVar = {"words": "words", "tags": "tags"}
-    targets: ClassVar = ("tags",)
+    target_fields: ClassVar = ("tags",)
 
-    def row(self, record: dict, source: Table, labelled: bool) -> Row:
+    def parse_record(self, record: dict, source: Table, labelled: bool) -> Row:
         if not labelled and source.text is not None:
             return {"words": _words_of(text_of(record, source.text))}
         column = source.words or self.columns["words"]
@@ -56,7 +56,7 @@ class NamedEntities(Task):
             raise BadRecordError(f"{len(words)} words, {len(tags)} tags: expected one tag for each word")
         return {"words": words, "tags": to_iob2(words, tags, source.scheme or "IOB2")}
 
-    def identity(self, row: Row) -> Any:
+    def duplicate_key(self, row: Row) -> Any:
         return " ".join(row["words"])
 
     def labels_in(self, row: Row) -> list[str]:
@@ -68,7 +68,7 @@ class NamedEntities(Task):
             raise UserError(f"{key}: no entity in {len(train)} sentences: check `tags`")
         return [OUTSIDE, *(f"{mark}-{kind}" for kind in types for mark in "BI")]
 
-    def described(self, rows: list[Row]) -> str:
+    def summary(self, rows: list[Row]) -> str:
         counts = Counter(kind for row in rows for kind, _, _ in spans_of(row["tags"]))
         return ", ".join(f"{kind} {count}" for kind, count in sorted(counts.items()))
 
@@ -93,7 +93,7 @@ class NamedEntities(Task):
 
     def class_weights(self, rows: list[Row]) -> list[float]:
         counts = Counter(tag for row in rows for tag in row["tags"])
-        return balanced([counts[name] for name in self.labels])
+        return balanced_weights([counts[name] for name in self.labels])
 
     def class_logits(self, outputs) -> Tensor:
         return outputs.logits
@@ -109,7 +109,7 @@ class NamedEntities(Task):
         log_count(cut, sum(len(row["words"]) for row in rows), "words are cut off and count as no entity")
         return predictions
 
-    def answer(self, row: Row, prediction: list[str], logits: list[np.ndarray]) -> dict[str, Any]:
+    def format_prediction(self, row: Row, prediction: list[str], logits: list[np.ndarray]) -> dict[str, Any]:
         entities = [
             {"type": kind, "words": row["words"][first:end], "first": first}
             for kind, first, end in sorted(spans_of(prediction), key=lambda span: span[1])
@@ -164,7 +164,7 @@ class NamedEntities(Task):
                     actual, predicted = ("none" if tag == OUTSIDE else tag[2:] for tag in pair)
                     yield actual, predicted
 
-    def replaceable(self, row: Row) -> dict[str, tuple[str, list[Span]]]:
+    def replaceable_spans(self, row: Row) -> dict[str, tuple[str, list[Span]]]:
         """The words outside entities."""
         spans = _word_spans(row["words"])
         tags = row.get("tags", [OUTSIDE] * len(spans))
@@ -172,7 +172,7 @@ class NamedEntities(Task):
             FIELD: (" ".join(row["words"]), [span for span, tag in zip(spans, tags, strict=True) if tag == OUTSIDE])
         }
 
-    def replaced(self, row: Row, field: str, edits: list[Edit]) -> Row:
+    def apply_edits(self, row: Row, field: str, edits: list[Edit]) -> Row:
         """Apply edits. An edit lies within one word outside entities, which keeps its tag, or replaces a whole entity,
         whose new words get tags of the same type.
         """
@@ -187,7 +187,7 @@ class NamedEntities(Task):
                 tags += [f"B-{entity_type}", *[f"I-{entity_type}"] * (len(new_words) - 1)]
         return {**row, "words": words, "tags": tags} if "tags" in row else {**row, "words": words}
 
-    def exchangeable(self, train: Iterable[Row]) -> dict[str, list[str]]:
+    def swap_candidates(self, train: Iterable[Row]) -> dict[str, list[str]]:
         """Entity type → the distinct entities of train."""
         entities: dict[str, dict[str, None]] = {}
         for row in train:
@@ -195,7 +195,7 @@ class NamedEntities(Task):
                 entities.setdefault(kind, {}).setdefault(" ".join(row["words"][start:end]))
         return {kind: list(texts) for kind, texts in entities.items()}
 
-    def swaps(self, row: Row, others: dict[str, list[str]], probability: float, draw) -> dict[str, list[Edit]]:
+    def draw_swaps(self, row: Row, others: dict[str, list[str]], probability: float, draw) -> dict[str, list[Edit]]:
         """Swap each entity with the given probability for another entity of its type."""
         spans, edits = _word_spans(row["words"]), []
         for kind, start, end in sorted(spans_of(row.get("tags", [])), key=lambda span: span[1]):
@@ -292,7 +292,7 @@ def _parts(row: Row, edits: list[Edit]) -> Iterator[tuple[list[str], str, list[E
         part_edits = [edit for edit in edits if start <= edit[0] and edit[1] <= end]
         words = row["words"][first:after]
         if kind == OUTSIDE:
-            words = [spliced(words[0], [(low - start, high - start, new) for low, high, new in part_edits])]
+            words = [splice(words[0], [(low - start, high - start, new) for low, high, new in part_edits])]
         yield words, kind, part_edits
         first = after
 

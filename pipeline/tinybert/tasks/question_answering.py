@@ -25,7 +25,7 @@ from pipeline.tinybert.core.log import first_ten, log_count
 from pipeline.tinybert.core.settings import Group, Source, Table
 from pipeline.tinybert.data.records import BadRecordError, text_of
 from pipeline.tinybert.data.rows import Row
-from pipeline.tinybert.tasks.task import Edit, Span, Task, spliced
+from pipeline.tinybert.tasks.task import Edit, Span, Task, splice
 
 NEARBY = 50  # an answer's offset is repaired if it is wrong by at most this many characters
 SHORTEST_WINDOW = 32  # word pieces
@@ -43,7 +43,7 @@ class QuestionAnswering(Task):
     head: ClassVar = AutoModelForQuestionAnswering
     pipeline_tag: ClassVar = "question-answering"
     columns: ClassVar = {"question": "question", "passage": "context", "answers": "answers"}
-    targets: ClassVar = ("answers",)
+    target_fields: ClassVar = ("answers",)
     Options: ClassVar = Options
 
     @property
@@ -52,12 +52,12 @@ class QuestionAnswering(Task):
         return ("f1", "exact_match", *(by_kind if self.options.unanswerable else ()))
 
     @property
-    def classes(self) -> int:
+    def num_classes(self) -> int:
         return 2
 
     # Rows
 
-    def row(self, record: dict, source: Table, labelled: bool) -> Row:
+    def parse_record(self, record: dict, source: Table, labelled: bool) -> Row:
         row = {
             "question": text_of(record, source.question or self.columns["question"], "question"),
             "passage": text_of(record, source.passage or self.columns["passage"], "passage"),
@@ -79,7 +79,7 @@ class QuestionAnswering(Task):
         unique = [answer for number, answer in enumerate(answers) if answer not in answers[:number]]
         return {**row, "answers": unique, **({"repaired": "; ".join(repairs)} if repairs else {})}
 
-    def identity(self, row: Row) -> Any:
+    def duplicate_key(self, row: Row) -> Any:
         return row["question"], row["passage"]
 
     def group(self, row: Row) -> str:
@@ -91,7 +91,7 @@ class QuestionAnswering(Task):
             raise UserError(f"{key}: no answer in {len(train)} questions: check `answers`")
         return []
 
-    def described(self, rows: list[Row]) -> str:
+    def summary(self, rows: list[Row]) -> str:
         without = sum(not row["answers"] for row in rows)
         passages = len({row["passage"] for row in rows})
         return f"on {passages} passages" + (f", {without} without answer" if self.options.unanswerable else "")
@@ -147,7 +147,7 @@ class QuestionAnswering(Task):
         # Starts and ends become rows of a matrix: on more dimensions, a GPU's sums are not deterministic.
         return cross_entropy(logits.transpose(1, 2).flatten(0, 1), targets.flatten())
 
-    def compared(self, label_mask: Tensor) -> Tensor:
+    def count_distributions(self, label_mask: Tensor) -> Tensor:
         """One per sequence: a distribution over its positions."""
         return torch.ones_like(label_mask[:, 0]).sum()
 
@@ -176,14 +176,14 @@ class QuestionAnswering(Task):
             for (score, answer), (none_score, none_probability) in zip(best, no_answer, strict=True)
         ]
 
-    def answer(self, row: Row, prediction: dict, logits: list[np.ndarray]) -> dict[str, Any]:
+    def format_prediction(self, row: Row, prediction: dict, logits: list[np.ndarray]) -> dict[str, Any]:
         return {"answer": prediction["text"], **({"start": prediction["start"]} if prediction["text"] else {})}
 
     @property
     def needs_threshold(self) -> bool:
         return self.options.unanswerable
 
-    def threshold(self, rows: list[Row], predictions: list[dict]) -> float | None:
+    def best_threshold(self, rows: list[Row], predictions: list[dict]) -> float | None:
         """The margin above which the prediction is "no answer": the one that maximises F1 on these rows, as in SQuAD
         2.0's script.
         """
@@ -204,7 +204,7 @@ class QuestionAnswering(Task):
             return float(margins[-1] + 1)
         return float((margins[answered - 1] + margins[answered]) / 2)
 
-    def decided(self, predictions: list[dict], threshold: float | None) -> list[dict]:
+    def apply_threshold(self, predictions: list[dict], threshold: float | None) -> list[dict]:
         """Empty the text of each prediction with a margin above the threshold."""
         if threshold is None:
             return predictions
@@ -272,7 +272,7 @@ class QuestionAnswering(Task):
 
     # Augmentation
 
-    def replaceable(self, row: Row) -> dict[str, tuple[str, list[Span]]]:
+    def replaceable_spans(self, row: Row) -> dict[str, tuple[str, list[Span]]]:
         """The passage without its answers, and the question without words that occur in an answer."""
         passage, question, answers = row["passage"], row["question"], row.get("answers", [])
         answer_spans = [(answer["start"], answer["start"] + len(answer["text"])) for answer in answers]
@@ -283,9 +283,9 @@ class QuestionAnswering(Task):
             "question": (question, _outside(mentions, len(question))),
         }
 
-    def replaced(self, row: Row, field: str, edits: list[Edit]) -> Row:
+    def apply_edits(self, row: Row, field: str, edits: list[Edit]) -> Row:
         """Apply edits; edits of the passage also shift the starts of the answers behind them."""
-        edited = {**row, field: spliced(row[field], edits)}
+        edited = {**row, field: splice(row[field], edits)}
         if field == "passage" and "answers" in row:
             edited["answers"] = [
                 {**answer, "start": answer["start"] + _shift(edits, answer["start"])} for answer in row["answers"]

@@ -15,7 +15,7 @@ from pipeline.tinybert.tasks.texts import Texts
 
 class Regression(Texts):
     has_submissions: ClassVar = True
-    says_probabilities: ClassVar = False
+    has_probabilities: ClassVar = False
     loss: ClassVar = "mean_squared_error"
     metrics: ClassVar = ("pearson_spearman", "pearson", "spearman")
     problem_type: ClassVar = "regression"
@@ -39,14 +39,14 @@ class Regression(Texts):
             raise UserError(f"{key}: all rows of train have the score {scores.pop():g}: check `label`")
         return ["score"]
 
-    def described(self, rows: list[Row]) -> str:
+    def summary(self, rows: list[Row]) -> str:
         scores = [row["label"] for row in rows]
         return f"from {min(scores):g} to {max(scores):g}, mean {np.mean(scores):.3g}" if rows else ""
 
     def predictions(self, logits: list[np.ndarray], data: Any, rows: list[Row]) -> list[float]:
         return [float(value) for value in np.concatenate(logits)[:, 0]]
 
-    def answer(self, row: Row, prediction: float, logits: list[np.ndarray]) -> dict[str, Any]:
+    def format_prediction(self, row: Row, prediction: float, logits: list[np.ndarray]) -> dict[str, Any]:
         return {"number": round(prediction, 4)}
 
     def scorer(self, rows: list[Row], predictions: list[float]) -> Callable[[np.ndarray], dict[str, float]]:
@@ -73,7 +73,7 @@ class Regression(Texts):
     def agree(self, row: Row, one: float, other: float) -> bool:
         return round(one) == round(other)
 
-    def submitted(self, prediction: float, source: Source) -> str:
+    def submission_value(self, prediction: float, source: Source) -> str:
         return f"{prediction:.3f}"
 
     def confusion(self, rows: list[Row], predictions: list[float]) -> Iterator[tuple[str, str]]:

@@ -28,14 +28,14 @@ class Task(ABC):
 
     metrics: ClassVar[tuple[str, ...]]
     columns: ClassVar[dict[str, str | None]]  # field → default name of its source column (None: read only if set)
-    targets: ClassVar[tuple[str, ...]]  # the fields of `columns` that are absent from unlabelled rows
-    label_columns: ClassVar[bool] = False  # whether the setting `label` may list several columns
-    details: ClassVar[tuple[str, ...]] = ()  # further settings of a source that this kind reads
+    target_fields: ClassVar[tuple[str, ...]]  # the fields of `columns` that are absent from unlabelled rows
+    accepts_label_columns: ClassVar[bool] = False  # whether the setting `label` may list several columns
+    source_settings: ClassVar[tuple[str, ...]] = ()  # further settings of a source that this kind reads
     head: ClassVar[type]  # the transformers class that loads a model with this kind's head
     pipeline_tag: ClassVar[str]  # the hub's name of the kind
-    of_first_position: ClassVar[bool] = False  # whether the head reads only the hidden state of the first position
+    uses_first_position_only: ClassVar[bool] = False  # whether the head reads only the first hidden state
     has_submissions: ClassVar[bool] = False  # whether benchmark servers accept prediction files of this kind
-    says_probabilities: ClassVar[bool] = True  # whether `calibration` returns probabilities
+    has_probabilities: ClassVar[bool] = True  # whether `calibration` returns probabilities
     loss: ClassVar[str]  # the function in `losses` that compares student and teacher class logits (B, P, C)
     Options: ClassVar[type[Group]] = Group  # the schema of the task's `options`
 
@@ -45,11 +45,11 @@ class Task(ABC):
     # Rows
 
     @abstractmethod
-    def row(self, record: dict, source: Table, labelled: bool) -> Row:
+    def parse_record(self, record: dict, source: Table, labelled: bool) -> Row:
         """Convert a record (column → value) into a row. Raises BadRecordError if the record is invalid."""
 
     @abstractmethod
-    def identity(self, row: Row) -> Any:
+    def duplicate_key(self, row: Row) -> Any:
         """The key that two rows share if they differ at most in their labels. Equal keys mean duplicates."""
 
     def stratum(self, row: Row) -> str | None:
@@ -71,7 +71,7 @@ class Task(ABC):
         """The labels of a row. Each must also occur in train."""
         return []
 
-    def described(self, rows: list[Row]) -> str:
+    def summary(self, rows: list[Row]) -> str:
         """A summary of a split for the log, without the number of rows: label counts, for example."""
         return ""
 
@@ -107,7 +107,7 @@ class Task(ABC):
         """The mean loss of a labelled batch: by default, the loss that the transformers model computes."""
         return outputs["loss"]
 
-    def compared(self, label_mask: Tensor) -> Tensor:
+    def count_distributions(self, label_mask: Tensor) -> Tensor:
         """The number of distributions that ``loss`` averages over, for a batch with the mask (B, P)."""
         return label_mask.sum()
 
@@ -116,7 +116,7 @@ class Task(ABC):
         return outputs.logits.unsqueeze(1)
 
     @property
-    def classes(self) -> int:
+    def num_classes(self) -> int:
         """The number of classes, C."""
         return len(self.labels)
 
@@ -135,15 +135,15 @@ class Task(ABC):
         """Whether a threshold decides between an answer and no answer. It is chosen on validation."""
         return False
 
-    def threshold(self, rows: list[Row], predictions: list) -> float | None:
+    def best_threshold(self, rows: list[Row], predictions: list) -> float | None:
         """The threshold with the best score on these rows; None if the kind needs no threshold."""
         return None
 
-    def decided(self, predictions: list, threshold: float | None) -> list:
+    def apply_threshold(self, predictions: list, threshold: float | None) -> list:
         """The predictions after applying the threshold."""
         return predictions
 
-    def answer(self, row: Row, prediction: Any, logits: list[np.ndarray]) -> dict[str, Any]:
+    def format_prediction(self, row: Row, prediction: Any, logits: list[np.ndarray]) -> dict[str, Any]:
         """A prediction in readable form, as `predict` prints it; some kinds add probabilities.
 
         ``logits``: for each sequence of the row, the class logits of the positions that count, (positions, C).
@@ -185,7 +185,7 @@ class Task(ABC):
     def trivial_predictions(self, train: list[Row], rows: list[Row]) -> list:
         """Predictions for ``rows`` that ignore the text: the baseline that a teacher has to beat."""
 
-    def submitted(self, prediction: Any, source: Source) -> str:
+    def submission_value(self, prediction: Any, source: Source) -> str:
         """A prediction in the format of a benchmark's server."""
         raise NotImplementedError(f"{type(self).__name__} has no prediction files")
 
@@ -200,30 +200,30 @@ class Task(ABC):
     # Augmentation
 
     @abstractmethod
-    def replaceable(self, row: Row) -> dict[str, tuple[str, list[Span]]]:
+    def replaceable_spans(self, row: Row) -> dict[str, tuple[str, list[Span]]]:
         """Field → (its text, the spans of the text in which words may be replaced)."""
 
     @abstractmethod
-    def replaced(self, row: Row, field: str, edits: list[Edit]) -> Row:
+    def apply_edits(self, row: Row, field: str, edits: list[Edit]) -> Row:
         """A copy of ``row`` with the edits applied to the text of ``field``. Its labels stay correct.
 
         ``edits``: in the order of their positions, without overlaps.
         """
 
-    def swaps(self, row: Row, others: dict, probability: float, draw) -> dict[str, list[Edit]]:
+    def draw_swaps(self, row: Row, others: dict, probability: float, draw) -> dict[str, list[Edit]]:
         """Random edits that swap labelled parts of a row, field → edits. Most kinds have none.
 
-        ``others``: the result of ``exchangeable``. ``probability``: that of swapping each part. ``draw``: the random
+        ``others``: the result of ``swap_candidates``. ``probability``: that of swapping each part. ``draw``: the random
         generator (random.Random).
         """
         return {}
 
-    def exchangeable(self, train: Iterable[Row]) -> dict:
-        """The labelled parts of the training rows that ``swaps`` may insert elsewhere."""
+    def swap_candidates(self, train: Iterable[Row]) -> dict:
+        """The labelled parts of the training rows that ``draw_swaps`` may insert elsewhere."""
         return {}
 
 
-def spliced(text: str, edits: list[Edit]) -> str:
+def splice(text: str, edits: list[Edit]) -> str:
     """``text`` with the edits applied. Edits are in order; all characters outside their spans stay the same."""
     parts, copied = [], 0
     for start, end, new in edits:
@@ -232,7 +232,7 @@ def spliced(text: str, edits: list[Edit]) -> str:
     return "".join([*parts, text[copied:]])
 
 
-def balanced(counts: list[int]) -> list[float]:
+def balanced_weights(counts: list[int]) -> list[float]:
     """The weight of each class from its number of occurrences: all classes get the same total weight.
 
     A class that does not occur gets weight 1.

@@ -11,14 +11,14 @@ from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.settings import Source
 from pipeline.tinybert.data.records import BadRecordError
 from pipeline.tinybert.data.rows import Row
-from pipeline.tinybert.tasks.task import balanced
+from pipeline.tinybert.tasks.task import balanced_weights
 from pipeline.tinybert.tasks.texts import Texts, label_probabilities
 
 
 class TextClassification(Texts):
     has_submissions: ClassVar = True
     problem_type: ClassVar = "single_label_classification"
-    details: ClassVar = ("labels",)
+    source_settings: ClassVar = ("labels",)
     loss: ClassVar = "soft_cross_entropy"
     metrics: ClassVar = ("accuracy", "macro_f1", "mcc")
 
@@ -43,7 +43,7 @@ class TextClassification(Texts):
 
     def class_weights(self, rows: list[Row]) -> list[float]:
         counts = _counts(rows)
-        return balanced([counts.get(name, 0) for name in self.labels])
+        return balanced_weights([counts.get(name, 0) for name in self.labels])
 
     def stratum(self, row: Row) -> str:
         return row["label"]
@@ -61,13 +61,13 @@ class TextClassification(Texts):
             )
         return [name for name in source.labels or counts if name in counts]
 
-    def described(self, rows: list[Row]) -> str:
+    def summary(self, rows: list[Row]) -> str:
         return ", ".join(f"{label} {count}" for label, count in _counts(rows).items())
 
     def predictions(self, logits: list[np.ndarray], data: Any, rows: list[Row]) -> list[str]:
         return [self.labels[index] for index in np.concatenate(logits).argmax(axis=-1)]
 
-    def answer(self, row: Row, prediction: str, logits: list[np.ndarray]) -> dict[str, Any]:
+    def format_prediction(self, row: Row, prediction: str, logits: list[np.ndarray]) -> dict[str, Any]:
         return {"label": prediction, "probabilities": label_probabilities(self.labels, softmax(logits[0][0]))}
 
     def scorer(self, rows: list[Row], predictions: list[str]) -> Callable[[np.ndarray], dict[str, float]]:
@@ -93,7 +93,7 @@ class TextClassification(Texts):
         majority = Counter(row["label"] for row in train).most_common(1)[0][0]
         return [majority] * len(rows)
 
-    def submitted(self, prediction: str, source: Source) -> str:
+    def submission_value(self, prediction: str, source: Source) -> str:
         """The label's value in the source."""
         return str((source.labels or {}).get(prediction, prediction))
 

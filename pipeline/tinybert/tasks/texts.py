@@ -10,7 +10,7 @@ from pipeline.tinybert.core.settings import Source, Table
 from pipeline.tinybert.data.records import text_of
 from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.models import checkpoints
-from pipeline.tinybert.tasks.task import Edit, Span, Task, spliced
+from pipeline.tinybert.tasks.task import Edit, Span, Task, splice
 
 FIELDS = ("text", "pair")
 
@@ -24,10 +24,10 @@ class Texts(Task):
     """A row has ``text``, perhaps ``pair`` (the second text), and ``label`` if it is labelled."""
 
     columns: ClassVar = {"text": "text", "pair": None, "label": "label"}
-    targets: ClassVar = ("label",)
+    target_fields: ClassVar = ("label",)
     head: ClassVar = AutoModelForSequenceClassification
     pipeline_tag: ClassVar = "text-classification"
-    of_first_position: ClassVar = True
+    uses_first_position_only: ClassVar = True
     problem_type: ClassVar[str]  # selects the loss of the transformers model
 
     @abstractmethod
@@ -38,7 +38,7 @@ class Texts(Task):
     def target(self, row: Row) -> Any:
         """A row's label in the form that the model's loss expects."""
 
-    def row(self, record: dict, source: Table, labelled: bool) -> Row:
+    def parse_record(self, record: dict, source: Table, labelled: bool) -> Row:
         row = {"text": text_of(record, source.text or self.columns["text"])}
         if source.pair is not None:
             row["pair"] = text_of(record, source.pair)
@@ -47,7 +47,7 @@ class Texts(Task):
             row["label"] = self.label(record, source)
         return row
 
-    def identity(self, row: Row) -> Any:
+    def duplicate_key(self, row: Row) -> Any:
         return (row["text"], row["pair"]) if "pair" in row else row["text"]
 
     def encode(self, rows: list[Row], tokenizer) -> dict[str, list]:
@@ -66,8 +66,8 @@ class Texts(Task):
     def head_options(self) -> dict[str, Any]:
         return {**super().head_options(), "problem_type": self.problem_type}
 
-    def replaceable(self, row: Row) -> dict[str, tuple[str, list[Span]]]:
+    def replaceable_spans(self, row: Row) -> dict[str, tuple[str, list[Span]]]:
         return {field: (row[field], [(0, len(row[field]))]) for field in FIELDS if field in row}
 
-    def replaced(self, row: Row, field: str, edits: list[Edit]) -> Row:
-        return {**row, field: spliced(row[field], edits)}
+    def apply_edits(self, row: Row, field: str, edits: list[Edit]) -> Row:
+        return {**row, field: splice(row[field], edits)}

@@ -12,7 +12,7 @@ from tiny_augmenter import CONTENT, ROWS, augmenter, of_text, words_of
 from pipeline.tinybert.augmentation import candidates, word_replacement
 from pipeline.tinybert.augmentation.word_replacement import match_case
 from pipeline.tinybert.models.families import word_logits
-from pipeline.tinybert.tasks.task import spliced
+from pipeline.tinybert.tasks.task import splice
 
 quick = settings(max_examples=25, deadline=None)
 
@@ -203,7 +203,7 @@ def test_undoing_the_edits_restores_the_text(text, cuts):
     bounds = sorted({min(bound, len(text)) for start, end, _ in cuts for bound in (start, end)})
     spans = list(zip(bounds[::2], bounds[1::2], strict=False))
     cut = [(start, end, f"<{number}>") for number, (start, end) in enumerate(spans)]
-    made = spliced(text.replace("<", "("), cut)
+    made = splice(text.replace("<", "("), cut)
     for start, end, mark in cut:
         made = made.replace(mark, text.replace("<", "(")[start:end], 1)
     assert made == text.replace("<", "(")
@@ -231,11 +231,11 @@ def test_variants_0_yields_the_originals_without_running_the_model(forwards):
 class Pair:
     """A task of two texts; in the second, only words in the first four characters may be replaced."""
 
-    def replaceable(self, row):
+    def replaceable_spans(self, row):
         return {"first": (row["first"], [(0, len(row["first"]))]), "second": (row["second"], [(0, 4)])}
 
-    def replaced(self, row, field, edits):
-        return {**row, field: spliced(row[field], edits)}
+    def apply_edits(self, row, field, edits):
+        return {**row, field: splice(row[field], edits)}
 
 
 def test_a_variant_of_a_pair_changes_one_of_its_texts():

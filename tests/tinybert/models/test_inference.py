@@ -150,8 +150,10 @@ def test_predictions_and_scores_are_those_of_the_logits(model, task):
 
 
 def test_a_score_that_needs_a_threshold_is_the_best_one(task, monkeypatch):
-    monkeypatch.setattr(type(task), "threshold", lambda self, rows, predictions: "negative")
-    monkeypatch.setattr(type(task), "decided", lambda self, predictions, threshold: [threshold] * len(predictions))
+    monkeypatch.setattr(type(task), "best_threshold", lambda self, rows, predictions: "negative")
+    monkeypatch.setattr(
+        type(task), "apply_threshold", lambda self, predictions, threshold: [threshold] * len(predictions)
+    )
     logits = [np.array([[0.0, 1.0]])] * len(ROWS)
     negative = np.mean([row["label"] == "negative" for row in ROWS])
     assert EvaluationSet(task, ROWS, tiny.tokenizer()).score(logits)["accuracy"] == pytest.approx(negative)

@@ -228,13 +228,13 @@ def test_the_confusion_compares_types_of_words_in_actual_or_predicted_entities()
 
 
 def test_only_words_outside_entities_are_replaceable():
-    text, spans = TASK.replaceable(ROW)["text"]
+    text, spans = TASK.replaceable_spans(ROW)["text"]
     assert text == "The director of great heartwarming plot is Lovely Smith ."
     assert [text[start:end] for start, end in spans] == ["The", "director", "of", "is", "."]
 
 
 def test_all_words_of_a_row_without_tags_are_replaceable():
-    assert len(TASK.replaceable({"words": ["a", "film"]})["text"][1]) == 2
+    assert len(TASK.replaceable_spans({"words": ["a", "film"]})["text"][1]) == 2
 
 
 SOME_WORDS = ["film", "Smith", "won't", "U.S.", "電影", "a", "co-star"]
@@ -251,9 +251,9 @@ rows = st.tuples(words_and_entities, st.integers(0, 99)).map(
 @given(row=rows, seed=st.integers(0, 99))
 def test_replaced_words_keep_their_tags_and_entities_stay_unchanged(row, seed):
     draw = random.Random(seed)
-    text, spans = TASK.replaceable(row)["text"]
+    text, spans = TASK.replaceable_spans(row)["text"]
     edits = [(start, end, draw.choice(["movie", "Los", "it"])) for start, end in spans if draw.random() < 0.5]
-    edited = TASK.replaced(row, "text", edits)
+    edited = TASK.apply_edits(row, "text", edits)
     assert edited["tags"] == row["tags"] and len(edited["words"]) == len(row["words"])
     changed = {start for start, _, _ in edits}
     starts = np.cumsum([0, *(len(word) + 1 for word in row["words"])])[:-1]
@@ -272,8 +272,8 @@ POOL = {"cast": ["Jane Doe", "Smith", "Anna de la Cruz"], "film": ["Heat", "The 
 @settings(deadline=None)
 @given(row=rows, seed=st.integers(0, 99))
 def test_swapped_entities_keep_their_types_and_other_words_stay_unchanged(row, seed):
-    edits = TASK.swaps(row, POOL, 1.0, random.Random(seed))["text"]
-    edited = TASK.replaced(row, "text", edits)
+    edits = TASK.draw_swaps(row, POOL, 1.0, random.Random(seed))["text"]
+    edited = TASK.apply_edits(row, "text", edits)
     assert len(edited["tags"]) == len(edited["words"])
     assert [kind for kind, _ in entities(edited)] == [kind for kind, _ in entities(row)]
     for (kind, old), (_, new) in zip(entities(row), entities(edited), strict=True):
@@ -283,13 +283,13 @@ def test_swapped_entities_keep_their_types_and_other_words_stay_unchanged(row, s
 
 
 def test_no_entity_is_swapped_at_probability_0_or_without_another_of_its_type():
-    assert TASK.swaps(ROW, POOL, 0.0, random.Random(0)) == {"text": []}
-    assert TASK.swaps(ROW, {"cast": ["Lovely Smith"]}, 1.0, random.Random(0)) == {"text": []}  # no other entity
+    assert TASK.draw_swaps(ROW, POOL, 0.0, random.Random(0)) == {"text": []}
+    assert TASK.draw_swaps(ROW, {"cast": ["Lovely Smith"]}, 1.0, random.Random(0)) == {"text": []}  # no other entity
 
 
 def test_the_distinct_entities_of_train_are_collected_by_type():
     other = {"words": ["Smith", "and", "Lovely", "Smith"], "tags": ["B-cast", "O", "B-cast", "I-cast"]}
-    assert TASK.exchangeable([ROW, other, ROW]) == {
+    assert TASK.swap_candidates([ROW, other, ROW]) == {
         "film": ["great heartwarming plot"],
         "cast": ["Lovely Smith", "Smith"],
     }

@@ -167,7 +167,7 @@ def test_start_and_end_are_the_class_logits(tmp_path):
     assert isinstance(model, BertForQuestionAnswering)
     outputs = model(**TOKENIZER("a film", "is good", return_tensors="pt"))
     logits = TASK.class_logits(outputs)
-    assert logits.shape == (1, 7, TASK.classes)
+    assert logits.shape == (1, 7, TASK.num_classes)
     assert torch.equal(logits[..., 1], outputs.end_logits)
 
 
@@ -240,7 +240,7 @@ def test_calibration_compares_the_prediction_s_probability_with_exact_match():
         {**predicted("Great!", margin), "probability": probability, "none_probability": 1 / 8}
         for margin, probability in [(-1, 0.75), (1, 0.5), (2, 0.5)]
     ]
-    confidence, correct = SQUAD_2.calibration(rows, SQUAD_2.decided(answers, 0), [])
+    confidence, correct = SQUAD_2.calibration(rows, SQUAD_2.apply_threshold(answers, 0), [])
     assert (confidence.tolist(), correct.tolist()) == ([0.75, 1 / 8, 1 / 8], [1, 0, 1])
 
 
@@ -251,8 +251,8 @@ def test_the_length_is_the_number_of_words_of_the_first_reference_answer():
 
 def test_no_answer_is_predicted_if_the_margin_is_above_the_threshold():
     given_answers = [predicted("great", -1.0), predicted("great", 1.0)]
-    assert [answer["text"] for answer in SQUAD_2.decided(given_answers, 0.5)] == ["great", ""]
-    assert SQUAD_2.decided(given_answers, None) == given_answers
+    assert [answer["text"] for answer in SQUAD_2.apply_threshold(given_answers, 0.5)] == ["great", ""]
+    assert SQUAD_2.apply_threshold(given_answers, None) == given_answers
 
 
 margins = st.lists(st.tuples(st.integers(-3, 3).map(float), st.booleans(), st.booleans()), min_size=1, max_size=12)
@@ -265,14 +265,14 @@ def test_no_other_threshold_scores_better(cases):
     answers = [predicted("great" if correct else "the film", margin) for margin, _, correct in cases]
 
     def score(threshold):
-        return SQUAD_2.score(rows, SQUAD_2.decided(answers, threshold))["f1"]
+        return SQUAD_2.score(rows, SQUAD_2.apply_threshold(answers, threshold))["f1"]
 
     best = max(score(threshold) for threshold in np.arange(-4.5, 5, 0.5))
-    assert score(SQUAD_2.threshold(rows, answers)) == pytest.approx(best)
+    assert score(SQUAD_2.best_threshold(rows, answers)) == pytest.approx(best)
 
 
 def test_squad_1_needs_no_threshold():
-    assert TASK.threshold([row_of("great")], [predicted("great")]) is None
+    assert TASK.best_threshold([row_of("great")], [predicted("great")]) is None
     assert not TASK.needs_threshold and SQUAD_2.needs_threshold
 
 
@@ -342,11 +342,11 @@ def labelled_rows(draw):
 @given(row=labelled_rows(), seed=st.integers(0, 99))
 def test_edits_leave_every_answer_unchanged_and_at_its_offset(row, seed):
     draw = random.Random(seed)
-    for field, (text, spans) in TASK.replaceable(row).items():
+    for field, (text, spans) in TASK.replaceable_spans(row).items():
         words = [match.span() for match in re.finditer(r"\w+", text)]
         inside = [word for word in words if any(low <= word[0] and word[1] <= high for low, high in spans)]
         edits = [(*word, draw.choice(["x", "other", "longer_word"])) for word in inside if draw.random() < 0.7]
-        edited = TASK.replaced(row, field, edits)
+        edited = TASK.apply_edits(row, field, edits)
         assert [answer["text"] for answer in edited["answers"]] == [answer["text"] for answer in row["answers"]]
         for answer in edited["answers"]:
             assert edited["passage"].startswith(answer["text"], answer["start"])
@@ -356,13 +356,13 @@ def test_edits_leave_every_answer_unchanged_and_at_its_offset(row, seed):
 
 def test_words_of_an_answer_are_not_replaceable_in_the_question():
     row = row_of("great and the cast", question="Is the Cast great or good ?")
-    text, spans = TASK.replaceable(row)["question"]
+    text, spans = TASK.replaceable_spans(row)["question"]
     assert "".join(text[start:end] for start, end in spans) == "Is the   or good ?"
 
 
 def test_a_question_without_an_answer_is_replaceable_everywhere():
     for row in (row_of(), {"question": QUESTION, "passage": PASSAGE}):
-        assert {name: spans for name, (_, spans) in SQUAD_2.replaceable(row).items()} == {
+        assert {name: spans for name, (_, spans) in SQUAD_2.replaceable_spans(row).items()} == {
             "passage": [(0, len(PASSAGE))],
             "question": [(0, len(QUESTION))],
         }

@@ -84,7 +84,7 @@ def test_a_single_class_is_refused():
 
 
 def test_the_summary_counts_labels_in_alphabetical_order():
-    assert tiny.task([]).described(labelled(["b", "a", "b"])) == "a 1, b 2"
+    assert tiny.task([]).summary(labelled(["b", "a", "b"])) == "a 1, b 2"
 
 
 # Model inputs.
@@ -113,16 +113,16 @@ def test_the_whole_text_is_replaceable_and_the_original_row_stays(text, other):
     task = tiny.task(THREE)
     row = {"id": "train-0", "text": text, "label": "a", "note": 1}
     before = copy.deepcopy(row)
-    assert task.replaceable(row) == {"text": (text, [(0, len(text))])}
-    assert task.replaced(row, "text", [(0, len(text), other)]) == {**before, "text": other}
+    assert task.replaceable_spans(row) == {"text": (text, [(0, len(text))])}
+    assert task.apply_edits(row, "text", [(0, len(text), other)]) == {**before, "text": other}
     assert row == before
 
 
 def test_an_edit_of_one_text_of_a_pair_leaves_the_other_unchanged():
     task = tiny.task(THREE)
     row = {"id": "train-0", "text": "a good film", "pair": "a bad film", "label": "a"}
-    assert task.replaceable(row) == {"text": ("a good film", [(0, 11)]), "pair": ("a bad film", [(0, 10)])}
-    assert task.replaced(row, "pair", [(2, 5, "poor")]) == {**row, "pair": "a poor film"}
+    assert task.replaceable_spans(row) == {"text": ("a good film", [(0, 11)]), "pair": ("a bad film", [(0, 10)])}
+    assert task.apply_edits(row, "pair", [(2, 5, "poor")]) == {**row, "pair": "a poor film"}
 
 
 def test_a_pair_is_encoded_as_two_segments(task):
