@@ -303,6 +303,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few rows")
     arguments = parser.parse_args()
     stage.report_errors_in_one_line()
+    stage.imports_are_done()
     stage.keep_freed_memory()
     os.chdir(arguments.within)
     torch.manual_seed(1)

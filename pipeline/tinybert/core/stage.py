@@ -14,7 +14,7 @@ from types import TracebackType
 
 import psutil
 
-from pipeline.tinybert.core.errors import Interrupted, UserError, message
+from pipeline.tinybert.core.errors import Interrupted, UserError, message, was_interrupted
 from pipeline.tinybert.core.log import log
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -25,19 +25,20 @@ def report_errors_in_one_line() -> None:
     """From here on, an error the user can fix ends the process with one line and exit code 1, without a traceback."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     sys.excepthook = _report
-    stop_on_signals()
+    for number in SIGNALS:
+        signal.signal(number, _end_now)
 
 
 def imports_are_done() -> None:
-    """Imported modules live until the process ends: exclude them from garbage collection."""
+    """From here on files are written: a signal becomes an exception, so that half-written ones are deleted.
+
+    Imported modules live until the process ends: exclude them from garbage collection.
+    """
+    for number in SIGNALS:
+        if signal.getsignal(number) is _end_now:
+            signal.signal(number, _raise_interrupted)
     gc.freeze()
     gc.enable()
-
-
-def stop_on_signals() -> None:
-    """Turn signals into an exception, so that half-written files are deleted."""
-    for number in SIGNALS:
-        signal.signal(number, _interrupt)
 
 
 def run(main: Callable[..., None], *names: str, flags: tuple[str, ...] = (), within: Callable | None = None) -> None:
@@ -85,7 +86,16 @@ def peak_memory_gib() -> float:
     return peak / (1 << 30 if sys.platform == "darwin" else 1 << 20)
 
 
-def _interrupt(number: int, _frame: object) -> None:
+def _end_now(number: int, _frame: object) -> None:
+    """While modules are imported. An exception would be lost or replaced: imports of optional packages catch it, and
+    extensions written in C raise another one.
+    """
+    error = Interrupted(interrupted(signal.Signals(number)))
+    print_error(str(error), error)
+    os._exit(1)
+
+
+def _raise_interrupted(number: int, _frame: object) -> None:
     for other in SIGNALS:  # a second signal must not disturb the cleanup; SIG_IGN would make Python report this one
         signal.signal(other, lambda number, frame: None)
     raise Interrupted(interrupted(signal.Signals(number)))
@@ -103,7 +113,7 @@ def _report(kind: type[BaseException], error: BaseException, traceback: Tracebac
 
 
 def print_error(line: str, error: BaseException) -> None:
-    if isinstance(error, Interrupted) and "TORCHELASTIC_RUN_ID" in os.environ:
+    if was_interrupted(error) and "TORCHELASTIC_RUN_ID" in os.environ:
         return  # torchrun was interrupted too, and reports it
     _close_progress_bars()
     print(f"\n{Path(sys.argv[0]).stem}: {line}", file=sys.stderr, flush=True)

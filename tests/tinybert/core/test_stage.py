@@ -109,13 +109,27 @@ class TestEnd:
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
     def test_an_interrupt_is_one_line_and_leaves_nothing(self, number, in_folder):
         code = "with output('out') as out: (out / 'a').write_text('half'); log('ready'); time.sleep(60)"
-        process = python(code)
+        self.interrupt(python(f"stage.imports_are_done()\n{code}"), number)
+        assert files(in_folder) == {}
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_an_interrupt_ends_the_import_of_an_optional_package(self, number, in_folder):
+        (in_folder / "optional.py").write_text("print('ready', flush=True); import time; time.sleep(60)")
+        code = "import sys; sys.path.insert(0, '')\ntry: import optional\nexcept BaseException: print('not installed')"
+        assert self.interrupt(python(code), number) == ""
+
+    def test_an_interrupt_is_known_behind_the_error_that_a_library_raises_in_its_place(self):
+        code = "try: log('ready'); time.sleep(60)\nexcept BaseException as gone: raise ImportError from gone"
+        self.interrupt(python(f"stage.imports_are_done()\n{code}"), signal.SIGTERM)
+
+    def interrupt(self, process: subprocess.Popen, number: signal.Signals) -> str:
+        """What the process prints after the signal."""
         assert process.stdout.readline() == "ready\n"
         process.send_signal(number)
-        _, said = process.communicate(timeout=10)
+        printed, said = process.communicate(timeout=10)
         assert process.returncode == 1
         assert lines(said) == [f"-c: interrupted ({number.name}): no half-written file is left; `dvc repro` resumes"]
-        assert files(in_folder) == {}
+        return printed
 
     def test_garbage_is_collected_while_a_stage_runs_but_for_what_was_imported(self):
         process = python("import gc; gc.disable(); stage.run(lambda: print(gc.isenabled(), gc.get_freeze_count() > 0))")
