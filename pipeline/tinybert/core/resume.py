@@ -12,17 +12,14 @@ import contextvars
 import hashlib
 import importlib.metadata
 import json
-import os
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator
 from configparser import ConfigParser
 from pathlib import Path
-from typing import BinaryIO
 
 import filelock
-import numpy as np
 import torch
 
 from pipeline.tinybert.core import launch
@@ -47,7 +44,7 @@ class _Stage:
         """Created or found at the first call. None if another process runs the same stage on the same inputs."""
         if not self.asked:
             self.asked = True
-            self.path = launch.broadcast_object(self._locked() if launch.rank() == 0 else None)
+            self.path = launch.first(self._locked)
         return self.path
 
     def _locked(self) -> Path | None:
@@ -120,31 +117,6 @@ def folder(name: str) -> Iterator[Path]:
                 )
             yield Path(launch.broadcast_object(temporary))
             launch.wait()
-
-
-@contextlib.contextmanager
-def _atomic(path: Path) -> Iterator[BinaryIO]:
-    """A file that is complete, or as it was before."""
-    partial = path.with_suffix(".partial")
-    with open(partial, "wb") as file:
-        yield file
-    os.replace(partial, path)
-
-
-def save(path: Path, values: np.ndarray) -> None:
-    """Write a .npy file atomically."""
-    with _atomic(path) as file:
-        np.save(file, values)
-
-
-def write(path: Path, content: dict) -> None:
-    """Write a JSON file atomically."""
-    with _atomic(path) as file:
-        file.write(json.dumps(content).encode())
-
-
-def read(path: Path) -> dict | None:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def fingerprint(stage: str, arguments: list[str]) -> str:
