@@ -37,6 +37,7 @@ class _Stage:
 
     def __init__(self, name: str, arguments: list[str]):
         self.name, self.arguments, self.asked = name, arguments, False
+        self.if_it_fails = contextlib.ExitStack()
         self.lock: filelock.BaseFileLock | None = None
         self.path: Path | None = None
 
@@ -86,6 +87,8 @@ def stage_folder(name: str, arguments: list[str]) -> Iterator[None]:
         done = True
     finally:
         _stage.reset(token)
+        if not done:
+            stage.if_it_fails.close()
         stage.close(done)
 
 
@@ -93,6 +96,20 @@ def metrics_of_stage() -> Path | None:
     """Where the running stage's metrics will be; None outside a stage."""
     stage = _stage.get()
     return None if stage is None else Path("metrics", *(stage.arguments or ["pretrained"]), stage.name)
+
+
+def restore_if_the_stage_fails(folder: Path) -> None:
+    """If the running stage fails or is interrupted, ``folder`` will have the files that it has now, and no others."""
+    files = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    def restore() -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        for path, content in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+
+    if stage := _stage.get():
+        stage.if_it_fails.callback(restore)
 
 
 @contextlib.contextmanager
@@ -173,5 +190,8 @@ def _beside_the_cache() -> Path:
 
 def _delete_old_runs(runs: Path) -> None:
     for path in runs.glob("*"):
-        if time.time() - path.stat().st_mtime > DELETED_AFTER * 24 * 3600:
-            shutil.rmtree(path, ignore_errors=True)
+        # Only what no process is at work in.
+        with contextlib.suppress(filelock.Timeout), filelock.FileLock(path / LOCK).acquire(timeout=0):
+            written = max(entry.stat().st_mtime for entry in (path, *path.rglob("*")))
+            if time.time() - written > DELETED_AFTER * 24 * 3600:
+                shutil.rmtree(path, ignore_errors=True)

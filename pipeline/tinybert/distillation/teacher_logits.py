@@ -75,8 +75,9 @@ class TeacherLogits:
 
     def _replay(self, log: AppendedFile) -> None:
         log.file.seek(0)
-        while count := np.frombuffer(log.file.read(4), np.int32):
-            sequences = np.frombuffer(log.file.read(4 * int(count[0])), np.int32)
+        while head := log.file.read(4):
+            count = int(np.frombuffer(head, np.int32)[0])
+            sequences = np.frombuffer(log.file.read(4 * count), np.int32)
             rows, _ = self._rows(sequences)
             values = np.frombuffer(log.file.read(len(rows) * self.values.row_bytes), np.float32)
             self.values[rows] = values.reshape(len(rows), -1)
