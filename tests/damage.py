@@ -12,7 +12,6 @@ def flip(content: bytes) -> bytes:
 
 KINDS: dict[str, Callable[[bytes], bytes]] = {
     "truncated": lambda content: content[:-1],
-    "halved": lambda content: content[: len(content) // 2],
     "emptied": lambda content: b"",
     "zeroed": lambda content: bytes(len(content)),
     "flipped": flip,

@@ -82,7 +82,7 @@ def _alone(title: str) -> Iterator[None]:
     if rank() > 0 or not Path(".dvc").is_dir():
         yield
         return
-    path = Path(".dvc", "tmp", f"{re.sub(r'[^A-Za-z0-9]+', '-', title)}.running")
+    path = Path(".dvc", "tmp", re.sub(r"[^\w-]", "-", title) + ".running")
     path.parent.mkdir(exist_ok=True)
     lock = filelock.FileLock(path)
     try:

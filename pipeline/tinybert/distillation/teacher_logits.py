@@ -128,9 +128,9 @@ class TeacherLogits:
             shutil.copyfile(self.folder / f"{name}.npy", folder / f"{name}.npy")
 
     def close(self) -> None:
-        for array in (self.values, self.starts, self.log):
-            if array:
-                array.close()
+        for file in (self.values, self.starts, self.log):
+            if file is not None:
+                file.close()
 
 
 def _log(folder: str | Path, process: int) -> Path:

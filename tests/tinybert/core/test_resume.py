@@ -115,10 +115,11 @@ def test_only_runs_that_have_ended_and_are_old_are_deleted(repository):
     for name in ("ended", "running", "resumed"):
         (runs / name / "training").mkdir(parents=True)
         (runs / name / "training" / "step").touch()
+        (runs / name / resume.LOCK).touch()
     running = filelock.FileLock(runs / "running" / resume.LOCK)
     long_ago = time.time() - (resume.DELETED_AFTER + 1) * 24 * 3600
     with running:
-        for path in (*runs.rglob("*"),):
+        for path in runs.rglob("*"):
             os.utime(path, (long_ago, long_ago))
         (runs / "resumed" / "training" / "step").touch()
         run()
