@@ -172,6 +172,5 @@ def fill(
 
 def _blocks(numbers: np.ndarray) -> list[np.ndarray]:
     """Numbers in ascending order, cut so that their sequences lie near one another in the files."""
-    return np.split(
-        numbers, np.searchsorted(numbers, range(SEQUENCES_PER_BLOCK, int(numbers[-1]) + 1, SEQUENCES_PER_BLOCK))
-    )
+    begins = range(SEQUENCES_PER_BLOCK, int(numbers[-1]) + 1, SEQUENCES_PER_BLOCK)
+    return np.split(numbers, np.searchsorted(numbers, begins))
