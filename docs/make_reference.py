@@ -27,7 +27,8 @@ its colon. DVC needs every key; only those below `options`, `source`, `unlabelle
 A location is one of these:
 
 - a path below `data/raw` ([data/raw/README.md](../data/raw/README.md))
-- `package:NAME/PATH`: a file or folder of an installed Python package
+- `package:NAME@VERSION/PATH`: a file or folder of an installed Python package. Without the version, DVC would not
+  see when another one is installed
 - `hub:OWNER/NAME@COMMIT`: a repository of the Hugging Face hub; the commit has 40 hexadecimal digits
 """
 TEXT_NOTE = "see [Unlabelled text](#unlabelled-text)"

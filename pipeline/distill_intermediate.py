@@ -8,6 +8,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipeline.tinybert import tasks
 from pipeline.tinybert.core import curves, launch, resume, settings
 from pipeline.tinybert.core.output import output
@@ -32,13 +34,16 @@ def main(name: str) -> None:
         closing(transfer_set.encode(task, transfer_set.rows(task, name), tokenizer, folder)) as data,
         closing(TeacherLogits.open_or_create(folder, data.logit_counts(), task.num_classes)) as logits,
     ):
+        rest = np.ones(len(data), dtype=bool)
         if recipe.epochs:
             part = transfer_set.sample(data, recipe.max_rows, configuration.seed)
             recorder = LogitsRecorder(task, logits)
             body: Any = student.base_model
             stage = "distill_intermediate"
             learned = learn_intermediate(body, teacher, part, tokenizer, recipe, numerics, stage, recorder).curves
-        teacher_logits.fill(logits, teacher, task, data, tokenizer, numerics)
+            rest[slice(None) if part.numbers is None else part.numbers] = False
+        numbers = np.flatnonzero(rest).astype(np.int32)
+        teacher_logits.fill(logits, teacher, task, data, tokenizer, numerics, numbers)
         with output(Path("data", name, "teacher_logits")) as out:
             if launch.rank() == 0:
                 logits.save(out)

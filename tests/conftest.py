@@ -18,6 +18,14 @@ from tiny import COMMON, PER_TASK, ROOT, run_stage
 PAD = tiny.tokenizer().pad_token_id
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_waiting_for_the_disk() -> Iterator[None]:
+    """Only a power failure needs it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda number: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def finished_world(tmp_path_factory) -> Path:
     """A folder in which every stage has run."""

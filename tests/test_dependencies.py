@@ -5,6 +5,8 @@ change a result.
 """
 
 import ast
+import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import ruamel.yaml
+from dvc.repo import Repo
 
 from pipeline.tinybert.core.settings import STAGES_A_TASK_MAY_CHANGE
 
@@ -208,3 +211,13 @@ def test_a_stage_does_not_wait_for_libraries_that_it_does_not_need(stage):
     code = f"import sys, {PACKAGE}.{stage}; print(*{slow} & set(sys.modules))"
     loaded = subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True)
     assert loaded.split() == []
+
+
+def test_no_name_of_a_task_is_executed_by_the_shell(tmp_path):
+    names = ["$(touch x)", "`touch x`", "a; touch x", "a'b", "x y", "tiny"]
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
+    (tmp_path / "params.yaml").write_text(f"run: {names}\n")
+    with Repo.init(tmp_path, no_scm=True) as repo:
+        commands = [shlex.split(stage.cmd) for stage in repo.index.stages if "--task" in stage.cmd]
+    assert len(commands) == len(names) * sum("matrix" in stage for stage in STAGES.values())
+    assert {tuple(words[3:]) for words in commands} == {("--task", name) for name in names}

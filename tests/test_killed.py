@@ -1,16 +1,20 @@
 """A killed stage resumes where it stopped, and its outputs equal those of an uninterrupted run, byte for byte."""
 
 import contextlib
+import itertools
 import random
+import shutil
 from pathlib import Path
 
 import pytest
 import tiny
+from damage import KINDS, damage
 from killed import STAGES
 from tiny import COMMON
 
 from pipeline.tinybert.augmentation.word_replacement import Augmenter
 from pipeline.tinybert.core import resume
+from pipeline.tinybert.distillation import teacher_logits
 from pipeline.tinybert.distillation.teacher_logits import TeacherLogits
 from pipeline.tinybert.training import loop
 
@@ -46,6 +50,7 @@ def run(repository, monkeypatch):
     """
     tiny.write_params(repository / "params.yaml", **CHANGES)
     monkeypatch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", -1)
+    monkeypatch.setattr(teacher_logits, "SECONDS_BETWEEN_COMMITS", -1)
     count, last = 0, None
 
     def counting(plain):
@@ -84,6 +89,30 @@ def test_a_killed_stage_resumes_to_the_same_bytes(run, stage, monkeypatch):
         resumed, rest = run(stage)
         assert resumed == whole
         assert rest <= work - moment + 2  # no checkpoint is written at the last step of an epoch
+
+
+SCRATCH = Path(".dvc/tmp/scratch")
+UNREAD = ("values.npy", "starts.npy")  # made anew from logits-0.bin
+
+
+@pytest.mark.parametrize(("stage", "share"), [("distill_intermediate", 0.4), ("augment", 0.5)])
+def test_a_stage_whose_scratch_files_are_damaged_ends_with_the_same_bytes(run, stage, share, monkeypatch, capsys):
+    """Each file; the tests of the modules that write it damage it in each way."""
+    monkeypatch.setattr("pipeline.tinybert.augmentation.word_replacement.BLOCK_ROWS", 16)
+    whole, work = run(stage)
+    run(stage, int(share * work))
+    monkeypatch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", 60)  # the runs below are short
+    left = Path(shutil.copytree(SCRATCH, "left"))
+    files = [path.relative_to(left) for path in sorted(left.rglob("*")) if path.is_file() and path.name != resume.LOCK]
+    assert len(files) >= 2
+    for name, kind in zip(files, itertools.cycle(KINDS)):
+        shutil.copytree(left, SCRATCH, dirs_exist_ok=True)
+        changed = damage(SCRATCH / name, kind)
+        capsys.readouterr()
+        resumed, _ = run(stage)
+        said = capsys.readouterr().out
+        assert {path: resumed[path] for path in whole} == whole, (name, kind)
+        assert not changed or "is damaged: it is left out" in said or name.name in UNREAD, (name, kind, said)
 
 
 def of_outputs(files: dict[str, bytes], stage: str) -> dict[str, bytes]:

@@ -17,8 +17,9 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from pipeline.tinybert.augmentation.candidates import Candidates, Sentence, Word
-from pipeline.tinybert.core import launch, resume
+from pipeline.tinybert.core import launch
 from pipeline.tinybert.core.settings import Augment
+from pipeline.tinybert.core.whole import AppendedFile
 from pipeline.tinybert.data import rows as rows_on_disk
 from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.tasks import Task
@@ -165,28 +166,22 @@ def _join(parts: list["_FinishedBlocks"], out: Path) -> None:
 
 
 class _FinishedBlocks:
-    """The augmented blocks of one process: a file of rows, and an index with the offset at which each block ends.
-
-    The index is updated after a block is written, so a block that was cut off by an interrupt is not in it; opening
-    the file again truncates it to the last finished block.
-    """
+    """The augmented blocks of one process: a file of rows, and the offset at which each block ends."""
 
     def __init__(self, folder: Path, process: int):
-        self.index = folder / f"blocks-{process}.json"
-        saved = resume.read(self.index) or {"rows": 0, "ends": [0]}
-        self.rows, self.ends, self.copied = saved["rows"], saved["ends"], 0
-        self.file = open(folder / f"blocks-{process}.jsonl", "a+b")  # noqa: SIM115
-        self.file.truncate(self.ends[-1])
+        self.saved = AppendedFile(folder / f"blocks-{process}.jsonl")
+        self.file = self.saved.file
+        self.rows, self.ends = self.saved.committed.get("rows", 0), self.saved.committed.get("ends", [0])
+        self.copied = 0
 
     def __len__(self) -> int:
         return len(self.ends) - 1
 
     def add(self, rows: Iterable[Row]) -> None:
         lines = [rows_on_disk.line(row).encode() for row in rows]
-        self.file.writelines(lines)
-        self.file.flush()
-        self.rows, self.ends = self.rows + len(lines), [*self.ends, self.file.tell()]
-        resume.write(self.index, {"rows": self.rows, "ends": self.ends})
+        self.saved.append(b"".join(lines))
+        self.rows, self.ends = self.rows + len(lines), [*self.ends, self.saved.size]
+        self.saved.commit(rows=self.rows, ends=self.ends)
 
     def copy_next(self, file: BinaryIO) -> None:
         start, end = self.ends[self.copied : self.copied + 2]
@@ -195,7 +190,7 @@ class _FinishedBlocks:
         self.copied += 1
 
     def close(self) -> None:
-        self.file.close()
+        self.saved.close()
 
 
 def word_spans(text: str) -> list[tuple[int, int]]:

@@ -1,7 +1,8 @@
 """The curves of a training run: a table of steps and values for each, as DVCLive writes them.
 
 While a stage trains, DVCLive writes them to where the stage's plots will be. `dvc plots show`, DVC's extension for VS
-Code and DVC Studio can follow it there. The final files have the same form, whether or not the run was interrupted.
+Code and DVC Studio can follow it there. If the stage fails, the files there are as they were before. The final files
+have the same form, whether or not the run was interrupted.
 """
 
 import time
@@ -30,7 +31,7 @@ class Live:
     """Shows the curves of the running stage once it has trained for a while. Outside a stage it does nothing."""
 
     def __init__(self) -> None:
-        self.folder = resume.metrics_of_stage() if rank() == 0 else None
+        self.folder: Any = resume.metrics_of_stage() if rank() == 0 else None
         self.began, self.shown = time.monotonic(), 0
         self.live: Any = None  # DVCLive's writer
 
@@ -49,6 +50,7 @@ class Live:
         if self.live is None:
             from dvclive import Live  # slow to import
 
+            resume.restore_if_the_stage_fails(self.folder)
             self.live = Live(str(self.folder), dvcyaml=False, save_dvc_exp=False)
         for point in points:
             self.live.step = point["step"]

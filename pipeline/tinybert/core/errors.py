@@ -7,6 +7,8 @@ import re
 FULL_DISK = re.compile(
     r"No space left on device|\d+ requested and \d+ written|iostream error|unexpected pos \d+ vs \d+"
 )
+# The same for a file that may not be read or written.
+NO_PERMISSION = re.compile(r"Permission denied|Read-only file system|Operation not permitted")
 
 
 class UserError(Exception):
@@ -29,6 +31,10 @@ def message(error: BaseException) -> str | None:
         return "the GPU's memory is full: set a smaller batch_size, or the environment variable TINYBERT_CUDA_GRAPHS=0"
     if isinstance(error, UserError):
         return " ".join(str(error).split())
+    for link in chain:
+        if getattr(link, "errno", None) in (errno.EACCES, errno.EPERM, errno.EROFS) or NO_PERMISSION.search(str(link)):
+            file, reason = getattr(link, "filename", None) or "a file", getattr(link, "strerror", None) or str(link)
+            return f"{file} cannot be read or written: {' '.join(reason.split())}: give this user the right to do so"
     return next((str(link) for link in chain if isinstance(link, Interrupted)), None)
 
 

@@ -84,6 +84,11 @@ def wait() -> None:
         _state().wait_for_everyone()
 
 
+def first(function: Callable[[], Any]) -> Any:
+    """What ``function`` returns in the first process, in all."""
+    return broadcast_object(function() if rank() == 0 else None)
+
+
 @contextlib.contextmanager
 def main_process_first() -> Iterator[None]:
     """The block runs in the first process, then in the others."""

@@ -3,11 +3,14 @@
 import contextlib
 import csv
 import json
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from pipeline.tinybert.core import whole
+from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import rank
 
 
@@ -16,13 +19,18 @@ def output(path: str | Path) -> Iterator[Path]:
     """Yield an empty folder (for a path with a suffix: a file name) that replaces ``path`` when the block ends.
 
     If the block raises, ``path`` stays as it was and what was written is deleted. In every process but the first,
-    what is written is always deleted.
+    what is written is always deleted. Raises UserError if ``path`` is a link to a folder.
     """
     path = Path(path)
     if rank() > 0:
         with tempfile.TemporaryDirectory() as folder:
             yield Path(folder) if not path.suffix else Path(folder, path.name)
         return
+    if path.is_symlink() and path.is_dir():
+        raise UserError(
+            f"{path}: a link to {path.resolve()} stands where DVC keeps an output of this stage: remove it"
+            f" (`{shlex.join(['rm', str(path)])}`), and run `dvc repro` again. `dvc cache dir` sets where the files lie"
+        )
     partial = path.with_name(f".{path.name}.partial")
     _remove(partial)
     partial.parent.mkdir(parents=True, exist_ok=True)
@@ -30,8 +38,10 @@ def output(path: str | Path) -> Iterator[Path]:
         partial.mkdir()
     try:
         yield partial
+        whole.sync_all(partial)
         _remove(path)
         partial.rename(path)
+        whole.sync(path.parent)
     finally:
         _remove(partial)
 

@@ -12,17 +12,14 @@ import contextvars
 import hashlib
 import importlib.metadata
 import json
-import os
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator
 from configparser import ConfigParser
 from pathlib import Path
-from typing import BinaryIO
 
 import filelock
-import numpy as np
 import torch
 
 from pipeline.tinybert.core import launch
@@ -40,6 +37,7 @@ class _Stage:
 
     def __init__(self, name: str, arguments: list[str]):
         self.name, self.arguments, self.asked = name, arguments, False
+        self.if_it_fails = contextlib.ExitStack()
         self.lock: filelock.BaseFileLock | None = None
         self.path: Path | None = None
 
@@ -47,7 +45,7 @@ class _Stage:
         """Created or found at the first call. None if another process runs the same stage on the same inputs."""
         if not self.asked:
             self.asked = True
-            self.path = launch.broadcast_object(self._locked() if launch.rank() == 0 else None)
+            self.path = launch.first(self._locked)
         return self.path
 
     def _locked(self) -> Path | None:
@@ -89,6 +87,8 @@ def stage_folder(name: str, arguments: list[str]) -> Iterator[None]:
         done = True
     finally:
         _stage.reset(token)
+        if not done:
+            stage.if_it_fails.close()
         stage.close(done)
 
 
@@ -96,6 +96,20 @@ def metrics_of_stage() -> Path | None:
     """Where the running stage's metrics will be; None outside a stage."""
     stage = _stage.get()
     return None if stage is None else Path("metrics", *(stage.arguments or ["pretrained"]), stage.name)
+
+
+def restore_if_the_stage_fails(folder: Path) -> None:
+    """If the running stage fails or is interrupted, ``folder`` will have the files that it has now, and no others."""
+    files = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    def restore() -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        for path, content in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+
+    if stage := _stage.get():
+        stage.if_it_fails.callback(restore)
 
 
 @contextlib.contextmanager
@@ -120,31 +134,6 @@ def folder(name: str) -> Iterator[Path]:
                 )
             yield Path(launch.broadcast_object(temporary))
             launch.wait()
-
-
-@contextlib.contextmanager
-def _atomic(path: Path) -> Iterator[BinaryIO]:
-    """A file that is complete, or as it was before."""
-    partial = path.with_suffix(".partial")
-    with open(partial, "wb") as file:
-        yield file
-    os.replace(partial, path)
-
-
-def save(path: Path, values: np.ndarray) -> None:
-    """Write a .npy file atomically."""
-    with _atomic(path) as file:
-        np.save(file, values)
-
-
-def write(path: Path, content: dict) -> None:
-    """Write a JSON file atomically."""
-    with _atomic(path) as file:
-        file.write(json.dumps(content).encode())
-
-
-def read(path: Path) -> dict | None:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def fingerprint(stage: str, arguments: list[str]) -> str:
@@ -201,5 +190,8 @@ def _beside_the_cache() -> Path:
 
 def _delete_old_runs(runs: Path) -> None:
     for path in runs.glob("*"):
-        if time.time() - path.stat().st_mtime > DELETED_AFTER * 24 * 3600:
-            shutil.rmtree(path, ignore_errors=True)
+        # Only what no process is at work in.
+        with contextlib.suppress(filelock.Timeout), filelock.FileLock(path / LOCK).acquire(timeout=0):
+            written = max(entry.stat().st_mtime for entry in (path, *path.rglob("*")))
+            if time.time() - written > DELETED_AFTER * 24 * 3600:
+                shutil.rmtree(path, ignore_errors=True)

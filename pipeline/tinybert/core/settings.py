@@ -45,7 +45,7 @@ class Table(Group):
     """
 
     location: str = Field(
-        description="a file or folder below data/raw/<task>, package:NAME/PATH or hub:OWNER/NAME@COMMIT"
+        description="a file or folder below data/raw/<task>, package:NAME@VERSION/PATH or hub:OWNER/NAME@COMMIT"
     )
     config: str | None = Field(None, description="configuration of a data set of the hub", examples=["sst2"])
     delimiter: Character | None = Field(None, description="character between the columns of a file", examples=[";"])
@@ -151,13 +151,15 @@ class MaskedLanguageModel(Group):
 
 
 class Encoder(Group):
-    checkpoint: str = Field(description="pre-trained encoder: package:NAME/FOLDER, hub:OWNER/NAME@COMMIT or a folder")
+    checkpoint: str = Field(
+        description="pre-trained encoder: package:NAME@VERSION/FOLDER, hub:OWNER/NAME@COMMIT or a folder"
+    )
     seed: Seed = Field(description="seed of the training of the masked language model")
     masked_language_model: MaskedLanguageModel = Field(description="the model that proposes words for `augment`")
 
 
 class WordVectors(Group):
-    location: str = Field(description="package:NAME, gensim:NAME, or a text file of GloVe or word2vec")
+    location: str = Field(description="package:NAME@VERSION, gensim:NAME, or a text file of GloVe or word2vec")
     words: PositiveInt = Field(description="use the most frequent words, this many")
     stop_words: str | None = Field(
         description="words that are never replaced: english, or a text file with one word a line; blank: no such words"
@@ -206,7 +208,7 @@ class GeneralStudent(Group):
     )
     shape: Shape = Field(description="size of the student")
     checkpoint: str = Field(
-        description="if start is checkpoint: package:NAME/FOLDER, hub:OWNER/NAME@COMMIT or a folder"
+        description="if start is checkpoint: package:NAME@VERSION/FOLDER, hub:OWNER/NAME@COMMIT or a folder"
     )
     layers: list[PositiveInt] = Field(description="if start is layers: the layers of the encoder, from 1")
     distillation: GeneralDistillation = Field(

@@ -5,18 +5,20 @@ import ctypes
 import gc
 import os
 import platform
+import re
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 
 import psutil
 
 from pipeline.tinybert.core.errors import Interrupted, UserError, message, was_interrupted
-from pipeline.tinybert.core.log import log
+from pipeline.tinybert.core.log import log, rank
 
+SECONDS_FOR_ANOTHER_TO_END = 12  # the processes of a launcher that was killed need as long
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 
@@ -50,7 +52,9 @@ def run(main: Callable[..., None], *names: str, flags: tuple[str, ...] = (), wit
     imports_are_done()
     stage_name = Path(sys.argv[0]).stem
     chosen = {flag: True for flag in flags if f"--{flag}" in sys.argv[1:]}
-    arguments = [argument for argument in sys.argv[1:] if argument.removeprefix("--") not in chosen]
+    # DVC writes ``--task NAME`` and quotes the name for the shell; ``NAME`` alone is the same.
+    leave_out = {f"--{word}" for word in (*names, *chosen)}
+    arguments = [argument for argument in sys.argv[1:] if argument not in leave_out]
     unknown = [argument for argument in arguments if argument.startswith("-")]
     if len(arguments) != len(names) or unknown:
         parts = [f"python -m pipeline.{stage_name}", *(f"<{name}>" for name in names)]
@@ -61,9 +65,36 @@ def run(main: Callable[..., None], *names: str, flags: tuple[str, ...] = (), wit
     log(f"{title}: starts")
     keep_freed_memory()
     start = time.perf_counter()
-    with within(stage_name, arguments) if within else contextlib.nullcontext():
+    with contextlib.ExitStack() as around:
+        if not chosen:  # a flag asks for a run that writes nothing
+            around.enter_context(_alone(title))
+        if within:
+            around.enter_context(within(stage_name, arguments))
         main(*arguments, **chosen)
     log(f"{title}: done in {time.perf_counter() - start:.0f} s, peak memory {peak_memory_gib():.2f} GiB")
+
+
+@contextlib.contextmanager
+def _alone(title: str) -> Iterator[None]:
+    """UserError if another process runs the same stage in this folder: both would write the same files."""
+    import filelock
+
+    if rank() > 0 or not Path(".dvc").is_dir():
+        yield
+        return
+    path = Path(".dvc", "tmp", re.sub(r"[^\w-]", "-", title) + ".running")
+    path.parent.mkdir(exist_ok=True)
+    lock = filelock.FileLock(path)
+    try:
+        lock.acquire(timeout=SECONDS_FOR_ANOTHER_TO_END)
+    except filelock.Timeout:
+        raise UserError(
+            f"another process runs {title} in this folder: wait until it has ended, or end it, then start again"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def keep_freed_memory() -> None:

@@ -1,6 +1,6 @@
 """Locations of the user's data and models, and their downloads.
 
-``package:NAME/PATH``         a file or folder of an installed package
+``package:NAME@VERSION/PATH`` a file or folder of an installed package; the version may be left out
 ``hub:OWNER/NAME@COMMIT``     a model or data set of the Hugging Face hub at a commit (a branch or tag could move)
 ``gensim:NAME``               word vectors from gensim's downloads
 anything else                 a path, relative to the top of the repository
@@ -11,7 +11,9 @@ A path must lie in the folder that its stage depends on in dvc.yaml: ``data/raw/
 Nothing that is read is executed: packages are not imported, and remote code is refused.
 """
 
+import functools
 import hashlib
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -72,13 +74,30 @@ def local_path(location: str, key: str, folder: Path | None = None) -> Path:
 
 def _package_path(location: str, key: str) -> Path:
     name, _, inner = location.removeprefix("package:").partition("/")
+    name, _, version = name.partition("@")
     spec = importlib.util.find_spec(name) if name.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
         raise UserError(f"{key}: no package '{name}' is installed: pip install it (requirements.txt), or change {key}")
     path = Path(next(iter(spec.submodule_search_locations))) / inner
     if not path.exists():
         raise UserError(f"{key}: the installed package '{name}' has no {inner}")
+    _check_version(name, version, inner, key)
     return path
+
+
+@functools.cache
+def _check_version(name: str, version: str, inner: str, key: str) -> None:
+    """UserError if another version is installed. Without a version, log once that DVC does not see a change of it."""
+    distributions = importlib.metadata.packages_distributions().get(name)
+    found = importlib.metadata.version(distributions[0]) if distributions else "unknown"
+    value = f"package:{name}@{found}/{inner}".rstrip("/")
+    if version and version != found:
+        raise UserError(
+            f"{key}: version {version} of the package '{name}' is asked for, {found} is installed: pip install that"
+            f" version, or set {key}: {value}"
+        )
+    if not version and distributions:
+        log(f"{key}: DVC does not see another version of the package '{name}'. So that it does, set {key}: {value}")
 
 
 def check_place(path: Path, folder: Path, key: str, value: str | None = None) -> None:

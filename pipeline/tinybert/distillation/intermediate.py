@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from functools import reduce
 from operator import add
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -143,12 +144,16 @@ class IntermediateObjective(Objective):
         return {"embeddings": lengths.sum(), "hidden": lengths.sum(), "attention": lengths.square().sum()}
 
     def after_batch(self, batch: Batch, found: Tensors) -> None:
-        if self.recorder:
+        if self.recorder and self.is_last_epoch:  # each epoch would write over what the one before has written
             self.recorder.add(batch["number"], found["logits"], batch["label_mask"])
 
     def before_checkpoint(self) -> None:
         if self.recorder:
             self.recorder.write()
+            self.recorder.logits.commit()
+
+    def files(self) -> list[Path]:
+        return self.recorder.logits.files() if self.recorder else []
 
 
 def check_heads(student: PreTrainedModel, teacher: PreTrainedModel, weights: Losses, key: str) -> None:

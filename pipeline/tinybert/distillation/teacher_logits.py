@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -13,8 +13,9 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from pipeline.tinybert.core import launch, resume
+from pipeline.tinybert.core import launch
 from pipeline.tinybert.core.log import log
+from pipeline.tinybert.core.whole import AppendedFile
 from pipeline.tinybert.data.arrays import MappedArray
 from pipeline.tinybert.models.encoded_rows import EncodedRows
 from pipeline.tinybert.models.inference import class_logits, pytorch_forward
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
     from pipeline.tinybert.core.settings import Numerics
     from pipeline.tinybert.tasks import Task
 
-SEQUENCES_PER_BLOCK = 1 << 17  # when looking for missing logits
-ENTRIES_PER_READ = 1 << 12
+SEQUENCES_PER_BLOCK = 1 << 17
+SECONDS_BETWEEN_COMMITS = 60  # what a killed run loses at most
 
 
 class TeacherLogits:
@@ -35,6 +36,7 @@ class TeacherLogits:
 
     def __init__(self, folder: str | Path, values: MappedArray, starts: MappedArray):
         self.folder, self.values, self.starts = Path(folder), values, starts
+        self.log: AppendedFile | None = None
 
     @classmethod
     def create(cls, folder: str | Path, counts: np.ndarray, classes: int) -> TeacherLogits:
@@ -51,15 +53,18 @@ class TeacherLogits:
 
     @classmethod
     def open_or_create(cls, folder: str | Path, counts: np.ndarray, classes: int) -> TeacherLogits:
-        """What an interrupted run has left in ``folder``; otherwise new files. All processes share them: each process
-        writes the logits that it has computed.
+        """The logits that an interrupted run has left in ``folder``; the others are not computed yet.
+
+        All processes share the values. Each one also appends what it computes to a file of its own, from which the next
+        run takes it: the pages of a mapped file reach the disk in any order.
         """
         with launch.main_process_first():
-            done = Path(folder, CREATED)
-            if not done.exists():
+            if launch.rank() == 0:
                 cls.create(folder, counts, classes).close()
-                resume.write(done, {"sequences": len(counts)})
-            return cls.load(folder, mode="r+")
+            logits = cls.load(folder, mode="r+")
+        logits.log = AppendedFile(_log(folder, launch.rank()))
+        logits._replay(logits.log)
+        return logits
 
     @classmethod
     def load(cls, folder: str | Path, mode: Literal["r", "r+"] = "r") -> TeacherLogits:
@@ -68,28 +73,23 @@ class TeacherLogits:
     def __len__(self) -> int:
         return len(self.starts) - 1
 
-    def missing(self) -> list[np.ndarray]:
-        """Numbers of the sequences whose logits were missing when this was first called in the folder, in blocks.
+    def _replay(self, log: AppendedFile) -> None:
+        log.file.seek(0)
+        while head := log.file.read(4):
+            count = int(np.frombuffer(head, np.int32)[0])
+            sequences = np.frombuffer(log.file.read(4 * count), np.int32)
+            rows, _ = self._rows(sequences)
+            values = np.frombuffer(log.file.read(len(rows) * self.values.row_bytes), np.float32)
+            self.values[rows] = values.reshape(len(rows), -1)
 
-        A resumed run computes the same batches as the run that was interrupted: the last digits depend on the batch.
-        """
-        noted = self.folder / "missing.npy"
-        with launch.main_process_first():
-            if not noted.exists():
-                resume.save(noted, np.concatenate([np.zeros(0, dtype=np.int32), *self._missing()]))
-        numbers = np.load(noted)
-        blocks = range(SEQUENCES_PER_BLOCK, len(self), SEQUENCES_PER_BLOCK)
-        return np.split(numbers, np.searchsorted(numbers, blocks))
+    def commit(self) -> None:
+        """What was put until now is not lost if the run is interrupted."""
+        if self.log:
+            self.log.commit()
 
-    def _missing(self) -> Iterator[np.ndarray]:
-        begin = 0
-        while begin < len(self):
-            starts = self.starts[begin : min(begin + ENTRIES_PER_READ, len(self)) + 1]
-            starts = starts[: max(2, np.searchsorted(starts, starts[0] + ENTRIES_PER_READ, side="right"))]
-            unknown = np.isnan(self.values[int(starts[0]) : int(starts[-1])]).any(axis=-1)
-            counts = np.concatenate([[0], np.cumsum(unknown)])[starts - starts[0]]
-            yield (begin + np.flatnonzero(counts[1:] > counts[:-1])).astype(np.int32)
-            begin += len(starts) - 1
+    def files(self) -> list[Path]:
+        """What an interrupted run leaves, of all processes."""
+        return [_log(self.folder, number) for number in range(launch.world_size())] if self.log else []
 
     def known(self, sequences: np.ndarray) -> bool:
         """Whether the logits of all of these sequences are computed."""
@@ -103,7 +103,11 @@ class TeacherLogits:
         if (wrong := np.flatnonzero(found != counts)).size:
             first = wrong[0]
             raise ValueError(f"sequence {sequences[first]}: {found[first]} rows, expected {counts[first]}")
-        self.values[rows] = logits.float().cpu().numpy()[chosen]
+        values = logits.float().cpu().numpy()[chosen]
+        self.values[rows] = values
+        if self.log:
+            numbers = np.array([len(sequences), *sequences], np.int32)
+            self.log.append(numbers.tobytes() + values.tobytes())
 
     def batch(self, sequences: np.ndarray, mask: Tensor) -> Tensor:
         """(B, P, C): the logits at the positions of the mask (B, P), 0 elsewhere."""
@@ -124,27 +128,49 @@ class TeacherLogits:
             shutil.copyfile(self.folder / f"{name}.npy", folder / f"{name}.npy")
 
     def close(self) -> None:
-        for array in (self.values, self.starts):
-            array.close()
+        for file in (self.values, self.starts, self.log):
+            if file is not None:
+                file.close()
 
 
-CREATED = "created.json"
+def _log(folder: str | Path, process: int) -> Path:
+    return Path(folder, f"logits-{process}.bin")
 
 
 def fill(
-    logits: TeacherLogits, teacher: PreTrainedModel, task: Task, data: EncodedRows, tokenizer, numerics: Numerics
+    logits: TeacherLogits,
+    teacher: PreTrainedModel,
+    task: Task,
+    data: EncodedRows,
+    tokenizer,
+    numerics: Numerics,
+    numbers: np.ndarray | None = None,
 ) -> None:
-    """Compute the teacher's logits of all sequences of ``data`` that have none yet."""
+    """Compute the teacher's logits of the sequences ``numbers`` of ``data``, in ascending order; by default of all.
+
+    The last digits of the logits depend on the batch: a resumed run must get the same ``numbers`` as the run that was
+    interrupted.
+    """
     launch.wait()
-    blocks = logits.missing()
-    count = sum(map(len, blocks))  # of all processes
-    if not count:
+    numbers = np.arange(len(data), dtype=np.int32) if numbers is None else numbers
+    numbers = numbers[data.logit_counts()[numbers] > 0]
+    if not len(numbers):
         return
-    log(f"computing the teacher's logits of {count} rows")
+    log(f"computing the teacher's logits of {len(numbers)} rows")
     to_inference(teacher, numerics.precision, launch.device())
-    bar = tqdm(total=count // launch.world_size(), desc="teacher", unit="row", disable=launch.rank() > 0)
+    bar = tqdm(total=len(numbers) // launch.world_size(), desc="teacher", unit="row", disable=launch.rank() > 0)
     with bar, pytorch_forward(task, teacher, numerics.precision) as forward:
-        for numbers in blocks:
-            for found in class_logits(forward, data, tokenizer, numbers, progress=bar, skip=logits.known):
+        committed = time.monotonic()
+        for block in _blocks(numbers):
+            for found in class_logits(forward, data, tokenizer, block, progress=bar, skip=logits.known):
                 logits.put(*found)
+                if time.monotonic() - committed > SECONDS_BETWEEN_COMMITS:
+                    logits.commit()
+                    committed = time.monotonic()
     launch.wait()
+
+
+def _blocks(numbers: np.ndarray) -> list[np.ndarray]:
+    """Numbers in ascending order, cut so that their sequences lie near one another in the files."""
+    begins = range(SEQUENCES_PER_BLOCK, int(numbers[-1]) + 1, SEQUENCES_PER_BLOCK)
+    return np.split(numbers, np.searchsorted(numbers, begins))

@@ -68,7 +68,7 @@ def _encoded(task: Task, transfer_rows: Iterable[Row], tokenizer, folder: str | 
             found.append(len(writer) + np.flatnonzero(is_original).astype(np.int32))
             writer.add(columns)
     np.save(originals, np.concatenate(found))
-    return writer.finished()
+    return writer.finished(originals)
 
 
 def sample(data: EncodedRows, count: int | None, seed: int) -> EncodedRows:

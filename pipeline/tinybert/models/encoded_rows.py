@@ -8,7 +8,7 @@ from typing import BinaryIO
 import numpy as np
 from torch.utils.data import Dataset
 
-from pipeline.tinybert.core import resume
+from pipeline.tinybert.core import whole
 from pipeline.tinybert.data.arrays import MappedArray
 from pipeline.tinybert.models.batches import Batch, Pieces
 
@@ -16,7 +16,7 @@ Array = np.ndarray | MappedArray
 Columns = dict[str, list]  # what `Task.encode` returns, one entry a sequence
 PIECES = {"input_ids": np.int32, "token_type_ids": np.uint8, "label_mask": np.bool_, "labels": np.int64}
 ON_DISK = {"starts": np.int64, "counts": np.uint16, **PIECES}
-LENGTHS = "lengths.npy"  # the last file that is written
+LENGTHS, SEAL = "lengths.npy", "encoded.json"
 
 
 class EncodedRows(Dataset):
@@ -57,17 +57,18 @@ class EncodedRows(Dataset):
 
     @classmethod
     def load(cls, folder: str | Path) -> EncodedRows | None:
-        """What an `EncodedRowsWriter` has finished in ``folder``; None if there is nothing finished."""
-        lengths = Path(folder, LENGTHS)
-        if not lengths.exists():
-            return None
+        """What an `EncodedRowsWriter` has finished in ``folder``; None if there is nothing finished, or damaged."""
+        return None if whole.sealed(Path(folder, SEAL)) is None else cls._open(folder)
+
+    @classmethod
+    def _open(cls, folder: str | Path) -> EncodedRows:
         arrays: dict[str, Array] = {
             name: MappedArray.open(path, dtype)
             for name, dtype in ON_DISK.items()
             if (path := Path(folder, f"{name}.bin")).exists()
         }
         starts, counts = arrays.pop("starts"), arrays.pop("counts", None)
-        return cls(arrays, starts, np.load(lengths), counts=counts)
+        return cls(arrays, starts, np.load(Path(folder, LENGTHS)), counts=counts)
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -134,13 +135,14 @@ class EncodedRowsWriter:
             self.files[name] = open(self.folder / f"{name}.bin", "wb")  # noqa: SIM115 closed in `finished`
         self.files[name].write(np.ascontiguousarray(values, ON_DISK[name]).tobytes())
 
-    def finished(self) -> EncodedRows:
+    def finished(self, *more: Path) -> EncodedRows:
+        """The sequences. ``more``: further files without which they are of no use."""
         for file in self.files.values():
             file.close()
-        resume.save(self.folder / LENGTHS, np.concatenate([np.zeros(0, dtype=np.uint16), *self.lengths]))
-        written = EncodedRows.load(self.folder)
-        assert written is not None
-        return written
+        np.save(self.folder / LENGTHS, np.concatenate([np.zeros(0, dtype=np.uint16), *self.lengths]))
+        files = [self.folder / LENGTHS, *(Path(file.name) for file in self.files.values()), *more]
+        whole.seal(self.folder / SEAL, files)
+        return EncodedRows._open(self.folder)
 
 
 def _is_by_piece(values: list, lengths: np.ndarray) -> bool:

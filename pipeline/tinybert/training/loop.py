@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import PreTrainedModel, get_scheduler
 
-from pipeline.tinybert.core import curves, launch, resume
+from pipeline.tinybert.core import curves, launch, resume, whole
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import log
 from pipeline.tinybert.models.attention import our_attention
@@ -51,6 +51,7 @@ class Objective:
     parts: tuple[str, ...] = ("loss",)
     needs_all_weights = True  # False: some weights of the model have no part in the loss
     can_be_recorded = True  # whether steps may be CUDA graphs: no value may be read back from the GPU
+    is_last_epoch = True  # set by the run
 
     def losses(self, model: nn.Module, batch: Batch) -> tuple[Tensors, Tensors]:
         """The parts of the loss, scalars by name, and further tensors for `after_batch`."""
@@ -67,6 +68,10 @@ class Objective:
 
     def before_checkpoint(self) -> None:
         """Called before the state of the run is saved, and after the last step."""
+
+    def files(self) -> list[Path]:
+        """Files of all processes to which the objective has appended. A checkpoint is of use only with them."""
+        return []
 
 
 @dataclass(frozen=True)
@@ -117,14 +122,14 @@ def train_or_load(
     """Train ``model`` in place; or load what an interrupted run of the same stage has finished under this name."""
     with resume.folder(name) as folder:
         weights, finished = folder / "trained.safetensors", folder / "result.json"
-        if saved := resume.read(finished):
+        if saved := launch.first(lambda: whole.sealed(finished)):
             load_model(model, weights)
-            return Result(**saved)
+            return Result(**saved["result"])
         result = Run(objective, model, data, collate, plan, folder, validation).to_the_end()
         launch.wait()  # until every process has written its files
         if launch.rank() == 0:
             save_model(model, str(weights))
-            resume.write(finished, asdict(result))
+            whole.seal(finished, [weights, *objective.files()], result=asdict(result))
         return result
 
 
@@ -183,6 +188,7 @@ class Run:
             plan.schedule, self.optimizer.optimizer, math.ceil(plan.warmup * self.steps), self.steps
         )
         self.progress = _Progress()
+        self.saved_best: Path | None = None  # which the latest checkpoint needs
         self.accelerator.register_for_checkpointing(self.schedule, self.progress)
         alone = launch.world_size() == 1 and not plan.checkpointing
         records = objective.can_be_recorded and alone and cuda_graphs.wanted(self.device)
@@ -197,6 +203,7 @@ class Run:
         self.wrapped.train()
         with bar:
             while progress.step < self.steps and not self.is_out_of_patience():
+                self.objective.is_last_epoch = progress.epoch == self.plan.epochs - 1
                 for batches in self.optimizer_steps():
                     self.one_step(batches)
                     bar.update()
@@ -352,8 +359,18 @@ class Run:
         if score > progress.best_score:
             progress.best_score, progress.best_epoch = score, progress.epoch
             if launch.rank() == 0 and self.steps > self.steps_per_epoch:
-                save_model(self.model, str(self.folder / "best.partial"))
-                os.replace(self.folder / "best.partial", self.folder / "best.safetensors")
+                with whole.atomic(self.best()) as partial:
+                    save_model(self.model, str(partial))
+                self.delete_best_but(self.best(), self.saved_best)
+
+    def best(self) -> Path:
+        """The weights of the best epoch."""
+        return self.folder / f"best-{self.progress.best_epoch}.safetensors"
+
+    def delete_best_but(self, *needed: Path | None) -> None:
+        for path in self.folder.glob("best-*"):
+            if path not in needed:
+                path.unlink()
 
     def curve_of_the_metric(self) -> str:
         return f"validation_{self.validation.metric}" if self.validation else ""
@@ -366,9 +383,8 @@ class Run:
         """Leave the model with the weights of the best epoch; of the last one if there is no validation."""
         progress = self.progress
         launch.wait()
-        best = self.folder / "best.safetensors"
         if self.validation and progress.best_epoch < progress.epoch:
-            load_model(self.model, best)
+            load_model(self.model, self.best())
         if self.plan.checkpointing:
             cast(PreTrainedModel, self.model).activation_checkpointing_disable()
         del self.compute  # frees CUDA graphs and breaks a reference cycle, which would keep the optimizer's state
@@ -395,21 +411,38 @@ class Run:
         launch.wait()  # until every process has written its files
         if launch.rank() == 0:
             before = list(self.folder.glob("checkpoint-*"))
+            best = [self.best()] if self.best().exists() else []
+            whole.seal(partial / SEAL, [*partial.iterdir(), *best, *self.objective.files()])
             partial.rename(self.folder / f"checkpoint-{self.progress.step}-{self.progress.epoch}")
+            whole.sync(self.folder)
             for path in before:
                 shutil.rmtree(path)
+            self.saved_best = self.best()
+            self.delete_best_but(self.saved_best)
         launch.wait()
 
     def resume(self) -> None:
-        """Go to the state of the latest checkpoint, if an interrupted run has left one."""
+        """Go to the state of the latest checkpoint that an interrupted run has left whole."""
+        launch.wait()  # until every process has opened the files to which its objective appends
+        if found := launch.first(self.last_whole_checkpoint):
+            self.accelerator.load_state(str(found))
+            self.saved_best = self.best()
+            log(f"resumes after step {self.progress.step}")
+
+    def last_whole_checkpoint(self) -> Path | None:
+        """Deletes what is left of others."""
+        for path in self.folder.glob("*.partial"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
         found = sorted(
             self.folder.glob("checkpoint-*"), key=lambda path: [int(part) for part in path.name.split("-")[1:]]
         )
-        if found:
-            self.accelerator.load_state(str(found[-1]))
-            log(f"resumes after step {self.progress.step}")
+        while found and whole.sealed(found[-1] / SEAL) is None:
+            log(f"{found[-1]} is not whole: it is deleted")
+            shutil.rmtree(found.pop())
+        return found[-1] if found else None
 
 
+SEAL = "sealed.json"  # of a checkpoint
 LOSS, NORM = "loss: ", "norm"  # of the names of what a step notes
 
 

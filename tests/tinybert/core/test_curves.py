@@ -53,6 +53,16 @@ def test_other_files_that_dvclive_writes_do_not_stay(shown_before_outputs):
     assert {path.name for path in METRICS.iterdir()} == {"plots", "validation.json"}
 
 
+def test_an_interrupt_leaves_the_committed_curves_as_they_were(repository, monkeypatch):
+    before = tables(METRICS)
+    monkeypatch.setattr(fine_tuning, "write_result", lambda *arguments, **more: 1 / 0)
+    tiny.write_params(Path("params.yaml"), **{"finetune_teacher.epochs": 2})
+    with pytest.raises(ZeroDivisionError), resume.stage_folder(STAGE, ["tiny"]):
+        tiny.run_stage(STAGE)
+    assert tables(METRICS) == before
+    assert {path.name for path in METRICS.iterdir()} == {"plots", "validation.json"}
+
+
 def test_dvc_yaml_is_not_rewritten(repository):
     before = Path("dvc.yaml").read_bytes()
     with resume.stage_folder(STAGE, ["tiny"]):

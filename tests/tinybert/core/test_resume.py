@@ -1,7 +1,11 @@
+import contextlib
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import filelock
 import pytest
 import tiny
 
@@ -12,7 +16,7 @@ STAGE, TASK = "finetune_teacher", "tiny"
 
 def run(fails: bool = False) -> list[str]:
     """What a run of the stage finds in its folder, and leaves there."""
-    with pytest.raises(KeyError) if fails else resume.contextlib.nullcontext(), resume.stage_folder(STAGE, [TASK]):
+    with pytest.raises(KeyError) if fails else contextlib.nullcontext(), resume.stage_folder(STAGE, [TASK]):
         with resume.folder("training") as folder:
             found = [path.name for path in folder.iterdir()]
             (folder / "step").touch()
@@ -105,10 +109,33 @@ def test_two_runs_at_the_same_work_keep_out_of_each_other_s_way(repository, caps
     assert run() == ["step"]
 
 
-def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    resume.write(tmp_path / "state.json", {"step": 1})
-    monkeypatch.setattr(resume.os, "replace", lambda *paths: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        resume.write(tmp_path / "state.json", {"step": 2})
-    assert resume.read(tmp_path / "state.json") == {"step": 1}
-    assert resume.read(tmp_path / "none.json") is None
+def test_only_runs_that_have_ended_and_are_old_are_deleted(repository):
+    """A run that goes on for weeks may have written its folder's entries long ago."""
+    runs = Path(".dvc/tmp/scratch", f"{STAGE}-{TASK}")
+    for name in ("ended", "running", "resumed"):
+        (runs / name / "training").mkdir(parents=True)
+        (runs / name / "training" / "step").touch()
+        (runs / name / resume.LOCK).touch()
+    running = filelock.FileLock(runs / "running" / resume.LOCK)
+    long_ago = time.time() - (resume.DELETED_AFTER + 1) * 24 * 3600
+    with running:
+        for path in runs.rglob("*"):
+            os.utime(path, (long_ago, long_ago))
+        (runs / "resumed" / "training" / "step").touch()
+        run()
+    assert sorted(path.name for path in runs.iterdir()) == ["resumed", "running"]
+
+
+def test_a_folder_is_restored_only_if_the_stage_fails(repository):
+    folder = Path("metrics/live")
+    folder.mkdir()
+    (folder / "loss.tsv").write_text("before")
+    for fails in (True, False):
+        with contextlib.suppress(KeyError), resume.stage_folder(STAGE, [TASK]):
+            resume.restore_if_the_stage_fails(folder)
+            (folder / "loss.tsv").write_text("after")
+            (folder / "new.tsv").touch()
+            if fails:
+                raise KeyError
+        text = (folder / "loss.tsv").read_text()
+        assert (text, (folder / "new.tsv").exists()) == (("before", False) if fails else ("after", True))

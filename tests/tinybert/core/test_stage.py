@@ -11,7 +11,8 @@ import pytest
 import torch
 from tiny import lines, start_python
 
-from pipeline.tinybert.core.errors import Interrupted, message
+from pipeline.tinybert.core import whole
+from pipeline.tinybert.core.errors import Interrupted, UserError, message
 from pipeline.tinybert.core.log import log_count, summed_counts
 from pipeline.tinybert.core.output import output
 
@@ -80,6 +81,22 @@ class TestOutput:
             (out / "a.txt").write_text("new")
         assert files(in_folder) == {"out": None, "out/a.txt": "new"}
 
+    def test_a_link_in_its_place_is_refused(self, in_folder):
+        """DVC does not follow links to folders."""
+        (in_folder / "elsewhere").mkdir()
+        (in_folder / "out").symlink_to(in_folder / "elsewhere")
+        expected = r"^out: a link to /.*/elsewhere stands where .* remove it \(`rm out`\)"
+        with pytest.raises(UserError, match=expected), output("out"):
+            pytest.fail("not reached")
+        assert files(in_folder) == {"elsewhere": None, "out": None}
+
+    def test_it_is_on_the_disk_before_it_takes_its_place(self, in_folder, monkeypatch):
+        synced = []
+        monkeypatch.setattr(whole, "sync", lambda path: synced.append((str(path), Path("out").exists())))
+        with output("out") as out:
+            (out / "a.txt").write_text("new")
+        assert synced == [(".out.partial/a.txt", False), (".out.partial", False), (".", True)]
+
 
 class TestEnd:
     @pytest.mark.parametrize(
@@ -89,6 +106,15 @@ class TestEnd:
             ("raise OSError(28, 'No space left', 'a.csv')", "-c: the disk is full while writing a.csv: free some"),
             ("import torch; raise torch.OutOfMemoryError('CUDA')", "-c: the GPU's memory is full: set a smaller batch"),
             ("import sys; sys.argv.append('--help'); stage.run(print, 'task')", "-c: no option --help: python -m"),
+            (
+                "raise PermissionError(13, 'Permission denied', 'a.csv')",
+                "-c: a.csv cannot be read or written: Per",
+            ),
+            ("raise OSError(30, 'Read-only file system', 'a.csv')", "-c: a.csv cannot be read or written: Read-only f"),
+            (
+                "raise RuntimeError('Permission denied (os error 13)')",
+                "-c: a file cannot be read or written",
+            ),
             ("stage.run(print, 'task')", "-c: 0 arguments given, 1 expected: python -m pipeline.-c <task>"),
         ],
     )
@@ -98,6 +124,27 @@ class TestEnd:
         assert process.returncode == 1
         assert len(lines(said)) == 1
         assert lines(said)[0].startswith(line)
+
+    def test_the_task_may_be_given_as_dvc_gives_it(self):
+        for given in ("'tiny'", "'--task', 'tiny'"):
+            said, _ = python(f"import sys; sys.argv += [{given}]; stage.run(print, 'task')").communicate(timeout=30)
+            assert lines(said)[:2] == ["-c tiny: starts", "tiny"]
+
+    def test_a_stage_that_runs_already_is_not_started_again(self, in_folder):
+        Path(".dvc").mkdir()
+        code = "import sys; sys.argv += ['tiny']; stage.SECONDS_FOR_ANOTHER_TO_END = 0.1; stage.run({}, 'task')"
+        first = python(code.format("lambda task: (log('ready'), time.sleep(60))"))
+        assert [first.stdout.readline() for _ in range(2)][1] == "ready\n"
+        second = python(code.format("print"))
+        _, said = second.communicate(timeout=30)
+        assert lines(said) == [
+            "-c: another process runs -c tiny in this folder: wait until it has ended, or end it, then start again"
+        ]
+        assert second.returncode == 1
+        first.kill()
+        first.communicate()
+        third = python(code.format("print"))
+        assert "tiny\n" in third.communicate(timeout=30)[0]
 
     def test_a_defect_of_the_program_keeps_its_traceback(self):
         process = python("raise ValueError('a defect')")

@@ -34,6 +34,37 @@ def test_a_file_of_a_package_is_found_without_importing_it(package):
     assert locations.local_path("package:broken_corpus", "key") == package
 
 
+@pytest.fixture
+def version(package, monkeypatch):
+    """A version of it is installed."""
+    metadata = package.parent / "broken_corpus-1.2.dist-info"
+    write_file(metadata / "METADATA", "Metadata-Version: 2.1\nName: broken-corpus\nVersion: 1.2\n")
+    write_file(metadata / "top_level.txt", "broken_corpus\n")
+    locations._check_version.cache_clear()
+
+
+def test_a_package_at_the_version_that_is_asked_for_is_found(version, package, capsys):
+    assert locations.local_path("package:broken_corpus@1.2/data/rows.csv", "key") == package / "data" / "rows.csv"
+    assert locations.local_path("package:broken_corpus@1.2", "key") == package
+    assert capsys.readouterr().out == ""
+
+
+def test_another_version_of_a_package_is_refused_because_dvc_would_not_see_the_change(version):
+    with pytest.raises(
+        UserError, match=r"^key: version 1\.1 of .* 1\.2 is installed: .* set key: package:b.*@1\.2/data$"
+    ):
+        locations.local_path("package:broken_corpus@1.1/data", "key")
+
+
+def test_a_package_without_a_version_is_said_once(version, capsys):
+    for _ in range(2):
+        locations.local_path("package:broken_corpus/data", "key")
+    assert capsys.readouterr().out == (
+        "key: DVC does not see another version of the package 'broken_corpus'. So that it does, set key:"
+        " package:broken_corpus@1.2/data\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("location", "expected"),
     [

@@ -176,8 +176,8 @@ def test_missing_logits_are_computed_and_the_others_stay(data, already):
     for number in already:
         logits.values[np.array([number])] = 100 + number
     before, expected = logits.values[:], plain_logits(teacher)
-    fill(logits, teacher, TASK, data, tiny.tokenizer(), tiny.numerics())
     new = sorted(set(range(10)) - set(already))
+    fill(logits, teacher, TASK, data, tiny.tokenizer(), tiny.numerics(), np.array(new, dtype=np.int32))
     np.testing.assert_array_equal(logits.values[:][list(already)], before[list(already)])
     np.testing.assert_allclose(logits.values[:][new], expected[new], atol=1e-5)
 

@@ -1,8 +1,7 @@
-import tracemalloc
-
 import numpy as np
 import pytest
 import torch
+from damage import KINDS, damage
 
 from pipeline.tinybert.distillation import teacher_logits as module
 from pipeline.tinybert.distillation.teacher_logits import TeacherLogits
@@ -16,19 +15,14 @@ def unknown_now(logits) -> list[int]:
     return [number for number in range(len(logits)) if not logits.known(np.array([number]))]
 
 
-def missing_at_first(logits) -> list[int]:
-    return np.concatenate(logits.missing()).tolist()
-
-
 def of_sequence(logits, number: int, rows: int) -> np.ndarray:
     return logits.batch(np.array([number]), torch.ones(1, rows, dtype=torch.bool))[0].numpy()
 
 
 @pytest.fixture(params=[1, 2, 100])
 def blocks(request, monkeypatch):
-    """How many sequences, and rows of logits, are looked at together."""
+    """How many sequences are looked at together."""
     monkeypatch.setattr(module, "SEQUENCES_PER_BLOCK", request.param)
-    monkeypatch.setattr(module, "ENTRIES_PER_READ", request.param)
 
 
 def test_logits_of_sequences_of_several_lengths_are_written_and_read_in_batches(tmp_path, blocks):
@@ -37,30 +31,41 @@ def test_logits_of_sequences_of_several_lengths_are_written_and_read_in_batches(
     mask = torch.tensor([[False, True, True, True], [True, False, True, False]])
     values = torch.arange(16.0).reshape(2, 4, 2)
     logits.put(np.array([2, 0]), values, mask)
-    assert unknown_now(logits) == missing_at_first(logits) == [1]
+    assert unknown_now(logits) == [1]
     np.testing.assert_array_equal(of_sequence(logits, 2, 3), [[2, 3], [4, 5], [6, 7]])
     np.testing.assert_array_equal(of_sequence(logits, 0, 2), [[8, 9], [12, 13]])
     assert torch.equal(logits.batch(np.array([2, 0]), mask), values * mask.unsqueeze(-1))
 
 
-def test_a_resumed_run_finds_what_was_computed_and_what_was_missing_at_first(tmp_path, blocks):
+def test_a_resumed_run_finds_what_was_computed_and_committed(tmp_path, blocks):
     counts = np.array([2, 1, 3], dtype=np.uint16)
     logits = TeacherLogits.open_or_create(tmp_path, counts, 2)
-    logits.put(np.array([1]), torch.ones(1, 1, 2), torch.tensor([[True]]))
-    assert missing_at_first(logits) == [0, 2]
-    logits.put(np.array([2]), torch.ones(1, 3, 2), torch.tensor([[True] * 3]))
+    logits.put(np.array([2, 1]), torch.rand(2, 3, 2), torch.tensor([[True] * 3, [False, True, False]]))
+    logits.commit()
+    logits.put(np.array([0]), torch.ones(1, 2, 2), torch.tensor([[True, True]]))
     logits.close()
     again = TeacherLogits.open_or_create(tmp_path, counts, 2)
     assert unknown_now(again) == [0]
-    assert missing_at_first(again) == [0, 2]
-    assert again.known(np.array([1, 2])) and not again.known(np.array([2, 0]))
+    for number, rows in ((1, 1), (2, 3)):
+        np.testing.assert_array_equal(*(of_sequence(each, number, rows) for each in (logits, again)))
 
 
-def test_missing_logits_come_in_blocks_of_sequences(tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["logits-0.bin", "logits-0.bin.json"])
+def test_logits_in_a_damaged_file_are_computed_again(tmp_path, name, kind):
+    counts = np.array([1, 1], dtype=np.uint16)
+    logits = TeacherLogits.open_or_create(tmp_path, counts, 2)
+    logits.put(np.array([1]), torch.ones(1, 1, 2), torch.tensor([[True]]))
+    logits.commit()
+    logits.close()
+    damage(tmp_path / name, kind)
+    assert unknown_now(TeacherLogits.open_or_create(tmp_path, counts, 2)) == [0, 1]
+
+
+def test_sequences_come_in_blocks(monkeypatch):
     monkeypatch.setattr(module, "SEQUENCES_PER_BLOCK", 2)
-    logits = unknown(tmp_path, [1] * 7, classes=2)
-    logits.put(np.array([2]), torch.ones(1, 1, 2), torch.tensor([[True]]))
-    assert [block.tolist() for block in logits.missing()] == [[0, 1], [3], [4, 5], [6]]
+    numbers = np.array([0, 1, 3, 4, 5, 6], dtype=np.int32)
+    assert [block.tolist() for block in module._blocks(numbers)] == [[0, 1], [3], [4, 5], [6]]
 
 
 def test_files_that_an_interrupted_run_had_not_created_completely_are_created_again(tmp_path):
@@ -72,7 +77,7 @@ def test_files_that_an_interrupted_run_had_not_created_completely_are_created_ag
 def test_processes_write_into_one_file_beside_each_other(tmp_path, blocks):
     """Each reads what is known, and while it computes the other writes what lies between."""
     counts = np.arange(200) % 3 + 1
-    one, other = (TeacherLogits.open_or_create(tmp_path, counts, 2) for _ in range(2))
+    one, other = TeacherLogits.create(tmp_path, counts, 2), TeacherLogits.load(tmp_path, mode="r+")
     for begin in range(0, 200, 10):
         halves = [np.arange(begin + first, begin + 10, 2) for first in (0, 1)]
         assert not any(logits.known(numbers) for logits, numbers in zip((one, other), halves, strict=True))
@@ -85,7 +90,7 @@ def test_processes_write_into_one_file_beside_each_other(tmp_path, blocks):
 
 def test_a_sequence_without_rows_is_not_missing(tmp_path, blocks):
     logits = unknown(tmp_path, [0, 1, 0], classes=3)
-    assert unknown_now(logits) == missing_at_first(logits) == [1]
+    assert unknown_now(logits) == [1]
 
 
 @pytest.mark.parametrize("classes", [1, 2])
@@ -117,17 +122,3 @@ def test_a_file_that_ends_too_soon_is_refused(tmp_path):
     (tmp_path / "values.npy").write_bytes((tmp_path / "values.npy").read_bytes()[:-8])
     with pytest.raises(ValueError, match="mmap length is greater than file size"):
         TeacherLogits.load(tmp_path)
-
-
-def test_looking_for_missing_logits_takes_little_memory_however_many_rows_a_sequence_has(tmp_path):
-    def peak(sequences: int) -> int:
-        (tmp_path / str(sequences)).mkdir(exist_ok=True)
-        tracemalloc.start()
-        logits = unknown(tmp_path / str(sequences), [300] * sequences, classes=9)
-        assert len(missing_at_first(logits)) == sequences
-        most = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        return most
-
-    peak(10)
-    assert (peak(2100) - peak(100)) / 2000 < 60  # bytes a sequence: the lists of this test, and of the missing numbers

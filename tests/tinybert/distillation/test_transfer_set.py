@@ -3,6 +3,7 @@ import json
 import tempfile
 from pathlib import Path
 
+import damage
 import numpy as np
 import psutil
 import pytest
@@ -93,6 +94,19 @@ def test_rows_that_an_interrupted_run_has_encoded_are_not_encoded_again(tmp_path
     for augmented in (True, False):
         again = transfer_set.encode(TASK, (pytest.fail("encoded again") for _ in rows), tokenizer, tmp_path, augmented)
         assert numbers(again) == (numbers(data) if augmented else [0, 3, 6])
+
+
+@pytest.mark.parametrize("kind", damage.KINDS)
+def test_rows_are_encoded_again_if_a_file_of_them_is_damaged(tmp_path, kind):
+    rows, tokenizer = rows_of("text_classification"), tiny.tokenizer()
+    transfer_set.encode(TASK, rows, tokenizer, tmp_path)
+    whole = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    assert len(whole) >= 6
+    for path in whole:
+        damage.damage(path, kind)
+        data = transfer_set.encode(TASK, rows, tokenizer, tmp_path)
+        assert numbers(data) == list(range(len(rows)))
+        assert {path: path.read_bytes() for path in tmp_path.iterdir()} == whole
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -4,6 +4,7 @@ import ast
 import contextlib
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import tiny
 import torch
 from accelerate import Accelerator
+from damage import KINDS, damage
 from safetensors.torch import load_file
 from torch import nn
 from transformers import BertForSequenceClassification
@@ -152,7 +154,7 @@ PLACES = {
     "before old checkpoints are removed": (loop.shutil, "rmtree", False),
     "while the weights are saved": (loop, "save_model", True),
     "before the weights are saved": (loop, "save_model", False),
-    "before the result is written": (loop.resume, "write", False),
+    "before a checkpoint or the result is sealed": (loop.whole, "write", False),
 }
 
 
@@ -216,6 +218,28 @@ def test_of_two_checkpoints_the_one_with_more_steps_is_resumed(folder, monkeypat
     assert steps.calls == 2
 
 
+@pytest.mark.parametrize("killed_at", [5, None])
+def test_a_run_whose_files_are_damaged_ends_with_the_same_bytes(folder, monkeypatch, capsys, killed_at):
+    """Each file in each way: of a run that was killed, and of one whose training was done."""
+    monkeypatch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", -1)
+    whole = run()
+    emptied(folder)
+    with monkeypatch.context() as patch, contextlib.suppress(Killed):
+        if killed_at:
+            patch.setattr(loop.Run, "one_step", KilledAt(loop.Run.one_step, killed_at))
+        run()
+    left = Path(shutil.copytree(folder, "left"))
+    monkeypatch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", 60)
+    for path in [path.relative_to(left) for path in left.rglob("*") if path.is_file()]:
+        for kind in KINDS:
+            emptied(folder)
+            shutil.copytree(left, folder, dirs_exist_ok=True)
+            is_used = damage(folder / path, kind) and (killed_at or path.name in ("result.json", "trained.safetensors"))
+            capsys.readouterr()
+            assert_same(run(), whole)
+            assert ("is damaged: it is left out" in capsys.readouterr().out) == bool(is_used), (path, kind)
+
+
 def test_a_run_that_is_killed_again_and_again_comes_to_its_end(folder, monkeypatch, checkpoint_after_each_step):
     whole = run()
     emptied(folder)
@@ -236,7 +260,8 @@ def test_a_finished_run_is_loaded_and_not_trained_again(monkeypatch):
 
 def test_there_is_one_checkpoint_at_a_time_and_none_in_a_short_run(folder, monkeypatch):
     run()
-    assert {path.name for path in folder.iterdir()} == {"best.safetensors", "result.json", "trained.safetensors"}
+    names = sorted(path.name.split("-")[0] for path in folder.iterdir())
+    assert names == ["best", "result.json", "trained.safetensors"]
     emptied(folder)
     monkeypatch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", -1)
     run()
