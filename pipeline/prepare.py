@@ -30,6 +30,7 @@ def main(name: str, check: bool = False) -> None:
             locations.local_path(teacher, "finetune_teacher.checkpoint", locations.own_teacher_folder(name))
         encoder = locations.checkpoint_folder(configuration.encoder.checkpoint, "encoder.checkpoint")
         tokenizer = checkpoints.tokenizer(encoder, "encoder.checkpoint")
+        checkpoints.log_doubts(encoder, tokenizer, "encoder.checkpoint")
         lengths.log_lengths(task, {**parts, **submissions, "unlabelled": unlabelled}, tokenizer)
         return
     with output(Path("data", name, "prepared")) as out:

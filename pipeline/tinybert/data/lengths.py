@@ -1,8 +1,10 @@
-"""Statistics of row lengths in word pieces, for `prepare --check`."""
+"""Statistics of rows in word-pieces: their lengths, and how many word-pieces are unknown."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from pipeline.tinybert.tasks import Task
 
 UNLIMITED = 1_000_000
+MANY_UNKNOWN = 0.05
 
 
 def log_lengths(task: Task, parts: dict[str, list[Row]], tokenizer) -> None:
@@ -25,9 +28,30 @@ def log_lengths(task: Task, parts: dict[str, list[Row]], tokenizer) -> None:
         log(f"max_length: {task.max_length}: the model takes {limit} word-pieces: set the task's to that or less")
     for name, rows in parts.items():
         if rows:
-            lengths = np.array([len(ids) for ids in unlimited_task.encode(rows, unlimited_tokenizer)["input_ids"]])
+            sequences = unlimited_task.encode(rows, unlimited_tokenizer)["input_ids"]
+            lengths = np.array([len(ids) for ids in sequences])
+            unknown, pieces = count_unknown(sequences, tokenizer)
+            share = unknown.sum() / max(pieces.sum(), 1)
             log(
                 f"{name}: word-pieces per row: median {np.median(lengths):.0f}, 95th percentile"
                 f" {np.percentile(lengths, 95):.0f}, maximum {lengths.max()}; {int((lengths > limit).sum())} of"
-                f" {len(lengths)} are longer than max_length, {limit}"
+                f" {len(lengths)} are longer than max_length, {limit}; {share:.1%} of the word-pieces are unknown"
             )
+            if share > MANY_UNKNOWN:
+                log(
+                    f"{name}: DOUBTFUL: the model cannot read {share:.1%} of the word-pieces, expected less than"
+                    f" {MANY_UNKNOWN:.0%}: choose an encoder.checkpoint for the language of these texts"
+                )
+
+
+def count_unknown(sequences: Sequence[list[int]], tokenizer) -> tuple[np.ndarray, np.ndarray]:
+    """How many word-pieces of each sequence of ids are unknown, and how many there are, (N,) each.
+
+    Special tokens do not count.
+    """
+    ids = np.fromiter(chain.from_iterable(sequences), dtype=np.int64)
+    rows = np.repeat(np.arange(len(sequences)), [len(sequence) for sequence in sequences])
+    unknown = ids == (-1 if tokenizer.unk_token_id is None else tokenizer.unk_token_id)
+    counted = unknown | ~np.isin(ids, tokenizer.all_special_ids)
+    first, second = (np.bincount(rows[chosen], minlength=len(sequences)) for chosen in (unknown, counted))
+    return first, second
