@@ -62,6 +62,8 @@ def load_and_report(loader: Any, folder: str | Path, key: str = "", seed: int = 
             **options,
         )
         weights.check_body(model, report)
+        if key:  # a user's file
+            weights.check_finite(model)
         return model, report
 
 
@@ -69,6 +71,8 @@ def _configuration(folder: str | Path, key: str) -> Any:
     """The configuration of a checkpoint of a supported family."""
     with _loading(folder, key):
         stated, _ = transformers.PreTrainedConfig.get_config_dict(folder, local_files_only=True)
+        if Path(folder, "adapter_config.json").exists():
+            raise ValueError("it has an adapter (adapter_config.json): save the merged model (merge_and_unload)")
         if (stated.get("num_labels") or 0) > MOST_LABELS:
             raise ValueError(f"num_labels is {stated['num_labels']} in config.json: expected at most {MOST_LABELS}")
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)

@@ -30,10 +30,10 @@ def shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """
     found: dict[str, tuple[int, ...]] = {}
     for file in _files(folder):
-        for name, weight in load_state_dict(file, map_location="meta").items():
-            if not isinstance(weight, Tensor):
-                raise ValueError(f"{file.name} has '{name}', which is no weight: save the model's state_dict() alone")
-            found[name] = tuple(weight.shape)
+        held: Any = load_state_dict(file, map_location="meta")
+        if not (isinstance(held, dict) and held and all(isinstance(weight, Tensor) for weight in held.values())):
+            raise ValueError(f"{file.name} holds more or other than weights by name: save the state_dict() alone")
+        found |= {name: tuple(weight.shape) for name, weight in held.items()}
     return found
 
 
@@ -91,6 +91,13 @@ def check_body(model: PreTrainedModel, report: dict[str, Any]) -> None:
             f"its weights are not those of the {type(model).__name__} in its config.json: {'; '.join(counts)}: name and"
             " save them as save_pretrained does, with the config.json of this model"
         )
+
+
+def check_finite(model: PreTrainedModel) -> None:
+    """Raise ValueError if a weight is not a finite number: a model that has diverged was saved."""
+    names = [name for name, weight in model.named_parameters() if not weight.isfinite().all()]
+    if names:
+        raise ValueError(f"{len(names)} of its weights are not finite ({first_few(names)}): its training diverged")
 
 
 def of_no_known_part(model: PreTrainedModel, names: Collection[str]) -> list[str]:

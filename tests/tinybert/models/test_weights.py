@@ -166,21 +166,35 @@ def saved_as(folder: Path, family: str) -> Path:
             lambda held: held | {"encoder.layer.1.adapter.weight": torch.ones(2)},
             "1 unexpected (encoder.layer.1.adapter",
         ),
-        (lambda held: {"state_dict": held}, "model.safetensors has 'state_dict', which is no weight: save the model's"),
+        (
+            lambda held: {**held, "encoder.layer.1.output.dense.bias": torch.full([24], torch.nan)},
+            "1 of its weights are not finite (encoder.layer.1.output.dense.bias): its training diverged",
+        ),
     ],
-    ids=["other names", "other names, too", "another family", "two models", "lora", "adapter", "nested"],
+    ids=["other names", "other names, too", "another family", "two models", "lora", "adapter", "NaN"],
 )
 def test_weights_of_something_else_are_refused_by_name(tmp_path, change, message):
     tiny.write_checkpoint(tmp_path)
     file = tmp_path / "model.safetensors"
-    held = change(load_file(file))
-    if "state_dict" in held:
-        file.unlink()
-        torch.save(held, tmp_path / "pytorch_model.bin")
-        message = message.replace(file.name, "pytorch_model.bin")
-    else:
-        save_file({name: weight.clone() for name, weight in held.items()}, file)
+    save_file({name: weight.clone() for name, weight in change(load_file(file)).items()}, file)
     assert message in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "held",
+    [{"state_dict": {"weight": torch.ones(2)}, "epoch": 3}, {}, [torch.ones(2)]],
+)
+def test_a_file_that_holds_more_or_other_than_weights_is_refused(tmp_path, held):
+    tiny.write_checkpoint(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(held, tmp_path / "pytorch_model.bin")
+    assert "pytorch_model.bin holds more or other than weights by name" in refusal(tmp_path)
+
+
+def test_an_adapter_is_refused(tmp_path):
+    tiny.write_checkpoint(tmp_path)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    assert "it has an adapter (adapter_config.json): save the merged model" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize(

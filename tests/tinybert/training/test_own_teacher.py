@@ -6,6 +6,7 @@ import tiny
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
+    AutoModelForSequenceClassification,
     BertForQuestionAnswering,
     BertForSequenceClassification,
     BertForTokenClassification,
@@ -14,6 +15,7 @@ from transformers import (
 )
 
 from pipeline.tinybert.core.errors import UserError
+from pipeline.tinybert.models.families import FAMILIES
 from pipeline.tinybert.training import own_teacher
 
 NAMES = ["negative", "neutral", "positive"]
@@ -53,6 +55,20 @@ def test_outputs_are_put_in_the_order_of_the_task_s_labels_by_name(encoder, head
         expected, found = model(**inputs).logits, loaded(**inputs).logits
     torch.testing.assert_close(found, expected[..., [theirs.index(name) for name in names]])
     assert loaded.config.id2label == dict(enumerate(names))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_teacher_of_every_family_is_taken_and_its_labels_are_put_in_order(in_empty_folder, family):
+    tiny.write_family(in_empty_folder / "encoder", family)
+    theirs = {0: "positive", 1: "negative"}
+    loader, task = AutoModelForSequenceClassification, tiny.task(["negative", "positive"])
+    model = loader.from_pretrained("encoder", id2label=theirs, label2id={name: n for n, name in theirs.items()}).eval()
+    shutil.copytree("encoder", "own")
+    model.save_pretrained("own")
+    loaded, tokenizer = own_teacher.load(task, "own", Path("encoder"), Path())
+    inputs = tokenizer("a good film", return_tensors="pt")
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(**inputs).logits, model(**inputs).logits[:, [1, 0]])
 
 
 def test_a_teacher_of_numbers_or_of_answers_needs_no_names(encoder):
