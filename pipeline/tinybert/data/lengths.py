@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pipeline.tinybert.tasks import Task
 
 UNLIMITED = 1_000_000
-MANY_UNKNOWN = 0.05
+MANY_UNKNOWN = 5  # percent
 
 
 def log_lengths(task: Task, parts: dict[str, list[Row]], tokenizer) -> None:
@@ -31,16 +31,16 @@ def log_lengths(task: Task, parts: dict[str, list[Row]], tokenizer) -> None:
             sequences = unlimited_task.encode(rows, unlimited_tokenizer)["input_ids"]
             lengths = np.array([len(ids) for ids in sequences])
             unknown, pieces = count_unknown(sequences, tokenizer)
-            share = unknown.sum() / max(pieces.sum(), 1)
+            percent = 100 * unknown.sum() / max(pieces.sum(), 1)
             log(
                 f"{name}: word-pieces per row: median {np.median(lengths):.0f}, 95th percentile"
                 f" {np.percentile(lengths, 95):.0f}, maximum {lengths.max()}; {int((lengths > limit).sum())} of"
-                f" {len(lengths)} are longer than max_length, {limit}; {share:.1%} of the word-pieces are unknown"
+                f" {len(lengths)} are longer than max_length, {limit}; {percent:.1f} % of the word-pieces are unknown"
             )
-            if share > MANY_UNKNOWN:
+            if percent > MANY_UNKNOWN:
                 log(
-                    f"{name}: DOUBTFUL: the model cannot read {share:.1%} of the word-pieces, expected less than"
-                    f" {MANY_UNKNOWN:.0%}: choose an encoder.checkpoint for the language of these texts"
+                    f"{name}: DOUBTFUL: the model cannot read {percent:.1f} % of the word-pieces, expected less than"
+                    f" {MANY_UNKNOWN} %: choose an encoder.checkpoint for the language of these texts"
                 )
 
 

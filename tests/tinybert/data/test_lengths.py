@@ -19,9 +19,9 @@ def test_the_share_of_unknown_word_pieces_is_logged_and_called_doubtful_where_it
     parts = {name: [{"text": text} for text in texts[name]] for name in texts}
     lengths.log_lengths(tiny.task([]), parts, tiny.tokenizer())
     readable, strange, doubtful = capsys.readouterr().out.splitlines()
-    assert readable.startswith("readable: ") and readable.endswith("; 1.1% of the word-pieces are unknown")
-    assert strange.startswith("strange: ") and strange.endswith("; 50.0% of the word-pieces are unknown")
-    assert doubtful.startswith("strange: DOUBTFUL: the model cannot read 50.0% of the word-pieces, expected less")
+    assert readable.startswith("readable: ") and readable.endswith("; 1.1 % of the word-pieces are unknown")
+    assert strange.startswith("strange: ") and strange.endswith("; 50.0 % of the word-pieces are unknown")
+    assert doubtful.startswith("strange: DOUBTFUL: the model cannot read 50.0 % of the word-pieces, expected less")
 
 
 def test_unknown_word_pieces_are_counted_without_special_tokens():
