@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from pipeline.tinybert.core import launch
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import log_count
-from pipeline.tinybert.data.lengths import count_unknown
+from pipeline.tinybert.data.lengths import count_unread
 from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.models.attention import first_position_only, our_attention
 from pipeline.tinybert.models.batches import Collator
@@ -38,9 +38,13 @@ def encode(task: Task, rows: list[Row], tokenizer) -> Columns:
             " max_length to that or less"
         )
     columns = task.encode(rows, tokenizer)
-    unknown, pieces = count_unknown(columns["input_ids"], tokenizer)
-    mostly = int((2 * unknown > pieces).sum())
-    log_count(mostly, len(pieces), "texts consist mostly of unknown word-pieces: is the encoder for their language?")
+    pieces, unknown, letters = count_unread(columns["input_ids"], tokenizer)
+    mostly = int((2 * (unknown + letters) > pieces).sum())
+    log_count(
+        mostly,
+        len(pieces),
+        "texts are mostly unknown word-pieces or single letters: is the encoder for their language?",
+    )
     return columns
 
 
