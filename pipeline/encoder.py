@@ -14,8 +14,8 @@ from pipeline.tinybert.core import curves, resume, settings, stage
 from pipeline.tinybert.core.output import output
 from pipeline.tinybert.data import locations, sources
 from pipeline.tinybert.models import checkpoints
-from pipeline.tinybert.models.families import check_family
 
+KEY = "encoder.checkpoint"
 ENCODER = Path("models/pretrained/encoder")
 MASKED_LANGUAGE_MODEL = Path("models/pretrained/masked_language_model")
 METRICS = Path("metrics/pretrained/encoder")
@@ -24,15 +24,15 @@ METRICS = Path("metrics/pretrained/encoder")
 def main() -> None:
     configuration = settings.load()
     encoder = configuration.encoder
-    folder = locations.checkpoint_folder(encoder.checkpoint, "encoder.checkpoint")
-    tokenizer = checkpoints.tokenizer(folder, "encoder.checkpoint")
-    body = checkpoints.load(AutoModel, folder, "encoder.checkpoint")
-    check_family(body.config, "encoder.checkpoint")
-    model, loading = checkpoints.load(AutoModelForMaskedLM, folder, "encoder.checkpoint", output_loading_info=True)
+    folder = locations.checkpoint_folder(encoder.checkpoint, KEY)
+    tokenizer = checkpoints.tokenizer(folder, KEY)
+    checkpoints.log_doubts(folder, tokenizer, KEY)
+    body = checkpoints.load(AutoModel, folder, KEY)
+    model, report = checkpoints.load_and_report(AutoModelForMaskedLM, folder, KEY)
 
     curve = {}
     numerics = settings.Numerics(seed=encoder.seed, precision=configuration.precision)
-    if encoder.masked_language_model.train == "always" or loading["missing_keys"]:
+    if encoder.masked_language_model.train == "always" or report["missing_keys"]:
         text = sources.texts(encoder.masked_language_model.text, encoder.seed, "encoder.masked_language_model.text")
         curve = train_head(model, tokenizer, text, encoder.masked_language_model, numerics).curves
 

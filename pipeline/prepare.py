@@ -20,16 +20,20 @@ from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.models import checkpoints
 from pipeline.tinybert.tasks import Task
 
+ENCODER, TEACHER = "encoder.checkpoint", "finetune_teacher.checkpoint"  # the settings
+
 
 def main(name: str, check: bool = False) -> None:
     configuration = settings.load()
     task, parts, submissions, unlabelled = read_rows(configuration, name)
     if check:
+        encoder = locations.checkpoint_folder(configuration.encoder.checkpoint, ENCODER)
+        tokenizer = checkpoints.tokenizer(encoder, ENCODER)
+        checkpoints.log_doubts(encoder, tokenizer, ENCODER)
         teacher = configuration.quietly("finetune_teacher", name).checkpoint
         if teacher and not teacher.startswith("hub:"):
-            locations.local_path(teacher, "finetune_teacher.checkpoint", locations.own_teacher_folder(name))
-        encoder = locations.checkpoint_folder(configuration.encoder.checkpoint, "encoder.checkpoint")
-        tokenizer = checkpoints.tokenizer(encoder, "encoder.checkpoint")
+            folder = locations.checkpoint_folder(teacher, TEACHER, locations.own_teacher_folder(name))
+            checkpoints.check_vocabulary(tokenizer, checkpoints.tokenizer(folder, TEACHER), ENCODER)
         lengths.log_lengths(task, {**parts, **submissions, "unlabelled": unlabelled}, tokenizer)
         return
     with output(Path("data", name, "prepared")) as out:

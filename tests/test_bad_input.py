@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from safetensors.torch import load_file, save_file
 from tiny import lines, run_stage, start_python
 from transformers import GPT2Config
 
@@ -243,6 +244,20 @@ def test_a_broken_checkpoint_is_named_with_its_setting(name, content, refusal):
     if content is not None:
         file.write_bytes(content)
     assert refusal("encoder").startswith(f"encoder.checkpoint: {CHECKPOINT}")
+
+
+def test_weights_of_an_encoder_that_lack_a_layer_are_an_error(refusal):
+    file = Path(CHECKPOINT, "model.safetensors")
+    save_file({name: weight for name, weight in load_file(file).items() if "layer.2." not in name}, file)
+    message = refusal("encoder")
+    assert message.startswith(f"encoder.checkpoint: {CHECKPOINT} cannot be loaded: its weights are not those of the")
+    assert "16 missing (encoder.layer.2.attention.output.LayerNorm.bias, " in message
+
+
+def test_an_encoder_without_tokenizer_files_is_an_error(refusal):
+    for file in Path(CHECKPOINT).glob("tokenizer*"):
+        file.unlink()
+    assert "its tokenizer has no words: copy the tokenizer's files" in refusal("encoder")
 
 
 def test_an_unsupported_model_family_is_an_error(refusal):

@@ -1,8 +1,11 @@
 """The encoder as it came, and beside it a masked language model that may have trained."""
 
+from pathlib import Path
+
 import pytest
 import tiny
 import torch
+from safetensors.torch import load_file, save_file
 from tiny import run_stage, write_params
 from transformers import AutoModel, AutoModelForMaskedLM, BertForMaskedLM
 
@@ -30,3 +33,14 @@ def test_a_checkpoint_with_a_head_trains_it_only_if_asked(world, train, stays):
     run_stage("encoder")
     folders = "data/raw/encoder/checkpoint", "models/pretrained/masked_language_model"
     assert same(*(weights(folder, AutoModelForMaskedLM) for folder in folders)) == stays
+
+
+def test_weights_saved_from_a_wrapper_give_the_same_files_and_this_is_said_once(world, capfd):
+    kept = [Path("models/pretrained", folder, "model.safetensors") for folder in ("encoder", "masked_language_model")]
+    before = [file.read_bytes() for file in kept]
+    file = Path("data/raw/encoder/checkpoint/model.safetensors")
+    save_file({f"module.bert.{name}": weight for name, weight in load_file(file).items()}, file)
+    run_stage("encoder")
+    assert [file.read_bytes() for file in kept] == before
+    line = "encoder.checkpoint: the names of the weights begin with 'module.', which is left out"
+    assert capfd.readouterr().out.splitlines().count(line) == 1

@@ -9,6 +9,10 @@ FULL_DISK = re.compile(
 )
 # The same for a file that may not be read or written.
 NO_PERMISSION = re.compile(r"Permission denied|Read-only file system|Operation not permitted")
+# The same for memory. numpy and Python raise a MemoryError.
+NO_MEMORY = re.compile(
+    r"DefaultCPUAllocator|std::bad_alloc|[Bb]ad allocation|[Cc]annot allocate memory|Failed to allocate memory"
+)
 
 
 class UserError(Exception):
@@ -29,6 +33,8 @@ def message(error: BaseException) -> str | None:
             return f"the disk is full{where}: free some space, then run `dvc repro` again; it resumes"
     if any(type(link).__name__ == "OutOfMemoryError" for link in chain):  # raised by torch for GPU memory
         return "the GPU's memory is full: set a smaller batch_size, or the environment variable TINYBERT_CUDA_GRAPHS=0"
+    if any(isinstance(link, MemoryError) or NO_MEMORY.search(str(link)) for link in chain):
+        return "the memory is full: end other programs, or set a smaller batch_size, max_length or model"
     if isinstance(error, UserError):
         return " ".join(str(error).split())
     for link in chain:

@@ -1,8 +1,11 @@
-"""Statistics of row lengths in word pieces, for `prepare --check`."""
+"""Statistics of rows in word-pieces: their lengths, and how many word-pieces are unknown."""
 
 from __future__ import annotations
 
 import copy
+import re
+from collections.abc import Sequence
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +17,10 @@ if TYPE_CHECKING:
     from pipeline.tinybert.tasks import Task
 
 UNLIMITED = 1_000_000
+MANY_UNKNOWN, MANY_LETTERS = 5, 25  # percent
+# In a WordPiece vocabulary: one letter inside a word, but no syllable or ideograph. In a byte-level one: one byte.
+WORD_PIECE_LETTER = re.compile(r"##(?![\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3])[^\W\d_]")
+BYTE_LEVEL_LETTER = re.compile("[\u00a1-\u0143]")
 
 
 def log_lengths(task: Task, parts: dict[str, list[Row]], tokenizer) -> None:
@@ -25,9 +32,34 @@ def log_lengths(task: Task, parts: dict[str, list[Row]], tokenizer) -> None:
         log(f"max_length: {task.max_length}: the model takes {limit} word-pieces: set the task's to that or less")
     for name, rows in parts.items():
         if rows:
-            lengths = np.array([len(ids) for ids in unlimited_task.encode(rows, unlimited_tokenizer)["input_ids"]])
+            sequences = unlimited_task.encode(rows, unlimited_tokenizer)["input_ids"]
+            lengths = np.array([len(ids) for ids in sequences])
+            pieces, unknown, letters = (int(counts.sum()) for counts in count_unread(sequences, tokenizer))
+            percent, percent_letters = (100 * count / max(pieces, 1) for count in (unknown, letters))
             log(
                 f"{name}: word-pieces per row: median {np.median(lengths):.0f}, 95th percentile"
                 f" {np.percentile(lengths, 95):.0f}, maximum {lengths.max()}; {int((lengths > limit).sum())} of"
-                f" {len(lengths)} are longer than max_length, {limit}"
+                f" {len(lengths)} are longer than max_length, {limit}; {percent:.1f} % of the word-pieces are"
+                f" unknown, {percent_letters:.1f} % are one letter of a longer word"
             )
+            if percent > MANY_UNKNOWN or percent_letters > MANY_LETTERS:
+                log(
+                    f"{name}: DOUBTFUL: the encoder knows few words of these texts (expected at most {MANY_UNKNOWN} %"
+                    f" unknown and {MANY_LETTERS} % of one letter): choose an encoder.checkpoint for their language"
+                )
+
+
+def count_unread(sequences: Sequence[list[int]], tokenizer) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each sequence of ids, (N,) each: the word-pieces; how many are unknown; how many are one letter of a word.
+
+    Special tokens do not count. An encoder for another alphabet knows the letters of a text, but not its words.
+    """
+    ids = np.fromiter(chain.from_iterable(sequences), dtype=np.int64)
+    rows = np.repeat(np.arange(len(sequences)), [len(sequence) for sequence in sequences])
+    unknown = ids == (-1 if tokenizer.unk_token_id is None else tokenizer.unk_token_id)
+    numbers = tokenizer.get_vocab()
+    letter = WORD_PIECE_LETTER if any(piece.startswith("##") for piece in numbers) else BYTE_LEVEL_LETTER
+    letters = np.isin(ids, [number for piece, number in numbers.items() if letter.fullmatch(piece)])
+    words = unknown | ~np.isin(ids, tokenizer.all_special_ids)
+    first, second, third = (np.bincount(rows[found], minlength=len(sequences)) for found in (words, unknown, letters))
+    return first, second, third

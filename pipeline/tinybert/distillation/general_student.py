@@ -15,7 +15,7 @@ from pipeline.tinybert.data import locations, sources
 from pipeline.tinybert.distillation.intermediate import learn_intermediate
 from pipeline.tinybert.models import checkpoints
 from pipeline.tinybert.models.encoded_rows import EncodedRows
-from pipeline.tinybert.models.families import FAMILIES, check_family, feed_forward, layers
+from pipeline.tinybert.models.families import FAMILIES, feed_forward, layers
 from pipeline.tinybert.models.inference import BATCH
 from pipeline.tinybert.training.loop import Result
 
@@ -28,8 +28,9 @@ def from_checkpoint(wanted: GeneralStudent) -> PreTrainedModel:
     """A general TinyBERT that someone made: of the set shape, and with the encoder's vocabulary."""
     key = f"{KEY}.checkpoint"
     folder = locations.checkpoint_folder(wanted.checkpoint, key)
+    tokenizer = checkpoints.tokenizer(folder, key)
+    checkpoints.log_doubts(folder, tokenizer, key)
     student = checkpoints.load(AutoModel, folder, key)
-    check_family(student.config, key)
     encoder = AutoConfig.from_pretrained(ENCODER, local_files_only=True)
     if student.config.model_type != encoder.model_type:
         raise UserError(
@@ -37,7 +38,7 @@ def from_checkpoint(wanted: GeneralStudent) -> PreTrainedModel:
             " a student is of its teacher's family"
         )
     _check_shape(checkpoints.shape_of(student.config), wanted, f"the checkpoint {wanted.checkpoint}")
-    checkpoints.check_vocabulary(checkpoints.tokenizer(folder, key), checkpoints.tokenizer(ENCODER), key)
+    checkpoints.check_vocabulary(tokenizer, checkpoints.tokenizer(ENCODER), key)
     return student
 
 

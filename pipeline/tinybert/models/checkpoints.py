@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import pickle
+import contextlib
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel
 
 from pipeline.tinybert.core.errors import UserError
-from pipeline.tinybert.core.log import log_count
+from pipeline.tinybert.core.log import log, log_count
+from pipeline.tinybert.models import tokenizers, weights
 from pipeline.tinybert.models.families import FAMILIES, check_family
 
 if TYPE_CHECKING:
@@ -21,7 +23,9 @@ if TYPE_CHECKING:
 
 # Released formats of the student, and their files.
 FILES = {"pytorch": "model.safetensors", "onnx": "model.onnx", "int8": "model_int8.onnx"}
-LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, SafetensorError, pickle.UnpicklingError)
+# The code reads a model's outputs by name, and asks for hidden states where it needs them.
+OUTPUTS = {"return_dict": True, "output_attentions": False, "output_hidden_states": False}
+MOST_LABELS = 100_000  # the library spells out a name for each
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
@@ -30,27 +34,69 @@ transformers.logging.disable_progress_bar()
 def load(loader: Any, folder: str | Path, key: str = "", seed: int = 0, **options):
     """Load a model from a local folder by ``loader.from_pretrained``, in float32. Never executes code from the folder.
 
-    seed: initializes weights that the folder lacks, such as a pooler or a head.
+    seed: initializes weights that the folder lacks: only a pooler or a head may be missing.
     key: the setting that names the folder; the error message begins with it.
-    Raises UserError if the folder cannot be loaded.
+    options: values that replace those of the model's configuration.
+    Raises UserError if the folder cannot be loaded, or if a weight of the body is missing, unexpected or misshapen.
     """
-    return _from_pretrained(loader, folder, key, seed, dtype=torch.float32, **options)
+    return load_and_report(loader, folder, key, seed, **options)[0]
 
 
-def _from_pretrained(loader: Any, folder: str | Path, key: str, seed: int = 0, **options):
-    prefix = f"{key}: " if key else ""
+def load_and_report(loader: Any, folder: str | Path, key: str = "", seed: int = 0, **options):
+    """As ``load``; returns the model and the library's report: ``missing_keys`` and ``unexpected_keys`` of the file."""
+    config = _configuration(folder, key)
+    with _loading(folder, key), torch.random.fork_rng():
+        held = weights.shapes(Path(folder))
+        weights.check_sizes(config, held)
+        wrapper = weights.wrapper(held, config.model_type)
+        torch.manual_seed(seed)
+        model, report = loader.from_pretrained(
+            folder,
+            local_files_only=True,
+            trust_remote_code=False,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are in the report
+            key_mapping={f"^{re.escape(wrapper)}": ""} if wrapper else None,
+            **OUTPUTS,
+            **options,
+        )
+        weights.check_body(model, report)
+        if key:  # a user's file
+            weights.check_finite(model)
+        return model, report
+
+
+def _configuration(folder: str | Path, key: str) -> Any:
+    """The configuration of a checkpoint of a supported family."""
+    with _loading(folder, key):
+        stated, _ = transformers.PreTrainedConfig.get_config_dict(folder, local_files_only=True)
+        if Path(folder, "adapter_config.json").exists():
+            raise ValueError("it has an adapter (adapter_config.json): save the merged model (merge_and_unload)")
+        if (stated.get("num_labels") or 0) > MOST_LABELS:
+            raise ValueError(f"num_labels is {stated['num_labels']} in config.json: expected at most {MOST_LABELS}")
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    check_family(config, key or str(folder))
+    return config
+
+
+@contextlib.contextmanager
+def _loading(folder: str | Path, key: str) -> Iterator[None]:
+    """A UserError that names the setting and the folder for any error of the block: a user's files can cause all."""
     try:
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            return loader.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
-    except LOADING_ERRORS as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{prefix}{folder} cannot be loaded: {reason}") from error
+        yield
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [""]
+        reason = " ".join(" ".join(lines[: 2 if lines[0].endswith(":") else 1]).split())
+        if isinstance(error, KeyError) or not reason:
+            reason = f"{type(error).__name__} {reason}".strip()
+        raise UserError(f"{f'{key}: ' if key else ''}{folder} cannot be loaded: {reason}") from error
 
 
 def save(folder: Path, model: PreTrainedModel, tokenizer=None, **options) -> None:
     """Save a model and its tokenizer in the library's format; ``options`` go to ``model.save_pretrained``."""
-    model.save_pretrained(folder, **options)
+    # Under the library's names. By default it would write a wrapper's names again, if the file had them.
+    model.save_pretrained(folder, save_original_format=False, **options)
     if tokenizer is not None:
         # The last call of the tokenizer set these; without a reset they would be saved.
         tokenizer.backend_tokenizer.no_truncation(), tokenizer.backend_tokenizer.no_padding()
@@ -61,19 +107,44 @@ def tokenizer(folder: str | Path, key: str = ""):
     """Load the tokenizer of a checkpoint.
 
     Its maximum length is at most the model's number of positions: some checkpoints, such as the released TinyBERT,
-    state none. ``key``: the setting that names the folder. Raises UserError if the folder cannot be loaded.
+    state none. ``key``: the setting that names the folder. Raises UserError if the folder cannot be loaded, or if the
+    tokenizer is not one for its model.
     """
-    config = _from_pretrained(transformers.AutoConfig, folder, key)
-    check_family(config, key or str(folder))
+    config = _configuration(folder, key)
     # In a byte-level vocabulary a word begins with a space. This adds one before the first word of a text too, which
     # the tokenizer requires before it accepts text that is already split into words.
     options = {"add_prefix_space": True} if config.model_type == "roberta" else {}
-    loaded = _from_pretrained(transformers.AutoTokenizer, folder, key, **options)
+    with _loading(folder, key):
+        loaded = transformers.AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, **options
+        )
+        tokenizers.check(loaded, config)
     positions = config.max_position_embeddings - FAMILIES[config.model_type].reserved_positions
     loaded.model_max_length = min(loaded.model_max_length, positions)
+    loaded.padding_side = "right"  # positions are counted from the left
     if getattr(config, "type_vocab_size", 0) < 2:  # the model has one token type, or none
         loaded.model_input_names = [name for name in loaded.model_input_names if name != "token_type_ids"]
     return loaded
+
+
+def log_doubts(folder: Path, tokenizer, key: str) -> None:
+    """Log what is unusual, though usable, in a checkpoint that the setting ``key`` names."""
+    with _loading(folder, key):
+        names = weights.shapes(folder)
+    if wrapper := weights.wrapper(names, _configuration(folder, key).model_type):
+        log(f"{key}: the names of the weights begin with '{wrapper}', which is left out")
+    if found := tokenizers.difference_to_file(tokenizer, folder):
+        text, ours, theirs = found
+        log(
+            f"{key}: doubtful: '{text}' is read as {ours}, but tokenizer.json says {theirs}: let tokenizer_config.json"
+            " agree with it (do_lower_case, strip_accents, tokenizer_class: PreTrainedTokenizerFast)"
+        )
+    elif word := tokenizers.lost_capitals(tokenizer):
+        log(
+            f"{key}: doubtful: the vocabulary has words with capitals, but the tokenizer reads '{word}' as"
+            f" '{' '.join(tokenizer.tokenize(word))}': if the model knows capitals, set do_lower_case to false in"
+            " tokenizer_config.json (and lowercase in tokenizer.json)"
+        )
 
 
 def log_truncated(encoded, longest: int) -> None:
@@ -111,9 +182,18 @@ def set_shape(config, shape: Shape) -> None:
 
 
 def check_vocabulary(student, teacher, key: str) -> None:
-    """Raise UserError unless both tokenizers have the same vocabulary: teacher and student get the same input ids."""
+    """Raise UserError unless both tokenizers have the same vocabulary and split text into the same word-pieces: teacher
+    and student get the same input ids.
+    """
+    advice = "choose a student and an encoder with the same tokenizer"
     if student.get_vocab() != teacher.get_vocab():
         raise UserError(
             f"{key}: the student's vocabulary ({len(student)} word-pieces) is not the teacher's ({len(teacher)}):"
-            " choose a student and an encoder with the same tokenizer"
+            f" {advice}"
+        )
+    if found := tokenizers.difference(student, teacher):
+        text, ours, theirs = found
+        raise UserError(
+            f"{key}: the student's tokenizer reads '{text}' as {ours}, the teacher's as {theirs}: {advice}, or make"
+            " their tokenizer files (tokenizer.json, tokenizer_config.json) equal"
         )

@@ -63,8 +63,10 @@ FAMILIES = {
 
 
 def check_family(config, key: str) -> None:
-    """Raise UserError, which names the setting ``key``, for a model of another family."""
+    """Raise UserError, which names the setting ``key``, for a model of another family, or for a decoder."""
     family = config.model_type
+    if getattr(config, "is_decoder", False):
+        raise UserError(f"{key}: is_decoder is true in config.json: expected an encoder, which reads a text both ways")
     if family not in FAMILIES:
         raise UserError(f"{key}: model family '{family}' is not supported: expected one of {', '.join(FAMILIES)}")
 

@@ -15,6 +15,8 @@ from transformers import PreTrainedModel
 
 from pipeline.tinybert.core import launch
 from pipeline.tinybert.core.errors import UserError
+from pipeline.tinybert.core.log import log_count
+from pipeline.tinybert.data.lengths import count_unread
 from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.models.attention import first_position_only, our_attention
 from pipeline.tinybert.models.batches import Collator
@@ -35,7 +37,15 @@ def encode(task: Task, rows: list[Row], tokenizer) -> Columns:
             f"max_length: {task.max_length}: the model takes {tokenizer.model_max_length} word-pieces: set the task's"
             " max_length to that or less"
         )
-    return task.encode(rows, tokenizer)
+    columns = task.encode(rows, tokenizer)
+    pieces, unknown, letters = count_unread(columns["input_ids"], tokenizer)
+    mostly = int((2 * (unknown + letters) > pieces).sum())
+    log_count(
+        mostly,
+        len(pieces),
+        "texts are mostly unknown word-pieces or single letters: is the encoder for their language?",
+    )
+    return columns
 
 
 def last_layer_first_position_only(task: Task, model: PreTrainedModel) -> contextlib.AbstractContextManager:

@@ -9,7 +9,7 @@ from transformers import AutoConfig, PreTrainedModel
 
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.data import locations
-from pipeline.tinybert.models import checkpoints
+from pipeline.tinybert.models import checkpoints, weights
 from pipeline.tinybert.tasks import Task
 
 KEY = "finetune_teacher.checkpoint"
@@ -23,12 +23,9 @@ def load(task: Task, location: str, encoder: Path, within: Path) -> tuple[PreTra
     """
     folder = locations.checkpoint_folder(location, KEY, within)
     tokenizer = checkpoints.tokenizer(folder, KEY)
-    teacher, loading = checkpoints.load(task.head, folder, KEY, output_loading_info=True)
-    made_for = teacher.config.architectures or [type(teacher).__name__]
-    if type(teacher).__name__ not in made_for or loading["missing_keys"]:
-        raise UserError(
-            f"{KEY}: {location} holds a {made_for[0]}, expected a {type(teacher).__name__} for this kind of task"
-        )
+    checkpoints.log_doubts(folder, tokenizer, KEY)
+    teacher, report = checkpoints.load_and_report(task.head, folder, KEY)
+    _check_head(teacher, report, location)
     family = AutoConfig.from_pretrained(encoder, local_files_only=True).model_type
     if teacher.config.model_type != family:
         raise UserError(
@@ -38,6 +35,21 @@ def load(task: Task, location: str, encoder: Path, within: Path) -> tuple[PreTra
     checkpoints.check_vocabulary(checkpoints.tokenizer(encoder), tokenizer, "encoder.checkpoint")
     _in_the_order_of(task, teacher, location)
     return teacher, tokenizer
+
+
+def _check_head(teacher: PreTrainedModel, report: dict[str, Any], location: str) -> None:
+    """Raise UserError if the checkpoint has another head than ``teacher``, or only a part of it."""
+    expected = type(teacher).__name__
+    made_for = teacher.config.architectures or [expected]
+    if expected not in made_for:
+        raise UserError(f"{KEY}: {location} holds a {made_for[0]}, expected a {expected} for this kind of task")
+    others = weights.of_no_known_part(teacher, report["unexpected_keys"])
+    for what, names in (("lacks", report["missing_keys"]), ("has beside", others)):
+        if names:
+            raise UserError(
+                f"{KEY}: {location} {what} the weights of a {expected} {weights.first_few(names)}: save a model of this"
+                " class with save_pretrained"
+            )
 
 
 def _in_the_order_of(task: Task, teacher: PreTrainedModel, location: str) -> None:

@@ -1,7 +1,8 @@
 import pytest
 import tiny
 import torch
-from transformers import AutoModel, BertForMaskedLM, BertModel, DistilBertConfig, DistilBertModel
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel, BertForMaskedLM, BertModel
 
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.settings import GeneralStudent
@@ -102,6 +103,24 @@ def test_a_checkpoint_is_taken_as_it_is(in_empty_folder):
     assert same(student, BertModel.from_pretrained("checkpoint"))
 
 
+def test_a_checkpoint_saved_from_a_wrapper_is_taken_and_this_is_said(in_empty_folder, capfd):
+    tiny.write_checkpoint(in_empty_folder / "checkpoint", layers=2)
+    expected = BertModel.from_pretrained("checkpoint")
+    file = in_empty_folder / "checkpoint/model.safetensors"
+    save_file({f"0.auto_model.{name}": weight for name, weight in load_file(file).items()}, file)
+    assert same(general_student.from_checkpoint(wanted("checkpoint")), expected)
+    line = "general_student.checkpoint: the names of the weights begin with '0.auto_model.', which is left out\n"
+    assert capfd.readouterr().out == line
+
+
+def test_a_checkpoint_that_lacks_a_layer_stops_with_the_setting(in_empty_folder):
+    tiny.write_checkpoint(in_empty_folder / "checkpoint", layers=2)
+    file = in_empty_folder / "checkpoint/model.safetensors"
+    save_file({name: weight for name, weight in load_file(file).items() if "layer.1." not in name}, file)
+    with pytest.raises(UserError, match=r"^general_student\.checkpoint: .* 16 missing \(encoder\.layer\.1\."):
+        general_student.from_checkpoint(wanted("checkpoint"))
+
+
 def test_a_checkpoint_of_another_width_than_the_encoder_s(in_empty_folder):
     tiny.write_checkpoint(in_empty_folder / "checkpoint", layers=1, hidden=16, heads=4, feed_forward=20)
     shape = {"layers": 1, "hidden": 16, "heads": 4, "feed_forward": 20}
@@ -127,9 +146,8 @@ def test_a_checkpoint_of_another_shape_stops_with_the_setting(in_empty_folder, n
 
 def test_a_checkpoint_with_another_vocabulary_stops_with_the_setting(in_empty_folder):
     tiny.write_checkpoint(in_empty_folder / "checkpoint", layers=2)
-    other = tiny.tokenizer()
-    other.add_tokens(["newword"])
-    other.save_pretrained("checkpoint")
+    file = in_empty_folder / "checkpoint/tokenizer.json"
+    file.write_text(file.read_text().replace('"charming"', '"enchanting"'))
     with pytest.raises(UserError, match=r"^general_student\.checkpoint: the student's vocabulary"):
         general_student.from_checkpoint(wanted("checkpoint"))
 
@@ -140,9 +158,7 @@ def test_a_checkpoint_without_a_model_stops_with_the_setting(in_empty_folder):
 
 
 def test_a_checkpoint_of_another_family_stops_with_the_setting(in_empty_folder):
-    DistilBertModel(DistilBertConfig(vocab_size=50, dim=8, n_layers=1, n_heads=2, hidden_dim=8)).save_pretrained(
-        "checkpoint"
-    )
+    tiny.write_family(in_empty_folder / "checkpoint", "distilbert")
     with pytest.raises(UserError, match=r"^general_student\.checkpoint: .*'distilbert', but the encoder's is 'bert'"):
         general_student.from_checkpoint(wanted("checkpoint"))
 

@@ -35,6 +35,12 @@ def plain_logits(model, rows) -> np.ndarray:
     return np.concatenate([found.logits.numpy() for found in outputs])
 
 
+def test_texts_that_the_tokenizer_mostly_does_not_know_are_counted(task, capfd):
+    encode(task, [{"text": text} for text in ("der Film war gut", "the film is gut", "a good film")], tiny.tokenizer())
+    line = "1 of 3 texts are mostly unknown word-pieces or single letters: is the encoder for their language?"
+    assert capfd.readouterr().out.splitlines() == [line]
+
+
 @pytest.mark.parametrize("batch_size", [1, 5, 64, 1000])
 def test_logits_come_in_row_order_whatever_the_lengths(model, task, batch_size):
     expected = plain_logits(model, TEXTS)

@@ -4,14 +4,18 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
+    AutoModelForSequenceClassification,
     BertForQuestionAnswering,
     BertForSequenceClassification,
     BertForTokenClassification,
     BertModel,
+    BertTokenizerFast,
 )
 
 from pipeline.tinybert.core.errors import UserError
+from pipeline.tinybert.models.families import FAMILIES
 from pipeline.tinybert.training import own_teacher
 
 NAMES = ["negative", "neutral", "positive"]
@@ -53,6 +57,20 @@ def test_outputs_are_put_in_the_order_of_the_task_s_labels_by_name(encoder, head
     assert loaded.config.id2label == dict(enumerate(names))
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_teacher_of_every_family_is_taken_and_its_labels_are_put_in_order(in_empty_folder, family):
+    tiny.write_family(in_empty_folder / "encoder", family)
+    theirs = {0: "positive", 1: "negative"}
+    loader, task = AutoModelForSequenceClassification, tiny.task(["negative", "positive"])
+    model = loader.from_pretrained("encoder", id2label=theirs, label2id={name: n for n, name in theirs.items()}).eval()
+    shutil.copytree("encoder", "own")
+    model.save_pretrained("own")
+    loaded, tokenizer = own_teacher.load(task, "own", Path("encoder"), Path())
+    inputs = tokenizer("a good film", return_tensors="pt")
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(**inputs).logits, model(**inputs).logits[:, [1, 0]])
+
+
 def test_a_teacher_of_numbers_or_of_answers_needs_no_names(encoder):
     own(BertForSequenceClassification, ["LABEL_0"])
     loaded, _ = own_teacher.load(tiny.task(["score"], "pearson", kind="regression"), "own", encoder, Path())
@@ -78,10 +96,71 @@ def test_a_teacher_with_another_head_or_other_labels_is_refused(encoder, head, l
 
 def test_a_teacher_with_another_vocabulary_is_refused(encoder):
     own(BertForSequenceClassification, NAMES)
-    vocabulary = {**tiny.tokenizer().get_vocab(), "more": len(tiny.tokenizer())}
-    type(tiny.tokenizer())(vocab=vocabulary).save_pretrained("own")
+    file = Path("own", "tokenizer.json")
+    file.write_text(file.read_text().replace('"charming"', '"enchanting"'))
     with pytest.raises(UserError, match="^encoder.checkpoint: the student's vocabulary .* is not the teacher's"):
         own_teacher.load(tiny.task(NAMES), "own", encoder, Path())
+
+
+def test_a_teacher_that_keeps_case_is_refused_though_its_vocabulary_is_the_encoder_s(encoder):
+    own(BertForSequenceClassification, NAMES)
+    BertTokenizerFast(vocab=tiny.tokenizer().get_vocab(), do_lower_case=False).save_pretrained("own")
+    expected = r"^encoder.checkpoint: the student's .* reads 'Good' as \[CLS\] good .* the teacher's as \[CLS\] \[UNK"
+    with pytest.raises(UserError, match=expected):
+        own_teacher.load(tiny.task(NAMES), "own", encoder, Path())
+
+
+def rewrite(change) -> None:
+    file = Path("own", "model.safetensors")
+    save_file(change(load_file(file)), file)
+
+
+def test_a_teacher_s_weights_that_were_saved_from_a_wrapper_are_taken_and_this_is_said(encoder, capfd):
+    model = own(BertForSequenceClassification, NAMES)
+    rewrite(lambda held: {f"module.{name}": weight for name, weight in held.items()})
+    loaded, _ = own_teacher.load(tiny.task(NAMES), "own", encoder, Path())
+    for name, weight in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], weight)
+    line = "finetune_teacher.checkpoint: the names of the weights begin with 'module.', which is left out"
+    assert capfd.readouterr().out.splitlines() == [line]
+
+
+def without(part: str):
+    return lambda held: {name: weight for name, weight in held.items() if part not in name}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without("layer.1."), r"cannot be loaded: .* 16 missing \(bert.encoder.layer.1.attention"),
+        (without("pooler"), "lacks the weights of a BertForSequenceClassification bert.pooler.dense.bias, bert.pooler"),
+        (without("classifier.weight"), "lacks the weights of a BertForSequenceClassification classifier.weight: save"),
+        (
+            lambda held: {name.replace("classifier", "classifier.0"): weight for name, weight in held.items()},
+            "lacks the weights of a BertForSequenceClassification classifier.bias, classifier.weight: save",
+        ),
+        (
+            lambda held: {**held, "crf.transitions": torch.ones(3, 3)},
+            "has beside the weights of a BertForSequenceClassification crf.transitions: save",
+        ),
+        (
+            lambda held: {**held, "classifier.weight": torch.ones(2, 24)},
+            r"cannot be loaded: .* 1 of another shape \(classifier.weight \(2, 24\) for \(3, 24\)\)",
+        ),
+    ],
+    ids=["a layer", "the pooler", "a part of the head", "another head", "more than a head", "other labels"],
+)
+def test_a_teacher_whose_weights_do_not_fit_is_refused_by_their_names(encoder, change, message):
+    own(BertForSequenceClassification, NAMES)
+    rewrite(change)
+    with pytest.raises(UserError, match=f"^finetune_teacher.checkpoint: own {message}"):
+        own_teacher.load(tiny.task(NAMES), "own", encoder, Path())
+
+
+def test_a_language_model_s_head_beside_the_teacher_s_is_left_out(encoder):
+    own(BertForSequenceClassification, NAMES)
+    rewrite(lambda held: {**held, "cls.predictions.bias": torch.ones(57)})
+    own_teacher.load(tiny.task(NAMES), "own", encoder, Path())
 
 
 def test_a_teacher_of_another_family_is_refused(encoder):
