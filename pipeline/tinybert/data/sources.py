@@ -139,16 +139,17 @@ def _sentences(documents: Iterable[str]) -> Iterator[str]:
 
     training_text, characters = [], 0
     for document in map(_with_line_breaks, documents):
-        training_text.append(document)
+        training_text.append(document[:PUNKT_CHARACTERS])
         characters += len(document)
         if characters > PUNKT_CHARACTERS:
             break
     tokenizer = PunktSentenceTokenizer(PunktTrainer("\n".join(training_text)).get_params())
     for document in map(_with_line_breaks, documents):
         for line in document.splitlines():
-            for sentence in tokenizer.tokenize(line):
+            for start, end in tokenizer.span_tokenize(line):  # one by one: a line may be a whole book
+                sentence = line[start:end].strip()
                 if len(sentence.split()) >= SHORTEST_SENTENCE:
-                    yield sentence.strip()
+                    yield sentence
 
 
 def _with_line_breaks(document: str) -> str:
