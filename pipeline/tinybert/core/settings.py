@@ -69,7 +69,7 @@ class Source(Table):
         None, description="column of the label; multi_label: also a list of columns of 0 and 1", examples=["sentiment"]
     )
     labels: dict[str, str | int | float | bool] | None = Field(
-        None, description="name of each label: its value in the file", examples=[{"negative": 0, "positive": 1}]
+        None, description="name of each label or tag: its value in the file", examples=[{"negative": 0, "positive": 1}]
     )
     separator: Name | None = Field(
         None, description="text between the labels in a column; blank: a comma", examples=["|"]

@@ -19,6 +19,7 @@ import pandas as pd
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import log
 from pipeline.tinybert.core.settings import Table
+from pipeline.tinybert.data.rows import parse_json
 
 Records = Iterator[tuple[str, dict]]
 
@@ -169,14 +170,6 @@ def delimiter_hint(path: Path, source: Table) -> str:
 
 
 # JSON
-
-
-def parse_json(text: str) -> Any:
-    """The value of a JSON text. Raises ValueError if it is invalid or nested too deeply."""
-    try:
-        return json.loads(text)
-    except RecursionError:
-        raise ValueError("objects or lists are nested too deeply") from None
 
 
 def _read_json_lines(path: Path, _source: Table) -> Records:

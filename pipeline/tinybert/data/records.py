@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import first_ten, log
 from pipeline.tinybert.core.settings import Source, Table
-from pipeline.tinybert.data.rows import Row
+from pipeline.tinybert.data.rows import Row, parse_json
 
 if TYPE_CHECKING:
     from pipeline.tinybert.tasks import Task
@@ -89,3 +90,19 @@ def text_of(record: dict, column: Any, what: str = "text") -> str:
     if not text.strip():
         raise BadRecordError(f"column '{column}': empty {what}")
     return text.strip()
+
+
+def list_in_text(text: str) -> list | None:
+    """The list that a text holds as JSON or as Python, which pandas writes into a CSV file; None if there is none."""
+    text = text.strip()
+    if not (text.startswith("[") and text.endswith("]")):
+        return None
+    try:
+        return parse_json(text)
+    except ValueError:
+        pass
+    try:
+        found = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+    return found if str(found) == text else None  # Python reads ['a' 'b'], as numpy writes a list, as ['ab']
