@@ -19,6 +19,7 @@ import pandas as pd
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import log
 from pipeline.tinybert.core.settings import Table
+from pipeline.tinybert.data.locations import untracked_hint
 from pipeline.tinybert.data.rows import parse_json
 
 Records = Iterator[tuple[str, dict]]
@@ -47,7 +48,7 @@ def records(path: Path, source: Table, key: str) -> Records:
     if reader is None:
         raise UserError(f"{key}: {path}: expected a file that ends with one of {', '.join(READERS)}")
     if not path.is_file():
-        raise UserError(f"{key}: there is no file {path}")
+        raise UserError(f"{key}: there is no file {path}{untracked_hint()}")
     try:
         yield from reader(path, source)
     except (ValueError, OSError, csv.Error) as error:
