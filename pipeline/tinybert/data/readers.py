@@ -136,9 +136,9 @@ def _read_header(lines: Iterator[list[str]]) -> list[str]:
 
 
 def _csv_error(error: csv.Error, path: Path, source: Table, first: int, last: int) -> str:
-    lines_of_record = f"{first} to {last}" if last > first else str(first)
     if hint := delimiter_hint(path, source):
-        return f"line {lines_of_record}: {error}{hint}"
+        return hint.removeprefix(": ")
+    lines_of_record = f"{first} to {last}" if last > first else str(first)
     # The csv module reports misplaced quotes with these two messages.
     quotes = str(error).startswith(("unexpected end", repr(delimiter_of(path, source))))
     return f"line {lines_of_record}: {UNCLOSED_QUOTE if quotes else error}"

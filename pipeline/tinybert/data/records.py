@@ -45,7 +45,8 @@ def parse_records(task: Task, records: Records, source: Table, key: str, labelle
     if bad:
         for line in [*bad[:SHOWN], *([f"and {len(bad) - SHOWN} more"] if len(bad) > SHOWN else [])]:
             log(f"  {line}")
-        log(f"{key}: {len(rows)} other rows are valid" + (f": {task.summary(rows)}" if rows and labelled else ""))
+        if rows:
+            log(f"{key}: {len(rows)} other rows are valid" + (f": {task.summary(rows)}" if labelled else ""))
         listed = f"{len(bad)} of {len(bad) + len(rows)} rows are invalid, as listed above; the first: "
         raise UserError(f"{key}: {listed if len(bad) > 1 else ''}{bad[0]}")
     if repaired:
