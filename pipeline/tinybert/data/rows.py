@@ -24,8 +24,8 @@ def read(path: str | Path) -> Iterator[Row]:
             yield json.loads(line)
 
 
-def blocks(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
-    """Yield lists of ``size`` rows; the last may be shorter."""
+def blocks(rows: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Yield lists of ``size`` rows (or texts); the last may be shorter."""
     rows = iter(rows)
     while block := list(islice(rows, size)):
         yield block

@@ -4,6 +4,7 @@
 to be shuffled waits in a temporary file, so that memory does not grow with the source.
 """
 
+import hashlib
 import pickle
 import random
 import re
@@ -81,7 +82,12 @@ def _read_hub(source: Table, split: str | None, key: str) -> readers.Records:
 
 
 def texts(source: Text, seed: int, key: str) -> list[str]:
-    """The first ``limit`` distinct texts of a source, in a random order that ``seed`` determines.
+    """All that ``each_text`` yields."""
+    return list(each_text(source, seed, key))
+
+
+def each_text(source: Text, seed: int, key: str) -> Iterator[str]:
+    """Yield the first ``limit`` distinct texts of a source, in a random order that ``seed`` determines.
 
     With ``sentences``, each text is split into sentences; those of fewer than three words are left out.
     """
@@ -98,15 +104,18 @@ def texts(source: Text, seed: int, key: str) -> list[str]:
     shuffled = _Shuffled(documents(), seed)
     if left_out:
         log(f"{key}: {len(left_out)} rows without text in column '{column}' left out: {first_ten(left_out)}")
-    distinct: dict[str, None] = {}
+    count = 0
+    known: set[bytes] = set()  # hashes, which take less memory than the texts
     for text in _sentences(shuffled) if source.sentences else shuffled:
-        distinct.setdefault(text)
-        if len(distinct) == source.limit:
+        known.add(hashlib.blake2b(text.encode(), digest_size=16).digest())
+        if len(known) > count:
+            count += 1
+            yield text
+        if count == source.limit:
             break
-    if not distinct:
+    if not count:
         expected = f"sentence of {SHORTEST_SENTENCE} words" if source.sentences else "text"
         raise UserError(f"{key}: {source.location}: no {expected} in column '{column}'")
-    return list(distinct)
 
 
 def sample(source: Text, columns: list[Column], seed: int, key: str) -> list[tuple[str, dict]]:
