@@ -21,6 +21,7 @@ from pipeline.tinybert.core.settings import Column, Table, Text
 from pipeline.tinybert.data import locations, readers
 
 PUNKT_CHARACTERS = 1_000_000  # the sentence splitter is trained on about this many characters
+LONGEST_PART = 50_000  # characters of a line that are divided into sentences at once
 SHORTEST_SENTENCE = 3  # words
 
 
@@ -155,10 +156,21 @@ def _sentences(documents: Iterable[str]) -> Iterator[str]:
     tokenizer = PunktSentenceTokenizer(PunktTrainer("\n".join(training_text)).get_params())
     for document in map(_with_line_breaks, documents):
         for line in document.splitlines():
-            for start, end in tokenizer.span_tokenize(line):  # one by one: a line may be a whole book
-                sentence = line[start:end].strip()
+            for sentence in _of_line(line, tokenizer):
                 if len(sentence.split()) >= SHORTEST_SENTENCE:
-                    yield sentence
+                    yield sentence.strip()
+
+
+def _of_line(line: str, tokenizer: Any) -> Iterator[str]:
+    """The sentences of a line, which may be a whole book, part by part: NLTK stops after five seconds on one text."""
+    start = 0
+    while start < len(line):
+        part = line[start : start + LONGEST_PART]
+        start += len(part)
+        spans = list(tokenizer.span_tokenize(part))
+        if start < len(line) and len(spans) > 1:  # the last sentence may go on in the next part
+            start -= len(part) - spans.pop()[0]
+        yield from (part[low:high] for low, high in spans)
 
 
 def _with_line_breaks(document: str) -> str:

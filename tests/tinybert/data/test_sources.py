@@ -166,6 +166,15 @@ def test_sentences_have_at_least_three_words_and_end_at_line_breaks(reviews):
     assert all(len(text.split()) >= 3 and text == text.strip() and "<" not in text for text in result)
 
 
+def test_sentences_of_a_long_line_do_not_depend_on_where_it_is_divided(tmp_path, monkeypatch):
+    long = " ".join(f"Is film {number} good? I liked it!" for number in range(200))
+    path = write_file(tmp_path / "text.csv", f"text\n{long}\n")
+    whole = texts(path, sentences=True, limit=1000)
+    monkeypatch.setattr(sources, "LONGEST_PART", 300)
+    assert texts(path, sentences=True, limit=1000) == whole
+    assert len(whole) == 201
+
+
 def test_the_seed_determines_the_order_of_texts_and_the_limit_takes_the_first(tmp_path):
     path = write_file(tmp_path / "text.csv", "text\n" + "".join(f"film number {n}\n" for n in range(50)))
     one, again, other = (texts(path, seed=seed) for seed in (1, 1, 2))
