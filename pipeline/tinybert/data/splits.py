@@ -274,11 +274,12 @@ def check_variety(task: Task, parts: Parts, key: str) -> None:
     score, or one close to it, on rows of a single class.
     """
     for split, rows in parts.items():
-        labels = {repr([row[field] for field in task.target_fields]) for row in rows}
+        # Of words or passages, rows with equal labels still tell models apart.
+        labels = {repr(row["label"]) if task.uses_first_position_only else row["id"] for row in rows}
         has_none = any(map(task.labels_in, parts["train"])) and not any(map(task.labels_in, rows))
         if split == "train" or len(rows) < 2 or (len(labels) > 1 and not has_none):
             continue
-        found = "no label" if has_none else f"the label {rows[0][task.target_fields[0]]!r}"
+        found = "no label" if has_none else f"the label {rows[0]['label']!r}"
         problem = f"{key}: all {len(rows)} rows of {split} have {found}, so scores on them say nothing"
         if split == "validation":
             raise UserError(

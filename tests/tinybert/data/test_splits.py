@@ -252,6 +252,15 @@ def test_a_validation_without_variety_is_refused_and_a_test_set_is_logged(kind, 
     assert re.fullmatch(f"{expected.format('test')}\n", capsys.readouterr().out)
 
 
+def test_sentences_with_equal_tags_tell_models_apart_unless_they_have_no_entity():
+    task = tiny.task([], "f1", kind="named_entities")
+    rows = [{"id": str(number), "words": [f"film{number}"], "tags": ["B-film"]} for number in range(2)]
+    splits.check_variety(task, {"train": rows, "validation": rows}, KEY)
+    none = [{**row, "tags": ["O"]} for row in rows]
+    with pytest.raises(UserError, match="all 2 rows of validation have no label"):
+        splits.check_variety(task, {"train": rows, "validation": none}, KEY)
+
+
 # Groups.
 
 
