@@ -65,6 +65,7 @@ def read_rows(configuration: settings.Settings, name: str) -> tuple[Task, splits
     parts |= source.more_tests
     splits.check_labels(task, parts, task_settings.source, key)
     task.labels = task.label_names(parts["train"], task_settings.source, key)
+    splits.check_variety(task, parts, key)
     unlabelled = splits.read_unlabelled(task, task_settings, parts, prepare.seed, f"tasks.{name}.unlabelled")
     for split, part in parts.items():
         log(f"{split}: {len(part)} rows: {task.summary(part)}")

@@ -174,7 +174,7 @@ GOOD, BAD = ["a good film", "positive"], ["a bad film", "negative"]
         ([HEAD, GOOD, BAD, ["fine", ""]], "rows.csv, line 4: column 'label': no label"),
         (
             [HEAD, ["", "a"], ["fine", ""]],
-            "line 2: column 'text': empty text; rows.csv, line 3: column 'label': no label",
+            "2 of 2 rows are invalid, as listed above; the first: rows.csv, line 2: column 'text': empty text",
         ),
         (
             [HEAD, *[[f"film {n}", "positive"] for n in range(30)]],

@@ -59,10 +59,10 @@ def summed_counts() -> Iterator[None]:
         log_count(count, total, what)
 
 
-def first_ten(found: list) -> str:
+def first_ten(found: list, between: str = "; ") -> str:
     """The first ten items, and how many more there are."""
-    more = f"; and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-    return "; ".join(map(str, found[:SHOWN])) + more
+    more = f"{between}and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+    return between.join(map(str, found[:SHOWN])) + more
 
 
 _logger.setLevel(logging.INFO)

@@ -1,11 +1,13 @@
 """A settings schema in words: what a key expects, and what is wrong with the values of a file."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pydantic
 
+MOST_PLACES = 3  # a key of more groups is not looked for
+LONGEST_VALUE = 200  # characters
 BLANK = "it may be blank, but DVC needs the key"
 WORDS = {
     "integer": "a whole number",
@@ -24,10 +26,12 @@ class Group(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
-def explain(error: pydantic.ValidationError, root: type[Group], prefix: tuple[str, ...] = ()) -> str:
+def explain(
+    error: pydantic.ValidationError, root: type[Group], prefix: tuple[str, ...], places: Callable[[str], list[str]]
+) -> str:
     """All errors in one line: each key, what was expected and what was found.
 
-    ``prefix`` is the place of ``root`` in params.yaml.
+    ``prefix`` is the place of ``root`` in params.yaml. ``places`` tells where params.yaml has a setting of a name.
     """
     schema = root.model_json_schema()
     lines: dict[str, str] = {}
@@ -36,7 +40,11 @@ def explain(error: pydantic.ValidationError, root: type[Group], prefix: tuple[st
         name = ".".join(str(key) for key in (*prefix, *keys))
         if item["type"] == "extra_forbidden":
             known = _known_keys(schema, keys[:-1])
-            lines[name] = f"{name}: unknown setting{suggestion(keys[-1], known)} (known here: {', '.join(known)})"
+            elsewhere = places(str(keys[-1]))
+            lines[name] = (
+                f"{name}: unknown setting{suggestion(keys[-1], known)} (known here: {', '.join(known) or 'none'})"
+                + (f": it belongs at {' or '.join(elsewhere)}" if 0 < len(elsewhere) <= MOST_PLACES else "")
+            )
         elif item["type"] == "missing":
             may_be_blank = {"type": "null"} in _forms(schema, keys)
             lines[name] = f"{name}: missing" + (f" ({BLANK})" if may_be_blank else "")
@@ -45,8 +53,25 @@ def explain(error: pydantic.ValidationError, root: type[Group], prefix: tuple[st
         else:
             is_name = item["loc"][-1] == "[key]"  # the wrong value is a key of the file
             expected = in_words(schema, keys[:-1], "propertyNames") if is_name else in_words(schema, keys)
-            lines[name] = f"{name}: expected {expected}, found {item['input']!r} ({type(item['input']).__name__})"
+            found = f"{_shortened(item['input'])} ({type(item['input']).__name__})"
+            lines[name] = f"{name}: expected {expected}, found {found}{_advice(schema, keys, item['input'])}"
     return "; ".join(lines.values())
+
+
+def _shortened(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}…"
+
+
+def _advice(schema: dict, keys: list[Any], found: Any) -> str:
+    """How to write a value that has the wrong form: a list with one entry, or as in the setting's example."""
+    forms = _forms(schema, keys)
+    if isinstance(found, str | int | float) and all(form.get("type") in ("array", "null") for form in forms):
+        return f": write [{found}]"
+    fields = [form.get("properties", {}).get(keys[-1], {}) for form in _forms(schema, keys[:-1])] if keys else []
+    example = next((str(field["examples"][0]) for field in fields if "examples" in field), "").replace("'", "")
+    is_group = any("additionalProperties" in form for form in forms)
+    return f": write, for example, {example}" if example and is_group and not isinstance(found, dict) else ""
 
 
 def suggestion(word: Any, known: Iterable[Any]) -> str:

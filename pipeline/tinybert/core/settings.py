@@ -3,6 +3,9 @@
 docs/reference.md is made from it.
 """
 
+import math
+import typing
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,6 +17,7 @@ from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import log
 from pipeline.tinybert.core.schema import Group, explain, suggestion
 
+MOST_VALUES = 100_000  # in params.yaml, which has some hundred
 PARAMS = Path("params.yaml")
 RESERVED_NAMES = (
     "train",
@@ -69,7 +73,7 @@ class Source(Table):
         None, description="column of the label; multi_label: also a list of columns of 0 and 1", examples=["sentiment"]
     )
     labels: dict[str, str | int | float | bool] | None = Field(
-        None, description="name of each label: its value in the file", examples=[{"negative": 0, "positive": 1}]
+        None, description="name of each label or tag: its value in the file", examples=[{"negative": 0, "positive": 1}]
     )
     separator: Name | None = Field(
         None, description="text between the labels in a column; blank: a comma", examples=["|"]
@@ -402,7 +406,21 @@ def checked(group: type[Group], values: dict[str, Any], key: str) -> Any:
     try:
         return group.model_validate(values)
     except pydantic.ValidationError as error:
-        raise UserError(explain(error, group, tuple(key.split(".")))) from None
+        raise UserError(explain(error, group, tuple(key.split(".")), _places)) from None
+
+
+def _places(key: str) -> list[str]:
+    """Where params.yaml has a setting of this name."""
+
+    def within(kind: Any, prefix: str) -> Iterator[str]:
+        for name, field in getattr(kind, "model_fields", {}).items():
+            if name == key:
+                yield prefix + name
+            inner = f"{prefix}{name}." + ("<task>." if name == "tasks" else "")
+            for part in (field.annotation, *typing.get_args(field.annotation)):
+                yield from within(part, inner)
+
+    return list(within(Settings, ""))
 
 
 def load(path: Path = PARAMS) -> Settings:
@@ -411,7 +429,7 @@ def load(path: Path = PARAMS) -> Settings:
     try:
         settings = Settings.model_validate(raw)
     except pydantic.ValidationError as error:
-        raise UserError(f"{path}: {explain(error, Settings)}") from None
+        raise UserError(f"{path}: {explain(error, Settings, (), _places)}") from None
     for name, values in settings.general_student.presets.items():
         _check_changes(path, settings, "general_student", values, ("general_student", "presets", name))
     for name in settings.tasks:
@@ -424,8 +442,14 @@ def load(path: Path = PARAMS) -> Settings:
 
 def _read(path: Path) -> dict:
     # ruamel as in DVC: PyYAML would read 1e-05, which `dvc exp run -S a=1e-5` writes, as text.
+    yaml = ruamel.yaml.YAML(typ="safe", pure=True)
     try:
-        raw = ruamel.yaml.YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        if "*" in text and _expanded(yaml.compose(text), {}) > MOST_VALUES:  # before they are expanded
+            raise UserError(f"{path}: its aliases (*name) stand for more than {MOST_VALUES} values: remove some")
+        raw = yaml.load(text)
+    except RecursionError:
+        raise UserError(f"{path}: groups or lists are nested too deeply") from None
     except FileNotFoundError:
         raise UserError(f"there is no {path} in this folder: change to the top of the repository") from None
     except (ruamel.yaml.error.YAMLError, UnicodeDecodeError) as error:
@@ -435,6 +459,20 @@ def _read(path: Path) -> dict:
     if not isinstance(raw, dict):
         raise UserError(f"{path}: expected groups of settings, found {type(raw).__name__}")
     return raw
+
+
+def _expanded(node: Any, known: dict[int, float]) -> float:
+    """The number of values below a node of a YAML document if each alias is replaced by what it stands for.
+
+    ``known``: the numbers of nodes seen before. Infinity for an alias within its own anchor.
+    """
+    if not isinstance(getattr(node, "value", None), list):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = math.inf
+        inner = [part for entry in node.value for part in (entry if isinstance(entry, tuple) else (entry,))]
+        known[id(node)] = 1 + sum(_expanded(part, known) for part in inner)
+    return known[id(node)]
 
 
 def check_task_name(name: str, key: str) -> None:
@@ -458,7 +496,7 @@ def _check_changes(path: Path, settings: Settings, stage: str, changes: dict, ke
     try:
         settings._changed(stage, changes)
     except pydantic.ValidationError as error:
-        raise UserError(f"{path}: {explain(error, type(getattr(settings, stage)), keys)}") from None
+        raise UserError(f"{path}: {explain(error, type(getattr(settings, stage)), keys, _places)}") from None
 
 
 def _merge(group: dict, own: dict) -> dict:

@@ -15,7 +15,6 @@ import functools
 import hashlib
 import importlib.metadata
 import importlib.util
-import json
 import os
 import re
 import shlex
@@ -25,9 +24,11 @@ import huggingface_hub
 
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import log
+from pipeline.tinybert.data.rows import parse_json
 
 RAW = Path("data/raw")
 CACHE = ("files", "md5")  # in the path of a file in DVC's cache: .dvc/cache/files/md5/12/3456…
+EXPERIMENTS = re.compile(r"/\.dvc/tmp/exps/")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 huggingface_hub.logging.set_verbosity_error()  # it would warn of each retry
@@ -53,8 +54,17 @@ def check_task_folder(task: str) -> None:
     if not folder.is_dir():
         raise UserError(
             f"{folder}: there is no such folder, and DVC fails without it: `mkdir -p {folder}`, then put the task's"
-            " files there, or a README.md that says where its rows come from"
+            f" files there, or a README.md that says where its rows come from{untracked_hint()}"
         )
+
+
+def untracked_hint() -> str:
+    """What to do about a missing file in the copy of the workspace in which a queued experiment runs."""
+    if not EXPERIMENTS.search(Path.cwd().as_posix()):
+        return ""
+    return (
+        ": a queued experiment has only files that git or DVC tracks: `git add` or `dvc add` the file, then queue again"
+    )
 
 
 def local_path(location: str, key: str, folder: Path | None = None) -> Path:
@@ -67,7 +77,7 @@ def local_path(location: str, key: str, folder: Path | None = None) -> Path:
         return _package_path(location, key)
     path = Path(location)
     if not path.exists():
-        raise UserError(f"{key}: there is no file or folder {location}")
+        raise UserError(f"{key}: there is no file or folder {location}{untracked_hint()}")
     check_place(path, folder or raw_folder(key), key)
     return path
 
@@ -78,7 +88,10 @@ def _package_path(location: str, key: str) -> Path:
     spec = importlib.util.find_spec(name) if name.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
         raise UserError(f"{key}: no package '{name}' is installed: pip install it (requirements.txt), or change {key}")
-    path = Path(next(iter(spec.submodule_search_locations))) / inner
+    folder = Path(next(iter(spec.submodule_search_locations)))
+    if folder.parent.resolve() == Path.cwd():
+        raise UserError(f"{key}: the folder {name} here hides the installed package '{name}': rename the folder")
+    path = folder / inner
     if not path.exists():
         raise UserError(f"{key}: the installed package '{name}' has no {inner}")
     _check_version(name, version, inner, key)
@@ -171,7 +184,7 @@ def checkpoint_folder(location: str, key: str, within: Path | None = None) -> Pa
         raise UserError(f"{key}: {location} has no config.json: expected the folder of a Hugging Face model")
     for file in (path for path in (config, folder / "tokenizer_config.json") if path.is_file()):
         try:
-            settings = json.loads(file.read_text(encoding="utf-8"))
+            settings = parse_json(file.read_text(encoding="utf-8"))
         except ValueError as error:
             raise UserError(f"{key}: {location}: {file.name} is not valid JSON: {error}") from None
         if "auto_map" in settings:

@@ -1,152 +1,222 @@
-"""Readers of file formats: CSV, TSV, JSON Lines, JSON, SQuAD's JSON, Parquet and CoNLL files become tables of records.
+"""Readers of file formats: CSV, TSV, JSON Lines, JSON, SQuAD's JSON, Parquet and CoNLL files become records.
 
-Each reader returns a table with one record per row. Values stay as they are in the file: no type is guessed. The index
-holds the position of each record in the file, and the name of the index is the unit of the positions ("line", "row").
-A reader raises ValueError, OSError or csv.Error if the file is invalid.
+A reader yields one record after the other, (position, column → value), so that memory does not grow with the file; only
+JSON is read whole. Values stay as they are in the file: no type is guessed. The position says where the record stands
+("line 3", "row 7"). A reader raises ValueError, OSError or csv.Error if the file is invalid.
 """
 
 import csv
-import io
 import json
+import re
 from collections import Counter
-from collections.abc import Iterator
-from itertools import pairwise
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
+from typing import Any, TextIO
 
 import pandas as pd
 
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import log
 from pipeline.tinybert.core.settings import Table
+from pipeline.tinybert.data.locations import untracked_hint
+from pipeline.tinybert.data.rows import parse_json
+
+Records = Iterator[tuple[str, dict]]
 
 LONGEST_SENTENCE = 500  # words; a CoNLL file with a single, longer sentence is refused
 UNCLOSED_QUOTE = (
     "a quote opens in it that does not close, or closes within a field: double a quote that belongs to the text, or set"
     " `quotes: false` if quotes have no special meaning in the file"
 )
+DELIMITERS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
+USUAL_DELIMITER = {".csv": ",", ".tsv": "\t"}
+COMMENT = re.compile(r"# (new(doc|par)\b|.*=)")  # as in CoNLL-U and MultiCoNER; the word # has tags and no = after it
+ROWS_AT_ONCE = 256  # of a Parquet file or a data set of the hub
+MOST_UNPACKED, MOST_TIMES = 1 << 30, 100  # a Parquet file that unpacks to more bytes, and to more times its size
+PANDAS_INDEX = re.compile(r"__index_level_\d+__")
 
 
-def read_file(path: Path, source: Table, key: str) -> pd.DataFrame:
-    """Read a file with the reader for its suffix. Raises UserError, which names ``key``, if the file is invalid."""
+def records(path: Path, source: Table, key: str) -> Records:
+    """Yield (position, column → value) for each record of a file, with the reader for its suffix.
+
+    Raises UserError, which names ``key``, if the file is invalid.
+    """
     reader = READERS.get(path.suffix.lower())
     if path.is_dir():
         raise UserError(f"{key}: {path} is a folder: name its files under `splits` (train: …) or `split`")
     if reader is None:
         raise UserError(f"{key}: {path}: expected a file that ends with one of {', '.join(READERS)}")
     if not path.is_file():
-        raise UserError(f"{key}: there is no file {path}")
+        raise UserError(f"{key}: there is no file {path}{untracked_hint()}")
     try:
-        return reader(path, source)
+        yield from reader(path, source)
     except (ValueError, OSError, csv.Error) as error:
-        raise UserError(f"{key}: {path} cannot be read as {path.suffix[1:]}: {error}") from error
+        reason = _not_utf8(path) if isinstance(error, UnicodeDecodeError) else error
+        raise UserError(f"{key}: {path} cannot be read as {path.suffix[1:]}: {reason}") from error
 
 
-def _read_text(path: Path) -> str:
-    """The content of a UTF-8 file, without a byte order mark."""
-    content = path.read_bytes()
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise ValueError(
-            f"line {line}: not UTF-8 (byte {error.object[error.start]:#04x}): save the file as UTF-8"
-        ) from None
+def read_file(path: Path, source: Table, key: str) -> pd.DataFrame:
+    """All records of a file, as ``records`` reads them; None where a record lacks a column."""
+    positions, found = [], []
+    for position, record in records(path, source, key):
+        positions.append(position)
+        found.append(record)
+    table = pd.DataFrame(found, index=positions, dtype=object)
+    return table.where(table.notna(), None)
 
 
-def _table(records: list, columns: list | None, positions: list, unit: str) -> pd.DataFrame:
-    return pd.DataFrame(records, columns=columns, index=pd.Index(positions, name=unit), dtype=object)
+def _open(path: Path, newline: str) -> TextIO:
+    """A UTF-8 file, without a byte order mark."""
+    return open(path, encoding="utf-8-sig", newline=newline)
+
+
+def _not_utf8(path: Path) -> str:
+    """Which line of a file is not UTF-8."""
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                return f"line {number}: not UTF-8 (byte {line[error.start]:#04x}): save the file as UTF-8"
+    return "not UTF-8"
 
 
 # CSV and TSV
 
 
-def _read_csv(path: Path, source: Table, delimiter: str = ",") -> pd.DataFrame:
+def _read_csv(path: Path, source: Table) -> Records:
     csv.field_size_limit(1 << 30)
-    lines = csv.reader(
-        io.StringIO(_read_text(path), newline=""),
-        delimiter=source.delimiter or delimiter,
-        quoting=csv.QUOTE_NONE if source.quotes is False else csv.QUOTE_MINIMAL,
-        strict=True,
-    )
-    records, positions, end = [], [], 0  # end: the last line of the record before
-    try:
-        header = _read_header(lines)
-        end = lines.line_num
-        for fields in lines:
-            missing = len(header) - len(fields)
-            if missing < 0:
-                raise csv.Error(f"{len(fields)} fields, the header has {len(header)}: quote a field that holds commas")
-            if fields:
-                records.append([*fields, *[None] * missing])
-                positions.append(end + 1)
+    with _open(path, newline="") as file:
+        lines = _csv_reader(file, source, delimiter_of(path, source), strict=True)
+        count, several, longest, end = 0, 0, (0, 0), 0  # longest, end: lines of the longest, and last of the previous
+        try:
+            header = _read_header(lines)
             end = lines.line_num
-    except csv.Error as error:
-        first, last = end + 1, lines.line_num
-        lines_of_record = f"{first} to {last}" if last > first else str(first)
-        # The csv module reports misplaced quotes with these two messages.
-        quotes = str(error).startswith(("unexpected end", repr(lines.dialect.delimiter)))
-        raise ValueError(f"line {lines_of_record}: {UNCLOSED_QUOTE if quotes else error}") from None
-    _log_long_records(path, [*positions, end + 1])
-    return _table(records, header, positions, "line")
+            for fields in lines:
+                missing = len(header) - len(fields)
+                if missing < 0:
+                    raise csv.Error(
+                        f"{len(fields)} fields, the header has {len(header)}: quote a field that holds the delimiter"
+                    )
+                start, end = end + 1, lines.line_num
+                if fields:
+                    count, several = count + 1, several + (end > start)
+                    longest = max(longest, (start, end), key=lambda span: span[1] - span[0])
+                    # A column without a name cannot be asked for. Spreadsheets write many of them.
+                    record = zip(header, [*fields, *[None] * missing], strict=True)
+                    yield f"line {start}", {name: value for name, value in record if name}
+        except csv.Error as error:
+            raise ValueError(_csv_error(error, path, source, end + 1, lines.line_num)) from None
+    if several:  # an unclosed quote swallows all lines up to the next quote, which is no error
+        log(
+            f"{path.name}: {several} of {count} records span several lines, the longest from line {longest[0]} to"
+            f" {longest[1]}: if it should not, a quote is left open there"
+        )
+
+
+def _csv_reader(lines: Any, source: Table, delimiter: str, strict: bool) -> Any:
+    return csv.reader(
+        lines,
+        delimiter=delimiter,
+        quoting=csv.QUOTE_NONE if source.quotes is False else csv.QUOTE_MINIMAL,
+        strict=strict,
+    )
 
 
 def _read_header(lines: Iterator[list[str]]) -> list[str]:
     header = next(lines, [])
-    if not header:
-        raise csv.Error("the file is empty: expected a header that names the columns")
-    repeated = [name for name, count in Counter(header).items() if count > 1]
+    if not any(header):
+        state = "its first line has no names" if header else "the file is empty"
+        raise csv.Error(f"{state}: expected a header that names the columns")
+    repeated = [name for name, count in Counter(filter(None, header)).items() if count > 1]
     if repeated:
         raise csv.Error(f"the column '{repeated[0]}' occurs twice in the header")
     return header
 
 
-def _log_long_records(path: Path, starts: list[int]) -> None:
-    """Log records of several lines: an unclosed quote swallows all lines up to the next quote, which is no error.
+def _csv_error(error: csv.Error, path: Path, source: Table, first: int, last: int) -> str:
+    if hint := delimiter_hint(path, source):
+        return hint.removeprefix(": ")
+    lines_of_record = f"{first} to {last}" if last > first else str(first)
+    # The csv module reports misplaced quotes with these two messages.
+    quotes = str(error).startswith(("unexpected end", repr(delimiter_of(path, source))))
+    return f"line {lines_of_record}: {UNCLOSED_QUOTE if quotes else error}"
 
-    ``starts``: the first line of each record, and the line after the last record.
-    """
-    lengths = [end - start for start, end in pairwise(starts)]
-    several = sum(length > 1 for length in lengths)
-    if several:
-        longest = max(range(len(lengths)), key=lengths.__getitem__)
-        log(
-            f"{path.name}: {several} of {len(lengths)} records span several lines, the longest from line"
-            f" {starts[longest]} to {starts[longest + 1] - 1}: if it should not, a quote is left open there"
+
+def delimiter_of(path: Path, source: Table) -> str:
+    return source.delimiter or USUAL_DELIMITER[path.suffix.lower()]
+
+
+def delimiter_hint(path: Path, source: Table) -> str:
+    """What to set if the first line of a file looks like columns with another delimiter; else nothing."""
+    suffix = path.suffix.lower()
+    if suffix not in USUAL_DELIMITER:
+        conll = READERS.get(suffix) is _read_conll and source.delimiter
+        return (
+            f": leave `delimiter` blank if white space separates its columns, not {source.delimiter!r}" if conll else ""
         )
-
-
-def _read_tsv(path: Path, source: Table) -> pd.DataFrame:
-    return _read_csv(path, source, "\t")
+    with _open(path, newline="") as file:
+        line = file.readline()
+    used = delimiter_of(path, source)
+    widths = {
+        delimiter: len(next(_csv_reader([line], source, delimiter, strict=False), []))
+        for delimiter in (used, *DELIMITERS)
+    }
+    best = max(widths, key=lambda delimiter: widths[delimiter])  # of equal ones, the first: the one in use
+    if best == used:
+        return ""
+    setting = f"set `delimiter: {json.dumps(best)}`" if best != USUAL_DELIMITER[suffix] else "leave `delimiter` blank"
+    return f": its first line looks like {widths[best]} columns with {DELIMITERS[best]} between them: {setting}"
 
 
 # JSON
 
 
-def _read_json_lines(path: Path, _source: Table) -> pd.DataFrame:
-    records, positions = [], []
-    for number, line in enumerate(_read_text(path).split("\n"), 1):
-        if line.strip():
-            try:
-                of_line = _json_records(f"[{line}]")
-            except json.JSONDecodeError as error:
-                raise ValueError(f"line {number}, character {error.pos}: not valid JSON: {error.msg}") from None
-            except ValueError as error:
-                raise ValueError(f"line {number}: {error}") from None
-            records += of_line
-            positions += [number] * len(of_line)
-    return _table(records, None, positions, "line")
+def _read_json_lines(path: Path, _source: Table) -> Records:
+    with _open(path, newline="\n") as file:  # other separators of lines, such as U+2028, are characters of a text
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                try:
+                    record = parse_json(line.rstrip("\r\n"))
+                    _check_objects([record], line)
+                except json.JSONDecodeError as error:
+                    raise ValueError(f"line {number}, {_not_json(error, line)}") from None
+                except ValueError as error:
+                    raise ValueError(f"line {number}: {error}") from None
+                yield f"line {number}", record
 
 
-def _read_json(path: Path, _source: Table) -> pd.DataFrame:
-    """A list of objects, or a file in SQuAD's format."""
-    text = _read_text(path)
-    content = json.loads(text)
+def _not_json(error: json.JSONDecodeError, line: str) -> str:
+    if error.msg == "Extra data":
+        return f"character {error.pos + 1}: more than one value: expected one object on each line"
+    one_value = line.strip() in ("[", "{", "[{")
+    hint = ": expected one object on each line; if the file is one JSON list, name it .json" if one_value else ""
+    return f"character {error.pos + 1}: not valid JSON: {error.msg}{hint}"
+
+
+def _read_json(path: Path, source: Table) -> Records:
+    """A list of objects, a file in SQuAD's format, or JSON Lines, which pandas and `datasets` name .json, too."""
+    with _open(path, newline="\n") as file:
+        text = file.read()
+    try:
+        content = parse_json(text)
+    except json.JSONDecodeError as error:
+        if error.msg != "Extra data":
+            raise
+        yield from _read_json_lines(path, source)
+        return
     if isinstance(content, dict) and isinstance(content.get("data"), list):
-        records = list(_squad_questions(content["data"]))
-        _check_surrogates(text, records)
-        return _table(records, None, [record["id"] for record in records], "question")
-    records = _json_records(text)
-    return _table(records, None, list(range(1, len(records) + 1)), "row")
+        questions = list(_squad_questions(content["data"]))
+        _check_objects(questions, text)
+        for record in questions:
+            yield f"question {record['id']}", record
+        return
+    if not isinstance(content, list):
+        raise ValueError("expected objects in a list, or one object on each line")
+    _check_objects(content, text)
+    for number, record in enumerate(content, 1):
+        yield f"row {number}", record
 
 
 def _squad_questions(articles: list[dict]) -> Iterator[dict]:
@@ -174,59 +244,120 @@ def _squad_questions(articles: list[dict]) -> Iterator[dict]:
         ) from None
 
 
-def _json_records(text: str) -> list[dict]:
-    records = json.loads(text)
-    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+def _check_objects(found: list, text: str) -> None:
+    """Raise ValueError unless all values are objects, and none has a lone surrogate, which no file can hold."""
+    if not all(isinstance(record, dict) for record in found):
         raise ValueError("expected objects, each with the same columns")
-    _check_surrogates(text, records)
-    return records
-
-
-def _check_surrogates(text: str, records: list[dict]) -> None:
-    """Raise UnicodeEncodeError (a ValueError) for an escaped lone surrogate, which cannot be written to a file."""
     if "\\ud" in text.lower():
-        json.dumps(records, ensure_ascii=False).encode("utf-8")
+        json.dumps(found, ensure_ascii=False).encode("utf-8")
 
 
 # CoNLL and Parquet
 
 
-def _read_conll(path: Path, source: Table) -> pd.DataFrame:
+def _read_conll(path: Path, source: Table) -> Records:
     """One word per line and an empty line after each sentence. Columns are numbered from 1.
 
-    One record per sentence, with a list of equal length in each column. Without a ``delimiter`` setting, white space
-    separates columns.
+    One record per sentence, with a list of equal length in each column. Without a ``delimiter`` setting, blanks and
+    tabs separate columns. Comments before a sentence are left out.
     """
-    sentences, positions, width = [], [], None
     sentence: list[list[str]] = []
-    for number, line in enumerate([*_read_text(path).splitlines(), ""], 1):
-        if not line.strip():
-            if sentence:
-                sentences.append([list(column) for column in zip(*sentence, strict=True)])
-                positions.append(number - len(sentence))
-            sentence = []
-        elif not line.startswith("-DOCSTART-"):
-            fields = line.split(source.delimiter)
-            width = width or len(fields)
-            if len(fields) != width:
-                raise ValueError(f"line {number}: {len(fields)} columns, the lines before have {width}: '{line[:50]}'")
-            sentence.append(fields)
-    if len(sentences) == 1 and len(sentences[0][0]) > LONGEST_SENTENCE:
-        raise ValueError(f"one sentence of {len(sentences[0][0])} words: an empty line ends a sentence")
-    return _table(sentences, list(range(1, (width or 0) + 1)), positions, "sentence at line")
+    count, comments, width, first = 0, 0, None, 0  # first: words of the first sentence
+    with _open(path, newline="\n") as file:
+        for number, line in enumerate(chain(file, ["\n"]), 1):  # only \n ends a line: a word may hold U+2028
+            line = line.rstrip("\r\n")
+            if not line.strip():
+                if sentence:
+                    count, first = count + 1, first or len(sentence)
+                    columns = {column: list(cells) for column, cells in enumerate(zip(*sentence, strict=True), 1)}
+                    yield f"sentence at line {number - len(sentence)}", columns
+                sentence = []
+            elif not sentence and COMMENT.match(line):
+                comments += 1
+            elif not line.startswith("-DOCSTART-"):
+                fields = line.split(source.delimiter) if source.delimiter else re.split(r"[ \t]+", line.strip(" \t"))
+                width = width or len(fields)
+                if len(fields) != width:
+                    raise ValueError(_other_width(number, line, len(fields), width, source))
+                sentence.append(fields)
+    if count == 1 and first > LONGEST_SENTENCE:
+        raise ValueError(f"one sentence of {first} words: an empty line ends a sentence")
+    if comments:
+        log(f"{path.name}: {comments} comment lines (# … =) left out")
 
 
-def _read_parquet(path: Path, _source: Table) -> pd.DataFrame:
-    # Integers in a column with missing values stay integers: the label 1 must not become 1.0.
-    table = pd.read_parquet(path, to_pandas_kwargs={"integer_object_nulls": True}).reset_index(drop=True)
-    table = table.astype(object).where(table.notna(), None)
-    return table.set_index(pd.Index(range(1, len(table) + 1), name="row"))
+def _other_width(number: int, line: str, fields: int, width: int, source: Table) -> str:
+    problem = f"line {number}: {fields} columns, the lines before have {width}: '{line[:50]}'"
+    if "\t" in line and source.delimiter is None:
+        return f'{problem}: set `delimiter: "\\t"` if only tabs separate the columns'
+    return f"{problem}: if it is a comment, remove it" if line.startswith("#") else problem
+
+
+def _read_parquet(path: Path, source: Table) -> Records:
+    import pyarrow
+    import pyarrow.parquet
+
+    def batches() -> Iterator[Any]:
+        unpacked, most = 0, max(MOST_UNPACKED, MOST_TIMES * path.stat().st_size)
+        for batch in file.iter_batches(ROWS_AT_ONCE):
+            unpacked += batch.nbytes
+            if unpacked > most:
+                raise ValueError(
+                    f"it unpacks to more than {most / (1 << 30):.0f} GiB, {MOST_TIMES} times its size or more"
+                )
+            yield batch
+
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+        names = {} if getattr(source, "labels", None) else _names_of_tags(file.schema_arrow)
+        for column, of_classes in names.items():
+            log(
+                f"{path.name}: column '{column}': numbers become names, by the file's metadata: {', '.join(of_classes)}"
+            )
+        for position, record in rows_of(batches(), names):
+            yield position, {name: value for name, value in record.items() if not PANDAS_INDEX.fullmatch(name)}
+    except pyarrow.ArrowException as error:  # some are no ValueError
+        raise ValueError(str(error)) from error
+
+
+def _names_of_tags(schema: Any) -> dict[str, list[str]]:
+    """The names of classes in the metadata that `datasets` writes into a Parquet file, for columns of lists."""
+    if b"huggingface" not in (schema.metadata or {}):
+        return {}
+    import datasets
+
+    features = datasets.Features.from_arrow_schema(schema)
+    return {column: names for column, names in class_names(features).items() if hasattr(features[column], "feature")}
+
+
+def class_names(features: Any) -> dict[str, list[str]]:
+    """Column → names of its classes, for columns of class indices or lists of them, by the features of `datasets`."""
+    inner = {column: getattr(feature, "feature", feature) for column, feature in features.items()}
+    return {column: feature.names for column, feature in inner.items() if hasattr(feature, "int2str")}
+
+
+def rows_of(batches: Iterable[Any], names: dict[str, list[str]]) -> Records:
+    """Yield the rows of Arrow's tables as Python's own values: an integer beside a missing value stays an integer, for
+    the label 1 must not become 1.0. ``names``: column → names that replace its class indices.
+    """
+    row = 0
+    for batch in batches:
+        for record in batch.to_pylist():
+            row += 1
+            yield f"row {row}", record | {column: _named(record[column], names[column]) for column in names}
+
+
+def _named(value: Any, names: list[str]) -> Any:
+    if isinstance(value, list):
+        return [_named(index, names) for index in value]
+    return names[value] if value is not None and 0 <= value < len(names) else None
 
 
 READERS = {
     ".csv": _read_csv,
-    ".tsv": _read_tsv,
+    ".tsv": _read_csv,
     ".jsonl": _read_json_lines,
+    ".ndjson": _read_json_lines,
     ".json": _read_json,
     ".parquet": _read_parquet,
     ".conll": _read_conll,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from pipeline.tinybert.core.errors import UserError
-from pipeline.tinybert.core.log import first_ten, log
+from pipeline.tinybert.core.log import SHOWN, first_ten, log
 from pipeline.tinybert.core.settings import Source, Table
-from pipeline.tinybert.data.rows import Row
+from pipeline.tinybert.data.rows import Row, parse_json
 
 if TYPE_CHECKING:
     from pipeline.tinybert.tasks import Task
@@ -27,7 +28,7 @@ def parse_records(task: Task, records: Records, source: Table, key: str, labelle
     """Convert records into rows. Each row gets its position under ``where``.
 
     A row with the field ``repaired`` was corrected by the task: the field is removed, and the repairs are logged.
-    Raises UserError, which names the first ten invalid records and the number of the others.
+    Raises UserError if records are invalid. The first ten are logged, one a line, and what the valid ones hold.
     """
     rows, bad, repaired = [], [], []
     for where, record in records:
@@ -42,7 +43,12 @@ def parse_records(task: Task, records: Records, source: Table, key: str, labelle
             repaired.append(f"{where}: {repair}")
         rows.append({**row, "where": where})
     if bad:
-        raise UserError(f"{key}: {first_ten(bad)}")
+        for line in [*bad[:SHOWN], *([f"and {len(bad) - SHOWN} more"] if len(bad) > SHOWN else [])]:
+            log(f"  {line}")
+        if rows:
+            log(f"{key}: {len(rows)} other rows are valid" + (f": {task.summary(rows)}" if labelled else ""))
+        listed = f"{len(bad)} of {len(bad) + len(rows)} rows are invalid, as listed above; the first: "
+        raise UserError(f"{key}: {listed if len(bad) > 1 else ''}{bad[0]}")
     if repaired:
         log(f"{key}: {len(repaired)} rows repaired: {first_ten(repaired)}")
     return rows
@@ -89,3 +95,19 @@ def text_of(record: dict, column: Any, what: str = "text") -> str:
     if not text.strip():
         raise BadRecordError(f"column '{column}': empty {what}")
     return text.strip()
+
+
+def list_in_text(text: str) -> list | None:
+    """The list that a text holds as JSON or as Python, which pandas writes into a CSV file; None if there is none."""
+    text = text.strip()
+    if not (text.startswith("[") and text.endswith("]")):
+        return None
+    try:
+        return parse_json(text)
+    except ValueError:
+        pass
+    try:
+        found = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+    return found if str(found) == text else None  # Python reads ['a' 'b'], as numpy writes a list, as ['ab']

@@ -4,8 +4,17 @@ import json
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 Row = dict
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text. Raises ValueError if it is invalid or nested too deeply."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("objects or lists are nested too deeply") from None
 
 
 def read(path: str | Path) -> Iterator[Row]:
@@ -15,8 +24,8 @@ def read(path: str | Path) -> Iterator[Row]:
             yield json.loads(line)
 
 
-def blocks(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
-    """Yield lists of ``size`` rows; the last may be shorter."""
+def blocks(rows: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Yield lists of ``size`` rows (or texts); the last may be shorter."""
     rows = iter(rows)
     while block := list(islice(rows, size)):
         yield block

@@ -1,13 +1,19 @@
 """Records and texts of a source: a file, a split of a folder, or a data set of the hub.
 
-``locations`` describes the forms of a location, ``readers`` the formats of files.
+``locations`` describes the forms of a location, ``readers`` the formats of files. Records are read one by one. What has
+to be shuffled waits in a temporary file, so that memory does not grow with the source.
 """
 
+import hashlib
+import pickle
 import random
 import re
-from collections.abc import Iterator
-
-import pandas as pd
+import tempfile
+from array import array
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
 
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import first_ten, log
@@ -15,6 +21,7 @@ from pipeline.tinybert.core.settings import Column, Table, Text
 from pipeline.tinybert.data import locations, readers
 
 PUNKT_CHARACTERS = 1_000_000  # the sentence splitter is trained on about this many characters
+LONGEST_PART = 50_000  # characters of a line that are divided into sentences at once
 SHORTEST_SENTENCE = 3  # words
 
 
@@ -22,42 +29,48 @@ def records(source: Table, split: str | None, columns: list[Column], key: str) -
     """Yield (position, column → value) for each record of a source that meets its ``where`` setting.
 
     ``split``: a split of a hub data set, or a file in the folder that the location names.
-    ``columns``: the columns that the source must have.
+    ``columns``: the columns that the source must have; None where a record lacks one.
     Raises UserError, which names ``key``, if the source cannot be read, lacks a column or has no such record.
     """
-    table, name = _read_source(source, split, key)
+    found, name, path = _read_source(source, split, key)
     conditions = {column: str(value) for column, value in source.where.items()}
-    for column in (*columns, *conditions):
-        if column not in table.columns:
-            raise UserError(f"{key}: {name} has no column '{column}' (it has: {', '.join(map(str, table.columns))})")
-    selected = pd.Series(True, index=table.index)
-    for column, value in conditions.items():
-        selected &= table[column].astype(str) == value
-    unit, table = table.index.name, table[selected]
-    if table.empty:
+    seen: dict[Column, None] = {}  # the columns of all records
+    selected = 0
+    for position, record in found:
+        seen |= dict.fromkeys(record)
+        if all(str(record.get(column)) == value for column, value in conditions.items()):
+            selected += 1
+            yield f"{name}, {position}", {**dict.fromkeys(columns), **record}
+    for column in (*columns, *conditions) if seen else ():
+        if column not in seen:
+            hint = readers.delimiter_hint(path, source) if path else ""
+            raise UserError(f"{key}: {name} has no column '{column}' (it has: {', '.join(map(str, seen))}){hint}")
+    if not selected:
         raise UserError(f"{key}: {name} has no row" + (f" where {source.where}" if conditions else ""))
-    names = list(table.columns)
-    for position, *values in table.itertuples(name=None):
-        yield f"{name}, {unit} {position}", dict(zip(names, values, strict=True))
 
 
-def _read_source(source: Table, split: str | None, key: str) -> tuple[pd.DataFrame, str]:
-    """All records of a split, and the name of the split for messages."""
+def _read_source(source: Table, split: str | None, key: str) -> tuple[readers.Records, str, Path | None]:
+    """The records of a split, the name of the split for messages, and its file, if it is no data set of the hub."""
     if source.location.startswith("hub:"):
-        return _read_hub(source, split, key), f"{source.location}, {split or 'train'}"
+        return _read_hub(source, split, key), f"{source.location}, {split or 'train'}", None
     path = locations.local_path(source.location, f"{key}.location")
     if split:
         path = path / split
         if not source.location.startswith("package:"):
             locations.check_place(path, locations.raw_folder(key), f"{key}.splits", path.name)
-    return readers.read_file(path, source, key), path.name
+    return readers.records(path, source, key), path.name, path
 
 
-def _read_hub(source: Table, split: str | None, key: str) -> pd.DataFrame:
-    """A split of a hub data set. Class indices are replaced by the names of the classes."""
+def _read_hub(source: Table, split: str | None, key: str) -> readers.Records:
+    """The records of a split of a hub data set. Class indices are replaced by the names of the classes."""
     import datasets
 
     name, revision = locations.hub_id(source.location, f"{key}.location")
+    if Path(name).exists():
+        raise UserError(
+            f"{key}.location: {source.location}: `datasets` would read the local folder {name} in place of the hub's"
+            f" data set: rename the folder, or name its files: a path in {locations.raw_folder(key)}"
+        )
     log(f"downloading {name} at {revision}")
     try:
         data = datasets.load_dataset(name, source.config, split=split or "train", revision=revision)
@@ -65,62 +78,100 @@ def _read_hub(source: Table, split: str | None, key: str) -> pd.DataFrame:
         if "Dataset scripts are no longer supported" in str(error):
             raise UserError(f"{key}: {source.location} requires remote code, which is refused") from error
         raise locations.download_error(source.location, f"{key}.location", error) from error
-    table = data.to_pandas()
-    for column, feature in data.features.items():
-        if isinstance(feature, datasets.ClassLabel):
-            table[column] = [feature.int2str(int(value)) if value >= 0 else None for value in table[column]]
-        elif isinstance(getattr(feature, "feature", None), datasets.ClassLabel):
-            table[column] = [[feature.feature.int2str(int(value)) for value in values] for values in table[column]]
-    return table.set_index(pd.Index(range(1, len(table) + 1), name="row"))
+    batches = data.with_format("arrow").iter(readers.ROWS_AT_ONCE)
+    yield from readers.rows_of(batches, readers.class_names(data.features))
 
 
 def texts(source: Text, seed: int, key: str) -> list[str]:
-    """The first ``limit`` distinct texts of a source, in a random order that ``seed`` determines.
+    """All that ``each_text`` yields."""
+    return list(each_text(source, seed, key))
+
+
+def each_text(source: Text, seed: int, key: str) -> Iterator[str]:
+    """Yield the first ``limit`` distinct texts of a source, in a random order that ``seed`` determines.
 
     With ``sentences``, each text is split into sentences; those of fewer than three words are left out.
     """
     column = source.text or "text"
-    documents, left_out = [], []
-    for where, record in records(source, source.split, [column], key):
-        if isinstance(record[column], str) and record[column].strip():
-            documents.append(record[column].strip())
-        else:
-            left_out.append(where)
+    left_out = []
+
+    def documents() -> Iterator[str]:
+        for where, record in records(source, source.split, [column], key):
+            if isinstance(record[column], str) and record[column].strip():
+                yield record[column].strip()
+            else:
+                left_out.append(where)
+
+    shuffled = _Shuffled(documents(), seed)
     if left_out:
         log(f"{key}: {len(left_out)} rows without text in column '{column}' left out: {first_ten(left_out)}")
-    random.Random(seed).shuffle(documents)
-    distinct: dict[str, None] = {}
-    for text in _sentences(documents) if source.sentences else documents:
-        distinct.setdefault(text)
-        if len(distinct) == source.limit:
+    count = 0
+    known: set[bytes] = set()  # hashes, which take less memory than the texts
+    for text in _sentences(shuffled) if source.sentences else shuffled:
+        known.add(hashlib.blake2b(text.encode(), digest_size=16).digest())
+        if len(known) > count:
+            count += 1
+            yield text
+        if count == source.limit:
             break
-    if not distinct:
+    if not count:
         expected = f"sentence of {SHORTEST_SENTENCE} words" if source.sentences else "text"
         raise UserError(f"{key}: {source.location}: no {expected} in column '{column}'")
-    return list(distinct)
 
 
 def sample(source: Text, columns: list[Column], seed: int, key: str) -> list[tuple[str, dict]]:
     """The first ``limit`` records with several columns, in a random order that ``seed`` determines."""
-    shuffled = list(records(source, source.split, columns, key))
-    random.Random(seed).shuffle(shuffled)
-    return shuffled[: source.limit]
+    found = records(source, source.split, columns, key)
+    only_needed = ((where, {column: record[column] for column in columns}) for where, record in found)
+    return list(islice(_Shuffled(only_needed, seed), source.limit))
 
 
-def _sentences(documents: list[str]) -> Iterator[str]:
+class _Shuffled:
+    """Values in a random order that ``seed`` determines. They wait on disk; memory holds their places, 8 bytes each."""
+
+    def __init__(self, values: Iterable, seed: int):
+        self._file = tempfile.TemporaryFile(dir=".")  # noqa: SIM115 the system deletes it with this object
+        self._places = array("Q")
+        for value in values:
+            self._places.append(self._file.tell())
+            pickle.dump(value, self._file)
+        random.Random(seed).shuffle(self._places)
+
+    def __iter__(self) -> Iterator[Any]:
+        for place in self._places:
+            self._file.seek(place)
+            yield pickle.load(self._file)
+
+
+def _sentences(documents: Iterable[str]) -> Iterator[str]:
     """Split documents into sentences with Punkt, trained on the documents: NLTK's trained model needs a download."""
     from nltk.tokenize.punkt import PunktSentenceTokenizer, PunktTrainer
 
-    documents = [re.sub(r"<br\s*/?>", "\n", document) for document in documents]
     training_text, characters = [], 0
-    for document in documents:
-        training_text.append(document)
+    for document in map(_with_line_breaks, documents):
+        training_text.append(document[:PUNKT_CHARACTERS])
         characters += len(document)
         if characters > PUNKT_CHARACTERS:
             break
     tokenizer = PunktSentenceTokenizer(PunktTrainer("\n".join(training_text)).get_params())
-    for document in documents:
+    for document in map(_with_line_breaks, documents):
         for line in document.splitlines():
-            for sentence in tokenizer.tokenize(line):
+            for sentence in _of_line(line, tokenizer):
                 if len(sentence.split()) >= SHORTEST_SENTENCE:
                     yield sentence.strip()
+
+
+def _of_line(line: str, tokenizer: Any) -> Iterator[str]:
+    """The sentences of a line, which may be a whole book, part by part: NLTK stops after five seconds on one text."""
+    start = 0
+    while start < len(line):
+        part = line[start : start + LONGEST_PART]
+        start += len(part)
+        spans = list(tokenizer.span_tokenize(part))
+        if start < len(line) and len(spans) > 1:  # the last sentence may go on in the next part
+            start -= len(part) - spans.pop()[0]
+        yield from (part[low:high] for low, high in spans)
+
+
+def _with_line_breaks(document: str) -> str:
+    return re.sub(r"<br\s*/?>", "\n", document)

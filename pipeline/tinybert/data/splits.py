@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import random
 from collections import Counter
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,9 @@ from pipeline.tinybert.data.rows import Row
 if TYPE_CHECKING:
     from pipeline.tinybert.tasks import Task
 
+MOST_CERTAIN_LABELS = 20  # more labels, for nearly as many rows, may be another column
+SHOWN_LINES = 3  # of each rare class
+NEAR = 0.8  # similarity of two labels, one of which may be a misspelling
 SPLITS = ("train", "validation", "test")
 Parts = dict[str, list[Row]]
 
@@ -170,10 +174,45 @@ def _split_stratified(
             + (f", {count} of them '{smallest}'" if smallest is not None else "")
             + f": too few to split off {size} rows for {name} with every class on both sides; bring more rows or change"
             f" prepare.{name}"
+            + ("" if smallest is None else _classes(rows, strata, len(rows) / max(1, min(size, len(rows) - size))))
         )
     stratify = strata if len(counts) > 1 else None
     rest, split_off = train_test_split(rows, test_size=size, random_state=seed, stratify=stratify)
     return rest, split_off
+
+
+def _classes(rows: list[Row], labels: list, enough: float) -> str:
+    """The classes and how often they occur; the first lines of those with fewer than ``enough`` rows, and what is meant
+    if one may be misspelt.
+    """
+    counts = Counter(labels)
+    if question := _right_column(len(counts), len(rows)):
+        return question
+    frequent = [label for label, count in counts.items() if count >= enough]
+    rare: dict[str, list[str]] = {label: [] for label, count in counts.most_common() if count < enough}
+    for row, label in zip(rows, labels, strict=True):
+        if label in rare:
+            rare[label].append(row["where"])
+    return (
+        f". The classes: {first_ten([f'{label} {count}' for label, count in counts.most_common()])}. The rare ones: "
+        + first_ten(
+            [f"'{label}' ({'; '.join(where[:SHOWN_LINES])}{_like(label, frequent)})" for label, where in rare.items()]
+        )
+    )
+
+
+def _right_column(labels: int, rows: int) -> str:
+    """A question, if nearly each row has a label of its own."""
+    if labels <= max(MOST_CERTAIN_LABELS, rows / 2):
+        return ""
+    return f". There are {labels} different labels in {rows} rows: is `label` the right column?"
+
+
+def _like(label: str, known: Iterable[str]) -> str:
+    """The label that may be meant, for a message."""
+    by_folded = {other.casefold(): other for other in known}
+    near = difflib.get_close_matches(label.casefold(), by_folded, n=1, cutoff=NEAR)
+    return f"; like '{by_folded[near[0]]}'?" if near else ""
 
 
 def _split_by_group(
@@ -217,14 +256,37 @@ def check_labels(task: Task, parts: Parts, source: Source, key: str) -> None:
             randomly_split = split in SPLITS and split not in (source.splits or {})
             raise UserError(
                 f"{key}: {split} has labels that no row of train has: "
-                + ", ".join(f"'{label}' ({first_ten(positions)})" for label, positions in sorted(unknown.items()))
-                + f"; train has {', '.join(sorted(train))}: "
+                + first_ten(
+                    [f"'{label}' ({first_ten(at)}{_like(label, train)})" for label, at in sorted(unknown.items())]
+                )
+                + f"; train has {first_ten(sorted(train), ', ')}: "
                 + (
                     "bring more rows with these labels, or change prepare.seed, which draws the split"
                     if randomly_split
                     else "correct the labels, add rows with them to train, or remove these rows"
                 )
+                + _right_column(len(train), len(parts["train"]))
             )
+
+
+def check_variety(task: Task, parts: Parts, key: str) -> None:
+    """Raise UserError if all rows of validation have the same label, and log it for a test set: any model gets the same
+    score, or one close to it, on rows of a single class.
+    """
+    for split, rows in parts.items():
+        # Of words or passages, rows with equal labels still tell models apart.
+        labels = {repr(row["label"]) if task.uses_first_position_only else row["id"] for row in rows}
+        has_none = any(map(task.labels_in, parts["train"])) and not any(map(task.labels_in, rows))
+        if split == "train" or len(rows) < 2 or (len(labels) > 1 and not has_none):
+            continue
+        found = "no label" if has_none else f"the label {rows[0]['label']!r}"
+        problem = f"{key}: all {len(rows)} rows of {split} have {found}, so scores on them say nothing"
+        if split == "validation":
+            raise UserError(
+                f"{problem}, and could choose no model: add rows with other labels, or remove `validation` from"
+                " `splits`, so that it is split off train"
+            )
+        log(problem)
 
 
 def read_unlabelled(task: Task, settings: TaskSettings, parts: Parts, seed: int, key: str) -> list[Row]:

@@ -8,13 +8,14 @@ from accelerate.utils import set_seed
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
+from pipeline.tinybert.core import launch, resume
 from pipeline.tinybert.core.errors import UserError
-from pipeline.tinybert.core.log import log
-from pipeline.tinybert.core.settings import GeneralStudent, Numerics, Shape
-from pipeline.tinybert.data import locations, sources
+from pipeline.tinybert.core.log import log, summed_counts
+from pipeline.tinybert.core.settings import GeneralDistillation, GeneralStudent, Numerics, Shape
+from pipeline.tinybert.data import locations, rows, sources
 from pipeline.tinybert.distillation.intermediate import learn_intermediate
 from pipeline.tinybert.models import checkpoints
-from pipeline.tinybert.models.encoded_rows import EncodedRows
+from pipeline.tinybert.models.encoded_rows import EncodedRows, EncodedRowsWriter
 from pipeline.tinybert.models.families import FAMILIES, feed_forward, layers
 from pipeline.tinybert.models.inference import BATCH
 from pipeline.tinybert.training.loop import Result
@@ -22,6 +23,7 @@ from pipeline.tinybert.training.loop import Result
 KEY = "general_student"
 ENCODER = Path("models/pretrained/encoder")
 TEXTS_TO_NARROW = 512
+TEXTS_AT_ONCE = 1000  # are encoded
 
 
 def from_checkpoint(wanted: GeneralStudent) -> PreTrainedModel:
@@ -133,7 +135,6 @@ def from_distillation(wanted: GeneralStudent, numerics: Numerics) -> tuple[PreTr
     General distillation (Jiao et al. 2020, section 3.2): embeddings, hidden states and attention scores.
     """
     recipe, shape = wanted.distillation, wanted.shape
-    texts = sources.texts(recipe.text, numerics.seed, f"{KEY}.distillation.text")
     tokenizer = checkpoints.tokenizer(ENCODER)
     config = AutoConfig.from_pretrained(ENCODER, local_files_only=True)
     if shape.hidden % shape.heads:
@@ -146,13 +147,25 @@ def from_distillation(wanted: GeneralStudent, numerics: Numerics) -> tuple[PreTr
         )
     set_seed(numerics.seed)
     student = AutoModel.from_config(config, dtype=torch.float32)
-    encoded = tokenizer(texts, truncation=True, max_length=recipe.max_length)
-    checkpoints.log_truncated(encoded, recipe.max_length)
-    data = EncodedRows.in_memory(encoded)
-    log(f"general distillation from {len(texts)} texts")
     encoder = checkpoints.load(AutoModel, ENCODER)
-    result = learn_intermediate(student, encoder, data, tokenizer, recipe, numerics, f"{KEY}.distillation")
+    with resume.folder("texts") as folder:
+        with launch.main_process_first():  # the first process encodes, the others load
+            data = EncodedRows.load(folder) or _encoded(recipe, numerics.seed, tokenizer, folder)
+        log(f"general distillation from {len(data)} texts")
+        result = learn_intermediate(student, encoder, data, tokenizer, recipe, numerics, f"{KEY}.distillation")
+        data.close()
     return student, result
+
+
+def _encoded(recipe: GeneralDistillation, seed: int, tokenizer, folder: Path) -> EncodedRows:
+    """The texts as model inputs, in files of ``folder``: there may be millions, and memory holds a block of them."""
+    writer = EncodedRowsWriter(folder)
+    with summed_counts():
+        for block in rows.blocks(sources.each_text(recipe.text, seed, f"{KEY}.distillation.text"), TEXTS_AT_ONCE):
+            encoded = tokenizer(block, truncation=True, max_length=recipe.max_length)
+            checkpoints.log_truncated(encoded, recipe.max_length)
+            writer.add(encoded)
+    return writer.finished()
 
 
 def _check_shape(found: Shape, wanted: GeneralStudent, which: str) -> None:

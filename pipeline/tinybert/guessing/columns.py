@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.tinybert.core.errors import UserError
+from pipeline.tinybert.data.records import list_in_text
 
 MOST_CLASSES = 200
 ROWS_OF_A_CLASS = 3  # on average, at least
@@ -44,7 +45,7 @@ class Columns:
     """
 
     def __init__(self, records: list[dict], chosen: dict[str, Any], sure: bool):
-        self.records, self.names, self.chosen, self.sure = records, list(records[0]), chosen, sure
+        self.records, self.names, self.chosen, self.sure = with_lists(records), list(records[0]), chosen, sure
 
     def cells(self, column: Any) -> list:
         """The cells of a column that hold something."""
@@ -103,6 +104,16 @@ class Columns:
 
     def cannot_guess(self, key: str, why: str, kind: type[UserError] = UserError) -> UserError:
         return kind(f"{key}: {why}: give --{key} COLUMN (the columns are {', '.join(map(str, self.names))})")
+
+
+def with_lists(records: list[dict]) -> list[dict]:
+    """Records with lists in the columns whose cells are all lists written as text."""
+    lists = {}
+    for name in records[0]:
+        texts = [row[name] for row in records if not is_empty(row[name])]
+        if texts and all(isinstance(text, str) and list_in_text(text) is not None for text in texts):
+            lists[name] = [None if is_empty(row[name]) else list_in_text(row[name]) for row in records]
+    return [row | {name: cells[number] for name, cells in lists.items()} for number, row in enumerate(records)]
 
 
 def is_empty(cell: Any) -> bool:

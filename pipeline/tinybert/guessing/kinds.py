@@ -114,7 +114,11 @@ def named_entities(columns: Columns) -> Guess:
     tagged = [name for name in lists if _is_tagged(columns.cells(name))]
     is_conll = all(isinstance(name, int) for name in columns.names)
     tags = columns.chosen.get("tags") or _one_of(
-        columns, "tags", tagged[-1:] if is_conll else tagged, ("ner",), "lists of tags (O, B-TYPE, I-TYPE)"
+        columns,
+        "tags",
+        tagged[-1:] if is_conll else tagged,
+        ("ner",),
+        "lists of tags (O, B-TYPE, I-TYPE; numbers need an entry by hand, with `labels`)",
     )
     others = [name for name in lists if name not in (*tagged, tags) and _is_words(columns.cells(name))]
     given = columns.chosen.get("words")
@@ -224,10 +228,6 @@ def _labels(columns: Columns) -> tuple[Any, str | None, Counter]:
         on = {name: sum(n for value, n in columns.counts[name].items() if value.lower() in ON) for name in binary}
         return binary, None, Counter(on)
     for name in [chosen] if chosen else named(columns.counts, *LABELS):
-        if all(cell.startswith("[") and cell.endswith("]") for cell in columns.counts[name]):
-            raise UserError(
-                f"label: column '{name}' holds lists written as text: save the file as JSON Lines or Parquet"
-            )
         for separator in [columns.chosen["separator"]] if "separator" in columns.chosen else SEPARATORS:
             if counts := _split(columns.counts[name], separator):
                 return name, separator, counts

@@ -1,7 +1,7 @@
 """Multi-label classification: any number of labels for a text or a pair of texts.
 
-The column ``label`` holds a row's labels as a list, or as text with a ``separator`` between labels. Alternatively, the
-setting ``label`` lists several columns: one column per label, with the values 1 and 0.
+The column ``label`` holds a row's labels as a list, as a list written as text, or as text with a ``separator`` between
+labels. Alternatively, the setting ``label`` lists several columns: one column per label, with the values 1 and 0.
 """
 
 from collections import Counter
@@ -13,10 +13,11 @@ from scipy.special import expit
 
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.settings import Source
-from pipeline.tinybert.data.records import BadRecordError
+from pipeline.tinybert.data.records import BadRecordError, list_in_text
 from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.tasks.texts import Texts, label_probabilities
 
+BRACKETS = {"[": "]", "(": ")", "{": "}"}
 ON, OFF = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no", "")
 
 
@@ -35,8 +36,8 @@ class MultiLabel(Texts):
         column = source.label or self.columns["label"]
         cell = record[column]
         if isinstance(cell, str):
-            cell = [name.strip() for name in cell.split(source.separator or ",")]
-        if not isinstance(cell, list | tuple | np.ndarray) or any(label is None for label in cell):
+            cell = _labels_in_text(cell.strip(), source.separator or ",", column)
+        if not isinstance(cell, list | tuple | np.ndarray) or any(map(_is_no_label, cell)):
             raise BadRecordError(
                 f"column '{column}': expected a list of labels or a text with separators (empty: none), found {cell!r}"
             )
@@ -100,6 +101,21 @@ class MultiLabel(Texts):
             for name in self.labels:
                 if name in row["label"] or name in predicted:
                     yield name if name in row["label"] else "none", name if name in predicted else "none"
+
+
+def _labels_in_text(text: str, separator: str, column: Any) -> list:
+    if (labels := list_in_text(text)) is not None:
+        return labels
+    names = [name.strip() for name in text.split(separator)]
+    close = BRACKETS.get(text[:1])  # of a list, or of a label such as (other)
+    is_open = close is not None and names[0].count(text[0]) != names[0].count(close)
+    if close and (text[1:2] in ("'", '"') or (is_open and text.endswith(close))):
+        raise BadRecordError(f"column '{column}': not a list that can be read: {text}: expected ['one', 'other']")
+    return names
+
+
+def _is_no_label(label: Any) -> bool:
+    return label is None or label != label or isinstance(label, list | dict)  # NaN differs from itself
 
 
 def _is_on(cell: Any, column: str) -> bool:

@@ -17,7 +17,7 @@ from transformers import AutoModelForTokenClassification
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import log_count
 from pipeline.tinybert.core.settings import Source, Table
-from pipeline.tinybert.data.records import BadRecordError, text_of
+from pipeline.tinybert.data.records import BadRecordError, list_in_text, text_of
 from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.models import checkpoints
 from pipeline.tinybert.tasks.task import Edit, Span, Task, balanced_weights, splice
@@ -29,7 +29,7 @@ FIELD = "text"  # the name of the text that augmentation edits
 
 
 class NamedEntities(Task):
-    source_settings: ClassVar = ("scheme", "text")
+    source_settings: ClassVar = ("labels", "scheme", "text")
     loss: ClassVar = "soft_cross_entropy"
     metrics: ClassVar = ("f1", "precision", "recall")
     head: ClassVar = AutoModelForTokenClassification
@@ -51,7 +51,8 @@ class NamedEntities(Task):
             return {"words": words}
         assert isinstance(source, Source)
         column = source.tags or self.columns["tags"]
-        tags = _list(record[column], column)
+        names = {str(value): name for name, value in (source.labels or {}).items()}
+        tags = [names.get(tag, tag) for tag in _list(record[column], column)]
         if len(tags) != len(words):
             raise BadRecordError(f"{len(words)} words, {len(tags)} tags: expected one tag for each word")
         return {"words": words, "tags": to_iob2(words, tags, source.scheme or "IOB2")}
@@ -218,6 +219,8 @@ def to_iob2(words: list[str], tags: list[str], scheme: str) -> list[str]:
     prefixes = {"IOB2": "BI", "IOB1": "BI", "BIOES": "BIES"}[scheme]
     for number, (word, tag) in enumerate(zip(words, tags, strict=True), 1):
         where = f"word {number} ({word}), tag '{tag}'"
+        if tag.isdigit():
+            raise BadRecordError(f"{where}: a number: name the tags in the source's `labels`: {{O: 0, B-TYPE: 1, …}}")
         if not TAG.fullmatch(tag) or (tag != OUTSIDE and tag[0] not in prefixes):
             raise BadRecordError(
                 f"{where}: expected O or {' or '.join(f'{prefix}-TYPE' for prefix in prefixes)} (the source's `scheme`"
@@ -247,8 +250,13 @@ def to_iob2(words: list[str], tags: list[str], scheme: str) -> list[str]:
 
 
 def _list(cell: Any, column: Any) -> list[str]:
+    if isinstance(cell, str):  # pandas writes a list into a CSV file as text
+        cell = list_in_text(cell) or cell
     if not isinstance(cell, list | tuple | np.ndarray):
         raise BadRecordError(f"column '{column}': expected a list, found {type(cell).__name__}")
+    for number, value in enumerate(cell, 1):
+        if value is None or value != value:  # NaN differs from itself
+            raise BadRecordError(f"column '{column}': value {number} is {value!r}: expected text")
     return [str(value) for value in cell]
 
 

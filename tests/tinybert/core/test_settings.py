@@ -187,6 +187,64 @@ def test_a_wrong_entry_of_a_list_is_named_by_its_place(refusal):
     assert "general_student.layers.1: expected a whole number (1 or more), found 'six' (str)" in refusal(params)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("run", "tickets", "run: expected a list of texts (at least one), found 'tickets' (str): write [tickets]"),
+        ("benchmark.batch_sizes", 8, "found 8 (int): write [8]"),
+        (f"{OWN}.source.labels", ["bad", "good"], "(list): write, for example, {negative: 0, positive: 1}"),
+        (f"{OWN}.source.splits", ["train.csv"], "(list): write, for example, {test: test.csv, train: train.csv}"),
+        (
+            f"{OWN}.scheme",
+            "BIOES",
+            f"unknown setting (known here: {', '.join(settings.Task.model_fields)}): it belongs at",
+        ),
+        (f"{OWN}.scheme", "BIOES", ": it belongs at tasks.<task>.source.scheme"),
+        ("seed", ["long"] * 1000, "'long',… (list)"),
+    ],
+)
+def test_the_right_form_or_place_of_a_value_is_named(key, value, expected, refusal):
+    params = copy.deepcopy(PARAMS)
+    group, last = place(params, key)
+    group[last] = value
+    assert expected in refusal(params)
+
+
+def test_a_setting_of_the_source_under_options_is_named_with_its_place():
+    with pytest.raises(UserError) as raised:
+        settings.checked(settings.Group, {"scheme": "BIOES"}, f"{OWN}.options")
+    assert str(raised.value) == (
+        f"{OWN}.options.scheme: unknown setting (known here: none): it belongs at tasks.<task>.source.scheme"
+    )
+
+
+def aliases(depth: int, template: str) -> str:
+    """Lists or groups of nine aliases each: 9^depth values."""
+    lines = ["a0: &a0 {x: 1}"]
+    for number in range(1, depth):
+        lines.append(f"a{number}: &a{number} " + template % ", ".join([f"*a{number - 1}"] * 9))
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("text", [aliases(30, "[%s]"), aliases(30, "{<<: [%s]}"), "a: &a [*a]", "a: " + "[" * 5000])
+def test_a_file_that_expands_without_end_is_refused_at_once(text, refusal):
+    message = refusal(text)
+    assert message.endswith(("stand for more than 100000 values: remove some", "are nested too deeply"))
+
+
+def test_aliases_may_stand_for_groups(tmp_path):
+    text = (ROOT / "params.yaml").read_text(encoding="utf-8")
+    once, again = (
+        "losses: {embeddings: 1, hidden: 1, attention: 1}",
+        "losses: {embeddings: 1, hidden: 1, attention: 0.01}",
+    )
+    path = tmp_path / "params.yaml"
+    path.write_text(
+        text.replace(once, once.replace("{", "&all {"), 1).replace(again, "losses: *all", 1), encoding="utf-8"
+    )
+    assert settings.load(path).distill_intermediate.losses.attention == 1
+
+
 def test_a_split_that_is_none_is_named(refusal):
     params = copy.deepcopy(PARAMS)
     params["tasks"][TASK]["source"]["splits"] = {"trian": "a.csv"}

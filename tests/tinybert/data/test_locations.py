@@ -83,6 +83,26 @@ def test_a_missing_location_is_reported_with_its_setting(package, in_empty_folde
     assert expected in str(raised.value)
 
 
+def test_a_local_folder_is_never_read_in_place_of_a_package(in_empty_folder, monkeypatch):
+    write_file(in_empty_folder / "some_corpus" / "rows.csv", "text\n")
+    monkeypatch.syspath_prepend(in_empty_folder)  # as `python -m` does
+    with pytest.raises(UserError, match="^key: the folder some_corpus here hides the installed package 'some_corpus'"):
+        locations.local_path("package:some_corpus/rows.csv", "key")
+
+
+def test_a_file_that_a_queued_experiment_lacks_is_to_be_tracked(tmp_path, monkeypatch):
+    folder = tmp_path / ".dvc" / "tmp" / "exps" / "standalone" / "tmpabc"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    expected = "a queued experiment has only files that git or DVC tracks: `git add` or `dvc add` the file, then queue"
+    for missing in (
+        lambda: locations.local_path("data/raw/tiny/rows.csv", "key"),
+        lambda: locations.check_task_folder("t"),
+    ):
+        with pytest.raises(UserError, match=expected):
+            missing()
+
+
 @pytest.mark.parametrize(
     "location",
     ["hub:owner/name", "hub:owner/name@", f"hub:@{COMMIT}", "hub:", "hub:owner/name@main", "hub:owner/name@0123abc"],

@@ -1,12 +1,14 @@
 import json
+import tracemalloc
 
+import datasets
 import pandas as pd
 import pytest
 from tiny import write_file
 
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.settings import Source
-from pipeline.tinybert.data import sources
+from pipeline.tinybert.data import readers, sources
 
 pytestmark = pytest.mark.usefixtures("files_anywhere")
 
@@ -109,7 +111,7 @@ def test_parquet_integers_stay_integers_in_a_column_with_missing_values(tmp_path
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
-        ("rows.txt", "text", "expected a file that ends with one of .csv, .tsv, .jsonl, .json, .parquet"),
+        ("rows.txt", "text", "expected a file that ends with one of .csv, .tsv, .jsonl, .ndjson, .json, .parquet"),
         ("rows", "text", "expected a file that ends with one of"),
         (
             "rows.jsonl",
@@ -118,6 +120,18 @@ def test_parquet_integers_stay_integers_in_a_column_with_missing_values(tmp_path
         ),
         ("rows.jsonl", '{"text": "a"}\n["b"]\n', "line 2: expected objects"),
         ("rows.jsonl", '{"text": "a"}\n{"text": "\\ud800"}\n', "line 2: "),
+        (
+            "rows.jsonl",
+            '{"text": "a"}\n{"text": "b"}, {"text": "c"}\n',
+            "line 2, character 14: more than one value: expected one object on each line",
+        ),
+        (
+            "rows.jsonl",
+            '[\n{"text": "a"}\n]',
+            "line 1, character 2: not valid JSON: Expecting value: expected one object",
+        ),
+        ("rows.jsonl", '{"text": "a"}\n' + "[" * 100_000, "line 2: objects or lists are nested too deeply"),
+        ("rows.json", "[" * 100_000, "cannot be read as json: objects or lists are nested too deeply"),
         ("rows.json", '{"text": "a"}', "cannot be read as json: expected objects"),
         ("rows.json", "5", "cannot be read as json: expected objects"),
         ("rows.csv", "text,label\na,1\nb, c,0\n", "line 3: 3 fields, the header has 2: quote"),
@@ -126,6 +140,7 @@ def test_parquet_integers_stay_integers_in_a_column_with_missing_values(tmp_path
         ("rows.csv", 'text,label\n"a,1\nb "c",0\n', "line 2 to 3: a quote opens in it"),
         ("rows.csv", "text,label\ncafé,1\n".encode("latin-1"), "cannot be read as csv: line 2: not UTF-8 (byte 0xe9)"),
         ("rows.csv", "", "line 1: the file is empty: expected a header"),
+        ("rows.csv", ",,\na,b,c\n", "line 1: its first line has no names: expected a header"),
         ("rows.conll", "word O\n" * 501, "one sentence of 501 words: an empty line ends a sentence"),
         ("rows.csv", "text,label\n", "has no row"),
         ("rows.parquet", "text", "cannot be read as parquet"),
@@ -214,3 +229,115 @@ def test_a_field_of_a_million_characters_is_read(tmp_path):
 def test_a_repeated_column_is_reported(tmp_path):
     with pytest.raises(UserError, match="the column 'text' occurs twice in the header"):
         records(write_file(tmp_path / "rows.csv", "text,label,text\na,1,b\n"))
+
+
+def test_columns_without_a_name_are_left_out(tmp_path):
+    path = write_file(tmp_path / "rows.csv", ",text,label,,\n0,a film,1,,\n")
+    assert records(path) == [("rows.csv, line 2", {"text": "a film", "label": "1"})]
+
+
+@pytest.mark.parametrize("quote", ["", '"'])
+@pytest.mark.parametrize(
+    ("name", "between", "setting", "expected"),
+    [
+        ("rows.csv", ";", None, '2 columns with a semicolon between them: set `delimiter: ";"`'),
+        ("rows.csv", "\t", None, '2 columns with a tab between them: set `delimiter: "\\t"`'),
+        ("rows.csv", "|", None, '2 columns with a bar between them: set `delimiter: "|"`'),
+        ("rows.tsv", ",", None, '2 columns with a comma between them: set `delimiter: ","`'),
+        ("rows.csv", ",", ";", "2 columns with a comma between them: leave `delimiter` blank"),
+    ],
+)
+def test_a_file_with_another_delimiter_is_reported_with_the_setting(tmp_path, quote, name, between, setting, expected):
+    """Whether its lines fail to be read, or only lack the columns."""
+    rows = [f"text{between}label", f"{quote}a film, good{quote}{between}1", f"{quote}a plot; bad{quote}{between}0"]
+    with pytest.raises(UserError, match="^tasks.tiny.source: .*: its first line looks like ") as raised:
+        records(write_file(tmp_path / name, "\n".join(rows)), delimiter=setting)
+    assert str(raised.value).endswith(expected)
+
+
+def test_a_wrong_delimiter_of_a_conll_file_is_reported(tmp_path):
+    path = write_file(tmp_path / "rows.conll", "EU B-ORG\nrejects O\n")
+    expected = r"has no column '2' \(it has: 1\): leave `delimiter` blank if white space separates its columns"
+    with pytest.raises(UserError, match=expected):
+        records_with(path, [1, 2], delimiter="\t")
+    path = write_file(tmp_path / "rows.conll", "EU\tB-ORG\nNew York\tB-LOC\n")
+    with pytest.raises(UserError, match=r'line 2: 3 columns.*: set `delimiter: "\\t"` if only tabs separate'):
+        records_with(path, [1, 2])
+    assert records_with(path, [1, 2], delimiter="\t")[0][1][1] == ["EU", "New York"]
+
+
+@pytest.mark.parametrize("name", ["rows.json", "rows.ndjson", "rows.NDJSON"])
+def test_json_lines_are_read_from_files_of_other_names(tmp_path, name):
+    path = write_file(tmp_path / name, json_lines_of(ROWS))
+    assert records(path, label="label") == [
+        (f"{name}, line {number}", {"text": text, "label": label}) for number, (text, label) in enumerate(ROWS, 1)
+    ]
+
+
+def test_only_a_line_feed_ends_a_line_of_a_conll_file(tmp_path):
+    """Other characters that Unicode calls separators belong to words."""
+    separators = "\u2028\u2029\x85\x0b\x0c\x1c\u00a0\u3000"
+    lines = [f"a{separator}b\tO" for separator in separators]
+    path = write_file(tmp_path / "rows.conll", "\r\n".join(lines))
+    words = [f"a{separator}b" for separator in separators]
+    assert records_with(path, [1, 2]) == [("rows.conll, sentence at line 1", {1: words, 2: ["O"] * len(words)})]
+
+
+@pytest.mark.parametrize("comment", ["# sent_id = 0", "# newdoc", "# id 520 domain=en", "# text = EU rejects"])
+def test_comments_before_a_sentence_of_a_conll_file_are_left_out_and_counted(tmp_path, comment, capsys):
+    lines = [comment, "EU _ _ O", "rejects _ _ O", "", comment, "# _ _ O", "Peter _ _ B-PER"]
+    assert records_with(write_file(tmp_path / "rows.conll", "\n".join(lines)), [1, 4]) == [
+        ("rows.conll, sentence at line 2", {1: ["EU", "rejects"], 2: ["_"] * 2, 3: ["_"] * 2, 4: ["O", "O"]}),
+        ("rows.conll, sentence at line 6", {1: ["#", "Peter"], 2: ["_"] * 2, 3: ["_"] * 2, 4: ["O", "B-PER"]}),
+    ]
+    assert capsys.readouterr().out == "rows.conll: 2 comment lines (# … =) left out\n"
+
+
+def test_tags_of_a_parquet_file_get_the_names_in_its_metadata(tmp_path, capsys):
+    names = datasets.ClassLabel(names=["O", "B-PER"])
+    features = datasets.Features(
+        {"tokens": datasets.Sequence(datasets.Value("string")), "ner_tags": datasets.Sequence(names)}
+    )
+    rows = {"tokens": [["Peter", "left"]], "ner_tags": [[1, 0]]}
+    datasets.Dataset.from_dict(rows, features).to_parquet(tmp_path / "rows.parquet")
+    columns = ["tokens", "ner_tags"]
+    [(_, record)] = records_with(tmp_path / "rows.parquet", columns)
+    assert record == {"tokens": ["Peter", "left"], "ner_tags": ["B-PER", "O"]}
+    assert (
+        "rows.parquet: column 'ner_tags': numbers become names, by the file's metadata: O, B-PER"
+        in capsys.readouterr().out
+    )
+    [(_, record)] = records_with(tmp_path / "rows.parquet", columns, labels={"O": 0, "B-X": 1})
+    assert record["ner_tags"] == [1, 0]
+
+
+def test_lists_with_missing_values_keep_their_integers(tmp_path):
+    pd.DataFrame({"tags": [[1, None], None]}).to_parquet(tmp_path / "rows.parquet")
+    assert [record["tags"] for _, record in records_with(tmp_path / "rows.parquet", ["tags"])] == [[1, None], None]
+
+
+def test_a_parquet_file_that_unpacks_to_many_times_its_size_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(readers, "MOST_UNPACKED", 1 << 20)
+    pd.DataFrame({"text": ["a film " * 1000] * 1000}).to_parquet(tmp_path / "rows.parquet")
+    with pytest.raises(UserError, match=r"rows.parquet cannot be read as parquet: it unpacks to more than"):
+        records(tmp_path / "rows.parquet")
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.tsv", "rows.jsonl", "rows.parquet", "rows.conll"])
+def test_memory_does_not_grow_with_the_file(tmp_path, name):
+    rows, path = [("a film " * 20, "O")] * 20_000, tmp_path / name  # 3 MB
+    if name == "rows.parquet":
+        pd.DataFrame(rows, columns=["text", "label"]).to_parquet(path)
+    elif name == "rows.conll":
+        write_file(path, "film O\nplot O\n\n" * 20_000)
+    else:
+        write_file(path, json_lines_of(rows) if name == "rows.jsonl" else csv_of(rows, "\t" if "tsv" in name else ","))
+    found = readers.records(path, Source(location=str(path)), "tasks.tiny.source")
+    next(found)
+    tracemalloc.start()
+    try:
+        for _ in found:
+            pass
+        assert tracemalloc.get_traced_memory()[1] < 500_000
+    finally:
+        tracemalloc.stop()

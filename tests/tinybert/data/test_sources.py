@@ -1,5 +1,7 @@
 import json
+import tracemalloc
 
+import datasets
 import pandas as pd
 import pytest
 from tiny import write_file
@@ -65,15 +67,19 @@ dataset_info:
 
 
 @pytest.fixture
-def hub_layout(offline, tmp_path):
-    """A data set in the layout of the hub, in a folder where `datasets` finds it by its name."""
-    folder = tmp_path / "someone" / "something"
-    write_file(folder / "README.md", HUB_CARD)
-    write_file(
-        tmp_path / "someone" / "something" / "data" / "train.csv", "text,label\ngood film,1\nbad plot,0\nodd,-1\n"
-    )
-    write_file(folder / "data" / "test.csv", "text,label\ngood plot,1\n")
+def hub_folder(offline, tmp_path, monkeypatch):
+    """A folder that `datasets` reads in place of the hub."""
+    folder, load = tmp_path / "hub", datasets.load_dataset
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, *rest, **more: load(str(folder), *rest, **more))
     return folder
+
+
+@pytest.fixture
+def hub_layout(hub_folder):
+    """A data set in the layout of the hub."""
+    write_file(hub_folder / "README.md", HUB_CARD)
+    write_file(hub_folder / "data" / "train.csv", "text,label\ngood film,1\nbad plot,0\nodd,-1\n")
+    write_file(hub_folder / "data" / "test.csv", "text,label\ngood plot,1\n")
 
 
 def test_class_indices_of_a_hub_data_set_become_class_names(hub_layout):
@@ -88,12 +94,26 @@ def test_class_indices_of_a_hub_data_set_become_class_names(hub_layout):
         assert [record["text"] for _, record in records(HUB, **chosen)] == ["good plot"]
 
 
-def test_a_data_set_with_a_script_is_refused_and_the_script_is_not_run(offline, tmp_path):
+def test_a_data_set_with_a_script_is_refused_and_the_script_is_not_run(hub_folder, tmp_path):
     script = f"import os\nos.mkdir({str(tmp_path / 'executed')!r})\n"
-    write_file(tmp_path / "someone" / "something" / "something.py", script)
+    write_file(hub_folder / "hub.py", script)
     with pytest.raises(UserError, match="^tasks.tiny.source: hub:.* requires remote code, which is refused$"):
         records(HUB)
     assert not (tmp_path / "executed").exists()
+
+
+def test_a_local_folder_is_never_read_in_place_of_the_hub(hub_layout, in_empty_folder):
+    write_file(in_empty_folder / "someone" / "something" / "train.csv", "text\nlocal film\n")
+    with pytest.raises(UserError, match=f"^tasks.tiny.source.location: {HUB}: .* would read the local folder someone/"):
+        records(HUB)
+
+
+def test_integers_beside_a_null_of_the_hub_stay_integers(hub_folder):
+    frame = pd.DataFrame({"text": ["a", "b"], "label": pd.array([1, None], dtype="Int64"), "tags": [[1, 0], [1, None]]})
+    hub_folder.mkdir()
+    frame.to_parquet(hub_folder / "train.parquet")
+    assert [(record["label"], record["tags"]) for _, record in records(HUB)] == [(1, [1, 0]), (None, [1, None])]
+    assert [record["text"] for _, record in records(HUB, where={"label": 1})] == ["a"]
 
 
 # Unlabelled text.
@@ -146,6 +166,15 @@ def test_sentences_have_at_least_three_words_and_end_at_line_breaks(reviews):
     assert all(len(text.split()) >= 3 and text == text.strip() and "<" not in text for text in result)
 
 
+def test_sentences_of_a_long_line_do_not_depend_on_where_it_is_divided(tmp_path, monkeypatch):
+    long = " ".join(f"Is film {number} good? I liked it!" for number in range(200))
+    path = write_file(tmp_path / "text.csv", f"text\n{long}\n")
+    whole = texts(path, sentences=True, limit=1000)
+    monkeypatch.setattr(sources, "LONGEST_PART", 300)
+    assert texts(path, sentences=True, limit=1000) == whole
+    assert len(whole) == 201
+
+
 def test_the_seed_determines_the_order_of_texts_and_the_limit_takes_the_first(tmp_path):
     path = write_file(tmp_path / "text.csv", "text\n" + "".join(f"film number {n}\n" for n in range(50)))
     one, again, other = (texts(path, seed=seed) for seed in (1, 1, 2))
@@ -153,6 +182,24 @@ def test_the_seed_determines_the_order_of_texts_and_the_limit_takes_the_first(tm
     assert sorted(one) == sorted(other) != one
     assert texts(path, limit=7) == one[:7]
     assert texts(path, limit=7, sentences=True) == one[:7]
+
+
+@pytest.mark.parametrize("take", ["texts", "sample"])
+def test_memory_of_unlabelled_rows_grows_with_the_limit_not_with_the_file(tmp_path, take):
+    rows = [{"text": f"number {number} " + "is a film " * 30, "pair": "a plot"} for number in range(10_000)]  # 3 MB
+    path = write_file(tmp_path / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    text = Text(location=str(path), limit=10)
+    sources.texts(text, 1, "tasks.tiny.unlabelled")  # imports what it needs
+    tracemalloc.start()
+    try:
+        if take == "sample":
+            found: list = sources.sample(text, ["text", "pair"], 1, "tasks.tiny.unlabelled")
+        else:
+            found = sources.texts(text, 1, "tasks.tiny.unlabelled")
+        assert len(found) == 10
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_source_without_any_text_is_reported(tmp_path):

@@ -1,4 +1,5 @@
 import json
+import re
 from collections import Counter
 
 import pytest
@@ -181,7 +182,30 @@ def test_rows_keep_the_order_of_the_source():
 )
 def test_too_few_rows_for_a_split_are_refused_with_advice(labels, test, validation, expected):
     with pytest.raises(UserError, match=expected):
-        splits.split_off_missing(TASK, {"train": rows_of(list(labels))}, test, validation, 1, KEY)
+        splits.split_off_missing(TASK, {"train": with_lines(rows_of(list(labels)))}, test, validation, 1, KEY)
+
+
+def with_lines(rows: list[dict]) -> list[dict]:
+    return [{**row, "where": f"rows.csv, line {number}"} for number, row in enumerate(rows, 2)]
+
+
+def test_rare_classes_are_named_with_their_lines_and_the_class_that_may_be_meant():
+    rows = with_lines(rows_of([*["Billing", "Refund"] * 80, "biling", "Other", "Other"]))
+    with pytest.raises(UserError) as raised:
+        splits.split_off_missing(TASK, {"train": rows}, 0.2, 0.1, 1, KEY)
+    assert str(raised.value).endswith(
+        ". The classes: Billing 80; Refund 80; Other 2; biling 1. The rare ones: 'Other' (rows.csv, line 163; rows.csv,"
+        " line 164); 'biling' (rows.csv, line 162; like 'Billing'?)"
+    )
+
+
+def test_a_label_of_its_own_in_each_row_asks_for_the_column():
+    rows = with_lines(rows_of([f"text {number}" for number in range(368)]))
+    expected = r"There are 368 different labels in 368 rows: is `label` the right column\?$"
+    with pytest.raises(UserError, match=expected):
+        splits.split_off_missing(TASK, {"train": rows}, 0.2, 0.1, 1, KEY)
+    with pytest.raises(UserError, match="train has text 0, text 1, .*, and 358 more: .*There are 368 different labels"):
+        splits.check_labels(TASK, {"train": rows, "test": with_lines(rows_of(["odd"]))}, Source(location="x"), KEY)
 
 
 # Labels.
@@ -202,6 +226,39 @@ def test_a_label_that_is_not_in_train_is_refused_with_advice(given_splits, advic
     expected = rf"^{KEY}: test has labels that no row of train has: 'odd' \(b, line 1\); train has bad, good: {advice}"
     with pytest.raises(UserError, match=expected):
         splits.check_labels(TASK, parts, source, KEY)
+
+
+def test_the_label_that_may_be_meant_is_named():
+    parts = {"train": rows_of(["Positive", "negative"]), "test": with_lines(rows_of(["positve", "neutral"]))}
+    with pytest.raises(UserError, match="'neutral' .rows.csv, line 3.; 'positve' .rows.csv, line 2; like 'Positive'"):
+        splits.check_labels(TASK, parts, Source(location="x", splits={"train": "a", "test": "b"}), KEY)
+
+
+@pytest.mark.parametrize(
+    ("kind", "metric", "train", "other", "found"),
+    [
+        ("text_classification", "accuracy", ["good", "bad"], ["bad", "bad"], "the label 'bad'"),
+        ("regression", "pearson", [1.0, 2.0], [2.0, 2.0], "the label 2.0"),
+        ("multi_label", "micro_f1", [["a"], ["b"]], [[], []], "no label"),
+        ("multi_label", "micro_f1", [["a"], ["b"]], [["a"], ["a"]], r"the label \['a'\]"),
+    ],
+)
+def test_a_validation_without_variety_is_refused_and_a_test_set_is_logged(kind, metric, train, other, found, capsys):
+    task = tiny.task([], metric, kind=kind)
+    expected = f"{KEY}: all 2 rows of {{}} have {found}, so scores on them say nothing"
+    with pytest.raises(UserError, match=f"^{expected.format('validation')}, and could choose no model: add rows with"):
+        splits.check_variety(task, {"train": rows_of(train), "validation": rows_of(other)}, KEY)
+    splits.check_variety(task, {"train": rows_of(train), "validation": rows_of(train), "test": rows_of(other)}, KEY)
+    assert re.fullmatch(f"{expected.format('test')}\n", capsys.readouterr().out)
+
+
+def test_sentences_with_equal_tags_tell_models_apart_unless_they_have_no_entity():
+    task = tiny.task([], "f1", kind="named_entities")
+    rows = [{"id": str(number), "words": [f"film{number}"], "tags": ["B-film"]} for number in range(2)]
+    splits.check_variety(task, {"train": rows, "validation": rows}, KEY)
+    none = [{**row, "tags": ["O"]} for row in rows]
+    with pytest.raises(UserError, match="all 2 rows of validation have no label"):
+        splits.check_variety(task, {"train": rows, "validation": none}, KEY)
 
 
 # Groups.

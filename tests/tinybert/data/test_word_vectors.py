@@ -118,8 +118,17 @@ def test_a_bad_file_of_stop_words_is_reported_with_its_setting(tmp_path, content
     [
         ("absent.txt", None, "there is no file or folder"),
         ("empty.txt", b"", "the file ends after 0 words"),
-        ("words.txt", b"film\nplot\n", "cannot be read as GloVe or word2vec text: word 1: expected 0 numbers"),
-        ("ragged.txt", b"film 0.1 0.2\nplot 0.3\n", "word 2: expected 2 numbers after it, found 1"),
+        ("words.txt", b"film\nplot\n", "cannot be read as GloVe or word2vec text: word 1 ('film'): expected a word"),
+        ("tabs.txt", b"film\t0.1\t0.2\n", "expected a word and 2 numbers, with spaces between them"),
+        ("line.txt", b"film" + b" 0.1" * 40_000, "a line is longer than 131072 bytes"),
+        ("blank.txt", b"\n" * 2000, "more than 1000 lines are blank"),
+        (
+            "bomb.txt.gz",
+            gzip.compress((b"film" * 25_000 + b" 0.1 0.2\n") * 200),
+            "or it unpacks to over 20 times its size",
+        ),
+        ("zeros.txt", b"film 0 0\nplot nan 1\n", "none of the 2 vectors can be used"),
+        ("ragged.txt", b"film 0.1 0.2\nplot 0.3\n", "word 2 ('plot 0.3'): expected a word and 2 numbers"),
         ("names.txt", b"film 0.1 0.2\nplot 0.3 x\n", "cannot be read as GloVe or word2vec text"),
         ("binary.bin", bytes(range(256)), "cannot be read as GloVe or word2vec text"),
         ("short.txt", b"5 2\nfilm 0.1 0.2\n", "the file ends after 1 words, expected 5"),
@@ -131,7 +140,7 @@ def test_a_bad_text_file_is_reported_with_its_setting(tmp_path, name, content, e
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=f"^word_vectors.location: .*{name}") as raised:
-        word_vectors.fetch(str(tmp_path / name), 1000, "word_vectors.location")
+        word_vectors.fetch(str(tmp_path / name), 10**7, "word_vectors.location")
     assert expected in str(raised.value)
 
 
@@ -148,6 +157,18 @@ def pickled(folder):
     write_folder(folder, np.array([{}] * len(WORDS), dtype=object))
 
 
+def damaged(folder):
+    write_folder(folder)
+    with open(folder / "inner" / "some.npy", "r+b") as file:
+        file.truncate(100)
+
+
+def zipped(folder):
+    write_folder(folder)
+    np.savez(folder / "inner" / "some.npz", VALUES)
+    (folder / "inner" / "some.npz").rename(folder / "inner" / "some.npy")
+
+
 def no_parquet(folder):
     write_folder(folder)
     (folder / "inner" / "names.parquet").write_text("words")
@@ -159,6 +180,9 @@ def no_parquet(folder):
         (empty, "expected one .npy file of vectors and one .parquet file of their words"),
         (two_arrays, "expected one .npy"),
         (pickled, "cannot be read as vectors"),
+        (damaged, "cannot be read as vectors"),
+        (zipped, "cannot be read as vectors"),
+        (lambda folder: write_folder(folder, np.array([["a"]] * 7)), "some.npy holds values of the type <U1"),
         (no_parquet, "cannot be read as vectors"),
         (lambda folder: write_folder(folder, words=WORDS[:4]), "4 words but vectors of the shape (7, 4)"),
         (lambda folder: write_folder(folder, values=VALUES[:, 0]), "7 words but vectors of the shape (7,)"),
@@ -178,3 +202,29 @@ def test_a_failed_download_is_reported_with_its_setting_and_advice(monkeypatch):
     monkeypatch.setattr(gensim.downloader, "load", fail)
     with pytest.raises(UserError, match="^word_vectors.location: cannot fetch gensim:glove-tiny .*no route.*network"):
         word_vectors.fetch("gensim:glove-tiny", 10, "word_vectors.location")
+
+
+@pytest.mark.parametrize("form", ["text", "folder"])
+def test_words_without_letters_and_vectors_without_direction_are_left_out_and_counted(tmp_path, capsys, form):
+    """A neighbour search would find zeros and NaN next to every word."""
+    words = ["", "film", " ", "zero", "plot", "nan", "infinite", "huge", "tiny"]
+    values = np.array([[1, 2], [3, 4], [5, 6], [0, 0], [7, 8], [np.nan, 1], [-np.inf, 1], [1e30, 1e30], [1e-30, 1e-30]])
+    if form == "folder":
+        location = write_folder(tmp_path / "package", values, [*words[:2], None, *words[3:]])
+    else:
+        lines = [f"{word} {' '.join(map(str, row))}" for word, row in zip(words, values, strict=True)]
+        location = write_text(tmp_path / "vectors.txt", "\n".join([*lines[:3], "", *lines[3:], "", ""]))
+    vectors = word_vectors.fetch(str(location), 100, "word_vectors.location")
+    assert vectors.index_to_key == ["film", "plot"]
+    assert vectors.vectors.tolist() == [[3, 4], [7, 8]]
+    assert capsys.readouterr().out == ("2 blank lines left out\n" if form == "text" else "") + (
+        "2 of 9 words are empty or hold a line break, and are left out\n"
+        "5 of 9 vectors are zero, infinite or not a number, and are left out\n"
+    )
+
+
+def test_a_damaged_file_of_saved_vectors_is_reported(tmp_path):
+    word_vectors.save(word_vectors.fetch(str(write_folder(tmp_path / "package")), 9, "key"), [], tmp_path)
+    (tmp_path / "vectors.npy").write_bytes(b"")
+    with pytest.raises(UserError, match=r"vectors.npy cannot be read .*: run `dvc repro --force word_vectors`"):
+        word_vectors.load(tmp_path)

@@ -120,10 +120,11 @@ class TestMultiLabel:
         rows = records(text=TEXTS, toxic=cycle(0, 1), threat=cycle(0, 0, 1), insult=cycle(1, 1, 0))
         assert guess(rows) == ("multi_label", {"text": "text", "label": ["toxic", "threat", "insult"]})
 
-    def test_lists_written_as_text_are_refused(self):
-        rows = records(text=TEXTS, labels=cycle("['sad']", "['sad', 'long']"))
-        with pytest.raises(UserError, match="column 'labels' holds lists written as text"):
-            guess(rows)
+    @pytest.mark.parametrize("cells", [("['sad']", "['sad', 'long']", ""), ('["sad"]', '["sad", "long"]', "[]")])
+    def test_lists_written_as_text(self, cells):
+        rows = records(text=TEXTS, labels=cycle(*cells))
+        assert guess(rows) == ("multi_label", {"text": "text", "label": "labels"})
+        assert "label: column 'labels' (2 labels: sad 40, long 20)" in reasons(rows)
 
 
 class TestNamedEntities:
@@ -135,6 +136,8 @@ class TestNamedEntities:
         rows = records(id=range(60), tokens=self.WORDS, pos_tags=pos, ner_tags=tags)
         assert guess(rows) == ("named_entities", {"words": "tokens", "tags": "ner_tags", "scheme": "IOB2"})
         assert "tags: column 'ner_tags' (2 types: PER 30, LOC 30)" in reasons(rows)
+        as_text = records(id=range(60), tokens=[*map(str, self.WORDS)], ner_tags=[*map(str, tags)])
+        assert guess(as_text) == guess(rows)
 
     def test_columns_without_names_are_the_first_and_the_last(self):
         chunks = cycle(["B-NP", "I-NP", "B-VP", "B-PP", "B-NP"], ["B-NP", "B-VP"])
@@ -156,7 +159,7 @@ class TestNamedEntities:
 
     def test_numbers_are_no_tags(self):
         rows = records(tokens=self.WORDS, ner_tags=cycle([1, 2, 0, 0, 3], [0, 0]))
-        with pytest.raises(UserError, match="tags: no column holds lists of tags .O, B-TYPE, I-TYPE.: give --tags"):
+        with pytest.raises(UserError, match="tags: no column holds lists of tags .O, B-TYPE, I-TYPE; numbers need"):
             guess(rows, "named_entities")
 
 

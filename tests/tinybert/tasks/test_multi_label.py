@@ -32,6 +32,31 @@ def test_labels_are_a_list_or_a_text_with_separators_and_may_be_empty():
     assert read({"label": [0, 2]}, labels={"funny": 0, "long": 1, "sad": 2}) == [["funny", "sad"]]
 
 
+@pytest.mark.parametrize(
+    ("cell", "labels"),
+    [
+        ("['film', 'bad']", ["bad", "film"]),
+        ('["film", "bad"]', ["bad", "film"]),
+        ("[]", []),
+        (' ["it\'s, bad"] ', ["it's, bad"]),
+        ("[1, 2]", ["1", "2"]),
+        ("(other), [odd]", ["(other)", "[odd]"]),
+        ("(other)", ["(other)"]),
+    ],
+)
+def test_a_list_may_be_written_as_text(cell, labels):
+    assert read({"label": cell}) == [labels]
+
+
+@pytest.mark.parametrize(
+    "cell",
+    ["['film' 'bad']", "[film, bad]", "('film', 'bad')", "{'film'}", "['film', nan]", "['film'", '[["a"]]', "[null]"],
+)
+def test_a_list_written_as_text_that_cannot_be_read_is_refused_with_its_line(cell):
+    with pytest.raises(UserError, match="^tasks.tiny.source: rows.csv, line 2: column 'label': "):
+        read({"label": cell})
+
+
 def test_each_label_may_have_its_own_column():
     rows = read({"funny": "1", "sad": "0"}, {"funny": 0, "sad": True}, {"funny": "", "sad": 0}, label=["sad", "funny"])
     assert rows == [["funny"], ["sad"], []]

@@ -34,6 +34,31 @@ def read(*records, labelled=True, **source):
 
 # Rows and schemes.
 
+
+def test_tags_may_be_numbers_with_names_in_the_setting_labels():
+    labels = {"O": 0, "B-film": 1, "I-film": 2}
+    [row] = read({"words": ["great", "plot", "."], "tags": [1, 2, 0]}, labels=labels)
+    assert row["tags"] == ["B-film", "I-film", "O"]
+    expected = r"word 1 \(a\), tag '3': a number: name the tags in the source's `labels`: {O: 0, B-TYPE: 1, …}"
+    for source in ({"labels": labels}, {}):
+        with pytest.raises(UserError, match=f"^{KEY}: rows.conll, sentence at line 1: {expected}$"):
+            read({"words": ["a"], "tags": [3]}, **source)
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+@pytest.mark.parametrize("word", [None, float("nan")])
+def test_a_missing_word_is_reported(word, labelled):
+    with pytest.raises(UserError, match=r"line 1: column 'words': value 2 is (None|nan): expected text$"):
+        read({"words": ["a", word], "tags": ["O", "O"]}, labelled=labelled)
+
+
+def test_lists_may_be_written_as_text():
+    [row] = read({"words": "['a', \"it's\"]", "tags": '["O", "O"]'})
+    assert (row["words"], row["tags"]) == (["a", "it's"], ["O", "O"])
+    with pytest.raises(UserError, match="column 'words': expected a list, found str"):
+        read({"words": "['a' 'b']", "tags": "['O', 'O']"})
+
+
 words_and_entities = st.lists(st.tuples(st.sampled_from([None, *TYPES]), st.integers(1, 3)), min_size=1, max_size=8)
 
 

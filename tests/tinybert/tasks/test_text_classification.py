@@ -53,13 +53,15 @@ def test_a_pair_without_its_second_text_is_refused():
         read({"text": "a film", "other": " ", "label": 1}, pair="other")
 
 
-def test_all_bad_rows_are_counted_and_ten_are_named():
+def test_all_bad_rows_are_counted_and_ten_are_logged_one_a_line_with_what_the_others_hold(capsys):
     bad = [{"text": "", "label": 1}, {"text": "film", "label": float("nan")}, *[{"text": None, "label": 1}] * 11]
     with pytest.raises(UserError) as raised:
         read({"text": "film", "label": 1}, *bad)
-    message = str(raised.value)
-    assert "line 2: column 'text': empty text; rows.csv, line 3: column 'label': no label; " in message
-    assert "line 11" in message and "line 12" not in message and message.endswith("; and 3 more")
+    first = "rows.csv, line 2: column 'text': empty text"
+    assert str(raised.value).endswith(f": 13 of 14 rows are invalid, as listed above; the first: {first}")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == [f"  {first}", "  rows.csv, line 3: column 'label': no label"]
+    assert lines[10] == "  and 3 more" and lines[11].endswith(": 1 other rows are valid: 1 1")
 
 
 def test_a_list_of_labels_is_refused():
