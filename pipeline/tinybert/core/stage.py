@@ -3,18 +3,19 @@
 import contextlib
 import ctypes
 import gc
+import io
 import os
 import platform
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 
 import psutil
 
-from pipeline.tinybert.core.errors import Interrupted, UserError, message, was_interrupted
+from pipeline.tinybert.core.errors import Interrupted, UserError, chain, message, was_interrupted
 from pipeline.tinybert.core.log import log
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -24,6 +25,8 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 def report_errors_in_one_line() -> None:
     """From here on, an error the user can fix ends the process with one line and exit code 1, without a traceback."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # not every terminal or log file takes every character
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.excepthook = _report
     for number in SIGNALS:
         signal.signal(number, _end_now)
@@ -61,9 +64,27 @@ def run(main: Callable[..., None], *names: str, flags: tuple[str, ...] = (), wit
     log(f"{title}: starts")
     keep_freed_memory()
     start = time.perf_counter()
-    with within(stage_name, arguments) if within else contextlib.nullcontext():
+    with within(stage_name, arguments) if within else contextlib.nullcontext(), _missing_inputs_named(arguments):
         main(*arguments, **chosen)
     log(f"{title}: done in {time.perf_counter() - start:.0f} s, peak memory {peak_memory_gib():.2f} GiB")
+
+
+@contextlib.contextmanager
+def _missing_inputs_named(arguments: list[str]) -> Iterator[None]:
+    """Turn an unreadable file into a UserError that says what to run, if an input that dvc.yaml lists is missing."""
+    try:
+        yield
+    except Exception as error:
+        from pipeline.tinybert.core import resume  # imports this module
+
+        stage_name = Path(sys.argv[0]).stem
+        missing = [path for path in resume.inputs(stage_name, arguments) if not Path(path).exists()]
+        if not missing or not any(isinstance(link, OSError) for link in chain(error)):
+            raise
+        target = "@".join([stage_name, *arguments])
+        raise UserError(
+            f"there is no {missing[0]}: run `dvc repro {target}`, which first runs the stages that this one needs"
+        ) from error
 
 
 def keep_freed_memory() -> None:
