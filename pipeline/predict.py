@@ -9,6 +9,7 @@ A text that cannot be answered gets ``{"error": …}`` in its place, and the exi
 """
 
 import argparse
+import ast
 import contextlib
 import json
 import os
@@ -35,9 +36,9 @@ Asked = Iterator[tuple[str, dict | BadRecordError]]  # where it stands, and what
 
 
 def main() -> None:
-    answers = sys.stdout
+    given, answers = arguments(), sys.stdout
     with contextlib.redirect_stdout(sys.stderr):  # notes, for example that a text is truncated
-        given, configuration = arguments(), settings.load()
+        configuration = settings.load()
         name, wanted = given.task, configuration.task(given.task)
         file = built(Path("models", name, "onnx", checkpoints.FILES[given.model]), name)
         task = tasks.load(built(Path("data", name, "prepared", "task.json"), name), wanted, name)
@@ -147,13 +148,17 @@ def of_lines(lines: Iterable[bytes], name: str, first: str | None, more: dict) -
 
 def row_of(task: Task, record: dict | BadRecordError, columns: Columns) -> Row:
     """A row of the task without its answer. Fields of a record go by their own names or by those of the task's columns;
-    words may be a text.
+    words may be a text, or a list written as text.
     """
     if isinstance(record, BadRecordError):
         raise record
     names = {field: column if column in record else field for field, column in columns.items()}
-    if "words" in names and isinstance(record.get(names["words"]), str):
-        record, names = {"text": record[names["words"]]}, {"text": "text"}
+    words = record.get(names["words"]) if "words" in names else None
+    if isinstance(words, str):
+        listed = list_in(words)
+        record, names = (
+            ({"text": words}, {"text": "text"}) if listed is None else ({"words": listed}, {"words": "words"})
+        )
     if missing := [name for name in names.values() if name not in record]:
         raise BadRecordError(f"no {missing[0]}: expected {' and '.join(columns)}")
     row = task.parse_record(record, settings.Table.model_validate({"location": "-", **names}), labelled=False)
@@ -164,10 +169,20 @@ def row_of(task: Task, record: dict | BadRecordError, columns: Columns) -> Row:
     return row
 
 
+def list_in(text: str) -> list | None:
+    """The list that a text is the JSON or the Python of, as a cell of a CSV file may be; else None."""
+    try:
+        found = ast.literal_eval(text) if text.startswith("[") else None
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+    return found if isinstance(found, list) else None
+
+
 if __name__ == "__main__":
     stage.report_errors_in_one_line()
     stage.imports_are_done()
-    sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]  # on Windows the default is another encoding
+    # On Windows the default is another encoding. The name of a file may be no UTF-8.
+    sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
     try:
         main()
     except BrokenPipeError:  # whoever reads has read enough

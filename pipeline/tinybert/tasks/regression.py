@@ -89,8 +89,9 @@ class Regression(Texts):
 
 
 def step(rows: list[Row]) -> float:
-    """The largest of 1, 2 and 5 times a power of ten of which the range of the rows' labels has at least four: 1 for
-    stars from 1 to 5, 0.2 for labels from 0 to 1. If all labels are equal: 1.
+    """The step to which numbers are rounded to compare them: 1, 2 or 5 times a power of ten, the largest of which the
+    range of the rows' labels holds at least four. 1 for stars from 1 to 5, 0.2 for labels from 0 to 1; 1 if all labels
+    are equal.
     """
     labels = [row["label"] for row in rows]
     quarter = (max(labels) - min(labels)) / 4 * (1 + 1e-9)  # 0.8 - 0.0 must not count as a little less

@@ -108,7 +108,7 @@ def test_the_step_of_agreement_and_confusion_goes_with_the_range_of_the_labels(l
 def test_models_agree_if_their_numbers_round_to_the_same_step():
     stars, shares = scored([1, 5, 3, 3]), scored([0, 1, 0.5, 0.5])
     assert TASK.agreement(stars, [1.6, 4.4, 2.5, 1], [2.4, 4.6, 2.4, 1.1]) == 0.75
-    assert TASK.agreement(shares, [0.31, 0.9, 0.5, 0.0], [0.45, 0.45, 0.52, -0.01]) == 0.75
+    assert TASK.agreement(shares, [0.31, 0.9, 0.51, 0.0], [0.45, 0.45, 0.52, -0.01]) == 0.75
     assert list(TASK.confusion(stars, [1.4, -0.2, 2.51, 7])) == [("1", "1"), ("5", "0"), ("3", "3"), ("3", "7")]
     assert list(TASK.confusion(shares, [0.05, 0.69, 0.55, 1])) == [
         ("0", "0"),
