@@ -155,10 +155,8 @@ def row_of(task: Task, record: dict | BadRecordError, columns: Columns) -> Row:
     names = {field: column if column in record else field for field, column in columns.items()}
     words = record.get(names["words"]) if "words" in names else None
     if isinstance(words, str):
-        listed = list_in(words)
-        record, names = (
-            ({"text": words}, {"text": "text"}) if listed is None else ({"words": listed}, {"words": "words"})
-        )
+        field, value = ("words", listed) if (listed := list_in(words)) else ("text", words)
+        record, names = {field: value}, {field: field}
     if missing := [name for name in names.values() if name not in record]:
         raise BadRecordError(f"no {missing[0]}: expected {' and '.join(columns)}")
     row = task.parse_record(record, settings.Table.model_validate({"location": "-", **names}), labelled=False)
