@@ -19,29 +19,34 @@ class Interrupted(BaseException):
 
 def message(error: BaseException) -> str | None:
     """The line to print for an error the user can fix; None for a bug in this program."""
-    links = chain(error)
-    for link in links:
+    chain = _chain(error)
+    for link in chain:
         if getattr(link, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or FULL_DISK.search(str(link)):
             file = getattr(link, "filename", None)
             where = f" while writing {file}" if file else ""
             return f"the disk is full{where}: free some space, then run `dvc repro` again; it resumes"
-    if any(type(link).__name__ == "OutOfMemoryError" for link in links):  # raised by torch for GPU memory
+    if any(type(link).__name__ == "OutOfMemoryError" for link in chain):  # raised by torch for GPU memory
         return "the GPU's memory is full: set a smaller batch_size, or the environment variable TINYBERT_CUDA_GRAPHS=0"
     if isinstance(error, UserError):
         return " ".join(str(error).split())
-    return next((str(link) for link in links if isinstance(link, Interrupted)), None)
+    return next((str(link) for link in chain if isinstance(link, Interrupted)), None)
 
 
 def was_interrupted(error: BaseException) -> bool:
     """True for an interrupt, also where a library has raised another error in its place: extensions written in C do."""
-    return any(isinstance(link, Interrupted) for link in chain(error))
+    return any(isinstance(link, Interrupted) for link in _chain(error))
 
 
-def chain(error: BaseException) -> list[BaseException]:
+def is_about_a_file(error: BaseException) -> bool:
+    """True if a file could not be read or written, also where a library has raised another error in its place."""
+    return any(isinstance(link, OSError) for link in _chain(error))
+
+
+def _chain(error: BaseException) -> list[BaseException]:
     """The error, its cause, the cause of the cause, and so on."""
-    links: list[BaseException] = []
+    chain: list[BaseException] = []
     cause: BaseException | None = error
-    while cause is not None and cause not in links:
-        links.append(cause)
+    while cause is not None and cause not in chain:
+        chain.append(cause)
         cause = cause.__cause__ or cause.__context__
-    return links
+    return chain

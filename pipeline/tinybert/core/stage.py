@@ -15,7 +15,7 @@ from types import TracebackType
 
 import psutil
 
-from pipeline.tinybert.core.errors import Interrupted, UserError, chain, message, was_interrupted
+from pipeline.tinybert.core.errors import Interrupted, UserError, is_about_a_file, message, was_interrupted
 from pipeline.tinybert.core.log import log
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -79,7 +79,7 @@ def _missing_inputs_named(arguments: list[str]) -> Iterator[None]:
 
         stage_name = Path(sys.argv[0]).stem
         missing = [path for path in resume.inputs(stage_name, arguments) if not Path(path).exists()]
-        if not missing or not any(isinstance(link, OSError) for link in chain(error)):
+        if not missing or not is_about_a_file(error):
             raise
         target = "@".join([stage_name, *arguments])
         raise UserError(

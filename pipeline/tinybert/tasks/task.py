@@ -237,6 +237,15 @@ def splice(text: str, edits: list[Edit]) -> str:
     return "".join([*parts, text[copied:]])
 
 
+def balanced_weights(counts: list[int]) -> list[float]:
+    """The weight of each class from its number of occurrences: all classes get the same total weight.
+
+    A class that does not occur gets weight 1.
+    """
+    present = sum(count > 0 for count in counts)
+    return [sum(counts) / (present * count) if count else 1.0 for count in counts]
+
+
 def occurrences(names_of_rows: Iterable[Iterable[str]], names: list[str]) -> sparse.csr_array:
     """How often each of ``names`` occurs in each row, (rows, names).
 
@@ -257,12 +266,3 @@ def resampled_sums(counts: sparse.csr_array, chosen: np.ndarray) -> np.ndarray:
 def f1_of(correct: Any, sizes: Any) -> Any:
     """F1 from the number of correct labels, and that of actual plus predicted labels; 0 if there are none."""
     return 2 * correct / np.where(sizes > 0, sizes, 1)
-
-
-def balanced_weights(counts: list[int]) -> list[float]:
-    """The weight of each class from its number of occurrences: all classes get the same total weight.
-
-    A class that does not occur gets weight 1.
-    """
-    present = sum(count > 0 for count in counts)
-    return [sum(counts) / (present * count) if count else 1.0 for count in counts]
