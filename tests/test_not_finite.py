@@ -55,13 +55,13 @@ def test_a_learning_rate_that_is_far_too_large_stops_each_kind_of_training(repos
     assert not list(Path(".dvc/tmp/scratch").rglob("result.json"))
 
 
-@pytest.mark.parametrize("stage", ["evaluate", "export"])
-def test_a_model_with_weights_that_are_not_finite_gets_no_scores(world, stage):
-    path = Path("models/tiny/student/model.safetensors")
+@pytest.mark.parametrize(("stage", "model"), [("evaluate", "student"), ("export", "student"), ("benchmark", "teacher")])
+def test_a_model_with_weights_that_are_not_finite_gets_no_scores(world, stage, model):
+    path = Path(f"models/tiny/{model}/model.safetensors")
     weights = load_file(path)
     weights["classifier.weight"][0, 0] = float("nan")
     save_file(weights, path, metadata={"format": "pt"})
     before = content(world)
-    with pytest.raises(UserError, match=r"^models/tiny/student: the model's outputs are not finite"):
+    with pytest.raises(UserError, match=rf"^models/tiny/{model}: the model's (outputs|weights) are not finite"):
         tiny.run_stage(stage)
     assert content(world) == before

@@ -1,6 +1,7 @@
 """``python -m pipeline.predict``: an answer a line, that of the student that was scored."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -143,7 +144,7 @@ def test_a_table_has_the_column_and_the_delimiter_of_the_source(world, monkeypat
         said(monkeypatch, capsys, "tiny", "--file", "asked.csv")
 
 
-def test_a_bad_line_is_reported_in_its_place_and_the_others_are_answered(world):
+def test_a_bad_line_is_reported_in_its_place_and_the_others_are_answered(world, monkeypatch, capsys):
     good = json.dumps({"text": TEXTS[0]})
     bad = {
         b'{"text": "\\ud83d"}': "a character that is no text",
@@ -156,22 +157,19 @@ def test_a_bad_line_is_reported_in_its_place_and_the_others_are_answered(world):
     }
     lines = [line for one in bad for line in (one, good.encode(), b"")]
     Path("asked.jsonl").write_bytes(b"\n".join(lines))
-    with tiny.start_python("-m", "pipeline.predict", "tiny", "--file", "asked.jsonl") as process:
-        printed, errors = process.communicate()
-    found = [json.loads(line) for line in printed.splitlines()]
-    assert process.returncode == 1 and "Traceback" not in errors
-    assert errors.splitlines()[-1].startswith("predict: 7 of 14 could not be answered: asked.jsonl, line 1: ")
+    with pytest.raises(UserError, match=r"^7 of 14 could not be answered: asked.jsonl, line 1: "):
+        said(monkeypatch, capsys, "tiny", "--file", "asked.jsonl")
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [answer["label"] for answer in found[1::2]] == ["positive"] * 7
     for number, (answer, why) in enumerate(zip(found[::2], bad.values(), strict=True)):
         assert answer["error"].startswith(f"asked.jsonl, line {3 * number + 1}: ") and why in answer["error"]
 
 
-def test_a_text_of_the_command_line_that_is_not_utf_8_is_reported_in_its_place(world):
-    with tiny.start_python("-m", "pipeline.predict", "tiny", b"caf\xe9", "a great film") as process:
-        printed, errors = process.communicate()
-    first, second = map(json.loads, printed.splitlines())
+def test_a_text_of_the_command_line_that_is_not_utf_8_is_reported_in_its_place(world, monkeypatch, capsys):
+    with pytest.raises(UserError, match="^1 of 2 could not be answered: text 1: a character that is no text"):
+        said(monkeypatch, capsys, "tiny", os.fsdecode(b"caf\xe9"), "a great film")
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
     assert first["error"].startswith("text 1: a character that is no text") and second["label"] == "positive"
-    assert process.returncode == 1 and "Traceback" not in errors
 
 
 def test_a_model_with_weights_that_are_not_finite_gives_no_answer(world, monkeypatch):
