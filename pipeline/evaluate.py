@@ -41,11 +41,13 @@ def main(name: str) -> None:
         with pytorch_forward(task, model) as forward:
             if task.needs_threshold:
                 validation = EvaluationSet(task, parts["validation"], tokenizer)
-                answers = validation.predictions(validation.logits(forward, description=f"{which} on validation"))
-                thresholds[which] = task.best_threshold(parts["validation"], answers)
+                logits = validation.logits(forward, description=f"{which} on validation")
+                scoring.check_finite(logits, folder)
+                thresholds[which] = task.best_threshold(parts["validation"], validation.predictions(logits))
             for part, of_models in predictions.items():
                 rows_of_part = EvaluationSet(task, parts[part], tokenizer)
                 logits = rows_of_part.logits(forward, description=f"{which} on {part}")
+                scoring.check_finite(logits, folder)
                 of_models[which] = task.apply_threshold(rows_of_part.predictions(logits), thresholds.get(which))
                 if part == "test":
                     curves[which] = scoring.reliability(*task.calibration(test, of_models[which], logits))
@@ -62,7 +64,7 @@ def main(name: str) -> None:
             write_csv(out, columns, records)
     with output(Path("data", name, "submission")) as out:
         for file, which in product(source.submissions, ("teacher", "student")):
-            answers = [task.submission_value(said, source) for said in predictions[file][which]]
+            answers = task.submission_values(predictions[file][which], source, parts["train"])
             (out / which).mkdir(exist_ok=True)
             write_csv(out / which / file, ["index", "prediction"], enumerate(answers), delimiter="\t")
 

@@ -75,6 +75,7 @@ def exported(
     test, threshold = EvaluationSet(task, parts["test"], tokenizer), None
     with pytorch_forward(task, student) as forward:
         logits = {"pytorch": test.logits(forward, description="pytorch")}
+        scoring.check_finite(logits["pytorch"], str(student.name_or_path))
         if task.needs_threshold:
             validation = EvaluationSet(task, parts["validation"], tokenizer)
             threshold = task.best_threshold(parts["validation"], validation.predictions(validation.logits(forward)))
@@ -99,8 +100,8 @@ def compared(
 ) -> tuple[float, float]:
     """The largest difference of a logit from PyTorch's, and the share of rows of which both say the same."""
     ours, theirs = (np.concatenate(logits[model]) for model in ("pytorch", which))
-    triples = zip(test.rows, predictions["pytorch"], predictions[which], strict=True)
-    return float(np.abs(ours - theirs).max()), float(np.mean([test.task.agree(*triple) for triple in triples]))
+    share = test.task.agreement(test.rows, predictions["pytorch"], predictions[which])
+    return float(np.abs(ours - theirs).max()), share
 
 
 def check(difference: float, share: float, recipe: settings.Export) -> None:

@@ -1,48 +1,74 @@
 """What the student says of texts: ``python -m pipeline.predict <task> "text" …`` prints an answer a line, as JSON.
 
-Without texts on the command line it reads a file (``--file``) or the standard input, a text or a JSON object a line,
-and answers each as it comes. ``--context`` is the passage of all the questions, ``--pair`` the second text.
+Without texts on the command line it reads a file (``--file``) or the standard input. A table (.csv, .tsv, .parquet, …)
+is read as the task's source is. In a .jsonl file, each line is a JSON object; in any other file and on the standard
+input, it is a text or an object. Lines are answered as they come. ``--context`` is the passage of all the questions,
+``--pair`` the second text.
+
+A text that cannot be answered gets ``{"error": …}`` in its place, and the exit code is 1.
 """
 
 import argparse
+import ast
 import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from pipeline.tinybert import tasks
 from pipeline.tinybert.core import settings, stage
 from pipeline.tinybert.core.errors import UserError
+from pipeline.tinybert.data import readers
 from pipeline.tinybert.data.records import BadRecordError, column_names
 from pipeline.tinybert.data.rows import Row
+from pipeline.tinybert.evaluation import scoring
 from pipeline.tinybert.models import checkpoints
 from pipeline.tinybert.models.inference import EvaluationSet, Forward, pytorch_forward
 from pipeline.tinybert.release import onnx_model
 from pipeline.tinybert.tasks.task import Task
 
+LINES = (".jsonl", ".ndjson")  # read line by line, like text
+Columns = dict[str, str]  # field → the source's column
+Asked = Iterator[tuple[str, dict | BadRecordError]]  # where it stands, and what is asked
+
 
 def main() -> None:
-    given, configuration = arguments(), settings.load()
-    name, wanted = given.task, configuration.task(given.task)
-    file = built(Path("models", name, "onnx", checkpoints.FILES[given.model]), name)
-    task = tasks.load(built(Path("data", name, "prepared", "task.json"), name), wanted, name)
-    threshold = json.loads(built(Path("metrics", name, "export.json"), name).read_text(encoding="utf-8"))["threshold"]
-    columns = column_names(task, wanted.source, labelled=False)
-    asked = records(given, list(columns))
-    tokenizer = checkpoints.tokenizer(file.parent)
-    print(f"{given.model} model of {name}: {file}", file=sys.stderr, flush=True)
-    with model(task, file) as forward:
-        for where, record in asked:
-            row = row_of(task, record, columns, where)
-            with contextlib.redirect_stdout(sys.stderr):  # notes, for example that a text is truncated
-                one = EvaluationSet(task, [row], tokenizer)
-                logits = one.logits(forward, batch_size=1)  # int8's scales are those of the whole batch
-                [prediction] = task.apply_threshold(one.predictions(logits), threshold)
-            shown = next(iter(columns))
-            answer = {shown: row[shown], **task.format_prediction(row, prediction, logits)}
-            print(json.dumps(answer, ensure_ascii=False), flush=True)
+    given, answers = arguments(), sys.stdout
+    with contextlib.redirect_stdout(sys.stderr):  # notes, for example that a text is truncated
+        configuration = settings.load()
+        name, wanted = given.task, configuration.task(given.task)
+        file = built(Path("models", name, "onnx", checkpoints.FILES[given.model]), name)
+        task = tasks.load(built(Path("data", name, "prepared", "task.json"), name), wanted, name)
+        report = json.loads(built(Path("metrics", name, "export.json"), name).read_text(encoding="utf-8"))
+        columns = column_names(task, wanted.source, labelled=False)
+        asked = records(given, columns, wanted.source)
+        tokenizer = checkpoints.tokenizer(file.parent)
+        print(f"{given.model} model of {name}: {file}", file=sys.stderr, flush=True)
+        bad, total = [], 0
+        with model(task, file) as forward:
+            for where, record in asked:
+                total += 1
+                try:
+                    row = row_of(task, record, columns)
+                    found = answer(task, row, tokenizer, forward, report["threshold"], file)
+                except BadRecordError as error:
+                    bad.append(f"{where}: {error}")
+                    found = {"error": bad[-1]}
+                print(json.dumps(found, ensure_ascii=False), file=answers, flush=True)
+    if bad:
+        raise UserError(f"{len(bad)} of {total} could not be answered: {bad[0]}")
+
+
+def answer(task: Task, row: Row, tokenizer, forward: Forward, threshold: float | None, file: Path) -> dict:
+    one = EvaluationSet(task, [row], tokenizer)
+    logits = one.logits(forward, batch_size=1)  # int8's scales are those of the whole batch
+    scoring.check_finite(logits, file)
+    [prediction] = task.apply_threshold(one.predictions(logits), threshold)
+    shown = next(iter(task.columns))
+    return {shown: row[shown], **task.format_prediction(row, prediction, logits)}
 
 
 def arguments() -> argparse.Namespace:
@@ -51,7 +77,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("texts", nargs="*", metavar="text")
     parser.add_argument("--model", choices=checkpoints.FILES, default="onnx", help="onnx unless given")
     parser.add_argument("--context", "--pair", dest="other", metavar="TEXT", help="a passage, or a second text, of all")
-    parser.add_argument("--file", type=Path, help="a text or a JSON object a line; -: the standard input")
+    parser.add_argument("--file", type=Path, help="a table, or a text or JSON object a line; -: the standard input")
     given = parser.parse_intermixed_args()  # texts may stand after options
     if given.texts and given.file:
         raise UserError("texts and --file: give one of them")
@@ -71,63 +97,90 @@ def model(task: Task, file: Path) -> contextlib.AbstractContextManager[Forward]:
     return pytorch_forward(task, task.load_model(file.parent))
 
 
-def records(given: argparse.Namespace, fields: list[str]) -> Iterator[tuple[str, dict]]:
+def records(given: argparse.Namespace, columns: Columns, source: settings.Source) -> Asked:
     """What is asked, field → value, and where it stands."""
-    first, *second = fields
+    first, *second = columns
     if given.other is not None and not second:
         raise UserError("--context, --pair: this task is about one text: leave it out")
     more = dict.fromkeys(second, given.other) if given.other is not None else {}
     if given.texts:
         return ((f"text {number}", {first: text, **more}) for number, text in enumerate(given.texts, 1))
-    return of_lines(given.file, first, more)
-
-
-def of_lines(path: Path | None, first: str, more: dict) -> Iterator[tuple[str, dict]]:
-    """The same of a file's lines, or of those of the standard input; blank ones are none."""
-    name = "standard input" if path is None or str(path) == "-" else str(path)
+    if given.file is None or str(given.file) == "-":
+        return of_lines(sys.stdin.buffer, "standard input", first, more)
+    suffix = given.file.suffix.lower()
+    if suffix in readers.READERS and suffix not in LINES:
+        return of_table(given.file, columns, source, more)
     try:
-        file = path.open("rb") if path is not None and name != "standard input" else sys.stdin.buffer
+        lines = given.file.open("rb")
     except OSError as error:
-        raise UserError(f"--file: {path} cannot be read: {error.strerror}") from None
-    return parsed(file, name, first, more)
+        raise UserError(f"--file: {given.file} cannot be read: {error.strerror}") from None
+    return of_lines(lines, str(given.file), None if suffix in LINES else first, more)
 
 
-def parsed(file, name: str, first: str, more: dict) -> Iterator[tuple[str, dict]]:
-    with file:
-        for number, line in enumerate(file, 1):
-            where = f"{name}, line {number}"
-            try:
-                text = line.decode("utf-8-sig").strip()
-                record = json.loads(text) if text.startswith("{") else {first: text}
-            except UnicodeDecodeError:
-                raise UserError(f"{where}: not UTF-8: save it as UTF-8") from None
-            except json.JSONDecodeError as error:
-                raise UserError(
-                    f"{where}: not valid JSON: {error}: a line that begins with {{ is a JSON object"
-                ) from None
-            if text:
-                yield where, {**more, **record}
+def of_table(path: Path, columns: Columns, source: settings.Source, more: dict) -> Asked:
+    """The same of a table's records; the file is read as the task's source is."""
+    table = readers.read_file(path, source, "--file")
+    known = {**more, **dict.fromkeys(table.columns)}
+    if missing := [column for field, column in columns.items() if field not in known and column not in known]:
+        raise UserError(
+            f"--file: {path} has no column '{missing[0]}' (it has: {', '.join(map(str, table.columns))}): name it as in"
+            " the task's source"
+        )
+    for position, *values in table.itertuples(name=None):
+        yield f"{path}, {table.index.name} {position}", {**more, **dict(zip(table.columns, values, strict=True))}
 
 
-def row_of(task: Task, record: dict, columns: dict[str, str], where: str) -> Row:
+def of_lines(lines: Iterable[bytes], name: str, first: str | None, more: dict) -> Asked:
+    """The same of lines, without blank ones. A line is a JSON object, or else the text of the field ``first``."""
+    for number, line in enumerate(lines, 1):
+        try:
+            text = line.decode("utf-8-sig").strip()
+            record: Any = json.loads(text) if text.startswith("{") else {first: text}
+            if text and first is None and not text.startswith("{"):
+                record = BadRecordError(f"expected a JSON object, found {text[:50]!r}")
+        except UnicodeDecodeError:
+            record = BadRecordError("not UTF-8: save it as UTF-8")
+        except (ValueError, RecursionError) as error:
+            record = BadRecordError(f"not valid JSON: {error}: a line that begins with {{ is a JSON object")
+        if record != {first: ""}:  # a blank line
+            yield f"{name}, line {number}", {**more, **record} if isinstance(record, dict) else record
+
+
+def row_of(task: Task, record: dict | BadRecordError, columns: Columns) -> Row:
     """A row of the task without its answer. Fields of a record go by their own names or by those of the task's columns;
-    words may be a text.
+    words may be a text, or a list written as text.
     """
+    if isinstance(record, BadRecordError):
+        raise record
     names = {field: column if column in record else field for field, column in columns.items()}
-    if "words" in names and isinstance(record.get(names["words"]), str):
-        record, names = {"text": record[names["words"]]}, {"text": "text"}
+    words = record.get(names["words"]) if "words" in names else None
+    if isinstance(words, str):
+        field, value = ("words", listed) if (listed := list_in(words)) else ("text", words)
+        record, names = {field: value}, {field: field}
     if missing := [name for name in names.values() if name not in record]:
-        raise UserError(f"{where}: no {missing[0]}: expected {' and '.join(columns)}")
+        raise BadRecordError(f"no {missing[0]}: expected {' and '.join(columns)}")
+    row = task.parse_record(record, settings.Table.model_validate({"location": "-", **names}), labelled=False)
     try:
-        return task.parse_record(record, settings.Table.model_validate({"location": "-", **names}), labelled=False)
-    except BadRecordError as error:
-        raise UserError(f"{where}: {error}") from None
+        json.dumps(row, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        raise BadRecordError("a character that is no text (half of a surrogate pair, or not UTF-8)") from None
+    return row
+
+
+def list_in(text: str) -> list | None:
+    """The list that a text is the JSON or the Python of, as a cell of a CSV file may be; else None."""
+    try:
+        found = ast.literal_eval(text) if text.startswith("[") else None
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+    return found if isinstance(found, list) else None
 
 
 if __name__ == "__main__":
     stage.report_errors_in_one_line()
     stage.imports_are_done()
-    sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]  # on Windows the default is another encoding
+    # On Windows the default is another encoding. The name of a file may be no UTF-8.
+    sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
     try:
         main()
     except BrokenPipeError:  # whoever reads has read enough

@@ -71,6 +71,17 @@ def test_every_family_is_exported(tmp_path, batch, task, family):
     torch.testing.assert_close(found, model(**inputs).logits.detach(), atol=1e-5, rtol=0)
 
 
+def test_the_highest_opset_gives_files_that_load_and_answer_the_same(world, batch, task, tmp_path):
+    model, tokenizer = task.load_model("models/tiny/student").eval(), checkpoints.tokenizer("models/tiny/student")
+    highest = next(rule.le for rule in settings.Export.model_fields["opset"].metadata if hasattr(rule, "le"))
+    path, inputs = tmp_path / "model.onnx", batch((7, 3))
+    onnx_model.write(path, model, task, tokenizer, highest)
+    onnx_model.quantise(path, tmp_path / "int8.onnx", per_channel=True, reduce_range=True)
+    expected = model(**inputs).logits.detach()
+    torch.testing.assert_close(onnx_model.run(onnx_model.session(path), inputs).logits, expected, atol=1e-5, rtol=0)
+    assert onnx_model.run(onnx_model.session(tmp_path / "int8.onnx"), inputs).logits.isfinite().all()
+
+
 def test_a_trimmed_vocabulary_is_smaller_and_answers_the_same_where_nothing_is_missing(world):
     tiny.write_params(world / "params.yaml", **{"export.frequent_words": 3})
     run_stage("export")

@@ -1,10 +1,13 @@
-"""A stage whose loss is not finite stops with one line, and keeps no such weights to resume from."""
+"""A stage whose loss is not finite stops with one line, and keeps no such weights to resume from.
+
+A model whose outputs are not finite gets no scores.
+"""
 
 from pathlib import Path
 
 import pytest
 import tiny
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from pipeline.tinybert.core import resume
 from pipeline.tinybert.core.errors import UserError, message
@@ -50,3 +53,15 @@ def test_a_learning_rate_that_is_far_too_large_stops_each_kind_of_training(repos
     for path in Path(".dvc/tmp/scratch").rglob("*.safetensors"):
         assert all(weights.isfinite().all() for weights in load_file(path).values())
     assert not list(Path(".dvc/tmp/scratch").rglob("result.json"))
+
+
+@pytest.mark.parametrize(("stage", "model"), [("evaluate", "student"), ("export", "student"), ("benchmark", "teacher")])
+def test_a_model_with_weights_that_are_not_finite_gets_no_scores(world, stage, model):
+    path = Path(f"models/tiny/{model}/model.safetensors")
+    weights = load_file(path)
+    weights["classifier.weight"][0, 0] = float("nan")
+    save_file(weights, path, metadata={"format": "pt"})
+    before = content(world)
+    with pytest.raises(UserError, match=rf"^models/tiny/{model}: the model's (outputs|weights) are not finite"):
+        tiny.run_stage(stage)
+    assert content(world) == before

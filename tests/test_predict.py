@@ -1,12 +1,15 @@
 """``python -m pipeline.predict``: an answer a line, that of the student that was scored."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pandas
 import pytest
 import tiny
+from safetensors.torch import load_file, save_file
 
 from pipeline import predict
 from pipeline.tinybert import tasks
@@ -112,6 +115,72 @@ def test_a_bad_line_is_named(world, monkeypatch, tmp_path, line, why):
         predict.main()
 
 
+TABLE = [{"text": TEXTS[0], "label": ""}, {"text": 'the plot\nis dull, 3 "stars"', "label": "x"}]
+TABLES = {
+    "asked.csv": lambda frame, path: frame.to_csv(path, index=False),
+    "asked.tsv": lambda frame, path: frame.to_csv(path, index=False, sep="\t"),
+    "asked.parquet": lambda frame, path: frame.to_parquet(path),
+    "asked.jsonl": lambda frame, path: frame.to_json(path, orient="records", lines=True),
+    "asked.json": lambda frame, path: frame.to_json(path, orient="records"),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_is_read_as_the_source_is(world, monkeypatch, capsys, name):
+    TABLES[name](pandas.DataFrame(TABLE), name)
+    found = said(monkeypatch, capsys, "tiny", "--file", name)
+    assert [answer["text"] for answer in found] == [row["text"] for row in TABLE]
+    assert [answer["label"] for answer in found] == ["positive", "negative"]
+
+
+def test_a_table_has_the_column_and_the_delimiter_of_the_source(world, monkeypatch, capsys):
+    settings = tiny.set_value("tasks.tiny.source.text", "review")
+    settings = tiny.set_value("tasks.tiny.source.delimiter", ";")(settings(Path("params.yaml").read_text()))
+    Path("params.yaml").write_text(settings)
+    Path("asked.csv").write_text("id;review\n1;a great film\n")
+    assert [answer["text"] for answer in said(monkeypatch, capsys, "tiny", "--file", "asked.csv")] == ["a great film"]
+    Path("asked.csv").write_text("id;note\n1;a great film\n")
+    with pytest.raises(UserError, match=r"--file: asked.csv has no column 'review' \(it has: id, note\)"):
+        said(monkeypatch, capsys, "tiny", "--file", "asked.csv")
+
+
+def test_a_bad_line_is_reported_in_its_place_and_the_others_are_answered(world, monkeypatch, capsys):
+    good = json.dumps({"text": TEXTS[0]})
+    bad = {
+        b'{"text": "\\ud83d"}': "a character that is no text",
+        b"\xff": "not UTF-8",
+        b'{"text": "a"} {"text": "b"}': "not valid JSON: Extra data",
+        b"[" * 100_000: "expected a JSON object",
+        b'{"text": ' + b"[" * 100_000: "not valid JSON",
+        b'{"text": null}': "empty text",
+        b'["a film"]': "expected a JSON object",
+    }
+    lines = [line for one in bad for line in (one, good.encode(), b"")]
+    Path("asked.jsonl").write_bytes(b"\n".join(lines))
+    with pytest.raises(UserError, match=r"^7 of 14 could not be answered: asked.jsonl, line 1: "):
+        said(monkeypatch, capsys, "tiny", "--file", "asked.jsonl")
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [answer["label"] for answer in found[1::2]] == ["positive"] * 7
+    for number, (answer, why) in enumerate(zip(found[::2], bad.values(), strict=True)):
+        assert answer["error"].startswith(f"asked.jsonl, line {3 * number + 1}: ") and why in answer["error"]
+
+
+def test_a_text_of_the_command_line_that_is_not_utf_8_is_reported_in_its_place(world, monkeypatch, capsys):
+    with pytest.raises(UserError, match="^1 of 2 could not be answered: text 1: a character that is no text"):
+        said(monkeypatch, capsys, "tiny", os.fsdecode(b"caf\xe9"), "a great film")
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert first["error"].startswith("text 1: a character that is no text") and second["label"] == "positive"
+
+
+def test_a_model_with_weights_that_are_not_finite_gives_no_answer(world, monkeypatch):
+    path = Path("models/tiny/onnx/model.safetensors")
+    weights = load_file(path)
+    save_file({name: values * float("nan") for name, values in weights.items()}, path, metadata={"format": "pt"})
+    monkeypatch.setattr(sys, "argv", ["predict", "tiny", "good", "--model", "pytorch"])
+    with pytest.raises(UserError, match="model.safetensors: the model's outputs are not finite"):
+        predict.main()
+
+
 @pytest.mark.parametrize("model", checkpoints.FILES)
 def test_what_is_not_built_yet_is_named_with_the_command_that_builds_it(world, monkeypatch, model):
     Path("models/tiny/onnx", checkpoints.FILES[model]).unlink()
@@ -142,6 +211,14 @@ def test_a_pair_is_one_text_and_another(exported_kind, monkeypatch, capsys):
     Path("asked.jsonl").write_text(json.dumps({"one": TEXTS[0], "two": TEXTS[1]}) + "\n")  # the task's own columns
     assert said(monkeypatch, capsys, name, "--file", "asked.jsonl") == found
     assert said(monkeypatch, capsys, name, TEXTS[0], "--pair", TEXTS[0]) != found
+
+
+def test_words_may_be_a_text_or_a_list_written_as_text(exported_kind, monkeypatch, capsys):
+    name = exported_kind("named_entities")
+    Path("asked.csv").write_text('words\nthe film is great\n"[""the"", ""film""]"\n"[\'the\', \'film\']"\n[sic] film\n')
+    found = said(monkeypatch, capsys, name, "--file", "asked.csv")
+    expected = [["the", "film", "is", "great"], ["the", "film"], ["the", "film"], ["[", "sic", "]", "film"]]
+    assert [answer["words"] for answer in found] == expected
 
 
 def test_entities_stand_beside_their_tags():

@@ -1,5 +1,7 @@
-"""`.github/review.py` on real clones of a DVC project with one stage."""
+"""`.github/review.py` on real clones: of a DVC project with one stage, and of this one."""
 
+import functools
+import importlib.util
 import shutil
 import subprocess
 import sys
@@ -7,7 +9,9 @@ from pathlib import Path
 
 import pytest
 import ruamel.yaml
-from tiny import ROOT
+from test_changes import OTHER, SCORES, TASK, expand, further_line
+from test_changes import repository as recorded  # noqa: F401  (a fixture)
+from tiny import ROOT, set_value
 
 REVIEW = ROOT / ".github" / "review.py"
 STAGES = """
@@ -75,6 +79,14 @@ def review(folder: Path, *options: str) -> subprocess.CompletedProcess:
     return run(folder, sys.executable, str(REVIEW), *options)
 
 
+@functools.cache
+def script():
+    spec = importlib.util.spec_from_file_location("review", REVIEW)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def with_rate(folder: Path, rate: str) -> None:
     (folder / "params.yaml").write_text(f"rate: {rate}\n")
 
@@ -101,7 +113,103 @@ def test_a_retention_that_becomes_undefined_is_worse(branch):
     with_rate(branch, "0.75")
     do(branch, "dvc", "repro", "--quiet")
     commit(branch, "Worthless")
-    assert "- films: retention 0.9 → None" in review(branch, "origin/main").stdout
+    assert "- films: retention 0.9 → undefined or missing" in review(branch, "origin/main").stdout
+
+
+def test_a_score_that_is_not_finite_or_missing_is_worse(branch):
+    (branch / "metrics/films/scores.json").write_text('{"student": {"accuracy": NaN}}')
+    printed = review(branch, "origin/main").stdout
+    assert "- films: retention 0.9 → undefined or missing\n- films: student.accuracy 0.75 → nan\n" in printed
+    (branch / "metrics/films/scores.json").unlink()
+    printed = review(branch, "origin/main")
+    assert "- films: student.accuracy 0.75 → undefined or missing" in printed.stdout
+    assert "- `evaluate`: metrics/films/scores.json" in printed.stdout and printed.returncode == 1
+
+
+def test_a_terminal_that_is_not_utf_8_gets_the_same(branch, monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    (branch / "params.yaml").write_text("rate: 0.25\nname: cinéma\n", encoding="utf-8")
+    (branch / "metrics/films/scores.json").write_text("{}")
+    printed = review(branch, "origin/main")
+    assert "student.accuracy 0.75 → undefined" in printed.stdout and "Traceback" not in printed.stderr
+
+
+def test_data_of_dvc_that_are_not_here_do_not_make_a_stage_stale(project, tmp_path, monkeypatch):
+    """`dvc add` of a file in a folder that a stage depends on, in a clone without the file."""
+    folder = tmp_path / "project"
+    shutil.copytree(project, folder)
+    (folder / "raw").mkdir()
+    (folder / "raw/rows.csv").write_text("a row")
+    (folder / "dvc.yaml").write_text(STAGES.replace("data.txt]", "data.txt, raw]"))
+    for command in (["add", "raw/rows.csv"], ["commit", "--force"]):
+        do(folder, "dvc", *command, "--quiet")
+    commit(folder, "With data")
+    do(tmp_path, "git", "clone", "--quiet", str(folder), "branch")
+    monkeypatch.chdir(tmp_path / "branch")
+    found = script().stale_stages()
+    assert found == {} and script().verdict(found).endswith(
+        " Not compared, because the files are not here: raw/rows.csv."
+    )
+    Path("evaluate.py").write_text("# Changed.")
+    assert script().stale_stages() == {"evaluate": ["evaluate.py"]}
+
+
+# This project's dvc.yaml
+
+
+@pytest.fixture(scope="module")
+def clone(recorded, tmp_path_factory) -> Path:  # noqa: F811
+    """A clone of this project without data and cache; its dvc.lock is up to date."""
+    origin, folder = Path(recorded.root_dir), tmp_path_factory.mktemp("clone")
+    commit(origin, "Recorded")
+    do(folder, "git", "clone", "--quiet", str(origin), "clone")
+    return folder / "clone"
+
+
+CHANGES = {
+    "a temperature": ("params.yaml", set_value("distill_prediction.temperature", 2), "distill_prediction package"),
+    "the teacher's learning rate": (
+        "params.yaml",
+        set_value("finetune_teacher.learning_rate", 1e-3),
+        "finetune_teacher package",
+    ),
+    "variants": ("params.yaml", set_value("augment.variants", 4), "augment package"),
+    "a comment in the losses": (
+        "pipeline/tinybert/distillation/losses.py",
+        further_line,
+        "general_student distill_intermediate distill_prediction",
+    ),
+    "scoring": ("pipeline/tinybert/evaluation/scoring.py", further_line, "evaluate export"),
+    "the model card": ("pipeline/tinybert/release/model_card.py", further_line, "export benchmark package"),
+    "the settings schema": ("pipeline/tinybert/core/settings.py", further_line, ""),
+}
+
+
+@pytest.mark.parametrize(("file", "change", "stale"), CHANGES.values(), ids=CHANGES)
+def test_in_a_clone_without_data_each_kind_of_change_names_its_stale_stages(clone, monkeypatch, file, change, stale):
+    monkeypatch.chdir(clone)
+    before = Path(file).read_text(encoding="utf-8")
+    Path(file).write_text(change(before), encoding="utf-8")
+    found = script().stale_stages()
+    Path(file).write_text(before, encoding="utf-8")
+    assert set(found) == expand(stale)
+    for [changed] in found.values():  # one path each
+        assert changed.split(" (")[0] in (file, str(Path(file).parent))
+
+
+def test_a_clone_without_data_shows_stale_stages_settings_scores_and_tasks_that_no_longer_run(clone):
+    parameters, scores = (clone / "params.yaml").read_text(), clone / f"metrics/{TASK}/scores.json"
+    changed = set_value("evaluate.resamples", 7)(set_value("run", [TASK])(parameters))
+    (clone / "params.yaml").write_text(changed)
+    scores.write_text(SCORES.replace("0.75", "0.5"))
+    printed = review(clone, "HEAD")
+    do(clone, "git", "checkout", "--quiet", ".")
+    assert printed.returncode == 1, printed.stderr
+    assert f"- `evaluate@{TASK}`: params.yaml (evaluate), metrics/{TASK}/scores.json\n" in printed.stdout
+    worse = f"**Worse than before:**\n\n- {TASK}: student.accuracy 0.75 → 0.5\n"
+    assert f"{worse}\nNo longer in `run`: {OTHER}." in printed.stdout
+    assert ["params.yaml", "evaluate.resamples", "1000", "7"] in rows(printed.stdout)
+    assert [f"metrics/{TASK}/scores.json", "student.accuracy", "0.75", "0.5", "-0.25"] in rows(printed.stdout)
 
 
 def test_a_better_score_is_in_the_table_and_nothing_is_called_worse(branch):

@@ -49,6 +49,11 @@ def was_interrupted(error: BaseException) -> bool:
     return any(isinstance(link, Interrupted) for link in _chain(error))
 
 
+def is_about_a_file(error: BaseException) -> bool:
+    """True if a file could not be read or written, also where a library has raised another error in its place."""
+    return any(isinstance(link, OSError) for link in _chain(error))
+
+
 def _chain(error: BaseException) -> list[BaseException]:
     """The error, its cause, the cause of the cause, and so on."""
     chain: list[BaseException] = []

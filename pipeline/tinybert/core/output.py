@@ -3,11 +3,13 @@
 import contextlib
 import csv
 import json
+import math
 import shlex
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from pipeline.tinybert.core import whole
 from pipeline.tinybert.core.errors import UserError
@@ -54,13 +56,37 @@ def _remove(path: Path) -> None:
 
 
 def write_json(path: str | Path, content: dict) -> None:
-    Path(path).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")
+    """Write JSON. Raises UserError if a number is NaN or infinite, which JSON does not have."""
+    try:
+        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        raise _not_finite(path) from None
+    Path(path).write_text(text + "\n", encoding="utf-8", newline="\n")
 
 
 def write_csv(path: str | Path, columns: list[str], records: Iterable[Iterable], delimiter: str = ",") -> None:
-    """A table for a plot. Numbers are rounded to six digits, which keeps the file small and its diffs readable."""
+    """A table for a plot. Numbers are rounded to six digits, which keeps the file small and its diffs readable.
+
+    Raises UserError if a number is NaN or infinite.
+    """
+
+    def cell(value: Any) -> Any:
+        if not isinstance(value, float):
+            return value
+        if not math.isfinite(value):
+            raise _not_finite(path)
+        return f"{value:.6g}"
+
     with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, delimiter=delimiter, lineterminator="\n")
         writer.writerow(columns)
         for record in records:
-            writer.writerow([f"{value:.6g}" if isinstance(value, float) else value for value in record])
+            writer.writerow([cell(value) for value in record])
+
+
+def _not_finite(path: str | Path) -> UserError:
+    name = Path(path).name.removeprefix(".").removesuffix(".partial")
+    return UserError(
+        f"{name} is not written: a number in it is NaN or infinite: a model is damaged or its training diverged: train"
+        " it again with a smaller learning rate"
+    )

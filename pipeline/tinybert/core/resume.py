@@ -138,9 +138,8 @@ def folder(name: str) -> Iterator[Path]:
 
 def fingerprint(stage: str, arguments: list[str]) -> str:
     """A hash of a stage's command, parameters, code and inputs, of the libraries, and of how the processor computes."""
-    entry, parameters = _yaml(Path("dvc.yaml"))["stages"][stage], _yaml(Path("params.yaml"))
-    task = "".join(arguments)
-    keys, paths = ([text.replace("${item.task}", task) for text in entry.get(part, [])] for part in ("params", "deps"))
+    parameters = _yaml(Path("params.yaml"))
+    keys, paths = (_listed(stage, arguments, part) for part in ("params", "deps"))
     found = {
         "stage": [stage, *arguments],
         "parameters": {key: _value(parameters, key) for key in keys},
@@ -150,6 +149,16 @@ def fingerprint(stage: str, arguments: list[str]) -> str:
         "processes": launch.world_size(),
     }
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:20]
+
+
+def inputs(stage: str, arguments: list[str]) -> list[str]:
+    """The paths that a stage depends on; none where there is no dvc.yaml or no such stage in it."""
+    return _listed(stage, arguments, "deps") if Path("dvc.yaml").exists() else []
+
+
+def _listed(stage: str, arguments: list[str], part: str) -> list[str]:
+    entry = _yaml(Path("dvc.yaml"))["stages"].get(stage, {})
+    return [text.replace("${item.task}", "".join(arguments)) for text in entry.get(part, [])]
 
 
 def _yaml(path: Path) -> dict:

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import gc
+import io
 import os
 import platform
 import re
@@ -15,7 +16,7 @@ from types import TracebackType
 
 import psutil
 
-from pipeline.tinybert.core.errors import Interrupted, UserError, message, was_interrupted
+from pipeline.tinybert.core.errors import Interrupted, UserError, is_about_a_file, message, was_interrupted
 from pipeline.tinybert.core.log import log, rank
 
 SECONDS_FOR_ANOTHER_TO_END = 12  # the processes of a launcher that was killed need as long
@@ -26,6 +27,8 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 def report_errors_in_one_line() -> None:
     """From here on, an error the user can fix ends the process with one line and exit code 1, without a traceback."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # not every terminal or log file takes every character
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.excepthook = _report
     for number in SIGNALS:
         signal.signal(number, _end_now)
@@ -70,6 +73,7 @@ def run(main: Callable[..., None], *names: str, flags: tuple[str, ...] = (), wit
             around.enter_context(_alone(title))
         if within:
             around.enter_context(within(stage_name, arguments))
+        around.enter_context(_missing_inputs_named(arguments))
         main(*arguments, **chosen)
     log(f"{title}: done in {time.perf_counter() - start:.0f} s, peak memory {peak_memory_gib():.2f} GiB")
 
@@ -95,6 +99,24 @@ def _alone(title: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+@contextlib.contextmanager
+def _missing_inputs_named(arguments: list[str]) -> Iterator[None]:
+    """Turn an unreadable file into a UserError that says what to run, if an input that dvc.yaml lists is missing."""
+    try:
+        yield
+    except Exception as error:
+        from pipeline.tinybert.core import resume  # imports this module
+
+        stage_name = Path(sys.argv[0]).stem
+        missing = [path for path in resume.inputs(stage_name, arguments) if not Path(path).exists()]
+        if not missing or not is_about_a_file(error):
+            raise
+        target = "@".join([stage_name, *arguments])
+        raise UserError(
+            f"there is no {missing[0]}: run `dvc repro {target}`, which first runs the stages that this one needs"
+        ) from error
 
 
 def keep_freed_memory() -> None:

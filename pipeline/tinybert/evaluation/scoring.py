@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 
+from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.settings import Evaluate
 from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.tasks import Task
@@ -32,7 +34,7 @@ def report(
     thresholds: model → its threshold, copied to its scores.
 
     In the result, ``retention`` is the student's main metric divided by the teacher's, None if the teacher is not
-    better than the trivial predictor; ``agreement`` is the share of rows where student and teacher predict the same.
+    better than the trivial predictor; ``agreement`` is ``Task.agreement`` of student and teacher.
     """
     scores: dict = {}
     for name, predicted in predictions.items():
@@ -45,9 +47,17 @@ def report(
     teacher, student = (scores[name][task.metric] for name in ("teacher", "student"))
     above_trivial = teacher > task.score(rows, trivial)[task.metric]
     scores["retention"] = student / teacher if above_trivial else None
-    triples = zip(rows, predictions["teacher"], predictions["student"], strict=True)
-    scores["agreement"] = float(np.mean([task.agree(*triple) for triple in triples]))
+    scores["agreement"] = task.agreement(rows, predictions["teacher"], predictions["student"])
     return _rounded(scores)
+
+
+def check_finite(logits: list[np.ndarray], model: str | Path) -> None:
+    """Raise UserError if a logit is NaN or infinite: all scores would be those of a broken model."""
+    if not all(np.isfinite(values).all() for values in logits):
+        raise UserError(
+            f"{model}: the model's outputs are not finite (NaN or infinite), so its weights are damaged: remove it"
+            " and run `dvc repro`, or bring other weights if they are your own"
+        )
 
 
 def scores_of(task: Task, rows: list[Row], predictions: dict[str, list]) -> dict[str, dict]:
@@ -78,7 +88,9 @@ def reliability(confidence: np.ndarray, correct: np.ndarray) -> list[Bin]:
 
 
 def calibration_error(curve: list[Bin]) -> float:
-    """Expected calibration error: the mean of |confidence - accuracy| over the bins, weighted by their counts."""
+    """The calibration error over the bins of ``reliability``, of equal counts: the mean of |confidence - accuracy|,
+    weighted by their counts. What is usually reported as expected calibration error has bins of equal width.
+    """
     confidence, accuracy, counts = np.array(curve).T
     return float(np.average(np.abs(confidence - accuracy), weights=counts))
 

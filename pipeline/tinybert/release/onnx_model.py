@@ -41,8 +41,13 @@ class _InOrder(nn.Module):
 def write(path: Path, model: PreTrainedModel, task: Task, tokenizer, opset: int) -> None:
     """``model`` as ONNX: inputs as the tokenizer names them, (batch, sequence) both free; outputs as the library does.
 
-    Of the last layer there is only what the task's head reads.
+    Of the last layer there is only what the task's head reads. Raises UserError if a weight is NaN or infinite.
     """
+    if not all(weights.isfinite().all() for weights in model.parameters()):
+        raise UserError(
+            f"{model.name_or_path}: the model's weights are not finite (NaN or infinite): remove it and run"
+            " `dvc repro`, or bring other weights if they are your own"
+        )
     model.cpu().eval()
     inputs = list(tokenizer.model_input_names)
     values = {"input_ids": tokenizer.pad_token_id, "attention_mask": 1, "token_type_ids": 0}

@@ -15,6 +15,7 @@ from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.settings import Source
 from pipeline.tinybert.data.records import BadRecordError, list_in_text
 from pipeline.tinybert.data.rows import Row
+from pipeline.tinybert.tasks.task import f1_of, occurrences, resampled_sums
 from pipeline.tinybert.tasks.texts import Texts, label_probabilities
 
 BRACKETS = {"[": "]", "(": ")", "{": "}"}
@@ -65,22 +66,23 @@ class MultiLabel(Texts):
 
     def predictions(self, logits: list[np.ndarray], data: Any, rows: list[Row]) -> list[list[str]]:
         """All labels with a probability of at least one half."""
-        return [sorted(name for name, value in zip(self.labels, row[0], strict=True) if value >= 0) for row in logits]
+        return [sorted(self.labels[index] for index in np.flatnonzero(row[0] >= 0)) for row in logits]
 
     def format_prediction(self, row: Row, prediction: list[str], logits: list[np.ndarray]) -> dict[str, Any]:
         return {"labels": prediction, "probabilities": label_probabilities(self.labels, expit(logits[0][0]))}
 
     def scorer(self, rows: list[Row], predictions: list[list[str]]) -> Callable[[np.ndarray], dict[str, float]]:
-        actual = np.array([self.target(row) for row in rows])
-        predicted = np.array([self.target({"label": labels}) for labels in predictions])
+        actual = occurrences((row["label"] for row in rows), self.labels)
+        predicted = occurrences(predictions, self.labels)
         correct, sizes = actual * predicted, actual + predicted
 
         def score(chosen: np.ndarray) -> dict[str, Any]:
-            by_label = _f1(correct[chosen].sum(axis=0), sizes[chosen].sum(axis=0))
+            right, size = resampled_sums(correct, chosen), resampled_sums(sizes, chosen)
+            by_label = f1_of(right, size)
             return {
-                "micro_f1": float(_f1(correct[chosen].sum(), sizes[chosen].sum())),
+                "micro_f1": float(f1_of(right.sum(), size.sum())),
                 "macro_f1": float(by_label.mean()),
-                "f1": {name: float(value) for name, value in zip(self.labels, by_label, strict=True)},
+                "f1": dict(zip(self.labels, by_label.tolist(), strict=True)),
             }
 
         return score
@@ -89,7 +91,8 @@ class MultiLabel(Texts):
         self, rows: list[Row], predictions: list[list[str]], logits: list[np.ndarray]
     ) -> tuple[np.ndarray, np.ndarray]:
         """For each label of each row: its probability, and whether the row has it."""
-        return expit(np.concatenate(logits)).ravel(), np.array([self.target(row) for row in rows]).ravel()
+        present = occurrences((row["label"] for row in rows), self.labels)
+        return expit(np.concatenate(logits)).ravel(), present.toarray().ravel()
 
     def trivial_predictions(self, train: list[Row], rows: list[Row]) -> list[list[str]]:
         """Always the most frequent label."""
@@ -98,9 +101,8 @@ class MultiLabel(Texts):
     def confusion(self, rows: list[Row], predictions: list[list[str]]) -> Iterator[tuple[str, str]]:
         """One pair per label that the row or the prediction has. "none" marks the side without it."""
         for row, predicted in zip(rows, predictions, strict=True):
-            for name in self.labels:
-                if name in row["label"] or name in predicted:
-                    yield name if name in row["label"] else "none", name if name in predicted else "none"
+            for name in sorted({*row["label"], *predicted}, key=self.labels.index):
+                yield name if name in row["label"] else "none", name if name in predicted else "none"
 
 
 def _labels_in_text(text: str, separator: str, column: Any) -> list:
@@ -123,11 +125,6 @@ def _is_on(cell: Any, column: str) -> bool:
     if text not in (*ON, *OFF):
         raise BadRecordError(f"column '{column}': expected 1 or 0, found {cell!r}")
     return text in ON
-
-
-def _f1(correct: Any, sizes: Any) -> Any:
-    """F1 from the number of correct labels, and that of actual plus predicted labels."""
-    return 2 * correct / np.where(sizes > 0, sizes, 1)
 
 
 def _counts(rows: list[Row]) -> dict[str, int]:

@@ -20,7 +20,16 @@ from pipeline.tinybert.core.settings import Source, Table
 from pipeline.tinybert.data.records import BadRecordError, list_in_text, text_of
 from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.models import checkpoints
-from pipeline.tinybert.tasks.task import Edit, Span, Task, balanced_weights, splice
+from pipeline.tinybert.tasks.task import (
+    Edit,
+    Span,
+    Task,
+    balanced_weights,
+    f1_of,
+    occurrences,
+    resampled_sums,
+    splice,
+)
 
 OUTSIDE = "O"
 IGNORED = -100  # the label that torch's cross-entropy ignores
@@ -122,19 +131,19 @@ class NamedEntities(Task):
         types = sorted({name[2:] for name in self.labels if name != OUTSIDE})
         actual, predicted = [spans_of(row["tags"]) for row in rows], [spans_of(tags) for tags in predictions]
         correct = [one & other for one, other in zip(actual, predicted, strict=True)]
-        counts = np.stack([_counts(spans, types) for spans in (correct, actual, predicted)])  # (3, rows, types)
+        by_row = [
+            occurrences(([kind for kind, _, _ in found] for found in spans), types)
+            for spans in (correct, actual, predicted)
+        ]
 
         def score(chosen: np.ndarray) -> dict[str, Any]:
-            correct, actual, predicted = by_type = counts[:, chosen].sum(axis=1)
-            all_correct, all_actual, all_predicted = by_type.sum(axis=1)
+            correct, actual, predicted = by_type = [resampled_sums(counts, chosen) for counts in by_row]
+            all_correct, all_actual, all_predicted = (counts.sum() for counts in by_type)
             return {
                 "f1": _ratio(2 * all_correct, all_actual + all_predicted),
                 "precision": _ratio(all_correct, all_predicted),
                 "recall": _ratio(all_correct, all_actual),
-                "f1_by_type": {
-                    kind: _ratio(2 * correct[index], actual[index] + predicted[index])
-                    for index, kind in enumerate(types)
-                },
+                "f1_by_type": dict(zip(types, f1_of(correct, actual + predicted).tolist(), strict=True)),
             }
 
         return score
@@ -303,15 +312,6 @@ def _parts(row: Row, edits: list[Edit]) -> Iterator[tuple[list[str], str, list[E
             words = [splice(words[0], [(low - start, high - start, new) for low, high, new in part_edits])]
         yield words, kind, part_edits
         first = after
-
-
-def _counts(sentences: list[set], types: list[str]) -> np.ndarray:
-    """The number of entities of each type in each sentence, (sentences, types)."""
-    counts = np.zeros((len(sentences), len(types)))
-    for sentence, spans in enumerate(sentences):
-        for kind, _, _ in spans:
-            counts[sentence, types.index(kind)] += 1
-    return counts
 
 
 def _ratio(part: float, whole: float) -> float:

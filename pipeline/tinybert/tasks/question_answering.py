@@ -189,6 +189,11 @@ class QuestionAnswering(Task):
         """
         if not self.options.unanswerable:
             return None
+        # Without an allowed answer (the passage has no word piece), the margin is infinite, and no threshold matters.
+        finite = [number for number, answer in enumerate(predictions) if np.isfinite(answer["margin"])]
+        if not finite:
+            return 0.0
+        rows, predictions = [rows[number] for number in finite], [predictions[number] for number in finite]
         margins = np.array([prediction["margin"] for prediction in predictions])
         f1_if_answered = np.array([f1(row, answer["text"]) for row, answer in zip(rows, predictions, strict=True)])
         f1_if_none = np.array([f1(row, "") for row in rows])

@@ -70,20 +70,41 @@ class Regression(Texts):
     def trivial_predictions(self, train: list[Row], rows: list[Row]) -> list[float]:
         return [float(np.mean([row["label"] for row in train]))] * len(rows)
 
-    def agree(self, row: Row, one: float, other: float) -> bool:
-        return round(one) == round(other)
+    def agreement(self, rows: list[Row], ones: list[float], others: list[float]) -> float:
+        """The share of the rows for which both numbers round to the same multiple of ``step``."""
+        size = step(rows)
+        return float(np.mean(np.round(np.array(ones) / size) == np.round(np.array(others) / size)))
 
-    def submission_value(self, prediction: float, source: Source) -> str:
-        return f"{prediction:.3f}"
+    def submission_values(self, predictions: list[float], source: Source, train: list[Row]) -> list[str]:
+        """Numbers within the range of train's labels: servers refuse others."""
+        labels = [row["label"] for row in train]
+        return [f"{number:.3f}" for number in np.clip(predictions, min(labels), max(labels))]
 
     def confusion(self, rows: list[Row], predictions: list[float]) -> Iterator[tuple[str, str]]:
-        """Labels and predictions, rounded to whole numbers."""
+        """Labels and predictions, rounded to multiples of ``step``."""
+        size = step(rows)
         for row, predicted in zip(rows, predictions, strict=True):
-            yield f"{row['label']:.0f}", f"{predicted:.0f}"
+            actual, found = (f"{round(number / size) * size:.10g}" for number in (row["label"], predicted))
+            yield actual, found
+
+
+def step(rows: list[Row]) -> float:
+    """The step to which numbers are rounded to compare them: 1, 2 or 5 times a power of ten, the largest of which the
+    range of the rows' labels holds at least four. 1 for stars from 1 to 5, 0.2 for labels from 0 to 1; 1 if all labels
+    are equal.
+    """
+    labels = [row["label"] for row in rows]
+    quarter = (max(labels) - min(labels)) / 4 * (1 + 1e-9)  # 0.8 - 0.0 must not count as a little less
+    if not quarter:
+        return 1.0
+    power = math.floor(math.log10(quarter))
+    return max(float(f"{digit}e{power}") for digit in (1, 2, 5) if float(f"{digit}e{power}") <= quarter)
 
 
 def correlation(one: np.ndarray, other: np.ndarray) -> float:
     """Pearson's correlation; 0 where it is undefined because a side is constant (as a trivial predictor's is)."""
+    if np.ptp(one) == 0 or np.ptp(other) == 0:  # the mean of equal numbers may differ from them by rounding
+        return 0.0
     one, other = one - one.mean(), other - other.mean()
     spread = math.sqrt(float(one @ one) * float(other @ other))
-    return float(one @ other) / spread if spread > 1e-12 else 0.0
+    return float(one @ other) / spread if spread else 0.0

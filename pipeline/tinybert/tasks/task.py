@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from scipy import sparse
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -185,13 +186,17 @@ class Task(ABC):
     def trivial_predictions(self, train: list[Row], rows: list[Row]) -> list:
         """Predictions for ``rows`` that ignore the text: the baseline that a teacher has to beat."""
 
-    def submission_value(self, prediction: Any, source: Source) -> str:
-        """A prediction in the format of a benchmark's server."""
+    def submission_values(self, predictions: list, source: Source, train: list[Row]) -> list[str]:
+        """Predictions in the format of a benchmark's server. ``train``: the rows whose labels tell the valid range."""
         raise NotImplementedError(f"{type(self).__name__} has no prediction files")
 
     def agree(self, row: Row, one: Any, other: Any) -> bool:
         """Whether two models' predictions for a row are equal."""
         return one == other
+
+    def agreement(self, rows: list[Row], ones: list, others: list) -> float:
+        """The share of the rows for which two models' predictions are equal."""
+        return float(np.mean([self.agree(*triple) for triple in zip(rows, ones, others, strict=True)]))
 
     @abstractmethod
     def confusion(self, rows: list[Row], predictions: list) -> Iterator[tuple[str, str]]:
@@ -239,3 +244,25 @@ def balanced_weights(counts: list[int]) -> list[float]:
     """
     present = sum(count > 0 for count in counts)
     return [sum(counts) / (present * count) if count else 1.0 for count in counts]
+
+
+def occurrences(names_of_rows: Iterable[Iterable[str]], names: list[str]) -> sparse.csr_array:
+    """How often each of ``names`` occurs in each row, (rows, names).
+
+    It is sparse: with ten thousand names, summing a dense matrix for each bootstrap resample would take hours.
+    """
+    index_of = {name: index for index, name in enumerate(names)}
+    of_rows = [[index_of[name] for name in found] for found in names_of_rows]
+    row = np.repeat(np.arange(len(of_rows)), [len(found) for found in of_rows])
+    column = np.array([index for found in of_rows for index in found], dtype=int)
+    return sparse.csr_array((np.ones(len(row)), (row, column)), shape=(len(of_rows), len(names)))
+
+
+def resampled_sums(counts: sparse.csr_array, chosen: np.ndarray) -> np.ndarray:
+    """The sum of the rows ``chosen`` (indices, which may repeat) of ``counts``, (names,)."""
+    return np.bincount(chosen, minlength=counts.shape[0]).astype(float) @ counts
+
+
+def f1_of(correct: Any, sizes: Any) -> Any:
+    """F1 from the number of correct labels, and that of actual plus predicted labels; 0 if there are none."""
+    return 2 * correct / np.where(sizes > 0, sizes, 1)

@@ -75,10 +75,12 @@ class TextClassification(Texts):
         actual = np.array([index_of[row["label"]] for row in rows])
         predicted = np.array([index_of[name] for name in predictions])
 
+        def counts(labels: np.ndarray) -> np.ndarray:
+            return np.bincount(labels, minlength=len(self.labels)).astype(float)
+
         def score(chosen: np.ndarray) -> dict[str, float]:
-            counts = np.zeros((len(self.labels), len(self.labels)))
-            np.add.at(counts, (actual[chosen], predicted[chosen]), 1)
-            return _metrics(counts, self.labels)
+            ours, theirs = actual[chosen], predicted[chosen]
+            return _metrics(counts(ours[ours == theirs]), counts(ours), counts(theirs), self.labels)
 
         return score
 
@@ -93,9 +95,10 @@ class TextClassification(Texts):
         majority = Counter(row["label"] for row in train).most_common(1)[0][0]
         return [majority] * len(rows)
 
-    def submission_value(self, prediction: str, source: Source) -> str:
-        """The label's value in the source."""
-        return str((source.labels or {}).get(prediction, prediction))
+    def submission_values(self, predictions: list[str], source: Source, train: list[Row]) -> list[str]:
+        """The labels' values in the source."""
+        values = source.labels or {}
+        return [str(values.get(label, label)) for label in predictions]
 
     def confusion(self, rows: list[Row], predictions: list[str]) -> Iterator[tuple[str, str]]:
         return zip((row["label"] for row in rows), predictions, strict=True)
@@ -105,14 +108,14 @@ def _counts(rows: list[Row]) -> dict[str, int]:
     return dict(sorted(Counter(row["label"] for row in rows).items()))
 
 
-def _metrics(counts: np.ndarray, labels: list[str]) -> dict[str, Any]:
-    """Accuracy, F1 (by class, and the mean over the classes that occur) and Matthews correlation.
+def _metrics(correct: np.ndarray, actual: np.ndarray, predicted: np.ndarray, labels: list[str]) -> dict[str, Any]:
+    """Accuracy, F1 (by class, and the mean over the classes that occur) and Matthews correlation (0 where it is
+    undefined because all labels or all predictions are the same).
 
-    ``counts``: the confusion matrix, (actual, predicted). The results equal scikit-learn's, which is a hundred times
-    slower on the many resamples of a confidence interval.
+    ``correct``, ``actual``, ``predicted``: the number of rows of each class, (C,) each. The results equal
+    scikit-learn's, which is a hundred times slower on the many resamples of a confidence interval.
     """
-    total, correct = counts.sum(), np.diag(counts)
-    actual, predicted = counts.sum(axis=1), counts.sum(axis=0)
+    total = actual.sum()
     occurs = actual + predicted > 0
     f1 = 2 * correct / np.where(occurs, actual + predicted, 1)
     spread = (total**2 - actual @ actual) * (total**2 - predicted @ predicted)
@@ -121,5 +124,5 @@ def _metrics(counts: np.ndarray, labels: list[str]) -> dict[str, Any]:
         "accuracy": float(correct.sum() / total),
         "macro_f1": float(f1[occurs].mean()),
         "mcc": float(covariance / np.sqrt(spread)) if spread else 0.0,
-        "f1": {name: float(value) for name, value in zip(labels, f1, strict=True)},
+        "f1": dict(zip(labels, f1.tolist(), strict=True)),
     }

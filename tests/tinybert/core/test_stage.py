@@ -14,7 +14,7 @@ from tiny import lines, start_python
 from pipeline.tinybert.core import whole
 from pipeline.tinybert.core.errors import Interrupted, UserError, message
 from pipeline.tinybert.core.log import log_count, summed_counts
-from pipeline.tinybert.core.output import output
+from pipeline.tinybert.core.output import output, write_csv, write_json
 
 START = (
     "from pipeline.tinybert.core import stage; from pipeline.tinybert.core.errors import UserError; "
@@ -97,6 +97,16 @@ class TestOutput:
             (out / "a.txt").write_text("new")
         assert synced == [(".out.partial/a.txt", False), (".out.partial", False), (".", True)]
 
+    @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+    def test_a_number_that_is_not_finite_is_not_written(self, value, in_folder):
+        for name, write in {
+            "metrics/scores.json": lambda path: write_json(path, {"student": {"f1": value}}),
+            "metrics/scores.csv": lambda path: write_csv(path, ["score"], [[value]]),
+        }.items():
+            with pytest.raises(UserError, match=f"^{Path(name).name} is not written: a number"), output(name) as out:
+                write(out)
+            assert not Path(name).exists()
+
 
 class TestEnd:
     @pytest.mark.parametrize(
@@ -116,6 +126,10 @@ class TestEnd:
                 "-c: a file cannot be read or written",
             ),
             ("stage.run(print, 'task')", "-c: 0 arguments given, 1 expected: python -m pipeline.-c <task>"),
+            (
+                "import sys; sys.argv = ['evaluate', 'films']; stage.run(lambda task: open('data/films/rows'), 'task')",
+                "evaluate: there is no models/films/teacher: run `dvc repro evaluate@films`, which first runs the",
+            ),
         ],
     )
     def test_what_the_user_can_mend_is_one_line(self, code, line):
@@ -145,6 +159,11 @@ class TestEnd:
         first.communicate()
         third = python(code.format("print"))
         assert "tiny\n" in third.communicate(timeout=30)[0]
+
+    def test_a_terminal_that_is_not_utf_8_gets_escapes(self, monkeypatch):
+        monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+        printed, said = python("log('caf\\u00e9'); print('\\u4f60')").communicate(timeout=30)
+        assert (printed, said) == ("caf\\xe9\n\\u4f60\n", "")
 
     def test_a_defect_of_the_program_keeps_its_traceback(self):
         process = python("raise ValueError('a defect')")

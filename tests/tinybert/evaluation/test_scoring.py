@@ -7,6 +7,8 @@ import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.tinybert import tasks
+from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.settings import Evaluate
 from pipeline.tinybert.evaluation import scoring
 
@@ -103,6 +105,32 @@ def test_an_interval_of_a_thousand_resamples_takes_seconds(task):
     start = time.process_time()
     scoring.interval(task, rows, predictions, Evaluate(seed=1, resamples=1000))
     assert time.process_time() - start < 3
+
+
+@pytest.mark.parametrize("kind", ["text_classification", "multi_label", "named_entities"])
+def test_an_interval_over_ten_thousand_labels_takes_seconds(kind):
+    """30 resamples; a dense matrix for each took 8 GB and minutes."""
+    count, draw = 10_000, random.Random(0)
+    names = [f"label-{number:05}" for number in range(count)]
+    labels = ["O", *(f"{mark}-{name}" for name in names for mark in "BI")] if kind == "named_entities" else names
+    task = tiny.task(labels, tasks.KINDS[kind].metrics[0], kind=kind)
+    chosen = {True: draw.choices(names, k=2000), False: draw.choices(names, k=2000)}
+    if kind == "text_classification":
+        rows, wrong = [{"label": name} for name in chosen[True]], chosen[False]
+    elif kind == "multi_label":
+        rows, wrong = [{"label": [name]} for name in chosen[True]], [[name] for name in chosen[False]]
+    else:
+        rows, wrong = [{"tags": [f"B-{name}"]} for name in chosen[True]], [[f"B-{name}"] for name in chosen[False]]
+    start = time.process_time()
+    low, high = scoring.interval(task, rows, wrong, Evaluate(seed=1, resamples=30))
+    assert 0 <= low <= high < 0.01 and time.process_time() - start < 3
+
+
+def test_outputs_that_are_not_finite_are_an_error_that_names_the_model():
+    scoring.check_finite([np.array([[1.0, -3e38]], dtype=np.float32)], "models/tiny/student")
+    for value in (np.nan, np.inf, -np.inf):
+        with pytest.raises(UserError, match=r"^models/tiny/student: the model's outputs are not finite"):
+            scoring.check_finite([np.zeros((1, 2)), np.array([[0.0, value]])], "models/tiny/student")
 
 
 def test_scores_are_rounded_to_four_digits(task):

@@ -273,6 +273,19 @@ def test_no_other_threshold_scores_better(cases):
 
 def test_squad_1_needs_no_threshold():
     assert TASK.best_threshold([row_of("great")], [predicted("great")]) is None
+
+
+def test_the_threshold_is_finite_beside_a_passage_without_a_word_piece():
+    """There is no answer to compare with, so the margin of such a passage is infinite."""
+    row = {"question": "which film?", "passage": "\u200d", "answers": []}
+    data = SQUAD_2.encode([row], TOKENIZER)
+    (alone,) = SQUAD_2.predictions([np.zeros((len(spans), 2)) for spans in data["spans"]], data, [row])
+    assert alone["margin"] == np.inf and alone["text"] == ""
+    assert SQUAD_2.best_threshold([row], [alone]) == 0
+    rows, answers = [row_of("great"), row_of("great")], [predicted("great") | {"margin": m} for m in (1.0, 2.0)]
+    expected = SQUAD_2.best_threshold(rows, answers)
+    assert SQUAD_2.best_threshold([*rows, row], [*answers, alone]) == expected < np.inf
+    assert SQUAD_2.apply_threshold([alone], expected)[0]["text"] == ""
     assert not TASK.needs_threshold and SQUAD_2.needs_threshold
 
 

@@ -9,6 +9,7 @@ from scipy.stats import pearsonr, spearmanr
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.settings import Source
 from pipeline.tinybert.data.records import parse_records
+from pipeline.tinybert.tasks.regression import step
 
 TASK = tiny.task(["score"], "pearson_spearman", kind="regression")
 
@@ -86,6 +87,49 @@ def test_the_trivial_predictor_predicts_the_mean_and_has_correlation_0():
     assert set(TASK.score(rows, trivial).values()) == {0.0}
 
 
-def test_models_agree_if_their_numbers_round_to_the_same_integer():
-    assert TASK.agree({}, 2.4, 1.6) and not TASK.agree({}, 2.4, 2.6)
-    assert list(TASK.confusion(scored([2.4, 4.0]), [1.6, 2.51])) == [("2", "2"), ("4", "3")]
+@pytest.mark.parametrize(
+    ("lowest", "highest", "expected"),
+    [
+        (0, 5, 1),
+        (1, 5, 1),
+        (0, 1, 0.2),
+        (0, 0.8, 0.2),
+        (-1, 1, 0.5),
+        (0, 10, 2),
+        (1, 100, 20),
+        (3, 3, 1),
+        (0, 1e-3, 2e-4),
+    ],
+)
+def test_the_step_of_agreement_and_confusion_goes_with_the_range_of_the_labels(lowest, highest, expected):
+    assert step(scored([highest, lowest, lowest])) == expected
+
+
+def test_models_agree_if_their_numbers_round_to_the_same_step():
+    stars, shares = scored([1, 5, 3, 3]), scored([0, 1, 0.5, 0.5])
+    assert TASK.agreement(stars, [1.6, 4.4, 2.5, 1], [2.4, 4.6, 2.4, 1.1]) == 0.75
+    assert TASK.agreement(shares, [0.31, 0.9, 0.51, 0.0], [0.45, 0.45, 0.52, -0.01]) == 0.75
+    assert list(TASK.confusion(stars, [1.4, -0.2, 2.51, 7])) == [("1", "1"), ("5", "0"), ("3", "3"), ("3", "7")]
+    assert list(TASK.confusion(shares, [0.05, 0.69, 0.55, 1])) == [
+        ("0", "0"),
+        ("1", "0.6"),
+        ("0.4", "0.6"),
+        ("0.4", "1"),
+    ]
+
+
+def test_a_submission_stays_within_the_range_of_the_labels_of_train():
+    """The server of STS-B refuses numbers outside 0 to 5."""
+    values = TASK.submission_values([-0.2, 5.0004, 7, 2.34567], Source(location="x"), scored([0, 2.5, 5]))
+    assert values == ["0.000", "5.000", "5.000", "2.346"]
+
+
+@pytest.mark.parametrize("constant", [0.0, 2.5, 0.1, -3e4])
+def test_a_correlation_with_constant_predictions_is_0(constant):
+    rows = scored([1.0, 2.0, 4.0] * 7)
+    assert set(TASK.score(rows, [constant] * 21).values()) == {0.0}
+    assert set(TASK.score(scored([constant] * 3), [1.0, 2.0, 3.0]).values()) == {0.0}
+
+
+def test_labels_of_a_tiny_range_are_not_taken_for_constant():
+    assert TASK.score(scored([1e-8, 2e-8, 3e-8]), [1e-8, 2e-8, 3e-8])["pearson"] == pytest.approx(1)
