@@ -111,7 +111,7 @@ def parsed(file, name: str, first: str, more: dict) -> Iterator[tuple[str, dict]
 
 def row_of(task: Task, record: dict, columns: dict[str, str], where: str) -> Row:
     """A row of the task without its answer. Fields of a record go by their own names or by those of the task's columns;
-    words may be a text.
+    words may be a text. ``given``: the fields as the user gave them, with blanks at their ends.
     """
     names = {field: column if column in record else field for field, column in columns.items()}
     if "words" in names and isinstance(record.get(names["words"]), str):
@@ -119,7 +119,8 @@ def row_of(task: Task, record: dict, columns: dict[str, str], where: str) -> Row
     if missing := [name for name in names.values() if name not in record]:
         raise UserError(f"{where}: no {missing[0]}: expected {' and '.join(columns)}")
     try:
-        return task.parse_record(record, settings.Table.model_validate({"location": "-", **names}), labelled=False)
+        row = task.parse_record(record, settings.Table.model_validate({"location": "-", **names}), labelled=False)
+        return {**row, "given": {field: record[name] for field, name in names.items()}}
     except BadRecordError as error:
         raise UserError(f"{where}: {error}") from None
 

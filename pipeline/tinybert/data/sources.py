@@ -12,7 +12,7 @@ import pandas as pd
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import first_ten, log
 from pipeline.tinybert.core.settings import Column, Table, Text
-from pipeline.tinybert.data import locations, readers
+from pipeline.tinybert.data import locations, readers, words
 
 PUNKT_CHARACTERS = 1_000_000  # the sentence splitter is trained on about this many characters
 SHORTEST_SENTENCE = 3  # words
@@ -89,6 +89,8 @@ def texts(source: Text, seed: int, key: str) -> list[str]:
     if left_out:
         log(f"{key}: {len(left_out)} rows without text in column '{column}' left out: {first_ten(left_out)}")
     random.Random(seed).shuffle(documents)
+    if source.sentences and (whole := sum(words.WITHOUT_SENTENCE_MARKS.search(text) is not None for text in documents)):
+        log(f"{key}.sentences: {whole} texts in Thai or Lao, which have no sentence marks: their lines are kept whole")
     distinct: dict[str, None] = {}
     for text in _sentences(documents) if source.sentences else documents:
         distinct.setdefault(text)
@@ -122,5 +124,6 @@ def _sentences(documents: list[str]) -> Iterator[str]:
     for document in documents:
         for line in document.splitlines():
             for sentence in tokenizer.tokenize(line):
-                if len(sentence.split()) >= SHORTEST_SENTENCE:
-                    yield sentence.strip()
+                for part in words.divide_sentence(sentence):
+                    if words.count(part) >= SHORTEST_SENTENCE:
+                        yield part.strip()
