@@ -57,7 +57,8 @@ def divide(text: str, span: Span) -> Iterator[Span]:
 
 def count(text: str) -> int:
     """The number of words of a text; punctuation marks count only between blanks."""
-    return sum(_words_in(chunk) for chunk in text.split())
+    chunks = text.split()
+    return sum(map(_words_in, chunks)) if UNSPACED.search(text) else len(chunks)
 
 
 def _words_in(chunk: str) -> int:

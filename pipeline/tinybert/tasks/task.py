@@ -247,6 +247,8 @@ def with_dropped_characters(spans: Iterable[Span], text: str) -> dict[Span, Span
     belongs to the piece right before it, or else to the piece right behind it. Blanks belong to no piece.
     """
     ordered = sorted(set(spans))
+    if sum(end - start for start, end in ordered) == sum(map(len, text.split())):  # nothing is dropped
+        return {span: span for span in ordered}
     starts_behind = [*(start for start, _ in ordered[1:]), len(text)]
     extended, before = {}, 0
     for (start, end), following in zip(ordered, starts_behind, strict=False):  # not strict: there may be no piece
