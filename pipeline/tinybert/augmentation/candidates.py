@@ -32,8 +32,8 @@ LENGTH_MULTIPLE = 2  # sequences are padded to a multiple of this length
 # The last digits of float32 sums depend on the shape of the batch. Where the last accepted and the first rejected logit
 # are closer than this, the sequence is run again in a batch of its own.
 CLOSE_LOGITS = 1e-4
-# A text of two or more such windows has ``masked_at_once`` words masked in each window of a forward.
-WINDOW = 40  # word pieces
+# In a long text, a forward masks ``masked_at_once`` words for each window: 3 in 20 is the share of BERT's pre-training.
+LONG, WINDOW = 80, 20  # word pieces
 SPARE_NEIGHBOURS = 10  # extra neighbours, since other spellings of the word itself are dropped
 WORD_START_MARKS = ("Ġ", "▁")  # byte-level BPE, SentencePiece
 
@@ -104,9 +104,9 @@ class Candidates:
     def masked_forwards(self, sentence: Sentence) -> Iterator[Masked]:
         """Copies of a sentence that together mask each of its words once.
 
-        Each copy masks at most ``masked_at_once`` words, as far apart as possible; in a long text, so many for each
-        ``WINDOW`` word pieces. A text longer than the model's maximum is read part by part, with half a part's length
-        of context before and behind.
+        Each copy masks at most ``masked_at_once`` words, as far apart as possible; in a text of ``LONG`` word pieces or
+        more, so many for each ``WINDOW`` of them. A text longer than the model's maximum is read in parts, with half a
+        part's length of context before and behind.
         """
         length = len(sentence.pieces)
         part = self.longest // 2 if length > self.longest else max(length, 1)
@@ -118,7 +118,8 @@ class Candidates:
                 for word in sentence.words
                 if word.piece is not None and start <= word.piece < start + part
             ]
-            forwards = -(-len(words) // (self.settings.masked_at_once * max(1, len(pieces) // WINDOW)))
+            windows = len(pieces) // WINDOW if len(pieces) >= LONG else 1
+            forwards = -(-len(words) // (self.settings.masked_at_once * windows))
             for number in range(forwards):
                 yield self.mask(pieces, dict(words[number::forwards]))
 
