@@ -32,8 +32,8 @@ LENGTH_MULTIPLE = 2  # sequences are padded to a multiple of this length
 # The last digits of float32 sums depend on the shape of the batch. Where the last accepted and the first rejected logit
 # are closer than this, the sequence is run again in a batch of its own.
 CLOSE_LOGITS = 1e-4
-# In a long text, a forward masks ``masked_at_once`` words for each window: 3 in 20 is the share of BERT's pre-training.
-LONG, WINDOW = 80, 20  # word pieces
+# In a long text, a forward masks ``masked_at_once`` words for each window: 3 in 15 are a fifth of it.
+LONG, WINDOW = 80, 15  # word pieces
 SPARE_NEIGHBOURS = 10  # extra neighbours, since other spellings of the word itself are dropped
 WORD_START_MARKS = ("Ġ", "▁")  # byte-level BPE, SentencePiece
 

@@ -236,7 +236,7 @@ class Augment(Group):
     probability: float = Field(ge=0, le=1, description="p: probability that a word is replaced")
     masked_at_once: PositiveInt = Field(
         description="words masked in one forward pass of the masked language model; in a text of 80 or more word"
-        " pieces, for each 20 of them"
+        " pieces, for each 15 of them"
     )
     batch_size: PositiveInt = Field(description="texts in a forward pass; changes the speed, not the result")
 
