@@ -19,6 +19,7 @@ WORD = regex.compile(r"\p{L}[\p{L}\p{M}\u200c\u200d]*")
 LETTER_OR_DIGIT = regex.compile(r"[\p{L}\p{N}]")
 # Marks such as 。 and । that end a sentence also without a blank behind them. Punkt knows "." "!" and "?" only.
 SENTENCE_MARK = regex.compile(r"(?V1)[\p{Sentence_Break=STerm}--[!?]]")
+OTHER_MARK = regex.compile("[،؛]")  # Arabic's comma and semicolon, which NLTK leaves on the word as well
 # NLTK rewrites double quotes before tokenizing, and then fails to find the rewritten quotes in the text. Spaces of the
 # same length in their place avoid this and keep all offsets.
 QUOTES = re.compile("\"|''|``")
@@ -45,9 +46,9 @@ def tokens(text: str) -> list[str]:
 
 
 def divide(text: str, span: Span) -> Iterator[Span]:
-    """The words in a span without blanks: the span itself, unless its script puts no blanks between words."""
+    """The words and marks in a span without blanks: the span itself if NLTK knows all its characters, else by ICU."""
     start, end = span
-    if not UNSPACED.search(text, start, end):
+    if not any(pattern.search(text, start, end) for pattern in (UNSPACED, SENTENCE_MARK, OTHER_MARK)):
         yield span
         return
     for part in WordBreaker(text[start:end], ANY_LANGUAGE):
