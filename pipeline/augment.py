@@ -13,6 +13,7 @@ from pipeline.tinybert.core.output import output
 from pipeline.tinybert.data import rows, word_vectors
 from pipeline.tinybert.models import checkpoints
 
+FEW = 0.25  # share of the variants that were asked for
 MASKED_LANGUAGE_MODEL = Path("models/pretrained/masked_language_model")
 
 
@@ -34,6 +35,11 @@ def main(name: str) -> None:
     with resume.folder("rows") as folder, output(Path("data", name, "augmented")) as out:
         total, count = word_replacement.write_all(augmenter, train, folder, out / "rows.jsonl")
     log(f"{total} training rows augmented to {count} rows (originals and variants)")
+    if count - total < FEW * recipe.variants * total:
+        log(
+            "few words could be replaced: bring word vectors of the texts' language (word_vectors.location) and an"
+            " encoder of that language, or set augment.variants: 0: see docs/your-task.md, Other languages"
+        )
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ A text that cannot be answered gets ``{"error": …}`` in its place, and the exi
 """
 
 import argparse
-import ast
 import contextlib
 import json
 import os
@@ -22,7 +21,7 @@ from pipeline.tinybert import tasks
 from pipeline.tinybert.core import settings, stage
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.data import readers
-from pipeline.tinybert.data.records import BadRecordError, column_names
+from pipeline.tinybert.data.records import BadRecordError, column_names, list_in_text
 from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.evaluation import scoring
 from pipeline.tinybert.models import checkpoints
@@ -119,15 +118,15 @@ def records(given: argparse.Namespace, columns: Columns, source: settings.Source
 
 def of_table(path: Path, columns: Columns, source: settings.Source, more: dict) -> Asked:
     """The same of a table's records; the file is read as the task's source is."""
-    table = readers.read_file(path, source, "--file")
-    known = {**more, **dict.fromkeys(table.columns)}
-    if missing := [column for field, column in columns.items() if field not in known and column not in known]:
-        raise UserError(
-            f"--file: {path} has no column '{missing[0]}' (it has: {', '.join(map(str, table.columns))}): name it as in"
-            " the task's source"
-        )
-    for position, *values in table.itertuples(name=None):
-        yield f"{path}, {table.index.name} {position}", {**more, **dict(zip(table.columns, values, strict=True))}
+    for number, (position, record) in enumerate(readers.records(path, source, "--file")):
+        known = {**more, **record}
+        missing = [column for field, column in columns.items() if field not in known and column not in known]
+        if missing and not number:
+            raise UserError(
+                f"--file: {path} has no column '{missing[0]}' (it has: {', '.join(map(str, record))}): name it as in"
+                " the task's source"
+            )
+        yield f"{path}, {position}", known
 
 
 def of_lines(lines: Iterable[bytes], name: str, first: str | None, more: dict) -> Asked:
@@ -148,14 +147,15 @@ def of_lines(lines: Iterable[bytes], name: str, first: str | None, more: dict) -
 
 def row_of(task: Task, record: dict | BadRecordError, columns: Columns) -> Row:
     """A row of the task without its answer. Fields of a record go by their own names or by those of the task's columns;
-    words may be a text, or a list written as text.
+    words may be a text, or a list written as text. ``given``: the fields as the user gave them, with blanks at their
+    ends.
     """
     if isinstance(record, BadRecordError):
         raise record
     names = {field: column if column in record else field for field, column in columns.items()}
     words = record.get(names["words"]) if "words" in names else None
     if isinstance(words, str):
-        field, value = ("words", listed) if (listed := list_in(words)) else ("text", words)
+        field, value = ("words", listed) if (listed := list_in_text(words)) else ("text", words)
         record, names = {field: value}, {field: field}
     if missing := [name for name in names.values() if name not in record]:
         raise BadRecordError(f"no {missing[0]}: expected {' and '.join(columns)}")
@@ -164,16 +164,7 @@ def row_of(task: Task, record: dict | BadRecordError, columns: Columns) -> Row:
         json.dumps(row, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError:
         raise BadRecordError("a character that is no text (half of a surrogate pair, or not UTF-8)") from None
-    return row
-
-
-def list_in(text: str) -> list | None:
-    """The list that a text is the JSON or the Python of, as a cell of a CSV file may be; else None."""
-    try:
-        found = ast.literal_eval(text) if text.startswith("[") else None
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return None
-    return found if isinstance(found, list) else None
+    return {**row, "given": {field: record[name] for field, name in names.items()}}
 
 
 if __name__ == "__main__":

@@ -205,6 +205,17 @@ def test_a_question_is_answered_from_its_passage_in_several_windows(exported_kin
     assert said(monkeypatch, capsys, name, "--file", "asked.jsonl") == found
 
 
+def test_the_start_of_an_answer_counts_in_the_passage_as_it_was_given(exported_kind, monkeypatch, capsys):
+    name = exported_kind("question_answering")
+    write_json(Path("metrics", name, "export.json"), {"threshold": None})
+    passage = "The film is great ."
+    [plain], [shifted] = (
+        said(monkeypatch, capsys, name, "which film ?", "--context", blanks + passage) for blanks in ("", " \n ")
+    )
+    assert plain["answer"] and passage[plain["start"] :].startswith(plain["answer"])
+    assert shifted == {**plain, "start": plain["start"] + 3}
+
+
 def test_a_pair_is_one_text_and_another(exported_kind, monkeypatch, capsys):
     name = exported_kind("text_classification")
     found = said(monkeypatch, capsys, name, TEXTS[0], "--pair", TEXTS[1])

@@ -7,6 +7,7 @@ word-pieces gets its nearest neighbours among the GloVe vectors.
 from __future__ import annotations
 
 import copy
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ import torch
 from torch import nn
 
 from pipeline.tinybert.core import launch
+from pipeline.tinybert.data.words import is_word
 from pipeline.tinybert.models.families import word_logits
 from pipeline.tinybert.models.precision import to_inference
 
@@ -30,6 +32,8 @@ LENGTH_MULTIPLE = 2  # sequences are padded to a multiple of this length
 # The last digits of float32 sums depend on the shape of the batch. Where the last accepted and the first rejected logit
 # are closer than this, the sequence is run again in a batch of its own.
 CLOSE_LOGITS = 1e-4
+# In a long text, a forward masks ``masked_at_once`` words for each window: 3 in 15 are a fifth of it.
+LONG, WINDOW = 80, 15  # word pieces
 SPARE_NEIGHBOURS = 10  # extra neighbours, since other spellings of the word itself are dropped
 WORD_START_MARKS = ("Ġ", "▁")  # byte-level BPE, SentencePiece
 
@@ -100,22 +104,32 @@ class Candidates:
     def masked_forwards(self, sentence: Sentence) -> Iterator[Masked]:
         """Copies of a sentence that together mask each of its words once.
 
-        Each copy masks at most ``masked_at_once`` words, as far apart as possible. If the text is longer than the
-        model's maximum length, each copy is a window around one masked word.
+        Each copy masks at most ``masked_at_once`` words, as far apart as possible; in a text of ``LONG`` word pieces or
+        more, so many for each ``WINDOW`` of them. A text longer than the model's maximum is read in parts, with half a
+        part's length of context before and behind.
         """
-        words = [(word.piece, word) for word in sentence.words if word.piece is not None]
-        long = len(sentence.pieces) > self.longest
-        forwards = -(-len(words) // (1 if long else self.settings.masked_at_once))
-        for number in range(forwards):
-            chosen = words[number::forwards]
-            first = _window_start(chosen[0][0], len(sentence.pieces), self.longest)
+        length = len(sentence.pieces)
+        part = self.longest // 2 if length > self.longest else max(length, 1)
+        for start in range(0, length, part):
+            first = max(0, min(start - part // 2, length - self.longest))
             pieces = sentence.pieces[first : first + self.longest]
-            for piece, _ in chosen:
-                pieces[piece - first] = self.tokenizer.mask_token_id
-            yield Masked(
-                [self.tokenizer.cls_token_id, *pieces, self.tokenizer.sep_token_id],
-                {piece - first + 1: word for piece, word in chosen},
-            )
+            words = [
+                (word.piece - first, word)
+                for word in sentence.words
+                if word.piece is not None and start <= word.piece < start + part
+            ]
+            windows = len(pieces) // WINDOW if len(pieces) >= LONG else 1
+            forwards = -(-len(words) // (self.settings.masked_at_once * windows))
+            for number in range(forwards):
+                yield self.mask(pieces, dict(words[number::forwards]))
+
+    def mask(self, pieces: list[int], words: dict[int, Word]) -> Masked:
+        """An input of the model: ``pieces``, with the words at these positions masked."""
+        masked = [self.tokenizer.mask_token_id if at in words else piece for at, piece in enumerate(pieces)]
+        return Masked(
+            [self.tokenizer.cls_token_id, *masked, self.tokenizer.sep_token_id],
+            {at + 1: word for at, word in words.items()},
+        )
 
     def find_by_model(self, batch: list[Masked]) -> None:
         """Set the candidates to the model's K most likely whole words at each masked position, except the word itself.
@@ -161,11 +175,16 @@ class Candidates:
 
         A word without a vector gets no candidates.
         """
-        known = {word.text.lower() for word in words} & self.vectors.key_to_index.keys()
-        new = sorted(known - self.neighbours.keys())
+        spellings = [self.spelling(word) for word in words]
+        new = sorted(set(spellings) & self.vectors.key_to_index.keys() - self.neighbours.keys())
         self.neighbours |= nearest_words(self.vectors, new, self.settings.candidates)
-        for word in words:
-            word.candidates = self.neighbours.get(word.text.lower(), [])
+        for word, spelling in zip(words, spellings, strict=True):
+            word.candidates = self.neighbours.get(spelling, [])
+
+    def spelling(self, word: Word) -> str:
+        """A word as the vectors may spell it: in lower case, and an accent in one character with its letter."""
+        lower = word.text.lower()
+        return lower if lower in self.vectors.key_to_index else unicodedata.normalize("NFC", lower)
 
 
 def nearest_words(vectors: KeyedVectors, words: list[str], count: int, chunk_size: int = 512) -> dict[str, list[str]]:
@@ -205,11 +224,7 @@ def _whole_words(tokenizer) -> dict[int, str]:
     if mark:
         pieces = [tokenizer.convert_tokens_to_string([piece]).strip() if piece else "" for piece in pieces]
     numbered = enumerate(zip(begins_word, pieces, strict=True))
-    return {number: piece for number, (begins, piece) in numbered if begins and piece.isalpha()}
-
-
-def _window_start(piece: int, length: int, longest: int) -> int:
-    return max(0, min(piece - longest // 2, length - longest))
+    return {number: piece for number, (begins, piece) in numbered if begins and is_word(piece)}
 
 
 def _equal_length_batches(masked: list[Masked], size: int) -> Iterator[list[Masked]]:

@@ -6,13 +6,11 @@ and splice them into the original text.
 
 import hashlib
 import random
-import re
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from gensim.models import KeyedVectors
-from nltk.tokenize import NLTKWordTokenizer
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
@@ -22,13 +20,11 @@ from pipeline.tinybert.core.settings import Augment
 from pipeline.tinybert.core.whole import AppendedFile
 from pipeline.tinybert.data import rows as rows_on_disk
 from pipeline.tinybert.data.rows import Row
+from pipeline.tinybert.data.words import UNSPACED, is_word, token_spans
 from pipeline.tinybert.tasks import Task
-from pipeline.tinybert.tasks.task import splice
+from pipeline.tinybert.tasks.task import splice, with_dropped_characters
 
 BLOCK_ROWS, BLOCK_CHARACTERS = 1024, 200_000
-# NLTK rewrites double quotes before tokenizing, and then fails to find the rewritten quotes in the text. Spaces of the
-# same length in their place avoid this and keep all offsets.
-QUOTES = re.compile("\"|''|``")
 
 
 class Augmenter:
@@ -51,6 +47,8 @@ class Augmenter:
         """``train``: the rows from which entities are collected for replacement, if ``settings.entities`` is on."""
         self.task, self.tokenizer, self.stop_words, self.settings = task, tokenizer, stop_words, settings
         self.candidates = Candidates(model, tokenizer, vectors, settings)
+        limits = (self.candidates.longest, task.pieces_read)
+        self.pieces_read = None if None in limits else min(limits)
         self.entities = task.swap_candidates(train) if settings.entities else {}
         self.sentences: dict[str, Sentence] = {}
 
@@ -79,17 +77,19 @@ class Augmenter:
         self.sentences = known | new
 
     def sentence(self, text: str) -> Sentence:
-        """Tokenize a text and find its replaceable words: letters only, not a stop word."""
+        """Tokenize a text and find its replaceable words: letters only, not a stop word, where the model reads it."""
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        pieces, words = encoded["input_ids"], []
-        piece_at = {
-            tuple(span): index
-            for index, span in enumerate(encoded["offset_mapping"])
-            if pieces[index] != self.tokenizer.unk_token_id
-        }
+        extended = with_dropped_characters(encoded["offset_mapping"], text)
+        pieces = encoded["input_ids"][: self.pieces_read]
+        spans = [extended[span] for span in encoded["offset_mapping"][: self.pieces_read]]
+        piece_at = {span: index for index, span in enumerate(spans) if pieces[index] != self.tokenizer.unk_token_id}
+        read = spans[-1][1] if spans else 0
+        words = []
         for start, end in word_spans(text):
             word = text[start:end]
-            if word.isalpha() and word.lower() not in self.stop_words and is_whole_word(text, start, end):
+            if end > read:
+                break
+            if is_word(word) and word.lower() not in self.stop_words and is_whole_word(text, start, end):
                 piece = piece_at.get((start, end))
                 own = [*self.candidates.pieces_of.get(word.lower(), []), *([] if piece is None else [pieces[piece]])]
                 words.append(Word(start, end, word, piece, own))
@@ -194,17 +194,17 @@ class _FinishedBlocks:
 
 
 def word_spans(text: str) -> list[tuple[int, int]]:
-    """(start, end) of each word by NLTK's word tokenizer, without the full stop that NLTK leaves on the last word of
-    a sentence in the middle of the text.
+    """(start, end) of each word, without the full stop that NLTK leaves on the last word of a sentence in the middle of
+    the text.
     """
-    blanked = QUOTES.sub(lambda quote: " " * len(quote.group()), text)
-    spans = NLTKWordTokenizer().span_tokenize(blanked)
+    spans = token_spans(text)
     return [(start, end - 1 if end - start > 1 and text[end - 1] == "." else end) for start, end in spans]
 
 
 def is_whole_word(text: str, start: int, end: int) -> bool:
     """False for the parts into which NLTK splits some words, such as "wo" of "won't" or "gon" of "gonna"."""
-    return not (text[start - 1 : start].isalnum() or text[end : end + 1].isalnum())
+    edges = (text[max(0, at - 1) : at + 1] for at in (start, end))
+    return not any(len(edge) == 2 and edge.isalnum() and not UNSPACED.search(edge) for edge in edges)
 
 
 def draw_replacements(sentence: Sentence, probability: float, draw: random.Random) -> list[tuple[int, int, str]]:

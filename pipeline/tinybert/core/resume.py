@@ -25,7 +25,7 @@ import torch
 from pipeline.tinybert.core import launch
 from pipeline.tinybert.core.log import log
 
-LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy", "nltk", "gensim")
+LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy", "nltk", "gensim", "icu4py")
 DELETED_AFTER = 14  # days
 LOCK = ".lock"
 

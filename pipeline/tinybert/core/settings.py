@@ -240,7 +240,10 @@ class Augment(Group):
     variants: NonNegativeInt = Field(description="N: augmented variants of each row")
     candidates: PositiveInt = Field(description="K: candidates for each word")
     probability: float = Field(ge=0, le=1, description="p: probability that a word is replaced")
-    masked_at_once: PositiveInt = Field(description="words masked in one forward pass of the masked language model")
+    masked_at_once: PositiveInt = Field(
+        description="words masked in one forward pass of the masked language model; in a text of 80 or more word"
+        " pieces, for each 15 of them"
+    )
     batch_size: PositiveInt = Field(description="texts in a forward pass; changes the speed, not the result")
 
 

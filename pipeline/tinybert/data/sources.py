@@ -18,7 +18,7 @@ from typing import Any
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import first_ten, log
 from pipeline.tinybert.core.settings import Column, Table, Text
-from pipeline.tinybert.data import locations, readers
+from pipeline.tinybert.data import locations, readers, words
 
 PUNKT_CHARACTERS = 1_000_000  # the sentence splitter is trained on about this many characters
 LONGEST_PART = 50_000  # characters of a line that are divided into sentences at once
@@ -93,11 +93,13 @@ def each_text(source: Text, seed: int, key: str) -> Iterator[str]:
     With ``sentences``, each text is split into sentences; those of fewer than three words are left out.
     """
     column = source.text or "text"
-    left_out = []
+    left_out, unmarked = [], 0
 
     def documents() -> Iterator[str]:
+        nonlocal unmarked
         for where, record in records(source, source.split, [column], key):
             if isinstance(record[column], str) and record[column].strip():
+                unmarked += words.WITHOUT_SENTENCE_MARKS.search(record[column]) is not None
                 yield record[column].strip()
             else:
                 left_out.append(where)
@@ -105,6 +107,10 @@ def each_text(source: Text, seed: int, key: str) -> Iterator[str]:
     shuffled = _Shuffled(documents(), seed)
     if left_out:
         log(f"{key}: {len(left_out)} rows without text in column '{column}' left out: {first_ten(left_out)}")
+    if source.sentences and unmarked:
+        log(
+            f"{key}.sentences: {unmarked} texts in Thai or Lao, which have no sentence marks: their lines are kept whole"
+        )
     count = 0
     known: set[bytes] = set()  # hashes, which take less memory than the texts
     for text in _sentences(shuffled) if source.sentences else shuffled:
@@ -157,8 +163,9 @@ def _sentences(documents: Iterable[str]) -> Iterator[str]:
     for document in map(_with_line_breaks, documents):
         for line in document.splitlines():
             for sentence in _of_line(line, tokenizer):
-                if len(sentence.split()) >= SHORTEST_SENTENCE:
-                    yield sentence.strip()
+                for part in words.divide_sentence(sentence):
+                    if words.count(part) >= SHORTEST_SENTENCE:
+                        yield part.strip()
 
 
 def _of_line(line: str, tokenizer: Any) -> Iterator[str]:

@@ -19,6 +19,7 @@ from pipeline.tinybert.core.log import log_count
 from pipeline.tinybert.core.settings import Source, Table
 from pipeline.tinybert.data.records import BadRecordError, list_in_text, text_of
 from pipeline.tinybert.data.rows import Row
+from pipeline.tinybert.data.words import tokens
 from pipeline.tinybert.models import checkpoints
 from pipeline.tinybert.tasks.task import (
     Edit,
@@ -48,7 +49,7 @@ class NamedEntities(Task):
 
     def parse_record(self, record: dict, source: Table, labelled: bool) -> Row:
         if not labelled and source.text is not None:
-            return {"words": _words_of(text_of(record, source.text))}
+            return {"words": tokens(text_of(record, source.text))}
         column = source.words or self.columns["words"]
         words = _list(record[column], column)
         if not words:
@@ -267,12 +268,6 @@ def _list(cell: Any, column: Any) -> list[str]:
         if value is None or value != value:  # NaN differs from itself
             raise BadRecordError(f"column '{column}': value {number} is {value!r}: expected text")
     return [str(value) for value in cell]
-
-
-def _words_of(text: str) -> list[str]:
-    from nltk.tokenize import NLTKWordTokenizer  # imports all of NLTK, which no other kind needs
-
-    return NLTKWordTokenizer().tokenize(text)
 
 
 def _word_spans(words: list[str]) -> list[Span]:

@@ -8,11 +8,12 @@ without answers is unanswerable. A passage longer than the model's limit is spli
 import re
 import string
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from numbers import Integral
 from typing import Any, ClassVar
 
 import numpy as np
+import regex
 import torch
 from pydantic import Field, NonNegativeInt, PositiveInt
 from scipy.special import log_softmax
@@ -23,13 +24,15 @@ from transformers import AutoModelForQuestionAnswering
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import first_ten, log_count
 from pipeline.tinybert.core.settings import Group, Source, Table
+from pipeline.tinybert.data import words
 from pipeline.tinybert.data.records import BadRecordError, text_of
 from pipeline.tinybert.data.rows import Row
-from pipeline.tinybert.tasks.task import Edit, Span, Task, splice
+from pipeline.tinybert.tasks.task import Edit, Span, Task, splice, with_dropped_characters
 
 NEARBY = 50  # an answer's offset is repaired if it is wrong by at most this many characters
 SHORTEST_WINDOW = 32  # word pieces
 SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
+WORD = regex.compile(r"\w+")  # unlike that of re, also with vowel signs and accents
 
 
 class Options(Group):
@@ -102,7 +105,8 @@ class QuestionAnswering(Task):
         """Model inputs with one entry per window, and the further columns of ``Task.encode``.
 
         The positions that count are those of the passage and the first one, the class token, which means "no answer".
-        ``spans``: for each position that counts, the span of its characters in the passage; (0, 0) for the class token.
+        ``spans``: for each position that counts, the span of its characters in the passage, with those beside it that
+        the tokenizer drops; (0, 0) for the class token.
         """
         longest = min(self.max_length, tokenizer.model_max_length)
         if longest < SHORTEST_WINDOW:
@@ -118,17 +122,25 @@ class QuestionAnswering(Task):
         )
         example = encoded.pop("overflow_to_sample_mapping")
         offsets = encoded.pop("offset_mapping")
-        label_mask, spans = [], []
+        label_mask, windows = [], []
+        pieces: list[set[Span]] = [set() for _ in rows]  # the spans in each passage
         for window, characters in enumerate(offsets):
             passage = [part == 1 for part in encoded.sequence_ids(window)]
+            windows.append([span for span, inside in zip(characters, passage, strict=True) if inside])
+            pieces[example[window]].update(windows[-1])
             passage[0] = True
             label_mask.append(passage)
-            spans.append([list(span) if i else [0, 0] for i, span in enumerate(characters) if passage[i]])
+        extended = [with_dropped_characters(spans, row["passage"]) for spans, row in zip(pieces, rows, strict=True)]
+        spans = [
+            [[0, 0], *(list(extended[index][span]) for span in window)]
+            for index, window in zip(example, windows, strict=True)
+        ]
         columns = {**encoded, "label_mask": label_mask, "example": example, "spans": spans}
         if rows and all("answers" in row for row in rows):
+            answers = [_covered(row["answers"], spans) for row, spans in zip(rows, pieces, strict=True)]
             targets = [
-                _answer_positions(rows[index]["answers"], window, np.flatnonzero(mask))
-                for index, window, mask in zip(example, spans, label_mask, strict=True)
+                _answer_positions(answers[index], window, np.flatnonzero(mask))
+                for index, window, mask in zip(example, windows, label_mask, strict=True)
             ]
             columns["start_positions"], columns["end_positions"] = (list(side) for side in zip(*targets, strict=True))
         return columns
@@ -177,7 +189,11 @@ class QuestionAnswering(Task):
         ]
 
     def format_prediction(self, row: Row, prediction: dict, logits: list[np.ndarray]) -> dict[str, Any]:
-        return {"answer": prediction["text"], **({"start": prediction["start"]} if prediction["text"] else {})}
+        """The answer and its start, in characters of the passage as the user gave it (``given`` of the row)."""
+        if not prediction["text"]:
+            return {"answer": ""}
+        before = _stripped_before(row["given"]["passage"]) if "given" in row else 0
+        return {"answer": prediction["text"], "start": prediction["start"] + before}
 
     @property
     def needs_threshold(self) -> bool:
@@ -242,7 +258,7 @@ class QuestionAnswering(Task):
 
     def length(self, row: Row) -> int:
         """The number of words of the first reference answer; 0 if there is none."""
-        return len(row["answers"][0]["text"].split()) if row["answers"] else 0
+        return words.count(row["answers"][0]["text"]) if row["answers"] else 0
 
     def calibration(
         self, rows: list[Row], predictions: list[dict], logits: list[np.ndarray]
@@ -277,12 +293,27 @@ class QuestionAnswering(Task):
 
     # Augmentation
 
+    @property
+    def pieces_read(self) -> int | None:
+        """A passage is read to its end, in windows."""
+        return None
+
     def replaceable_spans(self, row: Row) -> dict[str, tuple[str, list[Span]]]:
         """The passage without its answers, and the question without words that occur in an answer."""
         passage, question, answers = row["passage"], row["question"], row.get("answers", [])
         answer_spans = [(answer["start"], answer["start"] + len(answer["text"])) for answer in answers]
-        words = {word for answer in answers for word in normalised(answer["text"]).split()}
-        mentions = [match.span() for match in re.finditer(r"\w+", question) if normalised(match.group()) in words]
+        answer_words = {
+            word[start:end]
+            for answer in answers
+            for word in normalised(answer["text"]).split()
+            for start, end in words.divide(word, (0, len(word)))
+        }
+        mentions = [
+            (start, end)
+            for match in WORD.finditer(question)
+            for start, end in words.divide(question, match.span())
+            if normalised(question[start:end]) in answer_words
+        ]
         return {
             "passage": (passage, _outside(answer_spans, len(passage))),
             "question": (question, _outside(mentions, len(question))),
@@ -300,11 +331,14 @@ class QuestionAnswering(Task):
 
 PUNCTUATION = str.maketrans("", "", string.punctuation)
 ARTICLES = re.compile(r"\b(a|an|the)\b")
+INVISIBLE = regex.compile(r"\p{Cf}")  # direction marks, zero-width characters, soft hyphens
 
 
 def normalised(text: str) -> str:
-    """SQuAD's normalisation: lower case, no punctuation, no articles, single spaces."""
-    return " ".join(ARTICLES.sub(" ", text.lower().translate(PUNCTUATION)).split())
+    """SQuAD's normalisation: lower case, no punctuation, no articles, single spaces; and no invisible characters, which
+    an answer may have or lack at its ends without a difference to the eye.
+    """
+    return " ".join(ARTICLES.sub(" ", INVISIBLE.sub("", text.lower()).translate(PUNCTUATION)).split())
 
 
 def exact_match(row: Row, predicted: str) -> float:
@@ -347,7 +381,7 @@ def _answers_of(cell: Any) -> list[tuple[str, int]]:
         pairs = [(answer.get("text"), answer.get("answer_start")) for answer in cell if complete]
     answers = []
     for text, start in pairs if complete else ():
-        if not isinstance(text, str) or not text.strip():
+        if not isinstance(text, str) or not INVISIBLE.sub("", text).strip():
             raise BadRecordError("an answer is an empty text")
         if not isinstance(start, Integral):
             raise BadRecordError(f"answer_start of '{text}' is {start!r}: expected a whole number")
@@ -404,17 +438,27 @@ def _truncate_questions(questions: list[str], longest: int, tokenizer) -> list[s
     ]
 
 
-def _answer_positions(answers: list[dict], spans: list[list[int]], positions: np.ndarray) -> tuple[int, int]:
-    """The positions of the first and the last word piece of the first answer in a window; those of the class token,
-    (0, 0), if the answer is not inside the window.
+def _covered(answers: list[dict], pieces: Iterable[Span]) -> Span | None:
+    """The span of the first answer without characters at its ends that the tokenizer drops; None if nothing is left."""
+    if not answers:
+        return None
+    low, high = answers[0]["start"], answers[0]["start"] + len(answers[0]["text"])
+    parts = [(max(start, low), min(end, high)) for start, end in pieces if start < high and end > low]
+    return (min(start for start, _ in parts), max(end for _, end in parts)) if parts else None
 
-    ``spans``: the character spans at the positions that count. ``positions``: their indices in the window.
+
+def _answer_positions(answer: Span | None, spans: list[Span], positions: np.ndarray) -> tuple[int, int]:
+    """The positions of the first and the last word piece of an answer in a window; those of the class token, (0, 0), if
+    the answer is not inside the window.
+
+    ``spans``: the character spans of the window's part of the passage. ``positions``: the indices of the class token
+    and of these spans in the window.
     """
-    if answers:
-        low, high = answers[0]["start"], answers[0]["start"] + len(answers[0]["text"])
-        inside = [i for i, (start, end) in enumerate(spans[1:], 1) if start < high and end > low]
+    if answer:
+        low, high = answer
+        inside = [i for i, (start, end) in enumerate(spans) if start < high and end > low]
         if inside and spans[inside[0]][0] <= low and spans[inside[-1]][1] >= high:
-            return int(positions[inside[0]]), int(positions[inside[-1]])
+            return int(positions[inside[0] + 1]), int(positions[inside[-1] + 1])
     return 0, 0
 
 
@@ -443,8 +487,8 @@ def _outside(spans: list[Span], length: int) -> list[Span]:
 
 
 def _first_sentence(passage: str) -> str:
-    end = SENTENCE_END.search(passage)
-    return passage[: end.start()] if end else passage
+    ends = SENTENCE_END.search(passage), words.SENTENCE_MARK.search(passage)
+    return passage[: min((end.start() for end in ends if end), default=None)]
 
 
 def _mean(values: np.ndarray) -> float:

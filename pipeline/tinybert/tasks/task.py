@@ -1,5 +1,6 @@
 """The interface of a task kind, and code that several kinds share."""
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ from pipeline.tinybert.models import checkpoints
 
 Span = tuple[int, int]
 Edit = tuple[int, int, str]  # start, end, the new text of this span
+
+BLANK = re.compile(r"\s")
 
 
 class Task(ABC):
@@ -204,6 +207,11 @@ class Task(ABC):
 
     # Augmentation
 
+    @property
+    def pieces_read(self) -> int | None:
+        """The number of word pieces at the start of a text beyond which the model never reads; None: it reads all."""
+        return self.max_length - 2  # the class token and the separator
+
     @abstractmethod
     def replaceable_spans(self, row: Row) -> dict[str, tuple[str, list[Span]]]:
         """Field → (its text, the spans of the text in which words may be replaced)."""
@@ -235,6 +243,24 @@ def splice(text: str, edits: list[Edit]) -> str:
         parts += [text[copied:start], new]
         copied = end
     return "".join([*parts, text[copied:]])
+
+
+def with_dropped_characters(spans: Iterable[Span], text: str) -> dict[Span, Span]:
+    """Span of a word piece in the text → the same span extended by the characters beside it that the tokenizer drops.
+
+    A tokenizer may drop accents, vowel signs, direction marks, zero-width characters and soft hyphens. Such a character
+    belongs to the piece right before it, or else to the piece right behind it. Blanks belong to no piece.
+    """
+    ordered = sorted(set(spans))
+    if sum(end - start for start, end in ordered) == sum(map(len, text.split())):  # nothing is dropped
+        return {span: span for span in ordered}
+    starts_behind = [*(start for start, _ in ordered[1:]), len(text)]
+    extended, before = {}, 0
+    for (start, end), following in zip(ordered, starts_behind, strict=False):  # not strict: there may be no piece
+        first = start - len(BLANK.split(text[before:start])[-1])
+        before = end + len(BLANK.split(text[end:following])[0])
+        extended[start, end] = first, before
+    return extended
 
 
 def balanced_weights(counts: list[int]) -> list[float]:

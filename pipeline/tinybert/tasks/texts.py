@@ -7,6 +7,7 @@ import numpy as np
 from transformers import AutoModelForSequenceClassification
 
 from pipeline.tinybert.core.settings import Source, Table
+from pipeline.tinybert.data import words
 from pipeline.tinybert.data.records import text_of
 from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.models import checkpoints
@@ -61,7 +62,7 @@ class Texts(Task):
         return columns
 
     def length(self, row: Row) -> int:
-        return sum(len(row[field].split()) for field in FIELDS if field in row)
+        return sum(words.count(row[field]) for field in FIELDS if field in row)
 
     def head_options(self) -> dict[str, Any]:
         return {**super().head_options(), "problem_type": self.problem_type}

@@ -13,7 +13,22 @@ from tiny_augmenter import CONTENT, LONG, MODEL, ROWS, VECTORS, augmenter, of_te
 from pipeline.tinybert.augmentation import candidates, word_replacement
 from pipeline.tinybert.augmentation.candidates import Candidates, nearest_words
 from pipeline.tinybert.models.families import word_logits
+from pipeline.tinybert.tasks.task import splice
 
+
+class ReadsAll:
+    """A task that reads texts of any length, in windows."""
+
+    pieces_read = None
+
+    def replaceable_spans(self, row):
+        return {"text": (row["text"], [(0, len(row["text"]))])}
+
+    def apply_edits(self, row, field, edits):
+        return {**row, field: splice(row[field], edits)}
+
+
+READS_ALL = ReadsAll()
 quick = settings(max_examples=25, deadline=None)
 
 
@@ -122,23 +137,39 @@ def test_each_word_is_masked_once_with_at_most_masked_at_once_per_forward(masked
         assert marked == sorted(forward.words)
 
 
+@pytest.mark.parametrize(("window", "forwards"), [(31, 7), (30, 4), (20, 3), (15, 2)])
+def test_a_long_text_has_so_many_words_masked_for_each_window(monkeypatch, window, forwards):
+    monkeypatch.setattr(candidates, "LONG", 61)
+    monkeypatch.setattr(candidates, "WINDOW", window)
+    maker = augmenter(masked_at_once=9, task=READS_ALL)
+    masked = list(maker.candidates.masked_forwards(maker.sentence(" ".join(tiny.NOUNS * 6 + ["film"]))))
+    assert len(masked) == forwards
+    assert sum(len(forward.words) for forward in masked) == 61
+    assert all(len(forward.pieces) == 63 for forward in masked)
+    monkeypatch.setattr(candidates, "LONG", 62)
+    assert len(list(maker.candidates.masked_forwards(maker.sentence(" ".join(tiny.NOUNS * 6 + ["film"]))))) == 7
+
+
 @pytest.mark.parametrize("masked_at_once", [1, 3])
-def test_a_text_beyond_the_maximum_length_is_cut_to_a_window_around_each_masked_word(masked_at_once):
-    maker = augmenter(masked_at_once=masked_at_once)
+def test_a_text_beyond_the_maximum_length_is_read_in_windows_with_context_around_each_word(masked_at_once):
+    maker = augmenter(masked_at_once=masked_at_once, task=READS_ALL)
     sentence = maker.sentence(LONG)
     masked = list(maker.candidates.masked_forwards(sentence))
-    assert len(masked) == 120
-    for number, forward in enumerate(masked):
-        assert len(forward.pieces) == 64
-        [(position, word)] = forward.words.items()
-        assert word is sentence.words[number]
-        assert forward.pieces[position] == tiny.tokenizer().mask_token_id
-        before, after = number, 119 - number
-        assert position - 1 >= min(before, 30) and 62 - position >= min(after, 30)
+    assert len(masked) <= -(-len(sentence.words) // masked_at_once) + 3
+    number_of = {id(word): number for number, word in enumerate(sentence.words)}
+    found = []
+    for forward in masked:
+        assert len(forward.pieces) == 64 and len(forward.words) <= masked_at_once
+        for position, word in forward.words.items():
+            assert forward.pieces[position] == tiny.tokenizer().mask_token_id
+            found.append(number_of[id(word)])
+            before, after = found[-1], 119 - found[-1]
+            assert position - 1 >= min(before, 15) and 62 - position >= min(after, 15)
+    assert sorted(found) == list(range(120))
 
 
-def test_words_beyond_the_maximum_length_are_replaced_too():
-    made = of_text(LONG + " unwatchable.", probability=1, variants=1)[1]
+def test_words_beyond_the_maximum_length_are_replaced_if_the_task_reads_them():
+    made = of_text(LONG + " unwatchable.", probability=1, variants=1, task=READS_ALL)[1]
     assert all(new != old for new, old in zip(made.rstrip(".").split(), [*LONG.split(), "unwatchable"], strict=True))
 
 

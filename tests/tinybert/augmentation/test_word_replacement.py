@@ -7,7 +7,8 @@ import torch
 from gensim.parsing.preprocessing import STOPWORDS
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_augmenter import CONTENT, ROWS, augmenter, of_text, words_of
+from nltk.tokenize import NLTKWordTokenizer
+from tiny_augmenter import CONTENT, LONG, ROWS, augmenter, of_text, vectors_of, words_of
 
 from pipeline.tinybert.augmentation import candidates, word_replacement
 from pipeline.tinybert.augmentation.word_replacement import match_case
@@ -132,10 +133,8 @@ def test_words_between_any_quotes_are_found(quotes):
 
 
 def test_quotes_are_blanked_before_nltk_tokenizes(monkeypatch):
-    seen, plain = [], word_replacement.NLTKWordTokenizer.span_tokenize
-    monkeypatch.setattr(
-        word_replacement.NLTKWordTokenizer, "span_tokenize", lambda self, text: seen.append(text) or plain(self, text)
-    )
+    seen, plain = [], NLTKWordTokenizer.span_tokenize
+    monkeypatch.setattr(NLTKWordTokenizer, "span_tokenize", lambda self, text: seen.append(text) or plain(self, text))
     words_of("a \"film\" ``plot'' it's")
     assert seen == ["a  film    plot   it's"]
 
@@ -148,10 +147,47 @@ def test_quotes_are_blanked_before_nltk_tokenizes(monkeypatch):
         ("won't gonna cannot ain't can't", []),
         ("film's director's", ["film", "director"]),
         ("well-made 3D film2 e.g. café", ["café"]),
+        ("这部电影很好看。", ["这", "部", "电影", "很好", "看"]),
+        ("ภาษาไทย film映画 3D很好", ["ภาษา", "ไทย", "film", "映画", "很好"]),
+        ("हिन्दी தமிழ் cafe\u0301 مُحَمَّد", ["हिन्दी", "தமிழ்", "cafe\u0301", "مُحَمَّد"]),
     ],
 )
 def test_replaceable_words_are_whole_words_of_letters_that_are_not_stop_words(text, expected):
     assert list(words_of(text)) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "word", "near", "expected"),
+    [
+        ("这部电影很好看。", "电影", "音乐", "这部音乐很好看。"),
+        ("ภาษาไทยไม่มีช่องว่าง", "ไทย", "ลาว", "ภาษาลาวไม่มีช่องว่าง"),
+        ("यह हिन्दी है", "हिन्दी", "तमिल", "यह तमिल है"),
+        ("a re\u0301sume\u0301 .", "résumé", "letter", "a letter ."),
+    ],
+)
+def test_words_of_other_scripts_and_decomposed_accents_are_replaced(text, word, near, expected):
+    assert of_text(text, probability=1, variants=1, vectors=vectors_of([word, near]))[1:] == [expected]
+
+
+def test_a_word_whose_accent_the_tokenizer_drops_is_one_word_piece():
+    vocabulary = [*tiny.SPECIAL, "film", "plot", "cafe"]
+    tokenizer = type(tiny.tokenizer())(vocab={piece: n for n, piece in enumerate(vocabulary)}, model_max_length=64)
+    assert words_of("cafe\u0301", tokenizer=tokenizer, candidates=9)["cafe\u0301"].candidates == ["film", "plot"]
+
+
+def test_words_that_the_model_does_not_read_are_not_replaced():
+    task = tiny.task(["negative", "positive"], max_length=12)
+    changed = [
+        {number for number, pair in enumerate(zip(made.split(), LONG.split(), strict=True)) if pair[0] != pair[1]}
+        for made in of_text(LONG, task=task, probability=1, variants=3)[1:]
+    ]
+    assert changed == [set(range(10))] * 3
+
+
+def test_a_text_that_the_model_reads_to_its_end_gives_the_same_words_for_any_max_length():
+    text = " ".join(tiny.NOUNS)
+    short, long = (tiny.task(["negative", "positive"], max_length=length) for length in (12, 64))
+    assert of_text(text, task=short) == of_text(text, task=long)
 
 
 def test_the_given_stop_words_are_used():
@@ -230,6 +266,8 @@ def test_variants_0_yields_the_originals_without_running_the_model(forwards):
 
 class Pair:
     """A task of two texts; in the second, only words in the first four characters may be replaced."""
+
+    pieces_read = None
 
     def replaceable_spans(self, row):
         return {"first": (row["first"], [(0, len(row["first"]))]), "second": (row["second"], [(0, 4)])}

@@ -175,6 +175,26 @@ def test_sentences_of_a_long_line_do_not_depend_on_where_it_is_divided(tmp_path,
     assert len(whole) == 201
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("这部电影很好看。我们都很喜欢！好。", {"这部电影很好看。", "我们都很喜欢！"}),
+        ("यह फ़िल्म अच्छी है। कहानी भी अच्छी है।", {"यह फ़िल्म अच्छी है।", "कहानी भी अच्छी है।"}),
+    ],
+)
+def test_sentences_are_found_in_other_scripts(tmp_path, text, expected):
+    assert set(texts(write_file(tmp_path / "text.csv", f"text\n{text}\n"), sentences=True)) == expected
+
+
+def test_thai_has_no_sentence_marks_and_its_lines_are_kept_whole(tmp_path, capsys):
+    thai = "ภาษาไทยไม่มีช่องว่าง ระหว่างคำ"
+    assert (
+        texts(write_file(tmp_path / "text.csv", f"text\n{thai}\na good film\n"), sentences=True)[0]
+        in thai + "a good film"
+    )
+    assert "1 texts in Thai or Lao, which have no sentence marks: their lines are kept whole" in capsys.readouterr().out
+
+
 def test_the_seed_determines_the_order_of_texts_and_the_limit_takes_the_first(tmp_path):
     path = write_file(tmp_path / "text.csv", "text\n" + "".join(f"film number {n}\n" for n in range(50)))
     one, again, other = (texts(path, seed=seed) for seed in (1, 1, 2))

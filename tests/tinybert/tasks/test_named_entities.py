@@ -157,6 +157,17 @@ def test_unlabelled_sentences_are_words_or_text():
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("这部电影很好看。", ["这", "部", "电影", "很好", "看", "。"]),
+        ('a "good" film', ["a", '"', "good", '"', "film"]),
+    ],
+)
+def test_the_words_of_unlabelled_text_are_its_own_in_any_language(text, expected):
+    assert read({"review": text}, labelled=False, text="review")[0]["words"] == expected
+
+
 def test_labels_are_o_and_both_prefixes_of_every_type():
     rows = [{"tags": ["B-film", "O"]}, {"tags": ["B-cast", "I-cast"]}]
     assert TASK.label_names(rows, Source(location="x"), KEY) == LABELS

@@ -144,6 +144,71 @@ def test_a_long_passage_becomes_overlapping_windows_that_cover_it(stride):
     assert TOKENIZER.convert_ids_to_tokens(encoded["input_ids"][windows[-1]])[starts[-1]] == "superb"
 
 
+DROPPED = ["", "\u0301", "\u200b", "\u200e", "\u00ad", "\ufe0f", "\u064c", "\u0e35", "\u200b\u0301"]
+INVISIBLE = ("\u200b", "\u200e", "\u00ad")
+wrapped_words = st.tuples(*map(st.sampled_from, (DROPPED, ["film", "caf", "(", "99", "❤", "电", "محمد"], DROPPED)))
+wrapped_passages = st.lists(wrapped_words, min_size=1, max_size=9)
+
+
+@st.composite
+def answers_with_dropped_characters(draw):
+    """A passage, and the span of an answer with dropped characters at its ends, or with invisible ones beside them."""
+    made = draw(wrapped_passages)
+    passage, starts, ends = "", [], []
+    for before, word, after in made:
+        starts.append(len(passage) + (draw(st.sampled_from([0, len(before)])) if before in INVISIBLE else 0))
+        passage += before + word + after
+        ends.append(len(passage))
+        passage += " "
+    first = draw(st.integers(0, len(made) - 1))
+    last = draw(st.integers(first, len(made) - 1))
+    return passage.strip(), starts[first], ends[last]
+
+
+@settings(deadline=None)
+@given(answers_with_dropped_characters(), st.sampled_from([32, 64]))
+def test_a_perfect_model_scores_1_on_an_answer_with_characters_that_the_tokenizer_drops(case, max_length):
+    passage, start, end = case
+    task = tiny.task([], "f1", kind="question_answering", max_length=max_length, stride=4)
+    row = {"question": QUESTION, "passage": passage, "answers": [{"text": passage[start:end], "start": start}]}
+    encoded = task.encode([row], TOKENIZER)
+    logits = []
+    for window, mask in enumerate(encoded["label_mask"]):
+        targets = encoded["start_positions"][window], encoded["end_positions"][window]
+        values = np.zeros((len(mask), 2), dtype=np.float32)
+        values[targets[0], 0] = values[targets[1], 1] = 9 if any(targets) else 0
+        logits.append(values[np.array(mask)])
+    [prediction] = task.predictions(logits, encoded, [row])
+    assert task.score([row], [prediction])["f1"] == 1
+    assert passage[prediction["start"] :].startswith(prediction["text"])
+
+
+@pytest.mark.parametrize("dropped", DROPPED[1:])
+def test_an_answer_that_ends_with_dropped_characters_is_predicted_with_them(dropped):
+    passage = f"{dropped}director{dropped} of film{dropped}, the plot"
+    answer = predictions(
+        TASK, row_of(passage=passage), lambda word: (3, 0) if "director" in word else (0, "film" in word)
+    )
+    assert (answer["text"], answer["start"]) == (f"{dropped}director{dropped} of film{dropped}", 0)
+
+
+def test_texts_that_differ_in_invisible_characters_are_the_same_answer():
+    assert normalised("\u200eThe \u200bPa\u00adris\u200e") == "paris"
+
+
+def test_an_answer_of_invisible_characters_is_refused():
+    with pytest.raises(UserError, match="an answer is an empty text"):
+        read(record(("\u200b", 3), passage="the\u200b film"))
+
+
+def test_the_start_of_a_prediction_counts_in_the_passage_that_the_user_gave():
+    row = {**row_of("great"), "given": {"passage": f" \n{PASSAGE}  "}}
+    answer = {"text": "great", "start": 49}
+    assert TASK.format_prediction(row, answer, []) == {"answer": "great", "start": 51}
+    assert TASK.format_prediction(row_of("great"), answer, []) == {"answer": "great", "start": 49}
+    assert TASK.format_prediction(row, {"text": "", "start": 0}, []) == {"answer": ""}
+
+
 def test_a_question_without_an_answer_points_to_the_first_token():
     encoded = SQUAD_2.encode([row_of()], TOKENIZER)
     assert (encoded["start_positions"], encoded["end_positions"]) == ([0], [0])
@@ -247,6 +312,7 @@ def test_calibration_compares_the_prediction_s_probability_with_exact_match():
 def test_the_length_is_the_number_of_words_of_the_first_reference_answer():
     assert TASK.length(row_of("the cast", "great")) == 2
     assert SQUAD_2.length(row_of()) == 0
+    assert TASK.length(row_of("很好看", passage="电影很好看")) == 2
 
 
 def test_no_answer_is_predicted_if_the_margin_is_above_the_threshold():
@@ -318,6 +384,8 @@ def test_squad_2_has_separate_scores_for_questions_with_and_without_an_answer():
 def test_the_trivial_predictor_predicts_the_first_sentence_or_no_answer():
     assert TASK.trivial_predictions([row_of("great")], [row_of("good")])[0]["text"] == "The film was good "
     assert SQUAD_2.trivial_predictions([row_of(), row_of("great")], [row_of()])[0]["text"] == ""
+    chinese = row_of("电影", passage="电影很好。真的.")
+    assert TASK.trivial_predictions([chinese], [chinese])[0]["text"] == "电影很好"
 
 
 def test_the_confusion_distinguishes_correct_overlapping_other_and_no_answers():
@@ -371,6 +439,19 @@ def test_words_of_an_answer_are_not_replaceable_in_the_question():
     row = row_of("great and the cast", question="Is the Cast great or good ?")
     text, spans = TASK.replaceable_spans(row)["question"]
     assert "".join(text[start:end] for start, end in spans) == "Is the   or good ?"
+
+
+@pytest.mark.parametrize(
+    ("answer", "question", "expected"),
+    [
+        ("电影院", "这家电影院好吗？", "这家好吗？"),
+        ("हिन्दी", "क्या हिन्दी है ?", "क्या  है ?"),
+        ("good-bad", "is good bad", "is good bad"),
+    ],
+)
+def test_words_of_an_answer_are_found_in_a_question_in_any_language(answer, question, expected):
+    text, spans = TASK.replaceable_spans(row_of(answer, passage=answer, question=question))["question"]
+    assert "".join(text[start:end] for start, end in spans) == expected
 
 
 def test_a_question_without_an_answer_is_replaceable_everywhere():

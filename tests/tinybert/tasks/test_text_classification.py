@@ -209,6 +209,7 @@ def test_the_length_counts_the_words_of_both_texts_of_a_pair():
     task = tiny.task(THREE)
     assert task.length({"text": "a  good film"}) == 3
     assert task.length({"text": "a good film", "pair": "a plot"}) == 5
+    assert task.length({"text": "这部电影很好看。", "pair": "a plot"}) == 7
 
 
 def test_the_trivial_predictor_predicts_the_majority_class_of_train():
