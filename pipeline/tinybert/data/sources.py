@@ -109,7 +109,8 @@ def each_text(source: Text, seed: int, key: str) -> Iterator[str]:
         log(f"{key}: {len(left_out)} rows without text in column '{column}' left out: {first_ten(left_out)}")
     if source.sentences and unmarked:
         log(
-            f"{key}.sentences: {unmarked} texts in Thai or Lao, which have no sentence marks: their lines are kept whole"
+            f"{key}.sentences: {unmarked} texts in Thai or Lao, which have no sentence marks: their lines are kept"
+            " whole"
         )
     count = 0
     known: set[bytes] = set()  # hashes, which take less memory than the texts
