@@ -54,5 +54,6 @@ def test_the_length_of_a_book_is_counted_up_to_what_a_model_could_read(task, cap
     lengths.log_lengths(task, {"train": [{"text": "good " * 100_000}, {"text": "good"}]}, tiny.tokenizer())
     assert capsys.readouterr().out == (
         "train: word-pieces per row: median 10002, 95th percentile 19002, maximum 20002; 1 of 2 are longer than"
-        " max_length, 32; 0.0 % of the word-pieces are unknown, 0.0 % are one letter of a longer word\ntrain: 1 of 2 rows are longer than 100000 characters: counted up to there\n"
+        " max_length, 32; 0.0 % of the word-pieces are unknown, 0.0 % are one letter of a longer word\n"
+        "train: 1 of 2 rows are longer than 100000 characters: counted up to there\n"
     )
