@@ -22,7 +22,7 @@ from pipeline.tinybert.core import settings, stage
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.data import readers
 from pipeline.tinybert.data.records import BadRecordError, column_names, list_in_text
-from pipeline.tinybert.data.rows import Row
+from pipeline.tinybert.data.rows import Row, parse_json
 from pipeline.tinybert.evaluation import scoring
 from pipeline.tinybert.models import checkpoints
 from pipeline.tinybert.models.inference import EvaluationSet, Forward, pytorch_forward
@@ -120,8 +120,7 @@ def of_table(path: Path, columns: Columns, source: settings.Source, more: dict) 
     """The same of a table's records; the file is read as the task's source is."""
     for number, (position, record) in enumerate(readers.records(path, source, "--file")):
         known = {**more, **record}
-        missing = [column for field, column in columns.items() if field not in known and column not in known]
-        if missing and not number:
+        if number == 0 and (missing := [column for field, column in columns.items() if not {field, column} & {*known}]):
             raise UserError(
                 f"--file: {path} has no column '{missing[0]}' (it has: {', '.join(map(str, record))}): name it as in"
                 " the task's source"
@@ -134,12 +133,12 @@ def of_lines(lines: Iterable[bytes], name: str, first: str | None, more: dict) -
     for number, line in enumerate(lines, 1):
         try:
             text = line.decode("utf-8-sig").strip()
-            record: Any = json.loads(text) if text.startswith("{") else {first: text}
+            record: Any = parse_json(text) if text.startswith("{") else {first: text}
             if text and first is None and not text.startswith("{"):
                 record = BadRecordError(f"expected a JSON object, found {text[:50]!r}")
         except UnicodeDecodeError:
             record = BadRecordError("not UTF-8: save it as UTF-8")
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             record = BadRecordError(f"not valid JSON: {error}: a line that begins with {{ is a JSON object")
         if record != {first: ""}:  # a blank line
             yield f"{name}, line {number}", {**more, **record} if isinstance(record, dict) else record

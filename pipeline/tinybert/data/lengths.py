@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import re
 from collections.abc import Sequence
 from itertools import chain
@@ -75,9 +76,15 @@ def count_unread(sequences: Sequence[list[int]], tokenizer) -> tuple[np.ndarray,
     ids = np.fromiter(chain.from_iterable(sequences), dtype=np.int64)
     rows = np.repeat(np.arange(len(sequences)), [len(sequence) for sequence in sequences])
     unknown = ids == (-1 if tokenizer.unk_token_id is None else tokenizer.unk_token_id)
-    numbers = tokenizer.get_vocab()
-    letter = WORD_PIECE_LETTER if any(piece.startswith("##") for piece in numbers) else BYTE_LEVEL_LETTER
-    letters = np.isin(ids, [number for piece, number in numbers.items() if letter.fullmatch(piece)])
+    letters = np.isin(ids, _letters(tokenizer))
     words = unknown | ~np.isin(ids, tokenizer.all_special_ids)
     first, second, third = (np.bincount(rows[found], minlength=len(sequences)) for found in (words, unknown, letters))
     return first, second, third
+
+
+@functools.lru_cache(maxsize=4)  # `predict` asks for each text
+def _letters(tokenizer) -> list[int]:
+    """The ids of the word pieces that are one letter of a word."""
+    numbers = tokenizer.get_vocab()
+    letter = WORD_PIECE_LETTER if any(piece.startswith("##") for piece in numbers) else BYTE_LEVEL_LETTER
+    return [number for piece, number in numbers.items() if letter.fullmatch(piece)]
