@@ -18,7 +18,7 @@ LITTLE_WORK = {
     "augment.variants": 0,
     "distill_prediction.epochs": 1,
     "finetune_student.epochs": 1,
-    "finetune_student.learning_rates": [2.0e-3],
+    "finetune_student.learning_rate": [2.0e-3],
     "benchmark.runs": 1,
     "benchmark.batch_sizes": [1],
 }

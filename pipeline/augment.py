@@ -19,10 +19,10 @@ MASKED_LANGUAGE_MODEL = Path("models/pretrained/masked_language_model")
 
 def main(name: str) -> None:
     configuration = settings.load()
-    recipe = configuration.of("augment", name)
     prepared = Path("data", name, "prepared")
-    task = tasks.load(prepared / "task.json", configuration.task(name), name)
     train = prepared / "train.jsonl"
+    recipe = word_replacement.with_variants(configuration.of("augment", name), rows.count(train))
+    task = tasks.load(prepared / "task.json", configuration.task(name), name)
 
     augmenter = Augmenter(
         task,
@@ -35,7 +35,7 @@ def main(name: str) -> None:
     with resume.folder("rows") as folder, output(Path("data", name, "augmented")) as out:
         total, count = word_replacement.write_all(augmenter, train, folder, out / "rows.jsonl")
     log(f"{total} training rows augmented to {count} rows (originals and variants)")
-    if count - total < FEW * recipe.variants * total:
+    if count - total < FEW * augmenter.most_variants * total:
         log(
             "few words could be replaced: bring word vectors of the texts' language (word_vectors.location) and an"
             " encoder of that language, or set augment.variants: 0: see docs/your-task.md, Other languages"

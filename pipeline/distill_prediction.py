@@ -6,9 +6,10 @@ With `targets: labels` it learns the labels instead, for comparison.
 from contextlib import closing
 from pathlib import Path
 
+from transformers import PreTrainedModel
+
 from pipeline.tinybert import tasks
 from pipeline.tinybert.core import launch, resume, settings
-from pipeline.tinybert.core.log import log
 from pipeline.tinybert.core.output import output
 from pipeline.tinybert.data import rows
 from pipeline.tinybert.distillation import transfer_set
@@ -27,11 +28,13 @@ def main(name: str) -> None:
     intermediate = Path("models", name, "intermediate")
     tokenizer = checkpoints.tokenizer(intermediate)
     validation = EvaluationSet(task, list(rows.read(prepared / "validation.jsonl")), tokenizer)
-    student = task.load_model(intermediate)
+
+    def new_student() -> PreTrainedModel:
+        return task.load_model(intermediate)
 
     if recipe.targets == "labels":
         labelled = list(transfer_set.labelled_rows(name, recipe.augmented))
-        result = learn_labels(student, tokenizer, labelled, validation, recipe, numerics)
+        trained = learn_labels(new_student, tokenizer, labelled, validation, recipe, numerics)
     else:
         transfer_rows = transfer_set.rows(task, name)
         with (
@@ -39,13 +42,12 @@ def main(name: str) -> None:
             closing(transfer_set.encode(task, transfer_rows, tokenizer, folder, recipe.augmented)) as data,
             closing(TeacherLogits.load(Path("data", name, "teacher_logits"))) as logits,
         ):
-            result = learn_logits(student, tokenizer, data, logits, validation, recipe, numerics)
-    log(f"student: {task.metric} {result.score:.4f} on validation, epoch {result.epoch}")
+            trained = learn_logits(new_student, tokenizer, data, logits, validation, recipe, numerics)
 
     with output(Path("models", name, "student")) as out:
-        checkpoints.save(out, student, tokenizer)
+        checkpoints.save(out, trained.model, tokenizer)
     with output(Path("metrics", name, "distill_prediction")) as out:
-        fine_tuning.write_result(out, task, result)
+        fine_tuning.write_result(out, task, trained)
 
 
 if __name__ == "__main__":

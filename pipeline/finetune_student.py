@@ -1,14 +1,9 @@
-"""Fine-tune the general student on labels, without distillation: the baseline that distillation has to beat.
-
-Several learning rates are tried. The rate and the epoch with the best score on validation are kept.
-"""
+"""Fine-tune the general student on labels, without distillation: the baseline that distillation has to beat."""
 
 from pathlib import Path
-from typing import Any
 
 from pipeline.tinybert import tasks
 from pipeline.tinybert.core import launch, resume, settings
-from pipeline.tinybert.core.log import log
 from pipeline.tinybert.core.output import output
 from pipeline.tinybert.data import rows
 from pipeline.tinybert.models import checkpoints
@@ -28,22 +23,12 @@ def main(name: str) -> None:
     tokenizer = checkpoints.tokenizer(general_student)
     validation = EvaluationSet(task, validation_rows, tokenizer)
 
-    trials = {}
-    best: Any = None
-    for rate in recipe.learning_rates:
-        model, result = fine_tuning.fine_tune(
-            general_student, tokenizer, task, train, validation, recipe, numerics, STAGE, rate
-        )
-        trials[f"{rate:g}"] = round(result.score, 4)
-        log(f"learning rate {rate:g}: {task.metric} {result.score:.4f} on validation, epoch {result.epoch}")
-        if best is None or result.score > best[1].score:
-            best = model, result, rate
-    student, result, best_rate = best
+    student = fine_tuning.fine_tune(general_student, tokenizer, task, train, validation, recipe, numerics, STAGE)
 
     with output(Path("models", name, "student_alone")) as out:
-        checkpoints.save(out, student, tokenizer)
+        checkpoints.save(out, student.model, tokenizer)
     with output(Path("metrics", name, STAGE)) as out:
-        fine_tuning.write_result(out, task, result, learning_rate=best_rate, trials=trials)
+        fine_tuning.write_result(out, task, student)
 
 
 if __name__ == "__main__":

@@ -25,28 +25,27 @@ def main(name: str) -> None:
 
     if recipe.checkpoint:
         model, tokenizer = own_teacher.load(task, recipe.checkpoint, ENCODER, locations.own_teacher_folder(name))
-        result = fine_tuning.score_as_it_is(model, EvaluationSet(task, validation_rows, tokenizer))
+        teacher = fine_tuning.score_as_it_is(model, EvaluationSet(task, validation_rows, tokenizer))
     else:
         tokenizer = checkpoints.tokenizer(ENCODER)
         validation = EvaluationSet(task, validation_rows, tokenizer)
         weights = task.class_weights(train) if recipe.class_weights else None
-        model, result = fine_tuning.fine_tune(
-            ENCODER, tokenizer, task, train, validation, recipe, numerics, STAGE, recipe.learning_rate, weights
-        )
+        teacher = fine_tuning.fine_tune(ENCODER, tokenizer, task, train, validation, recipe, numerics, STAGE, weights)
+    score = teacher.result.score
     trivial = task.score(validation_rows, task.trivial_predictions(train, validation_rows))[task.metric]
-    log(f"teacher: {task.metric} {result.score:.4f} on validation, a trivial predictor {trivial:.4f}")
-    if result.score <= trivial:
+    log(f"teacher: {task.metric} {score:.4f} on validation, a trivial predictor {trivial:.4f}")
+    if score <= trivial:
         setting = "checkpoint" if recipe.checkpoint else "learning_rate or epochs"
         raise UserError(
-            f"the teacher's {task.metric} on validation, {result.score:.4f}, is no better than a trivial predictor's,"
+            f"the teacher's {task.metric} on validation, {score:.4f}, is no better than a trivial predictor's,"
             f" {trivial:.4f}: there is nothing to distil. Check the labels of tasks.{name}.source, or change"
             f" finetune_teacher.{setting}"
         )
 
     with output(Path("models", name, "teacher")) as out:
-        checkpoints.save(out, model, tokenizer)
+        checkpoints.save(out, teacher.model, tokenizer)
     with output(Path("metrics", name, STAGE)) as out:
-        fine_tuning.write_result(out, task, result)
+        fine_tuning.write_result(out, task, teacher)
 
 
 if __name__ == "__main__":

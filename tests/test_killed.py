@@ -136,7 +136,7 @@ def test_a_stage_killed_after_writing_its_output_writes_it_again(run, monkeypatc
 def test_a_stage_killed_after_training_only_saves_the_model(run, world, epochs):
     """Whether training ended after all epochs or by early stopping."""
     changes = {"finetune_student.epochs": epochs, "finetune_student.patience": 1}
-    tiny.write_params(world / "params.yaml", **CHANGES, **{**changes, "finetune_student.learning_rates": [4.0e-3]})
+    tiny.write_params(world / "params.yaml", **CHANGES, **{**changes, "finetune_student.learning_rate": [4.0e-3]})
     whole, work = run("finetune_student")
     assert (work < epochs * 14) == (epochs == 9)
     run("finetune_student", work - 1)  # the last piece of work saves the model

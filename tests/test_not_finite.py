@@ -20,7 +20,7 @@ KINDS = {  # stage → its name in the message, and the setting of its learning 
     "finetune_teacher": ("finetune_teacher", "finetune_teacher.learning_rate"),
     "distill_intermediate": ("distill_intermediate", "distill_intermediate.learning_rate"),
     "distill_prediction": ("distill_prediction", "distill_prediction.learning_rate"),
-    "finetune_student": ("finetune_student", "finetune_student.learning_rates"),
+    "finetune_student": ("finetune_student", "finetune_student.learning_rate"),
 }
 
 

@@ -8,7 +8,7 @@ import hashlib
 import random
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from gensim.models import KeyedVectors
 from tqdm import tqdm
@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from pipeline.tinybert.augmentation.candidates import Candidates, Sentence, Word
 from pipeline.tinybert.core import launch
+from pipeline.tinybert.core.log import log
 from pipeline.tinybert.core.settings import Augment
 from pipeline.tinybert.core.whole import AppendedFile
 from pipeline.tinybert.data import rows as rows_on_disk
@@ -25,6 +26,7 @@ from pipeline.tinybert.tasks import Task
 from pipeline.tinybert.tasks.task import splice, with_dropped_characters
 
 BLOCK_ROWS, BLOCK_CHARACTERS = 1024, 200_000
+ROWS_WANTED, FEWEST_VARIANTS, MOST_VARIANTS = 18_000, 1, 20  # if `variants` is auto
 
 
 class Augmenter:
@@ -44,9 +46,12 @@ class Augmenter:
         settings: Augment,
         train: Iterable[Row] = (),
     ):
-        """``train``: the rows from which entities are collected for replacement, if ``settings.entities`` is on."""
+        """``settings``: with a number of variants, from `with_variants`. ``train``: the rows from which entities are
+        collected for replacement, if ``settings.entities`` is on.
+        """
         self.task, self.tokenizer, self.stop_words, self.settings = task, tokenizer, stop_words, settings
         self.candidates = Candidates(model, tokenizer, vectors, settings)
+        self.most_variants = cast(int, settings.variants)
         limits = (self.candidates.longest, task.pieces_read)
         self.pieces_read = None if None in limits else min(limits)
         self.entities = task.swap_candidates(train) if settings.entities else {}
@@ -72,7 +77,7 @@ class Augmenter:
         """
         known = {text: self.sentences[text] for text in sorted(texts) if text in self.sentences}
         new = {text: self.sentence(text) for text in sorted(texts) if text not in known}
-        if self.settings.variants:
+        if self.most_variants:
             self.candidates.find(list(new.values()))
         self.sentences = known | new
 
@@ -96,7 +101,7 @@ class Augmenter:
         return Sentence(text, pieces, words)
 
     def variants(self, row: Row, sentences: dict[str, Sentence]) -> Iterator[Row]:
-        """Yield the row, then its distinct variants, at most ``settings.variants``.
+        """Yield the row, then its distinct variants, at most ``most_variants``.
 
         A variant changes one field only; the fields take turns.
         """
@@ -104,7 +109,7 @@ class Augmenter:
         seen = {tuple(sentence.text for sentence in sentences.values())}
         yield {**row, "variant": 0}
         names = [name for name, sentence in sentences.items() if self.has_replacements(sentence)]
-        for number in range(self.settings.variants if names else 0):
+        for number in range(self.most_variants if names else 0):
             name = names[number % len(names)]
             edits = draw_replacements(sentences[name], self.settings.probability, draw)
             if self.entities:
@@ -118,6 +123,17 @@ class Augmenter:
 
     def has_replacements(self, sentence: Sentence) -> bool:
         return bool(self.entities) or any(word.candidates for word in sentence.words)
+
+
+def with_variants(recipe: Augment, rows: int) -> Augment:
+    """The recipe with a number of variants, if its ``variants`` is auto: few rows get many. The paper (section 4.2) has
+    20 to 30 for its small data sets.
+    """
+    if recipe.variants != "auto":
+        return recipe
+    variants = min(max(round(ROWS_WANTED / rows), FEWEST_VARIANTS), MOST_VARIANTS)
+    log(f"augment.variants: auto: {variants} for {rows} rows")
+    return recipe.model_copy(update={"variants": variants})
 
 
 def write_all(augmenter: Augmenter, train: Path, folder: Path, out: Path) -> tuple[int, int]:

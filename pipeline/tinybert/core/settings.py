@@ -128,16 +128,28 @@ class Numerics(Group):
     precision: Literal["auto", "float32", "bfloat16"]
 
 
+MIN_STEPS = "more epochs if they have fewer optimiser steps than this: few rows need more passes; blank: never"
+
+
 class Schedule(Group):
     """Training that keeps the best epoch on validation. The learning rate rises, then falls linearly to 0."""
 
     epochs: PositiveInt = Field(description="passes over the training rows")
+    min_steps: PositiveInt | None = Field(description=MIN_STEPS)
     patience: PositiveInt | None = Field(description="stop after this many epochs without a better score; blank: never")
     batch_size: PositiveInt = Field(description="rows in a batch")
     accumulation: PositiveInt = Field(description="batches in an optimiser step")
     checkpointing: bool = Field(description="true: recompute activations, for less memory and more time")
+    learning_rate: PositiveFloat | Annotated[list[PositiveFloat], Field(min_length=1)] = Field(
+        description="peak learning rate; if a list: each is tried, and the best one on validation counts"
+    )
     warmup: Warmup = Field(description="share of the steps in which the learning rate rises")
     weight_decay: NonNegativeFloat = Field(description="weight decay of AdamW")
+    dropout: Dropout = Field(description="dropout of the trained model; blank: as in its configuration")
+
+    @property
+    def learning_rates(self) -> list[float]:
+        return self.learning_rate if isinstance(self.learning_rate, list) else [self.learning_rate]
 
 
 class MaskedLanguageModel(Group):
@@ -197,6 +209,7 @@ STUDENT_DROPOUT = "dropout of the student; blank: as in its configuration"
 class GeneralDistillation(Group):
     text: Text = Field(description="text to distil on")
     epochs: PositiveInt = Field(description="passes over the text")
+    min_steps: PositiveInt | None = Field(description=MIN_STEPS)
     batch_size: PositiveInt = Field(description="texts in a batch")
     max_length: Length = Field(description="longest text in word pieces")
     learning_rate: PositiveFloat = Field(description="learning rate; it is constant")
@@ -227,8 +240,6 @@ class FinetuneTeacher(Schedule):
     checkpoint: str | None = Field(
         description="your own fine-tuned teacher: data/raw/<task>/teacher or hub:OWNER/NAME@COMMIT; blank: fine-tune"
     )
-    learning_rate: PositiveFloat = Field(description="peak learning rate")
-    dropout: Dropout = Field(description="dropout of the teacher; blank: as in the encoder's configuration")
     class_weights: bool = Field(
         description="true: rare classes weigh more in the loss (text_classification, named_entities)"
     )
@@ -237,7 +248,9 @@ class FinetuneTeacher(Schedule):
 class Augment(Group):
     seed: Seed = Field(description="seed of the replaced words")
     entities: bool = Field(description="true: also replace named entities by others of their type (named_entities)")
-    variants: NonNegativeInt = Field(description="N: augmented variants of each row")
+    variants: NonNegativeInt | Literal["auto"] = Field(
+        description="N: augmented variants of each row; auto: as many as make 18,000 rows, between 1 and 20"
+    )
     candidates: PositiveInt = Field(description="K: candidates for each word")
     probability: float = Field(ge=0, le=1, description="p: probability that a word is replaced")
     masked_at_once: PositiveInt = Field(
@@ -249,6 +262,7 @@ class Augment(Group):
 
 class DistillIntermediate(Group):
     epochs: NonNegativeInt = Field(description="passes over the rows; 0: only compute the teacher's logits")
+    min_steps: PositiveInt | None = Field(description=MIN_STEPS)
     batch_size: PositiveInt = Field(description="rows in a batch")
     learning_rate: PositiveFloat = Field(description="learning rate; it is constant")
     layer_map: LayerMap = Field(description=LAYER_MAP)
@@ -261,16 +275,11 @@ class DistillIntermediate(Group):
 class DistillPrediction(Schedule):
     targets: Literal["logits", "labels"] = Field(description="learn the teacher's logits, or, to compare, the labels")
     augmented: bool = Field(description="false: do not train on the augmented variants")
-    learning_rate: PositiveFloat = Field(description="peak learning rate")
-    dropout: Dropout = Field(description=STUDENT_DROPOUT)
     temperature: PositiveFloat = Field(description="temperature of the logits of teacher and student")
 
 
 class FinetuneStudent(Schedule):
-    learning_rates: list[PositiveFloat] = Field(
-        min_length=1, description="peak learning rates to try; the best one on validation counts"
-    )
-    dropout: Dropout = Field(description=STUDENT_DROPOUT)
+    """The baseline: the student on labels alone."""
 
 
 class Evaluate(Group):

@@ -197,6 +197,7 @@ def learn_intermediate(
         batch_size=settings.batch_size,
         learning_rate=settings.learning_rate,
         epochs=settings.epochs,
+        min_steps=settings.min_steps,
         schedule="constant",
     )
     objective = IntermediateObjective(teacher, layer_map, settings.losses, recorder)

@@ -4,6 +4,7 @@ logits.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -11,13 +12,12 @@ from transformers import PreTrainedModel
 
 from pipeline.tinybert.distillation import losses
 from pipeline.tinybert.distillation.teacher_logits import TeacherLogits
-from pipeline.tinybert.models import checkpoints
 from pipeline.tinybert.models.batches import Batch as Rows
 from pipeline.tinybert.models.batches import Collator
 from pipeline.tinybert.models.encoded_rows import EncodedRows
 from pipeline.tinybert.models.inference import EvaluationSet, encode
-from pipeline.tinybert.training.fine_tuning import LabelObjective, train_to_best_epoch
-from pipeline.tinybert.training.loop import Batch, Collate, Objective, Result, Tensors
+from pipeline.tinybert.training.fine_tuning import LabelObjective, Trained, train_best
+from pipeline.tinybert.training.loop import Batch, Objective, Tensors
 
 if TYPE_CHECKING:
     from pipeline.tinybert.core.settings import DistillPrediction, Numerics
@@ -57,42 +57,29 @@ class PredictionObjective(Objective):
 
 
 def learn_logits(
-    student: PreTrainedModel,
+    new_student: Callable[[], PreTrainedModel],
     tokenizer,
     data: EncodedRows,
     logits: TeacherLogits,
     validation: EvaluationSet,
     settings: DistillPrediction,
     numerics: Numerics,
-) -> Result:
-    """Train ``student`` in place on the teacher's ``logits`` of ``data``; the best epoch on validation is kept."""
+) -> Trained:
+    """Train a student on the teacher's ``logits`` of ``data``; the best epoch on validation is kept."""
     objective = PredictionObjective(validation.task, settings.temperature)
-    return _learn(student, objective, data, LogitsCollator(tokenizer, logits), validation, settings, numerics)
+    collate = LogitsCollator(tokenizer, logits)
+    return train_best(new_student, objective, data, collate, validation, settings, numerics, STAGE)
 
 
 def learn_labels(
-    student: PreTrainedModel,
+    new_student: Callable[[], PreTrainedModel],
     tokenizer,
     labelled: list[Row],
     validation: EvaluationSet,
     settings: DistillPrediction,
     numerics: Numerics,
-) -> Result:
-    """Train ``student`` in place on labels, as if there were no prediction stage; for comparison."""
+) -> Trained:
+    """Train a student on labels, as if there were no prediction stage; for comparison."""
     data = EncodedRows.in_memory(encode(validation.task, labelled, tokenizer))
-    objective = LabelObjective(validation.task)
-    return _learn(student, objective, data, Collator(tokenizer), validation, settings, numerics)
-
-
-def _learn(
-    student: PreTrainedModel,
-    objective: Objective,
-    data: EncodedRows,
-    collate: Collate,
-    validation: EvaluationSet,
-    settings: DistillPrediction,
-    numerics: Numerics,
-) -> Result:
-    checkpoints.set_dropout(student, settings.dropout)
-    rate = settings.learning_rate
-    return train_to_best_epoch(objective, student, data, collate, validation, settings, numerics, STAGE, rate)
+    objective, collate = LabelObjective(validation.task), Collator(tokenizer)
+    return train_best(new_student, objective, data, collate, validation, settings, numerics, STAGE)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +13,7 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from pipeline.tinybert.core import curves, launch
+from pipeline.tinybert.core.log import log
 from pipeline.tinybert.core.output import write_json
 from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.models import checkpoints
@@ -25,10 +28,11 @@ from pipeline.tinybert.models.inference import (
 from pipeline.tinybert.training.loop import Batch, Collate, Objective, Plan, Result, Tensors, Validation, train_or_load
 
 if TYPE_CHECKING:
-    from pipeline.tinybert.core.settings import Numerics
+    from pipeline.tinybert.core.settings import FinetuneStudent, FinetuneTeacher, Numerics, Schedule
     from pipeline.tinybert.tasks import Task
 
 IGNORED = -100
+DIGITS = 4
 
 
 class LabelObjective(Objective):
@@ -62,18 +66,56 @@ def rows_in(batch: Batch) -> Tensor:
     return torch.full((), len(ids), device=ids.device)
 
 
-def train_to_best_epoch(
+@dataclass(frozen=True)
+class Trained:
+    """The best of several trials, one for each learning rate of the settings."""
+
+    model: PreTrainedModel
+    result: Result
+    learning_rate: float | None = None
+    trials: dict[str, float] = field(default_factory=dict)  # learning rate → its score on validation
+
+
+def train_best(
+    new_model: Callable[[], PreTrainedModel],
+    objective: Objective,
+    data: EncodedRows,
+    collate: Collate,
+    validation: EvaluationSet,
+    settings: Schedule,
+    numerics: Numerics,
+    stage: str,
+) -> Trained:
+    """Train a new model with each learning rate of ``settings``. Each ends with the weights of its epoch with the best
+    ``task.metric`` on validation, and the model with the best score is returned.
+    """
+    best, trials = None, {}
+    for rate in settings.learning_rates:
+        model = new_model()
+        checkpoints.set_dropout(model, settings.dropout)
+        result = _train_to_best_epoch(
+            objective, model, data, collate, validation, settings, numerics, stage, learning_rate=rate
+        )
+        trials[f"{rate:g}"] = round(result.score, DIGITS)
+        log(f"learning rate {rate:g}: {validation.task.metric} {result.score:.4f} on validation, epoch {result.epoch}")
+        if best is None or result.score > best.result.score:
+            best = Trained(model, result, rate, trials)
+    assert best is not None
+    return best
+
+
+def _train_to_best_epoch(
     objective: Objective,
     model: PreTrainedModel,
     data: EncodedRows,
     collate: Collate,
     validation: EvaluationSet,
-    settings,
+    settings: Schedule,
     numerics: Numerics,
     stage: str,
     learning_rate: float,
 ) -> Result:
-    """Train ``model`` in place. It ends with the weights of the epoch with the best ``task.metric`` on validation."""
+    """Train ``model`` in place."""
     task = validation.task
 
     def score() -> float:
@@ -87,6 +129,7 @@ def train_to_best_epoch(
         batch_size=settings.batch_size,
         learning_rate=learning_rate,
         epochs=settings.epochs,
+        min_steps=settings.min_steps,
         accumulation=settings.accumulation,
         checkpointing=settings.checkpointing,
         warmup=settings.warmup,
@@ -105,37 +148,37 @@ def fine_tune(
     task: Task,
     train_rows: list[Row],
     validation: EvaluationSet,
-    settings,
+    settings: FinetuneTeacher | FinetuneStudent,
     numerics: Numerics,
     stage: str,
-    learning_rate: float,
     class_weights: list[float] | None = None,
-) -> tuple[PreTrainedModel, Result]:
+) -> Trained:
     """The encoder of ``folder`` with a new head, trained on labels."""
-    model = task.load_model(folder, numerics.seed)
-    checkpoints.set_dropout(model, settings.dropout)
-    result = train_to_best_epoch(
+    data = EncodedRows.in_memory(encode(task, train_rows, tokenizer))
+    return train_best(
+        lambda: task.load_model(folder, numerics.seed),
         LabelObjective(task, class_weights),
-        model,
-        EncodedRows.in_memory(encode(task, train_rows, tokenizer)),
+        data,
         Collator(tokenizer),
         validation,
         settings,
         numerics,
         stage,
-        learning_rate,
     )
-    return model, result
 
 
-def score_as_it_is(model: PreTrainedModel, validation: EvaluationSet) -> Result:
-    """The result of a model that needs no training."""
+def score_as_it_is(model: PreTrainedModel, validation: EvaluationSet) -> Trained:
+    """A model that needs no training."""
     with pytorch_forward(validation.task, model) as forward:
         score = validation.score(validation.logits(forward))[validation.task.metric]
-    return Result(score=score, epoch=0, curves={})
+    return Trained(model, Result(score=score, epoch=0, steps=0, curves={}))
 
 
-def write_result(metrics: Path, task: Task, result: Result, **more) -> None:
+def write_result(metrics: Path, task: Task, trained: Trained) -> None:
     """``plots`` and ``validation.json`` of a training stage."""
+    result = trained.result
     curves.write(metrics, result.curves)
-    write_json(metrics / "validation.json", {task.metric: round(result.score, 4), "epoch": result.epoch, **more})
+    values: dict[str, Any] = {task.metric: round(result.score, DIGITS), "epoch": result.epoch, "steps": result.steps}
+    if trained.trials:
+        values |= {"learning_rate": trained.learning_rate, "trials": trained.trials}
+    write_json(metrics / "validation.json", values)

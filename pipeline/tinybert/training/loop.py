@@ -84,6 +84,7 @@ class Plan:
     batch_size: int
     learning_rate: float
     epochs: int
+    min_steps: int | None = None  # more epochs if they have fewer steps
     steps: int | None = None  # in place of all steps of the epochs
     accumulation: int = 1  # batches in an optimizer step
     checkpointing: bool = False  # recompute activations: less memory, more time
@@ -103,10 +104,11 @@ class Validation:
 
 @dataclass(frozen=True)
 class Result:
-    """What a training run leaves besides the model: its best epoch, the score there, and its curves."""
+    """What a training run leaves besides the model: its best epoch, the score there, its steps, and its curves."""
 
     score: float
     epoch: int
+    steps: int
     curves: curves.Curves
 
 
@@ -170,7 +172,10 @@ class Run:
         self.objective, self.data, self.collate, self.plan = objective, data, collate, plan
         self.folder, self.validation = folder, validation
         self.steps_per_epoch = steps_of(len(data), 1, plan.batch_size, plan.accumulation)
-        self.steps = plan.steps or plan.epochs * self.steps_per_epoch
+        self.epochs = epochs_of(self.steps_per_epoch, plan.epochs, plan.min_steps)
+        self.steps = plan.steps or self.epochs * self.steps_per_epoch
+        if self.epochs > plan.epochs:
+            log(f"{self.epochs} epochs in place of {plan.epochs}: these have fewer than {plan.min_steps} steps")
         set_seed(plan.seed + launch.rank())  # other rows, other dropout
         unused = DistributedDataParallelKwargs(find_unused_parameters=not objective.needs_all_weights)
         self.accelerator = Accelerator(
@@ -203,7 +208,7 @@ class Run:
         self.wrapped.train()
         with bar:
             while progress.step < self.steps and not self.is_out_of_patience():
-                self.objective.is_last_epoch = progress.epoch == self.plan.epochs - 1
+                self.objective.is_last_epoch = progress.epoch == self.epochs - 1
                 for batches in self.optimizer_steps():
                     self.one_step(batches)
                     bar.update()
@@ -356,7 +361,7 @@ class Run:
             )
         if self.steps > self.steps_per_epoch:  # the score of one epoch is no curve
             progress.points.append({"step": progress.step, self.curve_of_the_metric(): score})
-        if score > progress.best_score:
+        if score >= progress.best_score:  # the later one of equal epochs: it is surer of its predictions
             progress.best_score, progress.best_epoch = score, progress.epoch
             if launch.rank() == 0 and self.steps > self.steps_per_epoch:
                 with whole.atomic(self.best()) as partial:
@@ -392,8 +397,8 @@ class Run:
         names = dict.fromkeys(name for point in progress.points for name in point if name != "step")
         found = {name: [(point["step"], point[name]) for point in progress.points if name in point] for name in names}
         if self.validation is None:
-            return Result(math.nan, progress.epoch, found)
-        return Result(progress.best_score, progress.best_epoch, found)
+            return Result(math.nan, progress.epoch, progress.step, found)
+        return Result(progress.best_score, progress.best_epoch, progress.step, found)
 
     # Checkpoints
 
@@ -462,6 +467,11 @@ def compute_deterministically() -> None:
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+
+
+def epochs_of(steps_per_epoch: int, epochs: int, min_steps: int | None) -> int:
+    """``epochs``, or as many more as ``min_steps`` takes."""
+    return max(epochs, math.ceil((min_steps or 0) / steps_per_epoch))
 
 
 def steps_of(rows: int, epochs: int, batch_size: int, accumulation: int = 1) -> int:

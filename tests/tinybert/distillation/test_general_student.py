@@ -27,6 +27,7 @@ def wanted(start: str, shape=None, distillation=None, **changes) -> GeneralStude
     recipe = {
         "text": text,
         "epochs": 1,
+        "min_steps": None,
         "batch_size": 8,
         "max_length": 32,
         "learning_rate": 1e-3,

@@ -37,6 +37,7 @@ def recipe(**changes) -> DistillIntermediate:
     return DistillIntermediate.model_validate(
         {
             "epochs": 1,
+            "min_steps": None,
             "batch_size": 4,
             "learning_rate": 1e-3,
             "layer_map": "uniform",

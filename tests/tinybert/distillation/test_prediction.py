@@ -27,7 +27,7 @@ def targets() -> np.ndarray:
 
 def recipe(**changes) -> DistillPrediction:
     values = {"epochs": 2, "batch_size": 4, "learning_rate": 1e-3, "warmup": 0.1, "weight_decay": 0.01}
-    more = {"patience": None, "accumulation": 1, "checkpointing": False, "dropout": None}
+    more = {"min_steps": None, "patience": None, "accumulation": 1, "checkpointing": False, "dropout": None}
     more |= {"temperature": 1.0, "targets": "logits", "augmented": True}
     return DistillPrediction.model_validate({**values, **more, **changes})
 
@@ -36,7 +36,8 @@ def learn(student, task, data, logits, seed=1, precision="float32", **changes):
     tokenizer, teacher_logits = tiny.tokenizer(), no_logits()
     teacher_logits.values[:] = logits
     validation, numerics = EvaluationSet(task, VALIDATION, tokenizer), tiny.numerics(seed, precision)
-    return learn_logits(student, tokenizer, data, teacher_logits, validation, recipe(**changes), numerics)
+    trained = learn_logits(lambda: student, tokenizer, data, teacher_logits, validation, recipe(**changes), numerics)
+    return trained.result
 
 
 @pytest.mark.parametrize("temperature", [1.0, 3.0])

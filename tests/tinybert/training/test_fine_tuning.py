@@ -26,17 +26,18 @@ def encoder(in_empty_folder):
 
 def recipe(**changes) -> FinetuneTeacher:
     values = {"epochs": 2, "batch_size": 4, "learning_rate": 2e-3, "warmup": 0.25, "weight_decay": 0.01}
-    more = {"patience": None, "accumulation": 1, "checkpointing": False}
+    more = {"min_steps": None, "patience": None, "accumulation": 1, "checkpointing": False}
     own = {"checkpoint": None, "dropout": None, "class_weights": False}
     return FinetuneTeacher.model_validate({**values, **more, **own, **changes})
 
 
 def fine_tune(encoder, task, train=TRAIN, seed=1, precision="float32", class_weights=None, **changes):
     settings, numerics = recipe(**changes), tiny.numerics(seed, precision)
-    validation, rate = EvaluationSet(task, VALIDATION, tiny.tokenizer()), settings.learning_rate
-    return fine_tuning.fine_tune(
-        encoder, tiny.tokenizer(), task, train, validation, settings, numerics, "finetune_teacher", rate, class_weights
+    validation = EvaluationSet(task, VALIDATION, tiny.tokenizer())
+    trained = fine_tuning.fine_tune(
+        encoder, tiny.tokenizer(), task, train, validation, settings, numerics, "finetune_teacher", class_weights
     )
+    return trained.model, trained.result
 
 
 def test_the_last_layer_computes_only_what_the_head_reads(encoder, task, monkeypatch):
