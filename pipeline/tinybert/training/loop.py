@@ -146,7 +146,8 @@ class _Progress:
     sums: dict[str, float] = field(default_factory=dict)  # of the losses since the last point
     summed: int = 0  # steps in the sums
     best_score: float = -math.inf
-    best_epoch: int = 0
+    best_epoch: int = 0  # the last one with the best score
+    better_epoch: int = 0  # the first one
 
     def state_dict(self) -> dict:
         return asdict(self)
@@ -361,7 +362,9 @@ class Run:
             )
         if self.steps > self.steps_per_epoch:  # the score of one epoch is no curve
             progress.points.append({"step": progress.step, self.curve_of_the_metric(): score})
-        if score >= progress.best_score:  # the later one of equal epochs: it is surer of its predictions
+        if score > progress.best_score:
+            progress.better_epoch = progress.epoch
+        if score >= progress.best_score:  # the last one of equal epochs: it is surer of its predictions
             progress.best_score, progress.best_epoch = score, progress.epoch
             if launch.rank() == 0 and self.steps > self.steps_per_epoch:
                 with whole.atomic(self.best()) as partial:
@@ -382,7 +385,7 @@ class Run:
 
     def is_out_of_patience(self) -> bool:
         patience = self.plan.patience
-        return patience is not None and self.progress.epoch - self.progress.best_epoch >= patience
+        return patience is not None and self.progress.epoch - self.progress.better_epoch >= patience
 
     def finished(self) -> Result:
         """Leave the model with the weights of the best epoch; of the last one if there is no validation."""

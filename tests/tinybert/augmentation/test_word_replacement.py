@@ -259,6 +259,13 @@ def test_variants_are_distinct_and_follow_the_unchanged_original(text):
     assert [made["variant"] for made in variants] == sorted({made["variant"] for made in variants})
 
 
+@pytest.mark.parametrize(("rows", "variants"), [(50, 20), (500, 20), (2000, 9), (6000, 3), (200_000, 1)])
+def test_few_rows_get_many_variants(rows, variants):
+    recipe = augmenter(variants=1).settings.model_copy(update={"variants": "auto"})
+    assert word_replacement.with_variants(recipe, rows).variants == variants
+    assert word_replacement.with_variants(recipe.model_copy(update={"variants": 7}), rows).variants == 7
+
+
 def test_variants_0_yields_the_originals_without_running_the_model(forwards):
     assert list(augmenter(variants=0)(ROWS)) == [{**row, "variant": 0} for row in ROWS]
     assert forwards == []

@@ -160,12 +160,16 @@ def annotation(key: str):
         ("prepare.test", 1.0, "a number (more than 0 and less than 1)"),
         ("augment.probability", 1.5, "a number (0 to 1)"),
         ("finetune_teacher.dropout", 1.0, "a number (0 or more and less than 1) or blank"),
-        ("augment.variants", -1, "a whole number (0 or more)"),
+        ("augment.variants", -1, "a whole number (0 or more) or 'auto'"),
         ("export.opset", 17, "a whole number (18 to 22)"),
         ("export.opset", 23, "a whole number (18 to 22)"),
         ("distill_prediction.temperature", 0, "a number (more than 0)"),
         ("distill_prediction.temperature", float("inf"), "a number (more than 0)"),
-        ("finetune_teacher.learning_rate", "5e-5", "a number (more than 0)"),
+        (
+            "finetune_teacher.learning_rate",
+            "5e-5",
+            "a number (more than 0) or a list of numbers (at least one, each more than 0)",
+        ),
         ("general_student.start", "layer", "'checkpoint', 'layers' or 'distillation'"),
         (
             "distill_intermediate.layer_map",

@@ -13,6 +13,7 @@ from pipeline.tinybert.core.settings import FinetuneTeacher
 from pipeline.tinybert.models.batches import Collator
 from pipeline.tinybert.models.inference import EvaluationSet
 from pipeline.tinybert.training import fine_tuning
+from pipeline.tinybert.training.loop import Result
 
 ROWS = [{"text": text, "label": label} for text, label in tiny.sentences(21, seed=3)]
 TRAIN, VALIDATION = ROWS[:13], ROWS[13:]
@@ -59,10 +60,10 @@ def test_the_last_layer_computes_only_what_the_head_reads(encoder, task, monkeyp
 def test_the_reported_score_is_that_of_the_model_that_is_kept(encoder, task, precision):
     model, result = fine_tune(encoder, task, epochs=3, precision=precision)
     as_it_is = fine_tuning.score_as_it_is(model, EvaluationSet(task, VALIDATION, tiny.tokenizer()))
-    assert result.score == as_it_is.score and (as_it_is.epoch, as_it_is.curves) == (0, {})
+    assert as_it_is.result == Result(score=result.score, epoch=0, steps=0, curves={})
 
 
-@pytest.mark.parametrize(("scores", "best"), [([0.25, 0.75, 0.5], 2), ([0.5, 0.5, 0.25], 1), ([0.1, 0.2, 0.3], 3)])
+@pytest.mark.parametrize(("scores", "best"), [([0.25, 0.75, 0.5], 2), ([0.5, 0.5, 0.25], 2), ([0.1, 0.2, 0.3], 3)])
 def test_fine_tuning_keeps_the_best_epoch_on_validation(encoder, task, monkeypatch, scores, best):
     left, weights, loaded = iter(scores), [], []
     load = task.load_model
@@ -78,6 +79,27 @@ def test_fine_tuning_keeps_the_best_epoch_on_validation(encoder, task, monkeypat
     for epoch, state in enumerate(weights, start=1):
         same = all(torch.equal(kept, state[name]) for name, kept in model.state_dict().items())
         assert same == (epoch == best)
+
+
+def test_the_best_learning_rate_on_validation_is_kept(encoder, task, monkeypatch):
+    scores = iter([0.25, 0.75, 0.5])
+    monkeypatch.setattr(task, "score", lambda rows, predictions: {"accuracy": next(scores)})
+    settings, numerics = recipe(epochs=1, learning_rate=[1e-3, 2e-3, 4e-3]), tiny.numerics()
+    trained = fine_tuning.fine_tune(
+        encoder,
+        tiny.tokenizer(),
+        task,
+        TRAIN,
+        EvaluationSet(task, VALIDATION, tiny.tokenizer()),
+        settings,
+        numerics,
+        "x",
+    )
+    monkeypatch.undo()
+    assert (trained.learning_rate, trained.result.score) == (2e-3, 0.75)
+    assert trained.trials == {"0.001": 0.25, "0.002": 0.75, "0.004": 0.5}
+    alone, _ = fine_tune(encoder, task, epochs=1, learning_rate=2e-3)
+    assert all(torch.equal(kept, alone.state_dict()[name]) for name, kept in trained.model.state_dict().items())
 
 
 def test_the_same_seed_gives_bit_identical_weights(encoder, task):

@@ -22,7 +22,7 @@ from pipeline.tinybert.models.batches import Collator
 from pipeline.tinybert.models.encoded_rows import EncodedRows
 from pipeline.tinybert.training import loop
 from pipeline.tinybert.training.fine_tuning import LabelObjective
-from pipeline.tinybert.training.loop import Objective, Plan, Validation, steps_of, train_or_load
+from pipeline.tinybert.training.loop import Objective, Plan, Validation, epochs_of, steps_of, train_or_load
 
 STEPS = {1: 9, 2: 6}  # accumulation → steps of three epochs of three batches
 
@@ -397,7 +397,7 @@ def test_a_score_that_is_not_finite_stops_the_training(folder, score):
         ([0.4, 0.3, 0.2, 0.1], None, 4, 1),
         ([0.4, 0.3, 0.2, 0.1], 1, 2, 1),
         ([0.4, 0.3, 0.2, 0.1], 2, 3, 1),
-        ([0.1, 0.3, 0.3, 0.3], 2, 4, 2),
+        ([0.1, 0.3, 0.3, 0.3], 2, 4, 4),  # a tie is no better score, but its later epoch is kept
         ([0.1, 0.3, 0.2, 0.4], 2, 4, 4),
         ([-0.5, -0.2, -0.3, -0.4], 1, 3, 2),
     ],
@@ -413,6 +413,18 @@ def test_training_stops_without_a_better_score_and_keeps_the_best_epoch(scores, 
     assert len(weights) == epochs and (result.score, result.epoch) == (scores[best - 1], best)
     assert [torch.equal(flat(model), found) for found in weights].index(True) == best - 1
     assert result.curves["validation_f1"] == [(7 * (n + 1), score) for n, score in enumerate(scores[:epochs])]
+
+
+@pytest.mark.parametrize(
+    ("steps_per_epoch", "min_steps", "epochs"), [(7, None, 3), (7, 21, 3), (7, 22, 4), (1, 300, 300), (2000, 300, 3)]
+)
+def test_few_rows_get_more_epochs(steps_per_epoch, min_steps, epochs):
+    assert epochs_of(steps_per_epoch, 3, min_steps) == epochs
+
+
+def test_a_run_has_at_least_min_steps(folder):
+    result = train(words_model(), epochs=1, min_steps=30)
+    assert (result.epoch, result.steps) == (5, 35)
 
 
 def test_without_validation_the_last_epoch_is_kept(folder):
