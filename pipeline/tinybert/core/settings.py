@@ -128,7 +128,9 @@ class Numerics(Group):
     precision: Literal["auto", "float32", "bfloat16"]
 
 
-MIN_STEPS = "more epochs if they have fewer optimiser steps than this: few rows need more passes; blank: never"
+MIN_STEPS = (
+    "optimiser steps, at least: few rows get smaller batches (of 8 rows or more), then more epochs; blank: no minimum"
+)
 
 
 class Schedule(Group):

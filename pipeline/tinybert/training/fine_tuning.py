@@ -86,8 +86,8 @@ def train_best(
     numerics: Numerics,
     stage: str,
 ) -> Trained:
-    """Train a new model with each learning rate of ``settings``. Each ends with the weights of its epoch with the best
-    ``task.metric`` on validation, and the model with the best score is returned.
+    """Train a new model with each learning rate of ``settings``; return the one with the best ``task.metric`` on
+    validation.
     """
     best, trials = None, {}
     for rate in settings.learning_rates:
@@ -136,10 +136,9 @@ def _train_to_best_epoch(
         weight_decay=settings.weight_decay,
         patience=settings.patience,
     )
+    watched = Validation(task.metric, score, len(validation.rows))
     with last_layer_first_position_only(task, model):
-        return train_or_load(
-            f"training-{learning_rate:g}", objective, model, data, collate, plan, Validation(task.metric, score)
-        )
+        return train_or_load(f"training-{learning_rate:g}", objective, model, data, collate, plan, watched)
 
 
 def fine_tune(

@@ -10,7 +10,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,6 +35,7 @@ from pipeline.tinybert.training import cuda_graphs
 
 POINTS_OF_A_CURVE = 100
 SECONDS_BETWEEN_CHECKPOINTS = 60  # what a killed run loses at most
+SMALLEST_BATCH = 8  # to which few rows reduce a batch
 STEPS_BETWEEN_LOOKS = 50  # at the losses of a GPU
 LARGEST_GRADIENT_NORM = 1.0
 WEIGHTS = "weights"  # the column of a batch with the weight of each part of its loss
@@ -84,7 +85,7 @@ class Plan:
     batch_size: int
     learning_rate: float
     epochs: int
-    min_steps: int | None = None  # more epochs if they have fewer steps
+    min_steps: int | None = None  # smaller batches, then more epochs, if these have fewer steps
     steps: int | None = None  # in place of all steps of the epochs
     accumulation: int = 1  # batches in an optimizer step
     checkpointing: bool = False  # recompute activations: less memory, more time
@@ -93,18 +94,38 @@ class Plan:
     weight_decay: float = 0.0
     patience: int | None = None  # epochs without a better score before the run stops
 
+    def fitted(self, rows: int) -> Plan:
+        """The plan for so many rows. If they are too few for ``min_steps``, batches become smaller, down to 8 rows, and
+        then epochs more: small batches give more steps in the same time.
+        """
+        wanted, smallest = self.min_steps or 0, max(SMALLEST_BATCH, launch.world_size())
+        size = self.batch_size
+        while size > smallest and steps_of(rows, self.epochs, size, self.accumulation) < wanted:
+            size -= 1
+        steps = steps_of(rows, 1, size, self.accumulation)
+        return replace(self, batch_size=size, epochs=max(self.epochs, math.ceil(wanted / steps)))
+
 
 @dataclass(frozen=True)
 class Validation:
-    """Scores the model after each epoch: the best epoch's weights are kept."""
+    """Scores the model after each epoch on some ``rows``."""
 
     metric: str
     score: Callable[[], float]
+    rows: int
+
+    def is_chance(self, best: float, last: float) -> bool:
+        """Whether the best epoch is not better than the last one by more than a standard error (that of a share).
+
+        On few rows an early epoch is often the best by chance; the last one has seen its learning rate fall to 0.
+        """
+        share = min(max((best + last) / 2, 0.0), 1.0)
+        return best - last <= math.sqrt(share * (1 - share) / self.rows)
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a training run leaves besides the model: its best epoch, the score there, its steps, and its curves."""
+    """What a training run leaves besides the model: the epoch that is kept, the score there, all steps, and curves."""
 
     score: float
     epoch: int
@@ -146,8 +167,8 @@ class _Progress:
     sums: dict[str, float] = field(default_factory=dict)  # of the losses since the last point
     summed: int = 0  # steps in the sums
     best_score: float = -math.inf
-    best_epoch: int = 0  # the last one with the best score
-    better_epoch: int = 0  # the first one
+    best_epoch: int = 0
+    last_score: float = -math.inf
 
     def state_dict(self) -> dict:
         return asdict(self)
@@ -170,13 +191,16 @@ class Run:
         validation: Validation | None = None,
     ):
         compute_deterministically()
+        wanted, plan = plan, plan.fitted(len(data))
         self.objective, self.data, self.collate, self.plan = objective, data, collate, plan
         self.folder, self.validation = folder, validation
         self.steps_per_epoch = steps_of(len(data), 1, plan.batch_size, plan.accumulation)
-        self.epochs = epochs_of(self.steps_per_epoch, plan.epochs, plan.min_steps)
-        self.steps = plan.steps or self.epochs * self.steps_per_epoch
-        if self.epochs > plan.epochs:
-            log(f"{self.epochs} epochs in place of {plan.epochs}: these have fewer than {plan.min_steps} steps")
+        self.steps = plan.steps or plan.epochs * self.steps_per_epoch
+        if plan != wanted:
+            log(
+                f"few rows: {plan.epochs} epochs in batches of {plan.batch_size}, which make {self.steps} steps, in place"
+                f" of {wanted.epochs} epochs in batches of {wanted.batch_size} (min_steps: {plan.min_steps})"
+            )
         set_seed(plan.seed + launch.rank())  # other rows, other dropout
         unused = DistributedDataParallelKwargs(find_unused_parameters=not objective.needs_all_weights)
         self.accelerator = Accelerator(
@@ -209,7 +233,7 @@ class Run:
         self.wrapped.train()
         with bar:
             while progress.step < self.steps and not self.is_out_of_patience():
-                self.objective.is_last_epoch = progress.epoch == self.epochs - 1
+                self.objective.is_last_epoch = progress.epoch == self.plan.epochs - 1
                 for batches in self.optimizer_steps():
                     self.one_step(batches)
                     bar.update()
@@ -362,9 +386,8 @@ class Run:
             )
         if self.steps > self.steps_per_epoch:  # the score of one epoch is no curve
             progress.points.append({"step": progress.step, self.curve_of_the_metric(): score})
+        progress.last_score = score
         if score > progress.best_score:
-            progress.better_epoch = progress.epoch
-        if score >= progress.best_score:  # the last one of equal epochs: it is surer of its predictions
             progress.best_score, progress.best_epoch = score, progress.epoch
             if launch.rank() == 0 and self.steps > self.steps_per_epoch:
                 with whole.atomic(self.best()) as partial:
@@ -385,13 +408,19 @@ class Run:
 
     def is_out_of_patience(self) -> bool:
         patience = self.plan.patience
-        return patience is not None and self.progress.epoch - self.progress.better_epoch >= patience
+        return patience is not None and self.progress.epoch - self.progress.best_epoch >= patience
 
     def finished(self) -> Result:
-        """Leave the model with the weights of the best epoch; of the last one if there is no validation."""
-        progress = self.progress
+        """Leave the model with the weights of the best epoch on validation: of the last one, unless an earlier one is
+        better by more than chance, or early stopping ended the run.
+        """
+        progress, validation = self.progress, self.validation
         launch.wait()
-        if self.validation and progress.best_epoch < progress.epoch:
+        score, epoch = progress.last_score, progress.epoch
+        was_stopped = progress.step < self.steps
+        if validation and (was_stopped or not validation.is_chance(progress.best_score, score)):
+            score, epoch = progress.best_score, progress.best_epoch
+        if epoch < progress.epoch:
             load_model(self.model, self.best())
         if self.plan.checkpointing:
             cast(PreTrainedModel, self.model).activation_checkpointing_disable()
@@ -399,9 +428,7 @@ class Run:
         self.accelerator.free_memory()
         names = dict.fromkeys(name for point in progress.points for name in point if name != "step")
         found = {name: [(point["step"], point[name]) for point in progress.points if name in point] for name in names}
-        if self.validation is None:
-            return Result(math.nan, progress.epoch, progress.step, found)
-        return Result(progress.best_score, progress.best_epoch, progress.step, found)
+        return Result(score if validation else math.nan, epoch, progress.step, found)
 
     # Checkpoints
 
@@ -470,11 +497,6 @@ def compute_deterministically() -> None:
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-
-
-def epochs_of(steps_per_epoch: int, epochs: int, min_steps: int | None) -> int:
-    """``epochs``, or as many more as ``min_steps`` takes."""
-    return max(epochs, math.ceil((min_steps or 0) / steps_per_epoch))
 
 
 def steps_of(rows: int, epochs: int, batch_size: int, accumulation: int = 1) -> int:

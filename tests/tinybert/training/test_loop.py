@@ -5,6 +5,7 @@ import contextlib
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +23,9 @@ from pipeline.tinybert.models.batches import Collator
 from pipeline.tinybert.models.encoded_rows import EncodedRows
 from pipeline.tinybert.training import loop
 from pipeline.tinybert.training.fine_tuning import LabelObjective
-from pipeline.tinybert.training.loop import Objective, Plan, Validation, epochs_of, steps_of, train_or_load
+from pipeline.tinybert.training.loop import Objective, Plan, Validation, steps_of, train_or_load
 
+MANY = 10**6  # rows of validation: any difference of scores is more than chance
 STEPS = {1: 9, 2: 6}  # accumulation → steps of three epochs of three batches
 
 
@@ -131,7 +133,7 @@ def run(accumulation: int = 1, best: str = "first", **changes) -> tuple[torch.Te
     def score() -> float:
         return float((flat(model) - start).norm()) * (-1 if best == "first" else 1)
 
-    result = train(model, None, Validation("f1", score), rows(5), accumulation=accumulation, **changes)
+    result = train(model, None, Validation("f1", score, MANY), rows(5), accumulation=accumulation, **changes)
     return flat(model), result
 
 
@@ -383,7 +385,7 @@ def test_a_checkpoint_looks_at_the_losses_before_it_is_saved(folder, monkeypatch
 def test_a_score_that_is_not_finite_stops_the_training(folder, score):
     scores = iter([0.5, score])
     with pytest.raises(UserError, match=rf"finetune_teacher: f1 on validation is {score} after epoch 2 .* 0.01\)"):
-        train(words_model(), validation=Validation("f1", lambda: next(scores)))
+        train(words_model(), validation=Validation("f1", lambda: next(scores), MANY))
     assert not (folder / "result.json").exists()
 
 
@@ -397,7 +399,7 @@ def test_a_score_that_is_not_finite_stops_the_training(folder, score):
         ([0.4, 0.3, 0.2, 0.1], None, 4, 1),
         ([0.4, 0.3, 0.2, 0.1], 1, 2, 1),
         ([0.4, 0.3, 0.2, 0.1], 2, 3, 1),
-        ([0.1, 0.3, 0.3, 0.3], 2, 4, 4),  # a tie is no better score, but its later epoch is kept
+        ([0.1, 0.3, 0.3, 0.3], 2, 4, 4),
         ([0.1, 0.3, 0.2, 0.4], 2, 4, 4),
         ([-0.5, -0.2, -0.3, -0.4], 1, 3, 2),
     ],
@@ -409,22 +411,33 @@ def test_training_stops_without_a_better_score_and_keeps_the_best_epoch(scores, 
         weights.append(flat(model).clone())
         return scores[len(weights) - 1]
 
-    result = train(model, validation=Validation("f1", score), epochs=4, patience=patience)
+    result = train(model, validation=Validation("f1", score, MANY), epochs=4, patience=patience)
     assert len(weights) == epochs and (result.score, result.epoch) == (scores[best - 1], best)
     assert [torch.equal(flat(model), found) for found in weights].index(True) == best - 1
     assert result.curves["validation_f1"] == [(7 * (n + 1), score) for n, score in enumerate(scores[:epochs])]
 
 
 @pytest.mark.parametrize(
-    ("steps_per_epoch", "min_steps", "epochs"), [(7, None, 3), (7, 21, 3), (7, 22, 4), (1, 300, 300), (2000, 300, 3)]
+    ("best", "last", "rows", "kept"), [(0.8, 0.75, 30, 3), (0.8, 0.75, 3000, 1), (0.9, 0.6, 30, 1)]
 )
-def test_few_rows_get_more_epochs(steps_per_epoch, min_steps, epochs):
-    assert epochs_of(steps_per_epoch, 3, min_steps) == epochs
+def test_an_earlier_epoch_is_kept_only_if_it_is_better_by_more_than_chance(best, last, rows, kept):
+    scores = iter([best, 0.1, last])
+    result = train(words_model(), validation=Validation("f1", lambda: next(scores), rows), epochs=3)
+    assert (result.epoch, result.score) == (kept, {1: best, 3: last}[kept])
 
 
-def test_a_run_has_at_least_min_steps(folder):
+@pytest.mark.parametrize(
+    ("rows", "min_steps", "batch_size", "epochs"),
+    [(6000, 300, 32, 3), (450, None, 32, 3), (1000, 300, 10, 3), (450, 300, 8, 6), (180, 300, 8, 14), (5, 300, 8, 300)],
+)
+def test_few_rows_get_smaller_batches_and_then_more_epochs(rows, min_steps, batch_size, epochs):
+    plan = Plan("stage", 1, "float32", batch_size=32, learning_rate=1e-4, epochs=3, min_steps=min_steps)
+    assert plan.fitted(rows) == replace(plan, batch_size=batch_size, epochs=epochs)
+
+
+def test_a_run_has_at_least_min_steps():
     result = train(words_model(), epochs=1, min_steps=30)
-    assert (result.epoch, result.steps) == (5, 35)
+    assert result.steps >= 30 and result.epoch > 1
 
 
 def test_without_validation_the_last_epoch_is_kept(folder):
@@ -456,7 +469,9 @@ def test_each_epoch_takes_every_row_once_in_another_order_that_depends_on_the_se
 @pytest.mark.parametrize(("steps", "epochs"), [(3, 1), (7, 1), (9, 2), (15, 3)])
 def test_steps_in_place_of_epochs_stop_in_the_middle_of_an_epoch(steps, epochs):
     scores = []
-    result = train(words_model(), epochs=1, steps=steps, validation=Validation("f1", lambda: scores.append(1.0) or 1.0))
+    result = train(
+        words_model(), epochs=1, steps=steps, validation=Validation("f1", lambda: scores.append(1.0) or 1.0, MANY)
+    )
     assert [step for step, _ in result.curves["loss"]] == list(range(1, steps + 1))
     assert len(scores) == epochs
     assert ("validation_f1" in result.curves) == (epochs > 1)
