@@ -198,8 +198,8 @@ class Run:
         self.steps = plan.steps or plan.epochs * self.steps_per_epoch
         if plan != wanted:
             log(
-                f"few rows: {plan.epochs} epochs in batches of {plan.batch_size}, which make {self.steps} steps, in place"
-                f" of {wanted.epochs} epochs in batches of {wanted.batch_size} (min_steps: {plan.min_steps})"
+                f"few rows: {plan.epochs} epochs in batches of {plan.batch_size} make {self.steps} steps, in place of"
+                f" {wanted.epochs} epochs in batches of {wanted.batch_size} (min_steps: {plan.min_steps})"
             )
         set_seed(plan.seed + launch.rank())  # other rows, other dropout
         unused = DistributedDataParallelKwargs(find_unused_parameters=not objective.needs_all_weights)
