@@ -141,6 +141,7 @@ def trainer(task: Task, name: str, known: Rows, test: Rows, seed: int) -> float:
             report_to="none",
             save_strategy="no",
             disable_tqdm=True,
+            dataloader_pin_memory=torch.cuda.is_available(),
             remove_unused_columns=False,
         )
         data = EncodedRows.in_memory(encode(task, known, tokenizer))
