@@ -3,6 +3,7 @@
 import copy
 import json
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +14,11 @@ import gpu
 import killed
 import kinds
 import memory
+import peers
 import plain_recipe as plain
 import pytest
 import recipe
+import small
 import tiny
 import torch
 from comparison import forward_operations, multiplications
@@ -24,6 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertForMaskedLM, BertForQuestionAnswering, BertForSequenceClassification, BertModel
 from transformers.models.bert.modeling_bert import eager_attention_forward
 
+from pipeline import new_task
 from pipeline.tinybert import tasks
 from pipeline.tinybert.augmentation import candidates
 from pipeline.tinybert.core import settings
@@ -151,6 +155,129 @@ def test_each_entry_of_kinds_yaml_reads_files_of_its_own_folder(name, tmp_path):
     for location in locations:
         assert Path(location).is_relative_to(f"data/raw/{name}")
         assert (tmp_path / location).exists()
+
+
+# Few rows -------------------------------------------------------------------------------------------------------------
+
+TWO_QUESTIONS = [{"context": "one", "qas": [1, 2]}, {"context": "two", "qas": [3]}]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "text", "cut"),
+    [
+        (".jsonl", "{}\n[]\n1\n", "{}\n[]\n"),
+        (".csv", "text,label\na,1\nb,0\nc,1\n", "text,label\na,1\nb,0\n"),
+        (".conll", "-DOCSTART- O\n\na O\nb O\n\n\nc O\n\nd O\n", "a O\nb O\n\nc O\n"),
+        (
+            ".json",
+            json.dumps({"data": [{"paragraphs": TWO_QUESTIONS}, {"paragraphs": TWO_QUESTIONS}]}),
+            json.dumps({"data": [{"paragraphs": TWO_QUESTIONS[:1]}]}),
+        ),
+    ],
+)
+def test_a_file_is_cut_to_its_first_rows(suffix, text, cut):
+    assert small.first_rows(text, suffix, 2) == cut
+    assert small.first_rows(text, suffix, None) == text
+
+
+def small_record(student: float, alone: float = 0.7, seed: int = 1, **more) -> dict:
+    scores = {"teacher": 0.8, "student": student, "student_alone": alone}
+    return {
+        "task": "films",
+        "rows": 200,
+        "seed": seed,
+        "metric": "f1",
+        "seconds": {"prepare": 6, "augment": 60},
+        "scores": {**{name: {"f1": score} for name, score in scores.items()}, "retention": student / 0.8},
+        "peers": {"Trainer": 0.5},
+        **more,
+    }
+
+
+def test_the_table_of_few_rows_shows_means_over_seeds_and_names_what_is_not_reached():
+    records = [small_record(0.8), small_record(0.4, seed=2)]
+    columns, [row] = small.table(records)
+    assert dict(zip(columns, row, strict=True)) == {
+        "task": "films",
+        "rows": "200",
+        "seeds": "2",
+        "metric": "f1",
+        "teacher": "80.0 ± 0.0",
+        "student": "60.0 ± 28.3",
+        "student alone": "70.0 ± 0.0",
+        "gain": "-10.0",
+        "retention": "75.0 ± 35.4",
+        "Trainer": "50.0 ± 0.0",
+        "minutes": "1.1",
+    }
+    gain, retention, below = small.findings(records)
+    assert gain.endswith("below the student alone: films 200 seed 2") and gain.startswith("gain: -10.0")
+    assert retention == "retention: 75.0 % on average; teacher below the student alone: nowhere"
+    assert below == "student below a peer: films 200 seed 2: Trainer 50.0"
+
+
+@pytest.fixture
+def few_rows(world, tmp_path) -> small.Run:
+    """A run on the tiny films. The tiny world has encoder and word vectors."""
+    (tmp_path / "data" / "films").mkdir(parents=True)
+    for split in ("train", "validation"):
+        tiny.write_rows(tmp_path / "data" / "films" / f"{split}.csv", seed=len(split))
+    workspace = small.Workspace(tmp_path / "workspace", threads=1)
+    workspace.folder.mkdir()
+    workspace.make(finished=world)
+    shutil.copy("params.yaml", workspace.code)
+    return small.Run("films", 60, 2, {"augment.variants": 1}, workspace, keep=False)
+
+
+def test_few_rows_run_once_and_go_on_after_a_failure(few_rows, tmp_path, monkeypatch):
+    ran, failing = [], ["evaluate"]
+
+    def stage(self, folder: Path, name: str, *arguments: str) -> float:
+        monkeypatch.chdir(folder)
+        ran.append(name)
+        if name in failing:
+            raise small.StageError(f"{name}: no")
+        if name in small.STAGES[:2]:
+            tiny.run_stage(name, *arguments)
+        elif name == "new_task":
+            monkeypatch.setattr(sys, "argv", ["new_task", *arguments])
+            new_task.main()
+        elif name == "evaluate":
+            written = tiny.write_file(folder / "metrics/films_60/scores.json", "")
+            written.write_text(json.dumps({"student": {"accuracy": 0.5}, "retention": None}))
+        return 1.0
+
+    def python(self, folder: Path, script: str, name: str, *options: str) -> None:
+        monkeypatch.chdir(folder)
+        Path(options[-1]).write_text(json.dumps(peers.peers(name, 1)))
+
+    monkeypatch.setattr(small.Workspace, "stage", stage)
+    monkeypatch.setattr(small.Workspace, "python", python)
+    few = few_rows, tmp_path / "data", 30, "evaluate", 1
+    assert small.Run.result(*few)["error"] == "evaluate: no"
+    failing.clear()
+    record = small.Run.result(*few)
+    assert ran == ["new_task", *small.STAGES[:8], "evaluate"]
+    params = kinds.YAML.load((few_rows.folder / "params.yaml").read_text())
+    assert (params["seed"], params["augment"]["variants"]) == (2, 1)
+    assert record["set"] == {"augment.variants": 1} and record["seconds"] == dict.fromkeys(small.STAGES[:8], 1.0)
+    assert set(record["peers"]) == {"TF-IDF", "frozen embeddings"} and min(record["peers"].values()) > 0.5
+    assert small.Run.result(*few) == record and len(ran) == 10
+    assert not (few_rows.folder / "data").exists() and Path(few_rows.workspace.base, small.SHARED[0]).exists()
+
+
+@pytest.mark.parametrize("kind", ["named_entities", "question_answering"])
+def test_few_rows_are_compared_with_the_plain_trainer(world, kind, monkeypatch):
+    monkeypatch.setattr(peers, "EPOCHS", 1)
+    tiny.write_task(world, kind)
+    for stage in ("prepare", "general_student"):
+        tiny.run_stage(stage, kind)
+    assert peers.peers(kind, 1).keys() == {"Trainer"}
+
+
+def test_the_cosine_of_equal_texts_is_one(world):
+    pair = {"text": "the good film", "pair": "the good film", "label": 5.0}
+    assert peers.cosines([pair, {**pair, "pair": "a dull plot"}]) == pytest.approx([1.0, 0.0], abs=0.999)
 
 
 # The released recipe --------------------------------------------------------------------------------------------------
