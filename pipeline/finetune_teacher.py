@@ -1,4 +1,4 @@
-"""Fine-tune the encoder on the task's labels: the teacher, at its best epoch on validation. Or take the user's own."""
+"""Fine-tune the encoder on the task's labels: the teacher. Or take the user's own."""
 
 from pathlib import Path
 

@@ -134,7 +134,9 @@ MIN_STEPS = (
 
 
 class Schedule(Group):
-    """Training that keeps the best epoch on validation. The learning rate rises, then falls linearly to 0."""
+    """Training that is scored on validation after each epoch. The last epoch is kept, unless an earlier one is better
+    by more than a standard error. The learning rate rises, then falls linearly to 0.
+    """
 
     epochs: PositiveInt = Field(description="passes over the training rows")
     min_steps: PositiveInt | None = Field(description=MIN_STEPS)

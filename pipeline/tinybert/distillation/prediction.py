@@ -65,7 +65,7 @@ def learn_logits(
     settings: DistillPrediction,
     numerics: Numerics,
 ) -> Trained:
-    """Train a student on the teacher's ``logits`` of ``data``; the best epoch on validation is kept."""
+    """Train a student on the teacher's ``logits`` of ``data``."""
     objective = PredictionObjective(validation.task, settings.temperature)
     collate = LogitsCollator(tokenizer, logits)
     return train_best(new_student, objective, data, collate, validation, settings, numerics, STAGE)
