@@ -4,6 +4,7 @@ Also writes the teacher's logits of every row of the transfer set (augmented row
 `data/<task>/teacher_logits`.
 """
 
+import math
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ import numpy as np
 
 from pipeline.tinybert import tasks
 from pipeline.tinybert.core import curves, launch, resume, settings
-from pipeline.tinybert.core.output import output
+from pipeline.tinybert.core.output import output, write_json
 from pipeline.tinybert.distillation import teacher_logits, transfer_set
 from pipeline.tinybert.distillation.intermediate import LogitsRecorder, learn_intermediate
 from pipeline.tinybert.distillation.teacher_logits import TeacherLogits
 from pipeline.tinybert.models import checkpoints
+from pipeline.tinybert.training.loop import Result
 
 
 def main(name: str) -> None:
@@ -28,7 +30,7 @@ def main(name: str) -> None:
     tokenizer.model_max_length = min(tokenizer.model_max_length, other.model_max_length)
     teacher = task.load_model(Path("models", name, "teacher"))
     student = task.load_model(Path("models", name, "general_student"), configuration.seed)
-    learned = {}
+    learned = Result(score=math.nan, epoch=0, rows=0, steps=0, curves={})
     with (
         resume.folder("transfer") as folder,
         closing(transfer_set.encode(task, transfer_set.rows(task, name), tokenizer, folder)) as data,
@@ -40,7 +42,7 @@ def main(name: str) -> None:
             recorder = LogitsRecorder(task, logits)
             body: Any = student.base_model
             stage = "distill_intermediate"
-            learned = learn_intermediate(body, teacher, part, tokenizer, recipe, numerics, stage, recorder).curves
+            learned = learn_intermediate(body, teacher, part, tokenizer, recipe, numerics, stage, recorder)
             rest[slice(None) if part.numbers is None else part.numbers] = False
         numbers = np.flatnonzero(rest).astype(np.int32)
         teacher_logits.fill(logits, teacher, task, data, tokenizer, numerics, numbers)
@@ -51,7 +53,8 @@ def main(name: str) -> None:
     with output(Path("models", name, "intermediate")) as out:
         checkpoints.save(out, student, tokenizer)
     with output(Path("metrics", name, "distill_intermediate")) as out:
-        curves.write(out, learned)
+        curves.write(out, learned.curves)
+        write_json(out / "training.json", {"rows": learned.rows, "steps": learned.steps})
 
 
 if __name__ == "__main__":

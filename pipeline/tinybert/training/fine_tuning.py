@@ -170,14 +170,15 @@ def score_as_it_is(model: PreTrainedModel, validation: EvaluationSet) -> Trained
     """A model that needs no training."""
     with pytorch_forward(validation.task, model) as forward:
         score = validation.score(validation.logits(forward))[validation.task.metric]
-    return Trained(model, Result(score=score, epoch=0, steps=0, curves={}))
+    return Trained(model, Result(score=score, epoch=0, rows=0, steps=0, curves={}))
 
 
 def write_result(metrics: Path, task: Task, trained: Trained) -> None:
     """``plots`` and ``validation.json`` of a training stage."""
     result = trained.result
     curves.write(metrics, result.curves)
-    values: dict[str, Any] = {task.metric: round(result.score, DIGITS), "epoch": result.epoch, "steps": result.steps}
+    values: dict[str, Any] = {task.metric: round(result.score, DIGITS), "epoch": result.epoch}
+    values |= {"rows": result.rows, "steps": result.steps}
     if trained.trials:
         values |= {"learning_rate": trained.learning_rate, "trials": trained.trials}
     write_json(metrics / "validation.json", values)

@@ -125,10 +125,13 @@ class Validation:
 
 @dataclass(frozen=True)
 class Result:
-    """What a training run leaves besides the model: the epoch that is kept, the score there, all steps, and curves."""
+    """What a training run leaves besides the model: the epoch that is kept and its score, on how many rows (sequences)
+    the run trained and for how many steps, and its curves.
+    """
 
     score: float
     epoch: int
+    rows: int
     steps: int
     curves: curves.Curves
 
@@ -428,7 +431,7 @@ class Run:
         self.accelerator.free_memory()
         names = dict.fromkeys(name for point in progress.points for name in point if name != "step")
         found = {name: [(point["step"], point[name]) for point in progress.points if name in point] for name in names}
-        return Result(score if validation else math.nan, epoch, progress.step, found)
+        return Result(score if validation else math.nan, epoch, len(self.data), progress.step, found)
 
     # Checkpoints
 

@@ -60,7 +60,7 @@ def test_the_last_layer_computes_only_what_the_head_reads(encoder, task, monkeyp
 def test_the_reported_score_is_that_of_the_model_that_is_kept(encoder, task, precision):
     model, result = fine_tune(encoder, task, epochs=3, precision=precision)
     as_it_is = fine_tuning.score_as_it_is(model, EvaluationSet(task, VALIDATION, tiny.tokenizer()))
-    assert as_it_is.result == Result(score=result.score, epoch=0, steps=0, curves={})
+    assert as_it_is.result == Result(score=result.score, epoch=0, rows=0, steps=0, curves={})
 
 
 @pytest.mark.parametrize(("scores", "best"), [([0.25, 0.75, 0.5], 2), ([0.5, 0.5, 0.2], 1), ([0.1, 0.2, 0.3], 3)])
