@@ -58,8 +58,8 @@ def main(name: str) -> None:
     for part in source.more_tests:
         scores[part] = scoring.scores_of(task, parts[part], predictions[part])
     log(scoring.summary(task, scores))
-    on_validation = (score_on_validation(name, trainer, task.metric) for trainer in STUDENTS)
-    for doubt in chain(verdicts.no_gain(name, scores, *on_validation), verdicts.doubts(configuration, name, scores)):
+    no_gain = verdicts.no_gain(name, scores, *(score_on_validation(name, by, task.metric) for by in STUDENTS))
+    for doubt in chain(no_gain, verdicts.doubts(name, scores, verdicts.test_may_be_seen(configuration, name))):
         log(f"DOUBTFUL: {doubt}")
 
     with output(Path("metrics", name, "scores.json")) as out:

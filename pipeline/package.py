@@ -22,8 +22,8 @@ def main(name: str) -> None:
     task = tasks.load(prepared / "task.json", configuration.task(name), name)
     facts = {file: json.loads(Path("metrics", name, f"{file}.json").read_text(encoding="utf-8")) for file in REPORTS}
     scores = facts["scores"]
-    doubts = (f"DOUBTFUL: {doubt}" for doubt in verdicts.doubts(configuration, name, scores))
-    verdict = [verdicts.gain(scores), verdicts.retention(scores), *doubts]
+    doubts = verdicts.doubts(name, scores, verdicts.test_may_be_seen(configuration, name))
+    verdict = [verdicts.gain(scores), verdicts.retention(scores), *(f"DOUBTFUL: {doubt}" for doubt in doubts)]
     files = [
         *(prepared / f"{part}.jsonl" for part in SPLITS),
         *(models / "onnx" / file for file in checkpoints.FILES.values()),

@@ -58,7 +58,8 @@ def test_the_cards_numbers_are_the_measured_ones(released):
     scores, export, benchmark = (report(name) for name in ("scores", "export", "benchmark"))
     student = scores["student"]
     score, ends = f"{student['accuracy']:.4f}", f"{student['low']:.4f} to {student['high']:.4f}"
-    assert ["**student**", score, ends, f"{student['confidence']:.4f}", score] in lines
+    confidence = [f"{student['confidence']:.4f}", f"{student['overconfidence']:+.4f}"]
+    assert ["**student**", score, ends, *confidence] in lines
     gain = scores["gain"]
     values = [f"{gain['value']:+.4f}", f"{gain['low']:.4f} to {gain['high']:.4f}"]
     assert ["gain of distillation (student minus baseline)", *values] in lines

@@ -37,9 +37,9 @@ def retention(scores: dict) -> str:
     return f"retention {100 * scores['retention']:.1f} %{doubt}"
 
 
-def doubts(configuration: Settings, name: str, scores: dict) -> Iterator[str]:
-    """What makes the scores of task ``name`` doubtful."""
-    if test_may_be_seen(configuration, name):
+def doubts(name: str, scores: dict, seen: bool) -> Iterator[str]:
+    """What makes the scores of task ``name`` doubtful. ``seen``: whether its teacher may know the test rows."""
+    if seen:
         yield (
             "the scores mean nothing if your teacher (finetune_teacher.checkpoint) was trained on the test rows, which"
             f" are split off at random: name a file that it has not seen as `test` in tasks.{name}.source.splits"

@@ -113,7 +113,7 @@ def score_table(task: Task, scores: dict, export: dict) -> str:
         [f"released student, {title}{trimmed}", f"{export[form][task.metric]:.4f}", ""]
         for form, title in FORMATS.items()
     ]
-    columns = ["mean confidence", "share that comes true"] if task.has_probabilities else []
+    columns = ["mean confidence", "overconfidence"] if task.has_probabilities else []
     scored = table(["model", task.metric, "95 % interval", *columns], lines)
     if export["threshold"] is None:
         return scored
@@ -128,10 +128,8 @@ def interval(values: dict[str, float]) -> str:
 
 
 def confidence(model: dict[str, float]) -> list[str]:
-    """A model's mean confidence and the share that comes true; empty for a kind without probabilities."""
-    if "confidence" not in model:
-        return []
-    return [f"{model['confidence']:.4f}", f"{model['confidence'] - model['overconfidence']:.4f}"]
+    """A model's mean confidence, and how far it is above its accuracy; empty for a kind without probabilities."""
+    return [f"{model['confidence']:.4f}", f"{model['overconfidence']:+.4f}"] if "confidence" in model else []
 
 
 def latency_table(benchmark: dict) -> str:

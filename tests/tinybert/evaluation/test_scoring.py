@@ -253,10 +253,10 @@ def test_questions_are_classed_by_answer_length_with_unanswerable_ones_first():
 
 
 def test_the_summary_names_each_models_score(task):
-    line = scoring.summary(task, report(task, wrong_on(0), wrong_on(0, 9), wrong_on(0, 1, 2)))
+    line = scoring.summary(task, report(task, wrong_on(), wrong_on(9), wrong_on(*range(9))))
     assert line == (
-        "accuracy on test: teacher 0.9000, student 0.8000, student_alone 0.7000; no difference that 10 test rows could"
-        " show: gain +10.0 (0.0 to 30.0); retention 88.9 %; agreement 0.9000"
+        "accuracy on test: teacher 1.0000, student 0.9000, student_alone 0.1000; gain +80.0 (40.0 to 100.0);"
+        " retention 90.0 %; agreement 0.9000"
     )
 
 

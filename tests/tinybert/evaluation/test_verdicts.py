@@ -60,17 +60,6 @@ def test_a_student_that_gained_nothing_comes_with_what_to_try(gain, on_validatio
             assert setting in line
 
 
-@pytest.fixture
-def configuration(tmp_path):
-    def load(**changes) -> settings.Settings:
-        path = tmp_path / "params.yaml"
-        path.write_bytes((tiny.ROOT / "params.yaml").read_bytes())
-        tiny.write_params(path, **changes)
-        return settings.load(path)
-
-    return load
-
-
 @pytest.mark.parametrize(
     ("student", "doubt"),
     [
@@ -86,8 +75,8 @@ def configuration(tmp_path):
         ({}, None),  # regression
     ],
 )
-def test_a_mean_confidence_far_from_the_accuracy_is_doubtful(configuration, student, doubt):
-    found = list(verdicts.doubts(configuration(), "tiny", scores(**student)))
+def test_a_mean_confidence_far_from_the_accuracy_is_doubtful(student, doubt):
+    found = list(verdicts.doubts("films", scores(**student), seen=False))
     assert len(found) == bool(doubt) and all(line.startswith(doubt) for line in found)
 
 
@@ -100,14 +89,17 @@ def test_a_mean_confidence_far_from_the_accuracy_is_doubtful(configuration, stud
         ("data/raw/tiny/teacher", {"train": "a.csv", "test": "b.csv"}, False),
     ],
 )
-def test_scores_on_test_rows_that_the_users_own_teacher_may_know_are_doubtful(
-    configuration, checkpoint, splits, doubtful
-):
+def test_the_users_own_teacher_may_have_seen_test_rows_that_are_split_off(tmp_path, checkpoint, splits, doubtful):
     source = {"location": "data/raw/tiny/rows", "text": "text", "label": "label", "splits": splits}
-    changed = configuration(**{"finetune_teacher.checkpoint": checkpoint, "tasks.tiny.source": source})
-    found = list(verdicts.doubts(changed, "tiny", scores()))
-    assert len(found) == doubtful
-    assert all("was trained on the test rows" in line and "tasks.tiny.source.splits" in line for line in found)
+    path = tmp_path / "params.yaml"
+    path.write_bytes((tiny.ROOT / "params.yaml").read_bytes())
+    tiny.write_params(path, **{"finetune_teacher.checkpoint": checkpoint, "tasks.tiny.source": source})
+    assert verdicts.test_may_be_seen(settings.load(path), "tiny") == doubtful
+
+
+def test_scores_on_test_rows_that_the_teacher_may_know_are_doubtful():
+    (line,) = verdicts.doubts("films", scores(), seen=True)
+    assert "mean nothing" in line and "tasks.films.source.splits" in line
 
 
 def test_the_verdicts_need_no_library_that_dvc_does_not_bring():
