@@ -1,9 +1,9 @@
 """Review of a branch, in Markdown: ``python .github/review.py origin/main``.
 
 It reports, in this order: whether dvc.lock is up to date with code and parameters (exit code 1 if not), which student
-scores fell or are missing, which tasks are no longer run, and how parameters and metrics differ from the commit where
-the branch left origin/main. ``--plots FOLDER`` also writes a page that compares the plots. Needs dvc and the
-repository's full history, but no remote and no data.
+scores fell or are missing, which tasks are no longer run, what distillation gains, and how parameters and metrics
+differ from the commit where the branch left origin/main. ``--plots FOLDER`` also writes a page that compares the plots.
+Needs dvc and the repository's full history, but no remote and no data.
 """
 
 import argparse
@@ -17,12 +17,17 @@ from pathlib import Path
 
 import ruamel.yaml
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from pipeline.tinybert.evaluation import verdicts
+
 # Metrics that must not fall: the student's scores on all test sets, retention, and the released ONNX models' scores.
 WATCHED = {
     "scores.json": re.compile(r"(.+\.)?student\..+|retention"),
     "export.json": re.compile(r"(onnx|int8)\..+"),
 }
-NOT_SCORES = re.compile(r".*\.(low|high|calibration_error|threshold|megabytes|largest_difference)")
+NOT_SCORES = re.compile(
+    r".*\.(low|high|calibration_error|confidence|overconfidence|threshold|megabytes|largest_difference)"
+)
 
 
 def main() -> None:
@@ -34,11 +39,12 @@ def main() -> None:
     arguments = parser.parse_args()
     sys.stdout.reconfigure(encoding="utf-8")
     base, stale = branch_point(arguments.base), stale_stages()
-    difference = json.loads(dvc("metrics", "diff", base, "--json") or "{}")
+    difference, run = json.loads(dvc("metrics", "diff", base, "--json") or "{}"), tasks_that_run()
     print("\n\n".join([
         "## DVC review",
         verdict(stale),
-        fallen(difference, tasks_that_run()),
+        fallen(difference, run),
+        section("Distillation", gains_table(base, run), empty="No scores."),
         section("Parameters", dvc("params", "diff", base, "--md")),
         section("Metrics", metrics_table(difference)),
     ]))  # fmt: skip
@@ -148,6 +154,22 @@ def fallen(difference: dict, run: list[str] | None) -> str:
     return "\n\n".join(parts)
 
 
+def gains_table(base: str, run: list[str] | None) -> str:
+    """The gain and the retention of each task in words, at ``base`` and now."""
+    lines = []
+    for path in sorted(Path("metrics").glob("*/scores.json")):
+        if run is None or path.parent.name in run:
+            show = ["git", "show", f"{base}:{path.as_posix()}"]
+            before = subprocess.run(show, capture_output=True, encoding="utf-8").stdout
+            now = path.read_text(encoding="utf-8")
+            lines.append([path.parent.name, *(in_words(json.loads(scores or "{}")) for scores in (before, now))])
+    return table(["Task", "before", "now"], lines)
+
+
+def in_words(scores: dict) -> str:
+    return f"{verdicts.gain(scores)}; {verdicts.retention(scores)}" if "gain" in scores else "not measured"
+
+
 def is_score(file: str, name: str) -> bool:
     return file in WATCHED and bool(WATCHED[file].fullmatch(name)) and not NOT_SCORES.fullmatch(name)
 
@@ -174,7 +196,10 @@ def metrics_table(difference: dict) -> str:
         for path, metrics in sorted(difference.items())
         for name, values in sorted(metrics.items())
     ]
-    columns = ["Path", "Metric", "before", "now", "change"]
+    return table(["Path", "Metric", "before", "now", "change"], lines)
+
+
+def table(columns: list[str], lines: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in [columns, ["---"] * len(columns), *lines])
 
 
@@ -182,9 +207,9 @@ def cell(value: object) -> str:
     return "-" if value is None else f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
-def section(title: str, table: str) -> str:
+def section(title: str, table: str, empty: str = "No difference.") -> str:
     rows = table.splitlines()[2:]  # without the header, which an empty table has too
-    return f"### {title}\n\n{table if rows else 'No difference.'}"
+    return f"### {title}\n\n{table if rows else empty}"
 
 
 if __name__ == "__main__":

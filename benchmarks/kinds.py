@@ -126,6 +126,8 @@ def row(folder: Path, entry: dict) -> str:
     )
     numbers = [*(scores[which][metric] for which in MODELS), scores["retention"], validation[metric]]
     cells = ["undefined" if number is None else f"{100 * number:.1f}" for number in numbers]
+    value, low, high = (100 * scores["gain"][key] for key in ("value", "low", "high"))
+    cells.insert(len(MODELS), f"{value:+.1f} ({low:.1f} to {high:.1f})")
     share = share_of_flops(folder, task, entry["max_length"])
     return f"| {' | '.join([task, metric, *cells, f'{100 * share:.0f} %', *measured(task)])} |"
 
@@ -159,10 +161,10 @@ def main() -> None:
 
 def print_table(done: list[tuple[Path, dict]]) -> None:
     print(
-        "\n| task | metric, in % | teacher | student | student without distillation | retention | student, validation "
-        "| FLOPs | minutes | GiB |"
+        "\n| task | metric, in % | teacher | student | student without distillation | gain | retention "
+        "| student, validation | FLOPs | minutes | GiB |"
     )
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|---|---|")
     for folder, entry in done:
         print(row(folder, entry))
 

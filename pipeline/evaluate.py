@@ -4,8 +4,9 @@ Where answers need a threshold, it is the best one on validation. `data/<task>/s
 teacher's predictions of the splits without labels, in the form that GLUE's server takes.
 """
 
+import json
 from collections.abc import Iterable
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 
 from pipeline.tinybert import tasks
@@ -13,13 +14,14 @@ from pipeline.tinybert.core import launch, settings, stage
 from pipeline.tinybert.core.log import log
 from pipeline.tinybert.core.output import output, write_csv, write_json
 from pipeline.tinybert.data import rows
-from pipeline.tinybert.evaluation import scoring
+from pipeline.tinybert.evaluation import scoring, verdicts
 from pipeline.tinybert.models import checkpoints
 from pipeline.tinybert.models.inference import EvaluationSet, pytorch_forward
 from pipeline.tinybert.models.precision import to_inference
 from pipeline.tinybert.tasks import Task
 
 MODELS = ("teacher", "student", "student_alone")
+STUDENTS = ("distill_prediction", "finetune_student")  # the stages that train student and student alone
 
 
 def main(name: str) -> None:
@@ -56,6 +58,9 @@ def main(name: str) -> None:
     for part in source.more_tests:
         scores[part] = scoring.scores_of(task, parts[part], predictions[part])
     log(scoring.summary(task, scores))
+    no_gain = verdicts.no_gain(name, scores, *(score_on_validation(name, by, task.metric) for by in STUDENTS))
+    for doubt in chain(no_gain, verdicts.doubts(name, scores, verdicts.test_may_be_seen(configuration, name))):
+        log(f"DOUBTFUL: {doubt}")
 
     with output(Path("metrics", name, "scores.json")) as out:
         write_json(out, scores)
@@ -67,6 +72,11 @@ def main(name: str) -> None:
             answers = task.submission_values(predictions[file][which], source, parts["train"])
             (out / which).mkdir(exist_ok=True)
             write_csv(out / which / file, ["index", "prediction"], enumerate(answers), delimiter="\t")
+
+
+def score_on_validation(name: str, stage: str, metric: str) -> float:
+    """The score that a stage has written."""
+    return json.loads(Path("metrics", name, stage, "validation.json").read_text(encoding="utf-8"))[metric]
 
 
 def plots(

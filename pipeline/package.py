@@ -8,6 +8,7 @@ from pipeline.tinybert import tasks
 from pipeline.tinybert.core import settings, stage
 from pipeline.tinybert.core.log import log
 from pipeline.tinybert.core.output import output, write_csv
+from pipeline.tinybert.evaluation import verdicts
 from pipeline.tinybert.models import checkpoints
 from pipeline.tinybert.release import model_card
 
@@ -20,6 +21,9 @@ def main(name: str) -> None:
     prepared, models = Path("data", name, "prepared"), Path("models", name)
     task = tasks.load(prepared / "task.json", configuration.task(name), name)
     facts = {file: json.loads(Path("metrics", name, f"{file}.json").read_text(encoding="utf-8")) for file in REPORTS}
+    scores = facts["scores"]
+    doubts = verdicts.doubts(name, scores, verdicts.test_may_be_seen(configuration, name))
+    verdict = [verdicts.gain(scores), verdicts.retention(scores), *(f"DOUBTFUL: {doubt}" for doubt in doubts)]
     files = [
         *(prepared / f"{part}.jsonl" for part in SPLITS),
         *(models / "onnx" / file for file in checkpoints.FILES.values()),
@@ -29,7 +33,7 @@ def main(name: str) -> None:
         (out / "onnx").mkdir()
         for file in sorted((models / "onnx").iterdir()):
             shutil.copyfile(file, out / ("onnx" if file.suffix == ".onnx" else "") / file.name)
-        model_card.of(task, name, configuration, configuration.numerics, facts, files).save(out / "README.md")
+        model_card.of(task, name, configuration, configuration.numerics, facts, verdict, files).save(out / "README.md")
         size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     with output(Path("metrics", name, "package")) as out:
         write_csv(out / "score.csv", ["model", "milliseconds", "score"], scores_and_times(task.metric, facts))

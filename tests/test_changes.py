@@ -114,7 +114,7 @@ CODE = {
         f"general_student {DISTIL}",
         f"finetune_student evaluate {DEPLOY}",
     ),
-    "scoring": ("evaluation/scoring.py", "evaluate export", "benchmark package"),
+    "scoring": ("evaluation/scoring.py", "evaluate export package", "benchmark"),
     "the settings schema": ("core/settings.py", "", ""),
     "a plot": ("core/curves.py", "", ""),
     "a progress bar, a message": ("core/log.py", "", ""),

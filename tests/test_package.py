@@ -57,7 +57,12 @@ def test_the_cards_numbers_are_the_measured_ones(released):
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in released.text.splitlines() if line[:1] == "|"]
     scores, export, benchmark = (report(name) for name in ("scores", "export", "benchmark"))
     student = scores["student"]
-    assert ["**student**", f"{student['accuracy']:.4f}", f"{student['low']:.4f} to {student['high']:.4f}"] in lines
+    score, ends = f"{student['accuracy']:.4f}", f"{student['low']:.4f} to {student['high']:.4f}"
+    confidence = [f"{student['confidence']:.4f}", f"{student['overconfidence']:+.4f}"]
+    assert ["**student**", score, ends, *confidence] in lines
+    gain = scores["gain"]
+    values = [f"{gain['value']:+.4f}", f"{gain['low']:.4f} to {gain['high']:.4f}"]
+    assert ["gain of distillation (student minus baseline)", *values] in lines
     assert ["released student, ONNX, int8", f"{export['int8']['accuracy']:.4f}", ""] in lines
     int8 = benchmark["student"]["int8"]
     times = [str(int8[key]) for key in ("megabytes", "p50", "p95", "times_faster")]
@@ -90,13 +95,20 @@ def test_an_unknown_licence_or_source_is_refused(world, wrong):
         run_stage("package")
 
 
-def test_the_card_omits_an_undefined_retention_and_shows_a_threshold(world):
-    for name, changes in {"scores": {"retention": None}, "export": {"threshold": 1.25}}.items():
+def test_the_card_says_what_the_scores_are_worth_and_shows_a_threshold(world):
+    gain = {"value": -0.031, "low": -0.05, "high": -0.012}
+    student = {**report("scores")["student"], "confidence": 0.22, "overconfidence": -0.766}
+    scores = {"retention": None, "gain": gain, "student": student}
+    for name, changes in {"scores": scores, "export": {"threshold": 1.25}}.items():
         path = Path(f"metrics/tiny/{name}.json")
         path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    tiny.write_params(world / "params.yaml", **{"finetune_teacher.checkpoint": "data/raw/tiny/teacher"})
     run_stage("package")
     text = ModelCard.load(RELEASE / "README.md").text
-    assert "of the teacher's score" not in text and "is above 1.25" in text
+    assert "- distillation has not helped: gain -3.1 (-5.0 to -1.2)\n- retention undefined" in text
+    assert "- DOUBTFUL: the scores mean nothing if your teacher" in text
+    assert "- DOUBTFUL: the student's probabilities are too low: 22.0 % on average, while 98.6 % come true" in text
+    assert "is above 1.25" in text
 
 
 def test_the_plot_pairs_each_models_score_with_its_latency(released):

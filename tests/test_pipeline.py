@@ -146,11 +146,13 @@ def test_git_is_clean_after_the_commit(clone):
     assert clone("git", "status", "--porcelain", "--untracked-files=all") == ""
 
 
-def test_scores_contain_three_models_retention_and_agreement(clone):
+def test_scores_contain_three_models_and_how_they_compare(clone):
     scores = json.loads(clone.read("metrics/tiny/scores.json"))
-    assert set(scores) == {"teacher", "student", "student_alone", "retention", "agreement"}
-    for model in ("teacher", "student", "student_alone"):
-        assert set(scores[model]) == {"accuracy", "macro_f1", "mcc", "f1", "low", "high", "calibration_error"}
+    models = ("teacher", "student", "student_alone")
+    assert set(scores) == {*models, "retention", "agreement", "gain", "teacher_gain", "test_rows"}
+    calibration = ("calibration_error", "confidence", "overconfidence")
+    for model in models:
+        assert set(scores[model]) == {"accuracy", "macro_f1", "mcc", "f1", "low", "high", *calibration}
         assert scores[model]["low"] <= scores[model]["accuracy"] <= scores[model]["high"]
     assert scores["teacher"]["accuracy"] > 0.8
     assert scores["student"]["accuracy"] > 0.8

@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import json
 import shutil
 import subprocess
 import sys
@@ -31,8 +32,9 @@ import json, re
 rate = float(re.search(r"rate: (.*)", open("params.yaml").read())[1])
 open("model.txt", "w").write(str(rate))
 accuracy, retention = 1 - rate, 0.9 if rate < 0.6 else None
-student = {"accuracy": accuracy, "low": 0.1, "calibration_error": accuracy}
-scores = {"student": student, "retention": retention, "teacher": {"accuracy": accuracy}}
+student = {"accuracy": accuracy, "low": 0.1, "calibration_error": accuracy, "confidence": accuracy}
+scores = {"student": student, "retention": retention, "teacher": {"accuracy": accuracy}, "test_rows": 74}
+scores["gain"] = scores["teacher_gain"] = {"value": 0.5 - rate, "low": 0.4 - rate, "high": 0.6 - rate}
 json.dump(scores, open("metrics/films/scores.json", "w"))
 open("metrics/films/loss.csv", "w").write(f"step,loss\\n1,{rate}\\n")
 """
@@ -116,6 +118,21 @@ def test_a_retention_that_becomes_undefined_is_worse(branch):
     assert "- films: retention 0.9 → undefined or missing" in review(branch, "origin/main").stdout
 
 
+def test_the_gain_of_each_task_is_said_in_words_before_and_now(branch, monkeypatch):
+    """Also where nothing has changed, or where the scores have no gain."""
+    monkeypatch.chdir(branch)
+    gain, path = "gain +25.0 (15.0 to 35.0); retention 90.0 %", Path("metrics/films/scores.json")
+    assert ["films", gain, gain] in rows(script().gains_table("HEAD", None))
+    scores = {**json.loads(path.read_text()), "retention": None, "gain": {"value": -0.25, "low": -0.35, "high": -0.15}}
+    path.write_text(json.dumps(scores))
+    worse = "distillation has not helped: gain -25.0 (-35.0 to -15.0); retention undefined: the teacher is no better"
+    found = rows(script().gains_table("HEAD", ["films"]))
+    assert ["films", gain, f"{worse} than a trivial predictor on test"] in found
+    path.write_text('{"student": {"accuracy": 0.5}}')
+    assert ["films", gain, "not measured"] in rows(script().gains_table("HEAD", None))
+    assert rows(script().gains_table("HEAD", ["tweets"]))[2:] == []
+
+
 def test_a_score_that_is_not_finite_or_missing_is_worse(branch):
     (branch / "metrics/films/scores.json").write_text('{"student": {"accuracy": NaN}}')
     printed = review(branch, "origin/main").stdout
@@ -179,7 +196,7 @@ CHANGES = {
         further_line,
         "general_student distill_intermediate distill_prediction",
     ),
-    "scoring": ("pipeline/tinybert/evaluation/scoring.py", further_line, "evaluate export"),
+    "scoring": ("pipeline/tinybert/evaluation/scoring.py", further_line, "evaluate export package"),
     "the model card": ("pipeline/tinybert/release/model_card.py", further_line, "export benchmark package"),
     "the settings schema": ("pipeline/tinybert/core/settings.py", further_line, ""),
 }
@@ -217,7 +234,7 @@ def test_a_better_score_is_in_the_table_and_nothing_is_called_worse(branch):
     do(branch, "dvc", "repro", "--quiet")
     commit(branch, "Better")
     printed = review(branch, "origin/main")
-    assert printed.returncode == 0 and "No student score fell." in printed.stdout
+    assert printed.returncode == 0 and "No student score fell.\n\n### Distillation\n\n| Task | before" in printed.stdout
     assert ["metrics/films/scores.json", "student.accuracy", "0.75", "0.875", "0.125"] in rows(printed.stdout)
 
 

@@ -29,6 +29,9 @@ RESERVED_NAMES = (
     "student_alone",
     "retention",
     "agreement",
+    "gain",
+    "teacher_gain",
+    "test_rows",
 )
 RESERVED_TASK_NAMES = ("pretrained", "raw", "encoder", "word_vectors", "general_student")  # folders of their own
 Share = Annotated[float, Field(gt=0, lt=1)]

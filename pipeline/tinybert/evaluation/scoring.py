@@ -1,4 +1,6 @@
-"""Scores for `evaluate`: metrics with bootstrap intervals, calibration, scores by text length, retention, agreement."""
+"""Scores for `evaluate`: metrics and gain with bootstrap intervals, calibration, scores by text length, retention,
+agreement.
+"""
 
 from collections.abc import Iterator
 from itertools import product
@@ -9,6 +11,7 @@ import numpy as np
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.settings import Evaluate
 from pipeline.tinybert.data.rows import Row
+from pipeline.tinybert.evaluation import verdicts
 from pipeline.tinybert.tasks import Task
 
 DIGITS = 4
@@ -26,7 +29,7 @@ def report(
     curves: dict[str, list[Bin]],
     thresholds: dict[str, float | None] | None = None,
 ) -> dict[str, dict | float | None]:
-    """Scores of each model, and a comparison of student and teacher.
+    """Scores of each model, and comparisons between them.
 
     predictions: model → a prediction for each row, after the threshold if the task needs one.
     trivial: the predictions of the trivial predictor.
@@ -34,20 +37,24 @@ def report(
     thresholds: model → its threshold, copied to its scores.
 
     In the result, ``retention`` is the student's main metric divided by the teacher's, None if the teacher is not
-    better than the trivial predictor; ``agreement`` is ``Task.agreement`` of student and teacher.
+    better than the trivial predictor; ``agreement`` is ``Task.agreement`` of student and teacher; ``gain`` and
+    ``teacher_gain`` are the main metric of student and teacher minus that of the student alone.
     """
     scores: dict = {}
+    resampled = resampled_scores(task, rows, predictions, settings)
     for name, predicted in predictions.items():
-        low, high = interval(task, rows, predicted, settings)
-        scores[name] = {**task.score(rows, predicted), "low": low, "high": high}
+        scores[name] = {**task.score(rows, predicted), **interval(resampled[name])}
         if task.has_probabilities:
-            scores[name]["calibration_error"] = calibration_error(curves[name])
+            scores[name] |= calibration(curves[name])
         if thresholds:
             scores[name]["threshold"] = thresholds[name]
-    teacher, student = (scores[name][task.metric] for name in ("teacher", "student"))
+    teacher, student, alone = (scores[name][task.metric] for name in ("teacher", "student", "student_alone"))
     above_trivial = teacher > task.score(rows, trivial)[task.metric]
     scores["retention"] = student / teacher if above_trivial else None
     scores["agreement"] = task.agreement(rows, predictions["teacher"], predictions["student"])
+    scores["gain"] = {"value": student - alone, **interval(resampled["student"] - resampled["student_alone"])}
+    scores["teacher_gain"] = {"value": teacher - alone, **interval(resampled["teacher"] - resampled["student_alone"])}
+    scores["test_rows"] = len(rows)
     return _rounded(scores)
 
 
@@ -65,13 +72,24 @@ def scores_of(task: Task, rows: list[Row], predictions: dict[str, list]) -> dict
     return _rounded({name: task.score(rows, predicted) for name, predicted in predictions.items()})
 
 
-def interval(task: Task, rows: list[Row], predictions: list, settings: Evaluate) -> tuple[float, float]:
-    """Bootstrap 95 % interval of the main metric: its 2.5th and 97.5th percentiles over resamples of the rows."""
+def resampled_scores(
+    task: Task, rows: list[Row], predictions: dict[str, list], settings: Evaluate
+) -> dict[str, np.ndarray]:
+    """Model → its main metric on each bootstrap resample of the rows, (resamples,).
+
+    All models are scored on the same resamples, so that differences between them are paired.
+    """
     draw = np.random.default_rng(settings.seed)
-    score = task.scorer(rows, predictions)
-    resampled = [score(draw.integers(len(rows), size=len(rows)))[task.metric] for _ in range(settings.resamples)]
+    scorers = [task.scorer(rows, predicted) for predicted in predictions.values()]
+    resamples = (draw.integers(len(rows), size=len(rows)) for _ in range(settings.resamples))
+    scores = np.array([[score(chosen)[task.metric] for score in scorers] for chosen in resamples])
+    return dict(zip(predictions, scores.T, strict=True))
+
+
+def interval(resampled: np.ndarray) -> dict[str, float]:
+    """The 95 % interval of values on bootstrap resamples: their 2.5th and 97.5th percentiles."""
     low, high = np.percentile(resampled, [2.5, 97.5])
-    return float(low), float(high)
+    return {"low": float(low), "high": float(high)}
 
 
 def reliability(confidence: np.ndarray, correct: np.ndarray) -> list[Bin]:
@@ -87,12 +105,19 @@ def reliability(confidence: np.ndarray, correct: np.ndarray) -> list[Bin]:
     return [(float(confidence[member].mean()), float(correct[member].mean()), int(member.sum())) for member in members]
 
 
-def calibration_error(curve: list[Bin]) -> float:
-    """The calibration error over the bins of ``reliability``, of equal counts: the mean of |confidence - accuracy|,
-    weighted by their counts. What is usually reported as expected calibration error has bins of equal width.
+def calibration(curve: list[Bin]) -> dict[str, float]:
+    """Numbers from the bins of ``reliability``, which have equal counts.
+
+    ``calibration_error``: the mean of |confidence - accuracy|, weighted by the counts. What is usually reported as
+    expected calibration error has bins of equal width. ``confidence``: the mean over all predictions.
+    ``overconfidence``: how much it is above their accuracy.
     """
     confidence, accuracy, counts = np.array(curve).T
-    return float(np.average(np.abs(confidence - accuracy), weights=counts))
+    error, mean, over = (
+        float(np.average(values, weights=counts))
+        for values in (np.abs(confidence - accuracy), confidence, confidence - accuracy)
+    )
+    return {"calibration_error": error, "confidence": mean, "overconfidence": over}
 
 
 def by_length(task: Task, rows: list[Row], predictions: dict[str, list]) -> Iterator[tuple[str, str, str, float, int]]:
@@ -119,8 +144,8 @@ def _length_class(length: int) -> str:
 def summary(task: Task, scores: dict) -> str:
     """One line for the log."""
     parts = [f"{name} {scores[name][task.metric]:.4f}" for name in ("teacher", "student", "student_alone")]
-    retention = "undefined" if scores["retention"] is None else f"{scores['retention']:.4f}"
-    return f"{task.metric} on test: {', '.join(parts)}; retention {retention}, agreement {scores['agreement']:.4f}"
+    compared = "; ".join([verdicts.gain(scores), verdicts.retention(scores), f"agreement {scores['agreement']:.4f}"])
+    return f"{task.metric} on test: {', '.join(parts)}; {compared}"
 
 
 def _rounded(scores: dict) -> dict:

@@ -23,11 +23,18 @@ FORMATS = {"pytorch": "PyTorch", "onnx": "ONNX", "int8": "ONNX, int8"}
 
 
 def of(
-    task: Task, name: str, configuration: Settings, numerics: Numerics, facts: dict[str, dict], files: list[Path]
+    task: Task,
+    name: str,
+    configuration: Settings,
+    numerics: Numerics,
+    facts: dict[str, dict],
+    verdict: list[str],
+    files: list[Path],
 ) -> ModelCard:
     """The card of task ``name``.
 
     facts: the contents of scores.json, export.json and benchmark.json, under these names.
+    verdict: what the scores say, in words: gain, retention, doubts.
     files: listed in the card with their hashes.
     """
     recipe = configuration.quietly("package", name)
@@ -50,7 +57,7 @@ def of(
         "Files": table(["file", "SHA-256"], [[path.as_posix(), f"`{sha256(path)}`"] for path in files]),
     }
     text = "\n\n".join(f"## {title}\n\n{content}" for title, content in sections.items())
-    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n# {name}\n\n{description(name, facts)}\n\n{text}\n")
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n# {name}\n\n{description(name, verdict)}\n\n{text}\n")
 
 
 def result(task: Task, source: Source, name: str, export: dict) -> EvalResult:
@@ -64,20 +71,21 @@ def result(task: Task, source: Source, name: str, export: dict) -> EvalResult:
     return EvalResult(task_type=task.pipeline_tag, metric_type=task.metric, metric_value=score, **data)
 
 
-def description(name: str, facts: dict[str, dict]) -> str:
-    """Shapes of student and teacher, how the student was distilled, and its retention."""
+def description(name: str, verdict: list[str]) -> str:
+    """Shapes of student and teacher, how the student was distilled, and what the scores say."""
     shapes = {
         which: checkpoints.shape_of(AutoConfig.from_pretrained(Path("models", name, folder), local_files_only=True))
         for which, folder in {"teacher": "teacher", "student": "onnx"}.items()
     }
     teacher, student = (f"{shape.layers} layers of {shape.hidden}" for shape in shapes.values())
-    retention = facts["scores"]["retention"]
-    retained = "" if retention is None else f" It retains {100 * retention:.1f} % of the teacher's score on test."
+    findings = "\n".join(f"- {finding}" for finding in verdict)
     return (
         f"A small model ({student}, feed-forward {shapes['student'].feed_forward}), distilled from a larger model"
         f" ({teacher}, feed-forward {shapes['teacher'].feed_forward}) that was fine-tuned for the same task. The method"
         " is [TinyBERT](https://arxiv.org/abs/1909.10351)'s: the student learned the teacher's embeddings, hidden"
-        f" states and attention scores first, then its logits.{retained}"
+        f" states and attention scores first, then its logits.\n\nOn test, compared with"
+        " the same student fine-tuned without distillation (in points, with the 95 % interval) and with the teacher:"
+        f"\n\n{findings}"
     )
 
 
@@ -94,21 +102,34 @@ def usage(task: Task) -> str:
 
 def score_table(task: Task, scores: dict, export: dict) -> str:
     lines = [
-        [title, f"{scores[which][task.metric]:.4f}", f"{scores[which]['low']:.4f} to {scores[which]['high']:.4f}"]
+        [title, f"{scores[which][task.metric]:.4f}", interval(scores[which]), *confidence(scores[which])]
         for which, title in MODELS.items()
+    ]
+    lines += [
+        ["gain of distillation (student minus baseline)", f"{scores['gain']['value']:+.4f}", interval(scores["gain"])]
     ]
     trimmed = f", vocabulary of {export['word_pieces']} word-pieces" if "whole_vocabulary" in export else ""
     lines += [
         [f"released student, {title}{trimmed}", f"{export[form][task.metric]:.4f}", ""]
         for form, title in FORMATS.items()
     ]
-    scored = table(["model", task.metric, "95 % interval"], lines)
+    columns = ["mean confidence", "overconfidence"] if task.has_probabilities else []
+    scored = table(["model", task.metric, "95 % interval", *columns], lines)
     if export["threshold"] is None:
         return scored
     return (
         f"{scored}\n\nThe model gives no answer if its margin (the score of no answer minus that of the best answer) is"
         f" above {export['threshold']}, the best threshold on validation."
     )
+
+
+def interval(values: dict[str, float]) -> str:
+    return f"{values['low']:.4f} to {values['high']:.4f}"
+
+
+def confidence(model: dict[str, float]) -> list[str]:
+    """A model's mean confidence, and how far it is above its accuracy; empty for a kind without probabilities."""
+    return [f"{model['confidence']:.4f}", f"{model['overconfidence']:+.4f}"] if "confidence" in model else []
 
 
 def latency_table(benchmark: dict) -> str:

@@ -29,6 +29,13 @@ def report(task, teacher, student, student_alone=None, resamples=50, seed=1):
     return scoring.report(task, TEN, predictions, ["positive"] * len(TEN), settings, CURVES)
 
 
+def interval(task, rows, predictions: list, seed: int = 1, resamples: int = 1000) -> tuple[float, float]:
+    """The interval of one model's main metric."""
+    settings = Evaluate(seed=seed, resamples=resamples)
+    ends = scoring.interval(scoring.resampled_scores(task, rows, {"student": predictions}, settings)["student"])
+    return ends["low"], ends["high"]
+
+
 def many(count: int, right: float) -> tuple[list[dict], list[str]]:
     draw = random.Random(0)
     rows = [{"id": f"test-{n}", "text": "text", "label": draw.choice(LABELS)} for n in range(count)]
@@ -37,9 +44,13 @@ def many(count: int, right: float) -> tuple[list[dict], list[str]]:
 
 def test_each_model_has_every_metric_and_an_interval_of_the_main_metric(task):
     scores = report(task, wrong_on(0), wrong_on(0, 9), wrong_on(0, 1, 2))
-    assert list(scores) == ["teacher", "student", "student_alone", "retention", "agreement"]
+    assert list(scores) == [
+        *("teacher", "student", "student_alone", "retention", "agreement", "gain", "teacher_gain", "test_rows")
+    ]
     for name, accuracy in [("teacher", 0.9), ("student", 0.8), ("student_alone", 0.7)]:
-        assert set(scores[name]) == {"accuracy", "macro_f1", "mcc", "f1", "low", "high", "calibration_error"}
+        assert set(scores[name]) == {
+            *("accuracy", "macro_f1", "mcc", "f1", "low", "high", "calibration_error", "confidence", "overconfidence")
+        }
         assert scores[name]["accuracy"] == accuracy
         assert scores[name]["low"] < accuracy < scores[name]["high"]
     # Wrong on rows 0 and 9: 5 of 6 positive and 3 of 4 negative rows are right.
@@ -81,7 +92,7 @@ def test_retention_and_interval_use_the_tasks_main_metric(task):
 def test_the_interval_of_accuracy_matches_the_binomial_distribution(task):
     """The percentiles of resampled accuracies are close to the score ± 1.96 standard errors."""
     rows, predictions = many(900, right=0.6)
-    low, high = scoring.interval(task, rows, predictions, Evaluate(seed=1, resamples=1000))
+    low, high = interval(task, rows, predictions)
     score = task.score(rows, predictions)["accuracy"]
     error = (score * (1 - score) / 900) ** 0.5
     assert (low, high) == pytest.approx((score - 1.96 * error, score + 1.96 * error), abs=0.2 * error)
@@ -89,9 +100,7 @@ def test_the_interval_of_accuracy_matches_the_binomial_distribution(task):
 
 def test_the_interval_depends_on_the_seed_only(task):
     rows, predictions = many(300, right=0.6)
-    one, again, other = (
-        scoring.interval(task, rows, predictions, Evaluate(seed=seed, resamples=25)) for seed in (1, 1, 2)
-    )
+    one, again, other = (interval(task, rows, predictions, seed, resamples=25) for seed in (1, 1, 2))
     assert one == again != other
 
 
@@ -103,7 +112,7 @@ def test_a_perfect_model_has_an_interval_of_zero_width(task):
 def test_an_interval_of_a_thousand_resamples_takes_seconds(task):
     rows, predictions = many(1706, right=0.7)
     start = time.process_time()
-    scoring.interval(task, rows, predictions, Evaluate(seed=1, resamples=1000))
+    interval(task, rows, predictions)
     assert time.process_time() - start < 3
 
 
@@ -122,8 +131,33 @@ def test_an_interval_over_ten_thousand_labels_takes_seconds(kind):
     else:
         rows, wrong = [{"tags": [f"B-{name}"]} for name in chosen[True]], [[f"B-{name}"] for name in chosen[False]]
     start = time.process_time()
-    low, high = scoring.interval(task, rows, wrong, Evaluate(seed=1, resamples=30))
+    low, high = interval(task, rows, wrong, resamples=30)
     assert 0 <= low <= high < 0.01 and time.process_time() - start < 3
+
+
+def test_the_gain_is_the_students_score_minus_that_of_the_student_alone(task):
+    scores = report(task, wrong_on(0), wrong_on(0, 9), wrong_on(0, 1, 2))
+    assert scores["gain"]["value"] == 0.1 and scores["teacher_gain"]["value"] == 0.2 and scores["test_rows"] == 10
+    assert scores["gain"]["low"] <= 0 < scores["gain"]["high"]
+
+
+def test_the_interval_of_the_gain_is_paired(task):
+    """Both models are scored on the same resamples: the gain varies only with the rows on which they differ."""
+    rows, alone = many(400, right=0.4)
+    wrong = [number for number, row in enumerate(rows) if alone[number] != row["label"]]
+    student = [row["label"] if number in wrong[:20] else alone[number] for number, row in enumerate(rows)]
+    predictions = {"student": student, "student_alone": alone}
+    resampled = scoring.resampled_scores(task, rows, predictions, Evaluate(seed=1, resamples=1000))
+    found = scoring.interval(resampled["student"] - resampled["student_alone"])
+    error = (0.05 * 0.95 / 400) ** 0.5  # 20 of 400 rows are gained, none is lost
+    assert [found["low"], found["high"]] == pytest.approx([0.05 - 1.96 * error, 0.05 + 1.96 * error], abs=0.3 * error)
+    alone_low, alone_high = interval(task, rows, alone)
+    assert found["high"] - found["low"] < (alone_high - alone_low) / 2
+    assert scoring.interval(resampled["student_alone"]) == {"low": alone_low, "high": alone_high}
+
+
+def test_models_with_equal_predictions_have_a_gain_of_exactly_zero(task):
+    assert report(task, wrong_on(), wrong_on(0), wrong_on(0))["gain"] == {"value": 0, "low": 0, "high": 0}
 
 
 def test_outputs_that_are_not_finite_are_an_error_that_names_the_model():
@@ -138,7 +172,7 @@ def test_scores_are_rounded_to_four_digits(task):
     by_class = [scores[name].pop("f1") for name in ("teacher", "student")]
     assert all(round(number, 4) == number for f1 in by_class for number in f1.values())
     teacher, student = scores["teacher"], scores["student"]
-    numbers = [*teacher.values(), *student.values(), scores["retention"], scores["agreement"]]
+    numbers = [*teacher.values(), *student.values(), *scores["gain"].values(), scores["retention"], scores["agreement"]]
     assert numbers == [round(number, 4) for number in numbers]
     assert scores["retention"] == 1.1429
 
@@ -147,6 +181,12 @@ def test_the_calibration_error_is_the_weighted_mean_of_confidence_minus_accuracy
     scores = report(task, wrong_on(), wrong_on())
     assert scores["teacher"]["calibration_error"] == 0.1
     assert scores["student"]["calibration_error"] == 0.325  # (0.1 + 3 × 0.4) / 4
+
+
+def test_the_mean_confidence_stands_beside_how_far_it_is_above_the_accuracy(task):
+    student = report(task, wrong_on(), wrong_on())["student"]
+    assert student["confidence"] == 0.825  # (0.6 + 3 × 0.9) / 4
+    assert student["overconfidence"] == 0.275  # the accuracy of the bins is (0.7 + 3 × 0.5) / 4
 
 
 def test_a_task_without_probabilities_has_no_calibration_error():
@@ -213,9 +253,10 @@ def test_questions_are_classed_by_answer_length_with_unanswerable_ones_first():
 
 
 def test_the_summary_names_each_models_score(task):
-    line = scoring.summary(task, report(task, wrong_on(0), wrong_on(0, 9), wrong_on(0, 1, 2)))
+    line = scoring.summary(task, report(task, wrong_on(), wrong_on(9), wrong_on(*range(9))))
     assert line == (
-        "accuracy on test: teacher 0.9000, student 0.8000, student_alone 0.7000; retention 0.8889, agreement 0.9000"
+        "accuracy on test: teacher 1.0000, student 0.9000, student_alone 0.1000; gain +80.0 (40.0 to 100.0);"
+        " retention 90.0 %; agreement 0.9000"
     )
 
 
@@ -224,7 +265,7 @@ def test_resamples_are_drawn_with_replacement_from_all_rows(task, monkeypatch):
     monkeypatch.setattr(
         task, "scorer", lambda rows, predictions: lambda chosen: seen.append(list(chosen)) or {"accuracy": 0.5}
     )
-    scoring.interval(task, TEN, wrong_on(), Evaluate(seed=1, resamples=30))
+    interval(task, TEN, wrong_on(), resamples=30)
     assert {len(ids) for ids in seen} == {10}
     assert np.mean([len(set(ids)) for ids in seen]) == pytest.approx(10 * (1 - 0.9**10), abs=0.7)
     assert {row for ids in seen for row in ids} == set(range(10))

@@ -1,0 +1,75 @@
+"""What scores.json says, in words: the same in the log of `evaluate`, on the model card and in the review.
+
+The review has only the libraries of DVC, so this module imports none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipeline.tinybert.core.settings import Settings
+
+FAR = 0.1  # a mean confidence that differs by more from the share of right predictions is doubtful
+TOO_LOW = "train it longer (distill_prediction.min_steps or epochs)"
+TOO_HIGH = "bring more rows or unlabelled text, and do not rely on a high probability"
+
+
+def gain(scores: dict) -> str:
+    """The gain of distillation on test and its 95 % interval, in points (hundredths)."""
+    value, low, high = (100 * scores["gain"][key] for key in ("value", "low", "high"))
+    numbers = f"gain {value:+z.1f} ({low:z.1f} to {high:z.1f})"
+    if low > 0:
+        return numbers
+    if high < 0:
+        return f"distillation has not helped: {numbers}"
+    return f"no difference that {scores['test_rows']} test rows could show: {numbers}"
+
+
+def retention(scores: dict) -> str:
+    """Retention on test in percent, and whether it says anything."""
+    if scores["retention"] is None:
+        return "retention undefined: the teacher is no better than a trivial predictor on test"
+    doubt = ""
+    if scores["teacher_gain"]["low"] <= 0:
+        doubt = " (says little: the teacher is not measurably better than the student alone)"
+    return f"retention {100 * scores['retention']:.1f} %{doubt}"
+
+
+def doubts(name: str, scores: dict, seen: bool) -> Iterator[str]:
+    """What makes the scores of task ``name`` doubtful. ``seen``: whether its teacher may know the test rows."""
+    if seen:
+        yield (
+            "the scores mean nothing if your teacher (finetune_teacher.checkpoint) was trained on the test rows, which"
+            f" are split off at random: name a file that it has not seen as `test` in tasks.{name}.source.splits"
+        )
+    student = scores["student"]
+    over = student.get("overconfidence", 0)  # regression has no probabilities
+    if abs(over) > FAR:
+        confidence, right = 100 * student["confidence"], 100 * (student["confidence"] - over)
+        yield (
+            f"the student's probabilities are too {'high' if over > 0 else 'low'}: {confidence:.1f} % on average, while"
+            f" {right:.1f} % come true: {TOO_HIGH if over > 0 else TOO_LOW}"
+        )
+
+
+def test_may_be_seen(configuration: Settings, name: str) -> bool:
+    """Whether the user's own teacher may have been trained on the test rows: they are split off at random."""
+    own = configuration.quietly("finetune_teacher", name).checkpoint
+    return bool(own) and "test" not in (configuration.task(name).source.splits or {})
+
+
+def no_gain(name: str, scores: dict, student: float, student_alone: float) -> Iterator[str]:
+    """What to do if distillation has not helped: on test, or on validation where test cannot tell.
+
+    ``student`` and ``student_alone``: their scores on validation.
+    """
+    gained = scores["gain"]
+    if gained["high"] < 0 or (gained["low"] <= 0 and student < student_alone):
+        yield (
+            f"distillation has not helped (on validation: student {student:.4f}, student alone {student_alone:.4f}):"
+            f" models/{name}/student_alone has the same size and may be better. Try more steps"
+            " (distill_prediction.min_steps or epochs), other values of distill_prediction.learning_rate, unlabelled"
+            f" text (tasks.{name}.unlabelled) or a larger student (general_student)"
+        )
