@@ -13,10 +13,9 @@ import numpy as np
 
 from pipeline.tinybert import tasks
 from pipeline.tinybert.core import curves, launch, resume, settings
-from pipeline.tinybert.core.log import log
 from pipeline.tinybert.core.output import output, write_json
 from pipeline.tinybert.distillation import teacher_logits, transfer_set
-from pipeline.tinybert.distillation.intermediate import LogitsRecorder, copy_head, learn_intermediate
+from pipeline.tinybert.distillation.intermediate import LogitsRecorder, learn_intermediate
 from pipeline.tinybert.distillation.teacher_logits import TeacherLogits
 from pipeline.tinybert.models import checkpoints
 from pipeline.tinybert.training.loop import Result
@@ -31,8 +30,6 @@ def main(name: str) -> None:
     tokenizer.model_max_length = min(tokenizer.model_max_length, other.model_max_length)
     teacher = task.load_model(Path("models", name, "teacher"))
     student = task.load_model(Path("models", name, "general_student"), configuration.seed)
-    if copy_head(student, teacher):
-        log("the student begins with the teacher's head")
     learned = Result(score=math.nan, epoch=0, rows=0, steps=0, curves={})
     with (
         resume.folder("transfer") as folder,

@@ -156,30 +156,6 @@ class IntermediateObjective(Objective):
         return self.recorder.logits.files() if self.recorder else []
 
 
-def copy_head(student: PreTrainedModel, teacher: PreTrainedModel) -> bool:
-    """Give ``student`` the teacher's head, its pooler too, if it fits; return whether it does.
-
-    The states that the head reads become like the teacher's. With a random head, the prediction stage would first have
-    to learn what the teacher's head knows already, which takes most of its steps if there are few rows.
-    """
-    ours, theirs = (_head(model) for model in (student, teacher))
-    fits = {name: value.shape for name, value in ours.items()} == {name: value.shape for name, value in theirs.items()}
-    if fits:
-        for name, value in ours.items():
-            value.copy_(theirs[name])
-    return fits
-
-
-def _head(model: PreTrainedModel) -> Tensors:
-    """The weights that are not those of the embeddings and layers."""
-    prefix = f"{model.base_model_prefix}."
-    return {
-        name: weight
-        for name, weight in model.state_dict().items()
-        if not name.startswith(prefix) or name.startswith(f"{prefix}pooler.")
-    }
-
-
 def check_heads(student: PreTrainedModel, teacher: PreTrainedModel, weights: Losses, key: str) -> None:
     ours, theirs = student.config.num_attention_heads, teacher.config.num_attention_heads
     if weights.attention and ours != theirs:
