@@ -54,7 +54,9 @@ def main(name: str) -> None:
         checkpoints.save(out, student, tokenizer)
     with output(Path("metrics", name, "distill_intermediate")) as out:
         curves.write(out, learned.curves)
-        write_json(out / "training.json", {"rows": learned.rows, "steps": learned.steps})
+        write_json(
+            out / "training.json", {"rows": learned.rows, "steps": learned.steps, "learning_rate": recipe.learning_rate}
+        )
 
 
 if __name__ == "__main__":

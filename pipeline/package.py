@@ -13,6 +13,12 @@ from pipeline.tinybert.models import checkpoints
 from pipeline.tinybert.release import model_card
 
 REPORTS = ("scores", "export", "benchmark")
+TRAININGS = {
+    "finetune_teacher": "validation.json",
+    "distill_intermediate": "training.json",
+    "distill_prediction": "validation.json",
+    "finetune_student": "validation.json",
+}
 SPLITS = ("train", "validation", "test")
 
 
@@ -20,7 +26,9 @@ def main(name: str) -> None:
     configuration = settings.load()
     prepared, models = Path("data", name, "prepared"), Path("models", name)
     task = tasks.load(prepared / "task.json", configuration.task(name), name)
-    facts = {file: json.loads(Path("metrics", name, f"{file}.json").read_text(encoding="utf-8")) for file in REPORTS}
+    metrics = Path("metrics", name)
+    facts = {file: read_json(metrics / f"{file}.json") for file in REPORTS}
+    trainings = {stage: read_json(metrics / stage / file) for stage, file in TRAININGS.items()}
     scores = facts["scores"]
     doubts = verdicts.doubts(name, scores, verdicts.test_may_be_seen(configuration, name))
     verdict = [verdicts.gain(scores), verdicts.retention(scores), *(f"DOUBTFUL: {doubt}" for doubt in doubts)]
@@ -33,11 +41,17 @@ def main(name: str) -> None:
         (out / "onnx").mkdir()
         for file in sorted((models / "onnx").iterdir()):
             shutil.copyfile(file, out / ("onnx" if file.suffix == ".onnx" else "") / file.name)
-        model_card.of(task, name, configuration, configuration.numerics, facts, verdict, files).save(out / "README.md")
+        numerics = configuration.numerics
+        card = model_card.of(task, name, configuration, numerics, facts, trainings, verdict, files)
+        card.save(out / "README.md")
         size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     with output(Path("metrics", name, "package")) as out:
         write_csv(out / "score.csv", ["model", "milliseconds", "score"], scores_and_times(task.metric, facts))
     log(f"models/{name}/release: {size / 1e6:.1f} MB; the model card is its README.md")
+
+
+def read_json(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def scores_and_times(metric: str, facts: dict[str, dict]) -> list[tuple[str, float, float]]:

@@ -28,12 +28,14 @@ def of(
     configuration: Settings,
     numerics: Numerics,
     facts: dict[str, dict],
+    trainings: dict[str, dict],
     verdict: list[str],
     files: list[Path],
 ) -> ModelCard:
     """The card of task ``name``.
 
     facts: the contents of scores.json, export.json and benchmark.json, under these names.
+    trainings: stage → what it writes of its training: rows, steps, and so on.
     verdict: what the scores say, in words: gain, retention, doubts.
     files: listed in the card with their hashes.
     """
@@ -52,6 +54,7 @@ def of(
         "Use": usage(task),
         f"Scores on test ({task.metric})": score_table(task, facts["scores"], facts["export"]),
         "Size and latency": latency_table(facts["benchmark"]),
+        "Training": training_table(trainings),
         "Sources and licences": source_table(name, configuration),
         "Parameters": parameters(name, configuration, numerics),
         "Files": table(["file", "SHA-256"], [[path.as_posix(), f"`{sha256(path)}`"] for path in files]),
@@ -146,6 +149,13 @@ def latency_table(benchmark: dict) -> str:
         f" tokenization ({machine}). The ONNX files compute only the part of the last layer that the head reads.\n\n"
         + table(columns, lines)
     )
+
+
+def training_table(trainings: dict[str, dict]) -> str:
+    """On how many rows each stage trained, and for how long: params.yaml states only the least number of steps."""
+    columns = ["rows", "steps", "learning_rate"]
+    lines = [[stage, *(str(found.get(column, "")) for column in columns)] for stage, found in trainings.items()]
+    return table(["stage", "rows", "steps", "learning rate"], lines)
 
 
 def source_table(name: str, configuration: Settings) -> str:
