@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -51,7 +51,7 @@ class Sequences:
     def like(cls, lengths: list[int], rows: int, of: int) -> Sequences:
         """Those of ``of`` rows, of which a sample of ``rows`` has sequences of these lengths."""
         scale, own = of / max(rows, 1), np.array(lengths, dtype=float)
-        return cls(round(len(own) * scale), own.sum() * scale, np.square(own).sum() * scale)
+        return cls(round(len(own) * scale), float(own.sum() * scale), float(np.square(own).sum() * scale))
 
     def times(self, factor: float) -> Sequences:
         return Sequences(round(self.count * factor), self.pieces * factor, self.pairs * factor)
@@ -122,8 +122,7 @@ class Sketch:
     @cached_property
     def variants(self) -> int:
         recipe = word_replacement.with_variants(self.of("augment"), len(self.parts["train"]))
-        assert recipe.variants != "auto"
-        return recipe.variants
+        return cast(int, recipe.variants)
 
     @cached_property
     def transfer(self) -> Sequences:

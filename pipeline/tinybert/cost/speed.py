@@ -75,14 +75,14 @@ class Machine:
         pair = max(slopes[1] - slopes[0], 0) / (long - short)
         return Speed(batch, max(slopes[0] - pair * short, 0), pair)
 
-    def _time(self, model: nn.Module, rows: int, length: int, mode: Mode, precision: str) -> float:
+    def _time(self, model: Any, rows: int, length: int, mode: Mode, precision: str) -> float:
         ids = torch.randint(1, model.config.vocab_size, (rows, length), generator=torch.Generator().manual_seed(0))
         inputs = {"input_ids": ids.to(self.device), "attention_mask": torch.ones_like(ids).to(self.device)}
         make = self._step if mode == "train" else self._forward
         run = make(model, inputs, mode, precision)
-        return min(self._seconds(run) for _ in range(1 + RUNS))
+        return min(self.seconds_of(run) for _ in range(1 + RUNS))
 
-    def _seconds(self, run: Callable[[], None]) -> float:
+    def seconds_of(self, run: Callable[[], None]) -> float:
         """Not more than the processor's time: on a busy machine, a run waits for other programs most of the time."""
         start, start_of_processor = time.perf_counter(), time.process_time()
         run()
