@@ -83,13 +83,14 @@ class Machine:
         return min(self.seconds_of(run) for _ in range(1 + RUNS))
 
     def seconds_of(self, run: Callable[[], None]) -> float:
-        """Not more than the processor's time: on a busy machine, a run waits for other programs most of the time."""
-        start, start_of_processor = time.perf_counter(), time.process_time()
+        """On a CPU by the processor's time: on a busy machine, a run waits for other programs most of the time."""
+        clock = time.perf_counter if self.device.type == "cuda" else time.process_time
+        start = clock()
         run()
         if self.device.type == "cuda":
             torch.cuda.synchronize()
-            return time.perf_counter() - start
-        return min(time.perf_counter() - start, time.process_time() - start_of_processor)
+            return clock() - start
+        return (clock() - start) / torch.get_num_threads()
 
     def _step(self, model: nn.Module, inputs: dict, mode: Mode, precision: str) -> Callable[[], None]:
         optimizer = torch.optim.AdamW(model.to(self.device).train().parameters(), fused=True)
