@@ -6,9 +6,10 @@ Writes `data/<task>/prepared` (`train.jsonl`, `validation.jsonl`, `test.jsonl`, 
 Writes `data/<task>/own_teacher.json`, too: a hash of each file of the user's own teacher. `finetune_teacher` depends on
 it, not on all files of the task.
 
-With `--check`, it logs statistics of the data and writes nothing.
+With `--check`, it logs statistics of the data and what the stages will cost (see cost.py), and writes nothing.
 """
 
+import importlib
 from pathlib import Path
 
 from pipeline.tinybert import tasks
@@ -35,6 +36,8 @@ def main(name: str, check: bool = False) -> None:
             folder = locations.checkpoint_folder(teacher, TEACHER, locations.own_teacher_folder(name))
             checkpoints.check_vocabulary(tokenizer, checkpoints.tokenizer(folder, TEACHER), ENCODER)
         lengths.log_lengths(task, {**parts, **submissions, "unlabelled": unlabelled}, tokenizer)
+        # By its name: it reads rooms of other stages, on which what this one writes does not depend.
+        importlib.import_module("pipeline.cost").log_costs(configuration, name, task, parts, unlabelled, encoder)
         return
     with output(Path("data", name, "prepared")) as out:
         for file, part in {**parts, **submissions}.items():

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = "pipeline"
 LIBRARY = f"{PACKAGE}/tinybert"
 CORE = "core"
-NOT_STAGES = ("new_task", "predict")
+NOT_STAGES = ("cost", "new_task", "predict")
 
 
 def read_yaml(name: str) -> dict:
@@ -38,6 +38,8 @@ ALLOWED["models"] = {CORE, "data"}
 ALLOWED["tasks"] = {CORE, "data", "models"}
 ALLOWED |= dict.fromkeys(("guessing", "training", "evaluation", "release"), {CORE, "data", "models", "tasks"})
 ALLOWED |= dict.fromkeys(("augmentation", "distillation"), {CORE, "data", "models", "tasks", "training"})
+
+ALLOWED["cost"] = {CORE, "data", "models", "tasks", "training", "augmentation"}
 
 
 def module_file(module: str) -> Path | None:

@@ -51,6 +51,7 @@ def test_check_logs_rows_labels_duplicates_overlap_and_lengths(run_check):
     assert any(line.startswith("validation: 6 rows: ") for line in logged)
     for part in ("train", "validation", "test", "new.tsv", "unlabelled"):
         assert any(line.startswith(f"{part}: ") and "word-pieces per row: median" in line for line in logged)
+    assert any(line.startswith("  finetune_teacher: ") and line.endswith(" steps") for line in logged)
 
 
 def test_written_rows_have_no_internal_fields(run_check, tmp_path):

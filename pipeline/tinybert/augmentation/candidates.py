@@ -118,8 +118,7 @@ class Candidates:
                 for word in sentence.words
                 if word.piece is not None and start <= word.piece < start + part
             ]
-            windows = len(pieces) // WINDOW if len(pieces) >= LONG else 1
-            forwards = -(-len(words) // (self.settings.masked_at_once * windows))
+            forwards = count_forwards(len(pieces), len(words), self.settings.masked_at_once)
             for number in range(forwards):
                 yield self.mask(pieces, dict(words[number::forwards]))
 
@@ -185,6 +184,12 @@ class Candidates:
         """A word as the vectors may spell it: in lower case, and an accent in one character with its letter."""
         lower = word.text.lower()
         return lower if lower in self.vectors.key_to_index else unicodedata.normalize("NFC", lower)
+
+
+def count_forwards(pieces: int, words: int, masked_at_once: int) -> int:
+    """How many forwards together mask each of ``words`` once, in a text of so many word ``pieces``."""
+    windows = pieces // WINDOW if pieces >= LONG else 1
+    return -(-words // (masked_at_once * windows))
 
 
 def nearest_words(vectors: KeyedVectors, words: list[str], count: int, chunk_size: int = 512) -> dict[str, list[str]]:

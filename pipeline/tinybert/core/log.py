@@ -59,6 +59,16 @@ def summed_counts() -> Iterator[None]:
         log_count(count, total, what)
 
 
+@contextlib.contextmanager
+def without_counts() -> Iterator[None]:
+    """Inside the block, ``log_count`` logs nothing: the counts of a sample mean little."""
+    token = _sums.set({})
+    try:
+        yield
+    finally:
+        _sums.reset(token)
+
+
 def first_ten(found: list, between: str = "; ") -> str:
     """The first ten items, and how many more there are."""
     more = f"{between}and {len(found) - SHOWN} more" if len(found) > SHOWN else ""

@@ -1,0 +1,348 @@
+"""Steps and minutes of each stage of a task, from the numbers and lengths of its rows and the speed of this machine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from transformers import AutoConfig
+
+from pipeline.tinybert.augmentation import word_replacement
+from pipeline.tinybert.augmentation.candidates import count_forwards
+from pipeline.tinybert.core.log import log, without_counts
+from pipeline.tinybert.core.settings import Schedule, Settings, Shape, Text
+from pipeline.tinybert.cost.speed import Machine, Mode
+from pipeline.tinybert.data import sources, word_vectors
+from pipeline.tinybert.data.rows import Row
+from pipeline.tinybert.data.words import is_word
+from pipeline.tinybert.models import checkpoints
+from pipeline.tinybert.models.inference import BATCH, encode
+from pipeline.tinybert.tasks import Task
+from pipeline.tinybert.training.loop import epochs_of, steps_of
+
+SAMPLED = 500  # rows or texts whose lengths stand for all
+START = 4.0  # seconds for a stage's imports and files
+EXPORT = 6.0  # seconds more to write ONNX files
+HEAD_AND_DRAW = 1.2  # `augment` takes this many times as long as the layers of its model
+# Teacher and student in PyTorch, ONNX and int8 together take as long as the teacher in PyTorch this many times.
+LATENCY_FORMS = 3
+FEWER_RUNS = 5  # of batches, as in `benchmark`
+LONG = 3600  # seconds of a run that deserves advice
+LONG_TEXT = 100  # word pieces
+LARGE_SHARE = 0.3  # of the transfer set
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """How many, and the sums of their lengths in word pieces and of the squares of these."""
+
+    count: int = 0
+    pieces: float = 0
+    pairs: float = 0
+
+    @classmethod
+    def like(cls, lengths: list[int], rows: int, of: int) -> Sequences:
+        """Those of ``of`` rows, of which a sample of ``rows`` has sequences of these lengths."""
+        scale, own = of / max(rows, 1), np.array(lengths, dtype=float)
+        return cls(round(len(own) * scale), float(own.sum() * scale), float(np.square(own).sum() * scale))
+
+    def times(self, factor: float) -> Sequences:
+        return Sequences(round(self.count * factor), self.pieces * factor, self.pairs * factor)
+
+    def upto(self, count: int | None) -> Sequences:
+        """A sample of this size, if it is smaller."""
+        return self if count is None or count >= self.count else self.times(count / self.count)
+
+    def __add__(self, other: Sequences) -> Sequences:
+        return Sequences(self.count + other.count, self.pieces + other.pieces, self.pairs + other.pairs)
+
+    @property
+    def mean(self) -> int:
+        return math.ceil(self.pieces / max(self.count, 1))
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A stage: what it computes, its optimizer steps, about how many seconds."""
+
+    stage: str
+    what: str
+    steps: int
+    seconds: float
+
+
+class Sketch:
+    """The costs of a task's stages.
+
+    parts: its splits. encoder: the folder of the encoder; it has the teacher's shape too.
+    """
+
+    def __init__(
+        self,
+        configuration: Settings,
+        name: str,
+        task: Task,
+        parts: dict[str, list[Row]],
+        unlabelled: list[Row],
+        encoder: Path,
+        tokenizer,
+    ):
+        self.configuration, self.name, self.task = configuration, name, task
+        self.parts, self.unlabelled, self.tokenizer = parts, unlabelled, tokenizer
+        self.config = AutoConfig.from_pretrained(encoder, local_files_only=True, trust_remote_code=False)
+        self.teacher, self.student = checkpoints.shape_of(self.config), self.of("general_student").shape
+        self.machine = Machine(self.config, configuration.precision)
+
+    def of(self, stage: str) -> Any:
+        return self.configuration.quietly(stage, self.name)
+
+    # Rows and their lengths
+
+    @cached_property
+    def train(self) -> Sequences:
+        return self.sequences(self.parts["train"])
+
+    @cached_property
+    def validation(self) -> Sequences:
+        return self.sequences(self.parts["validation"])
+
+    @cached_property
+    def test(self) -> Sequences:
+        """With the further tests."""
+        parts = [rows for part, rows in self.parts.items() if part not in ("train", "validation")]
+        return self.sequences(list(chain.from_iterable(parts)))
+
+    @cached_property
+    def variants(self) -> int:
+        recipe = word_replacement.with_variants(self.of("augment"), len(self.parts["train"]))
+        return cast(int, recipe.variants)
+
+    @cached_property
+    def transfer(self) -> Sequences:
+        return self.train.times(1 + self.variants) + self.sequences(self.unlabelled)
+
+    def sequences(self, rows: list[Row]) -> Sequences:
+        sample = _sample(rows)
+        if not sample:
+            return Sequences()
+        with without_counts():
+            ids = encode(self.task, sample, self.tokenizer)["input_ids"]
+        return Sequences.like([len(sequence) for sequence in ids], len(sample), len(rows))
+
+    # Seconds
+
+    def seconds(
+        self,
+        mode: Mode,
+        shape: Shape,
+        sequences: Sequences,
+        batches: float,
+        layers: float | None = None,
+        precision: str | None = None,
+        dropout: float | None = None,
+    ) -> float:
+        """``layers``: as many as ``shape`` has, unless the last one is computed in part. ``precision``: by default that
+        of training, or float32 in inference.
+        """
+        if not sequences.count:
+            return 0.0
+        precision = precision or ("float32" if mode != "train" else self.configuration.precision)
+        speed = self.machine.speed(shape, _rounded(sequences.mean), mode, precision, dropout)
+        return speed.seconds(batches, shape.layers if layers is None else layers, sequences.pieces, sequences.pairs)
+
+    def layers_of(self, shape: Shape) -> float:
+        """As a head reads them: many kinds read only the first position of the last layer, which takes its keys and
+        values at all positions, and nothing else.
+        """
+        projections, feed_forward = 4 * shape.hidden**2, 2 * shape.hidden * shape.feed_forward
+        share = 0.5 * projections / (projections + feed_forward)
+        return shape.layers - (1 - share if self.task.uses_first_position_only else 0)
+
+    def inference(self, shape: Shape, sequences: Sequences, precision: str = "float32", mode: Mode = "infer") -> float:
+        return self.seconds(mode, shape, sequences, sequences.count / BATCH, self.layers_of(shape), precision)
+
+    # Stages
+
+    def costs(self) -> Iterator[Cost]:
+        """In the order of the pipeline."""
+        if not Path("models/pretrained/encoder").exists():
+            yield self.encoder()
+        if self.of("general_student").start == "distillation":
+            yield self.general_student()
+        yield self.finetune("finetune_teacher", self.teacher)
+        yield self.augment()
+        yield self.distill_intermediate()
+        yield self.distill_prediction()
+        yield self.finetune("finetune_student", self.student)
+        yield from self.after_training()
+
+    def encoder(self) -> Cost:
+        group = self.configuration.encoder.masked_language_model
+        text = self.texts(group.text, group.max_length, self.configuration.encoder.seed)
+        read = text.times(group.steps * group.batch_size / text.count)
+        seconds = self.seconds("train", self.teacher, read, group.steps)
+        return Cost("encoder", "once for all tasks, if the encoder has no head", group.steps, START + seconds)
+
+    def general_student(self) -> Cost:
+        recipe = self.of("general_student").distillation
+        data = self.texts(recipe.text, recipe.max_length, self.configuration.seed)
+        return self.intermediate("general_student", recipe, data.times(recipe.text.limit / data.count), "texts")
+
+    def texts(self, text: Text, max_length: int, seed: int) -> Sequences:
+        key = "encoder.masked_language_model.text"
+        found = sources.texts(text.model_copy(update={"limit": min(SAMPLED, text.limit)}), seed, key)
+        ids = self.tokenizer(found, truncation=True, max_length=max_length)["input_ids"]
+        return Sequences.like([len(sequence) for sequence in ids], len(found), len(found))
+
+    def schedule(self, stage: str, shape: Shape, recipe: Schedule, data: Sequences, what: str) -> Cost:
+        """A stage that trains with a head, once for each learning rate, and validates after each epoch."""
+        steps_per_epoch = steps_of(data.count, 1, recipe.batch_size, recipe.accumulation)
+        epochs = epochs_of(steps_per_epoch, recipe.epochs, recipe.min_steps)
+        trials = len(recipe.learning_rates)
+        read = data.times(epochs * trials * (4 / 3 if recipe.checkpointing else 1))
+        training = self.seconds(
+            "train", shape, read, trials * epochs * steps_per_epoch, self.layers_of(shape), dropout=recipe.dropout
+        )
+        validating = self.inference(shape, self.validation.times(epochs * trials), mode="validate")
+        text = f"{what}, {_epochs(epochs)}" + (f", {trials} learning rates" if trials > 1 else "")
+        return Cost(stage, text, trials * epochs * steps_per_epoch, START + training + validating)
+
+    def finetune(self, stage: str, shape: Shape) -> Cost:
+        recipe = self.of(stage)
+        if getattr(recipe, "checkpoint", None):
+            return Cost(stage, "your own teacher", 0, START + self.inference(shape, self.validation))
+        return self.schedule(stage, shape, recipe, self.train, f"{self.train.count} rows")
+
+    def augment(self) -> Cost:
+        if not self.variants:
+            return Cost("augment", "no variants", 0, START)
+        forwards = self.forwards()
+        hidden, wide = self.teacher.hidden**2, self.teacher.hidden * self.teacher.feed_forward
+        layers = self.teacher.layers - 2 * wide / (4 * hidden + 2 * wide)  # the last one: of masked positions only
+        seconds = self.seconds("infer", self.teacher, forwards, forwards.count / BATCH, layers)
+        what = f"{len(self.parts['train'])} rows, {self.variants} variants each, {forwards.count} forward passes"
+        return Cost("augment", what, 0, START + HEAD_AND_DRAW * seconds)
+
+    def forwards(self) -> Sequences:
+        """Inputs of the masked language model: copies of each text in which some words are masked."""
+        recipe = self.of("augment")
+        group = self.configuration.word_vectors
+        stop_words = set(word_vectors.stop_words(group.stop_words, "word_vectors.stop_words"))
+        longest = min(self.tokenizer.model_max_length - 2, self.task.pieces_read or math.inf)
+        fields = (self.task.replaceable_spans(row).values() for row in self.parts["train"])
+        texts = list(dict.fromkeys(text for texts_and_spans in fields for text, _ in texts_and_spans))
+        sample, lengths = _sample(texts), []
+        for text in sample:
+            encoded = self.tokenizer(text, add_special_tokens=False, truncation=True, max_length=longest)
+            spans = [encoded.token_to_chars(at) for at in range(len(encoded["input_ids"]))]
+            words = [
+                text[start:end]
+                for start, end in filter(None, spans)
+                if word_replacement.is_whole_word(text, start, end) and is_word(text[start:end])
+            ]
+            words = [word for word in words if word.lower() not in stop_words]
+            copies = count_forwards(len(spans), len(words), recipe.masked_at_once)
+            lengths += [len(spans) + 2] * copies
+        return Sequences.like(lengths, len(sample), len(texts))
+
+    def distill_intermediate(self) -> Cost:
+        recipe = self.of("distill_intermediate")
+        data = self.transfer.upto(recipe.max_rows) if recipe.epochs else Sequences()
+        return self.intermediate("distill_intermediate", recipe, data, "rows", self.transfer)
+
+    def intermediate(
+        self, stage: str, recipe: Any, data: Sequences, of: str, transfer: Sequences | None = None
+    ) -> Cost:
+        """The teacher's forward and the student's step; then the teacher's logits of the rest of ``transfer``."""
+        precision, steps, seconds, text = self.configuration.precision, 0, START, []
+        if data.count:
+            steps_per_epoch = steps_of(data.count, 1, recipe.batch_size)
+            epochs = epochs_of(steps_per_epoch, recipe.epochs, recipe.min_steps)
+            steps, read = epochs * steps_per_epoch, data.times(epochs)
+            seconds += self.seconds("infer", self.teacher, read, steps, precision=precision)
+            seconds += self.seconds("train", self.student, read, steps, dropout=recipe.dropout)
+            text.append(f"{data.count} {of}, {_epochs(epochs)}")
+        if transfer and (rest := transfer.count - data.count) > 0:
+            seconds += self.inference(self.teacher, transfer.upto(rest), precision)
+            text.append(f"the teacher's logits of {rest} {'more ' if data.count else ''}rows")
+        return Cost(stage, "; ".join(text), steps, seconds)
+
+    def distill_prediction(self) -> Cost:
+        recipe, data = self.of("distill_prediction"), self.transfer
+        if recipe.targets == "labels":
+            data = self.train.times(1 + self.variants * recipe.augmented)
+        elif not recipe.augmented:
+            data = self.transfer + self.train.times(-self.variants)
+        return self.schedule("distill_prediction", self.student, recipe, data, f"{data.count} rows")
+
+    def after_training(self) -> Iterator[Cost]:
+        of_teacher, of_student = (self.inference(shape, self.test) for shape in (self.teacher, self.student))
+        yield Cost("evaluate", f"{self.test.count} rows, 3 models", 0, START + of_teacher + 2 * of_student)
+        yield Cost("export", "ONNX and int8", 0, START + EXPORT + 3 * of_student)
+        recipe = self.of("benchmark")
+        runs = recipe.runs + sum(max(1, recipe.runs // FEWER_RUNS) * size for size in recipe.batch_sizes if size > 1)
+        timed = self.test.times(2 * runs / self.test.count)  # of a typical length, and of a long one
+        ways = {1, torch.get_num_threads()}  # of threads
+        seconds = sum(ways) * LATENCY_FORMS * self.inference(self.teacher, timed, mode="validate")
+        yield Cost("benchmark", f"latency of 6 models on {' and '.join(map(str, ways))} threads", 0, START + seconds)
+
+    # What the user reads
+
+    def log(self) -> None:
+        costs = list(self.costs())
+        log(f"about, on this machine ({self.machine}):")
+        for cost in costs:
+            steps = f"{cost.what} = {cost.steps} steps" if cost.steps else cost.what
+            log(f"  {cost.stage}: {minutes(cost.seconds)}: {steps}")
+        total = sum(cost.seconds for cost in costs)
+        log(f"  all: {minutes(total)}")
+        if total > LONG:
+            longest = max((cost for cost in costs if cost.stage != "encoder"), key=lambda cost: cost.seconds)
+            log(f"LONG: most of it is {longest.stage}. To make it shorter: {'; '.join(self.advice(longest))}")
+
+    def advice(self, longest: Cost) -> Iterator[str]:
+        """What makes the longest stage shorter."""
+        recipe = self.of(longest.stage)
+        rows = self.transfer if longest.stage.startswith("distill") else self.train
+        if rows.mean > LONG_TEXT:
+            yield f"a smaller max_length ({self.task.max_length}; a text has {rows.mean} word pieces on average)"
+        if rows is self.transfer:
+            variants = self.train.times(self.variants)
+            if variants.pieces > LARGE_SHARE * self.transfer.pieces:
+                yield f"fewer augment.variants ({self.variants} of each of {self.train.count} rows)"
+            if len(self.unlabelled) > LARGE_SHARE * self.transfer.count:
+                yield f"a smaller unlabelled.limit ({len(self.unlabelled)} rows)"
+        if longest.stage == "distill_intermediate":
+            yield f"a smaller distill_intermediate.max_rows ({recipe.max_rows or 'all rows'})"
+        elif longest.stage == "augment":
+            yield f"more augment.masked_at_once ({recipe.masked_at_once})"
+        if getattr(recipe, "epochs", 1) > 1:
+            yield f"fewer {longest.stage}.epochs ({recipe.epochs})"
+        if self.machine.device.type == "cpu":
+            yield "a GPU"
+
+
+def minutes(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(seconds, 1):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _rounded(length: int) -> int:
+    """Lengths that differ little share a measurement."""
+    return 1 << round(math.log2(max(length, 1)))
+
+
+def _epochs(count: int) -> str:
+    return f"{count} epoch" + "s" * (count > 1)
+
+
+def _sample(rows: list) -> list:
+    return rows[:: math.ceil(len(rows) / SAMPLED)] if rows else []

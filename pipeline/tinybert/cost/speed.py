@@ -1,0 +1,128 @@
+"""How fast this machine computes a model's layers: a few steps of small models of the same widths are timed."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from transformers import AutoModel
+
+from pipeline.tinybert.core import launch
+from pipeline.tinybert.core.settings import Shape
+from pipeline.tinybert.models import checkpoints
+from pipeline.tinybert.models.attention import our_attention
+from pipeline.tinybert.models.precision import autocast, to_inference
+
+Mode = Literal["train", "validate", "infer"]  # a step; without gradients; the same, with `to_inference`
+PIECES = 768  # of a timed batch
+FEW, MORE = 1, 3  # layers of the timed models
+RUNS = 3  # of which the fastest counts: a machine is never faster than it is, but often slower
+SHORTEST = 16  # word pieces
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Seconds of a batch or step apart from its layers, and of one layer: of each word piece, and of each pair of word
+    pieces of a sequence.
+    """
+
+    batch: float
+    piece: float
+    pair: float
+
+    def seconds(self, batches: float, layers: float, pieces: float, pairs: float) -> float:
+        """``pieces``, ``pairs``: sums over all sequences of the length and of its square."""
+        return batches * self.batch + layers * (pieces * self.piece + pairs * self.pair)
+
+
+class Machine:
+    """Measures each model and mode once."""
+
+    def __init__(self, config: Any, precision: str):
+        """``config``: of the encoder. ``precision``: of training."""
+        self.config, self.precision, self.device = config, precision, launch.device()
+        self.known: dict[tuple, Speed] = {}
+
+    def __str__(self) -> str:
+        where = f"{torch.get_num_threads()} threads" if self.device.type == "cpu" else torch.cuda.get_device_name()
+        return f"{where}, training in {self.precision}"
+
+    def speed(self, shape: Shape, length: int, mode: Mode, precision: str, dropout: float | None = None) -> Speed:
+        """The speed of models of these widths around a typical ``length`` of a sequence in word pieces."""
+        key = shape.hidden, shape.heads, shape.feed_forward, length, mode, precision, dropout
+        if key not in self.known:
+            self.known[key] = self._measured(shape, length, mode, precision, dropout)
+        return self.known[key]
+
+    def _measured(self, shape: Shape, length: int, mode: Mode, precision: str, dropout: float | None) -> Speed:
+        limit = self.config.max_position_embeddings - 2
+        short = min(max(length, SHORTEST), limit // 2)
+        long = 2 * short
+        rows = max(1, PIECES // short)
+        few, more = (_model(self.config, shape, layers, mode, dropout) for layers in (FEW, MORE))
+        with_few, with_more = (self._time(model, rows, short, mode, precision) for model in (few, more))
+        layer = max(with_more - with_few, 0.01 * with_more) / (MORE - FEW)
+        batch = max(with_few - FEW * layer, 0)
+        fewer_rows = max(1, rows // 2)
+        longer = max(self._time(more, fewer_rows, long, mode, precision) - batch, 0) / MORE
+        # layer / rows = piece * short + pair * short², and the same for long
+        slopes = layer / rows / short, longer / fewer_rows / long
+        pair = max(slopes[1] - slopes[0], 0) / (long - short)
+        return Speed(batch, max(slopes[0] - pair * short, 0), pair)
+
+    def _time(self, model: Any, rows: int, length: int, mode: Mode, precision: str) -> float:
+        ids = torch.randint(1, model.config.vocab_size, (rows, length), generator=torch.Generator().manual_seed(0))
+        inputs = {"input_ids": ids.to(self.device), "attention_mask": torch.ones_like(ids).to(self.device)}
+        make = self._step if mode == "train" else self._forward
+        run = make(model, inputs, mode, precision)
+        return min(self.seconds_of(run) for _ in range(1 + RUNS))
+
+    def seconds_of(self, run: Callable[[], None]) -> float:
+        """On a CPU by the processor's time: on a busy machine, a run waits for other programs most of the time."""
+        clock = time.perf_counter if self.device.type == "cuda" else time.process_time
+        start = clock()
+        run()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+            return clock() - start
+        return (clock() - start) / torch.get_num_threads()
+
+    def _step(self, model: nn.Module, inputs: dict, mode: Mode, precision: str) -> Callable[[], None]:
+        optimizer = torch.optim.AdamW(model.to(self.device).train().parameters(), fused=True)
+
+        def run() -> None:
+            with autocast(precision, self.device):
+                states = model(**inputs).last_hidden_state
+            states.float().square().mean().backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+
+        return run
+
+    def _forward(self, model: nn.Module, inputs: dict, mode: Mode, precision: str) -> Callable[[], None]:
+        def run() -> None:
+            with torch.no_grad(), autocast(precision, self.device):
+                model(**inputs)
+
+        if mode == "infer" and model.training:
+            to_inference(model, precision, self.device)
+        model.to(self.device).eval()
+        return run
+
+
+def _model(config: Any, shape: Shape, layers: int, mode: Mode, dropout: float | None) -> nn.Module:
+    """A random encoder of these widths. Its word embeddings have a part in the optimizer's time only."""
+    config = copy.deepcopy(config)
+    checkpoints.set_shape(config, shape.model_copy(update={"layers": layers}))
+    if mode != "train":
+        config.vocab_size = min(config.vocab_size, 1000)
+    with torch.random.fork_rng():
+        model = our_attention(AutoModel.from_config(config, dtype=torch.float32))
+    checkpoints.set_dropout(model, dropout)
+    return model.train()

@@ -1,0 +1,120 @@
+import json
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+
+from pipeline import cost, prepare
+from pipeline.tinybert import tasks
+from pipeline.tinybert.augmentation import word_replacement
+from pipeline.tinybert.augmentation.word_replacement import Augmenter
+from pipeline.tinybert.core import settings
+from pipeline.tinybert.cost import sketch
+from pipeline.tinybert.cost.sketch import Sequences, Sketch
+from pipeline.tinybert.cost.speed import Machine, Speed
+from pipeline.tinybert.data import rows, word_vectors
+from pipeline.tinybert.models import checkpoints
+
+ENCODER = Path("data/raw/encoder/checkpoint")
+
+
+@pytest.fixture
+def raw_world(tmp_path, monkeypatch):
+    """The tiny world before any stage. A piece takes a layer a millionth of a second, a batch and a step nothing."""
+    shutil.copy(tiny.ROOT / "params.yaml", tmp_path)
+    tiny.write_world(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Machine, "speed", lambda *settings: Speed(batch=0, piece=1e-6, pair=0))
+
+
+def sketch_of(name: str = "tiny") -> Sketch:
+    configuration = settings.load()
+    task, parts, _, unlabelled = prepare.read_rows(configuration, name)
+    return Sketch(configuration, name, task, parts, unlabelled, ENCODER, checkpoints.tokenizer(ENCODER))
+
+
+def test_the_steps_are_those_that_the_stages_take(world):
+    costs = {cost.stage: cost.steps for cost in sketch_of().costs()}
+
+    def taken(stage: str) -> int:
+        return json.loads(Path(f"metrics/tiny/{stage}/validation.json").read_text())["steps"]
+
+    assert costs["finetune_teacher"] == taken("finetune_teacher")
+    assert costs["finetune_student"] == 2 * taken("finetune_student")  # two learning rates
+    assert taken("distill_prediction") <= costs["distill_prediction"] <= 1.1 * taken("distill_prediction")
+    assert "encoder" not in costs  # it has run
+
+
+def test_few_rows_take_the_steps_of_the_floor(raw_world):
+    tiny.write_params(Path("params.yaml"), **{"finetune_teacher.min_steps": 300})
+    costs = {cost.stage: cost for cost in sketch_of().costs()}
+    assert (costs["finetune_teacher"].steps, costs["finetune_teacher"].what) == (308, "112 rows, 22 epochs")
+
+
+def test_the_forwards_of_augment_are_those_that_it_makes(world):
+    made, folder = sketch_of(), Path("models/pretrained/masked_language_model")
+    recipe = word_replacement.with_variants(made.of("augment"), 112)
+    task = tasks.load(Path("data/tiny/prepared/task.json"), settings.load().task("tiny"), "tiny")
+    vectors = word_vectors.load("data/word_vectors")
+    augmenter = Augmenter(task, tiny.masked_language_model(), checkpoints.tokenizer(folder), *vectors, recipe)
+    sentences = [augmenter.sentence(row["text"]) for row in rows.read(Path("data/tiny/prepared/train.jsonl"))]
+    forwards = [forward for sentence in sentences for forward in augmenter.candidates.masked_forwards(sentence)]
+    assert made.forwards().count == len(forwards)
+    assert made.forwards().pieces == sum(len(forward.pieces) for forward in forwards)
+
+
+def test_the_logits_of_rows_beyond_max_rows_and_the_variants_are_counted(raw_world):
+    tiny.write_params(Path("params.yaml"), **{"distill_intermediate.max_rows": 100, "augment.variants": 4})
+    costs = {cost.stage: cost for cost in sketch_of().costs()}
+    assert costs["distill_intermediate"].what == "100 rows, 1 epoch; the teacher's logits of 520 more rows"
+    assert costs["distill_prediction"].what.startswith("620 rows, ")
+
+
+def test_a_long_run_is_told_what_makes_it_shorter(raw_world, monkeypatch, capsys):
+    sketch_of().log()
+    assert "LONG" not in capsys.readouterr().out
+    monkeypatch.setattr(Machine, "speed", lambda *settings: Speed(batch=0, piece=1, pair=0))
+    monkeypatch.setattr(sketch, "LONG_TEXT", 10)
+    tiny.write_params(Path("params.yaml"), **{"distill_prediction.epochs": 9})
+    sketch_of().log()
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("LONG")]
+    assert line.startswith(
+        "LONG: most of it is distill_prediction. To make it shorter: a smaller max_length (32; a text"
+    )
+    assert "fewer augment.variants (2 of each of 112 rows)" in line and "fewer distill_prediction.epochs (9)" in line
+
+
+@pytest.mark.parametrize("kind", ["named_entities", "question_answering"])
+def test_every_kind_has_a_sketch(raw_world, kind):
+    tiny.write_task(Path(), kind)
+    stages = [cost.stage for cost in sketch_of(kind).costs()]
+    assert stages == ["encoder", *(stage for stage in tiny.PER_TASK if stage in stages)] and len(stages) == 9
+
+
+def test_the_command_logs_a_line_for_each_stage(raw_world, capsys):
+    cost.main("tiny")
+    logged = capsys.readouterr().out.splitlines()
+    begin = next(number for number, line in enumerate(logged) if line.startswith("about, on this machine ("))
+    assert "  finetune_teacher: 4 s: 112 rows, 3 epochs = 42 steps" in logged[begin:]
+    assert logged[-1].startswith("  all: ")
+
+
+def test_a_sample_stands_for_all_rows():
+    assert Sequences.like([2, 4, 6], rows=2, of=20) == Sequences(count=30, pieces=120, pairs=560)
+
+
+def test_time_in_which_other_programs_run_does_not_count(raw_world):
+    machine = Machine(sketch_of().config, "float32")
+    machine.device = torch.device("cpu")
+    assert machine.seconds_of(lambda: time.sleep(0.3)) < 0.1
+
+
+def test_a_step_costs_more_than_a_forward(tmp_path):
+    machine = Machine(tiny.config(hidden=64, feed_forward=256), "float32")
+    shape = settings.Shape(layers=4, hidden=64, heads=2, feed_forward=256)
+    train, infer = (machine.speed(shape, 16, mode, "float32") for mode in ("train", "infer"))
+    work = {"batches": 1, "layers": 4, "pieces": 1000, "pairs": 16000}
+    assert train.seconds(**work) > infer.seconds(**work) > 0
