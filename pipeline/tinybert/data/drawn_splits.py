@@ -51,6 +51,8 @@ def split_off_missing(task: Task, parts: Parts, test: float, validation: float, 
     for others, (name, share) in zip(range(len(shares), 0, -1), shares.items(), strict=True):
         size = round(share * total)
         found = in_proportion(task, rows, size, seed, others)
+        if found and name == "validation" and not by_group and _is_without_labels(task, *found):
+            found = None  # it could choose no model
         if found is None:
             if total < LEAST_ROWS:
                 raise UserError(
@@ -62,6 +64,10 @@ def split_off_missing(task: Task, parts: Parts, test: float, validation: float, 
         rows, drawn[name] = found
         log(f"{name}: {len(drawn[name])} rows split off train")
     return _in_order({**parts, **drawn, "train": rows})
+
+
+def _is_without_labels(task: Task, rest: list[Row], split_off: list[Row]) -> bool:
+    return len(split_off) > 1 and any(map(task.labels_in, rest)) and not any(map(task.labels_in, split_off))
 
 
 def _in_order(parts: Parts) -> Parts:
@@ -77,18 +83,14 @@ def _number(row: Row) -> int:
 
 
 def _stratified(task: Task, rows: list[Row], size: int, seed: int, others: int) -> Drawn | None:
-    """A random split in which the classes of ``Task.stratum`` keep their proportions. None if a side could miss a
-    class, or all labels.
-    """
+    """A random split in which the classes of ``Task.stratum`` keep their proportions. None if a side could miss one."""
     strata = [task.stratum(row) for row in rows]
     counts = Counter(strata)
     if min(counts.values()) * min(size, len(rows) - size) < len(rows):
         return None
-    rest, split_off = train_test_split(
-        rows, test_size=size, random_state=seed, stratify=strata if len(counts) > 1 else None
-    )
-    has_none = any(map(task.labels_in, rows)) and not any(map(task.labels_in, split_off))
-    return None if has_none else (rest, split_off)
+    stratify = strata if len(counts) > 1 else None
+    rest, split_off = train_test_split(rows, test_size=size, random_state=seed, stratify=stratify)
+    return rest, split_off
 
 
 def _some_of_each_class(task: Task, rows: list[Row], size: int, seed: int, others: int, name: str, key: str) -> Drawn:
@@ -183,36 +185,52 @@ def _nearest_groups(task: Task, rows: list[Row], size: int, seed: int, others: i
 def cover_labels(task: Task, parts: Parts, drawn: list[str], key: str) -> Parts:
     """Move rows of the splits ``drawn``, from validation first, to train if it has no row with one of their labels.
 
-    Groups move whole, and no split becomes empty. Logs the labels that are too rare to be in each drawn split.
+    Groups move whole. A split that would become empty gets other rows of train in exchange, whose labels train has
+    elsewhere; without such rows it stays. Logs the labels that are too rare to be in each drawn split.
     """
     parts = dict(parts)
-    known = labels_of(task, parts["train"])
-    needed = sorted({label for rows in parts.values() for label in labels_of(task, rows)} - known)
+    needed = sorted(
+        {label for rows in parts.values() for label in labels_of(task, rows)} - labels_of(task, parts["train"])
+    )
     if needed and (question := right_column([task.labels_in(row) for row in parts["train"]])):
         raise UserError(f"{key}: rows of other splits have labels that no row of train has{question}")
-    moved: list[Row] = []
+    moved = 0
     for label in needed:
         for name in sorted(drawn, reverse=True):
-            units = [_unit(task, row) for row in parts[name] if label in task.labels_in(row)]
-            moving = [row for row in parts[name] if units and _unit(task, row) == units[0]]
-            if label not in known and moving and len(moving) < len(parts[name]):
-                parts[name] = [row for row in parts[name] if _unit(task, row) != units[0]]
-                moved += moving
-                known |= labels_of(task, moving)
+            of_label = [unit for unit in _units(task, parts[name]) if label in labels_of(task, unit)]
+            if label in labels_of(task, parts["train"]) or not of_label:
+                continue
+            train, rest = [*parts["train"], *of_label[0]], [row for row in parts[name] if row not in of_label[0]]
+            if not rest:
+                train, rest = _exchange(task, train, len(of_label[0]))
+            if rest:
+                parts |= {"train": train, name: rest}
+                moved += len(of_label[0])
     if moved:
-        log(f"train: {len(moved)} rows moved to it from {' and '.join(drawn)}: no other row has one of their labels")
-        parts["train"] = sorted([*parts["train"], *moved], key=_number)
+        log(f"train: {moved} rows moved to it from {' and '.join(drawn)}: no other row has one of their labels")
     _log_rare_labels(task, parts, drawn)
-    return parts
+    return parts | _in_order(parts)
+
+
+def _exchange(task: Task, train: list[Row], size: int) -> Drawn:
+    """Train without a row or group all of whose labels it has elsewhere, and that: the one nearest to ``size`` rows."""
+    units = _units(task, train)
+    count = Counter(label for unit in units for label in labels_of(task, unit))
+    spare = [unit for unit in units if all(count[label] > 1 for label in labels_of(task, unit))]
+    chosen = min(spare, key=lambda unit: abs(len(unit) - size), default=[])
+    return [row for row in train if row not in chosen], chosen
+
+
+def _units(task: Task, rows: list[Row]) -> list[list[Row]]:
+    """What moves as a whole: each row, or all rows of a group."""
+    units: dict[str, list[Row]] = {}
+    for row in rows:
+        units.setdefault(group_of(task, row) or row["id"], []).append(row)
+    return list(units.values())
 
 
 def labels_of(task: Task, rows: list[Row]) -> set[str]:
     return {label for row in rows for label in task.labels_in(row)}
-
-
-def _unit(task: Task, row: Row) -> str:
-    """What moves as a whole: a row, or all rows of a group."""
-    return group_of(task, row) or row["id"]
 
 
 def _log_rare_labels(task: Task, parts: Parts, drawn: list[str]) -> None:
