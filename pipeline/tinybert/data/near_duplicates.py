@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pipeline.tinybert.tasks import Task
 
 LEAST = 80  # percent: the words in both texts as a share of those in either
-SHORTEST = 5  # different words; shorter texts are alike by chance
+SHORTEST = 8  # different words; shorter texts are alike by chance
 COUNTED = 2_000  # characters of a text: the start tells, and a model reads little more
 MOST_COMPARISONS = 5_000_000  # some seconds
 # Where no blanks stand between words, each character is one.
