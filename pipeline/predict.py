@@ -21,7 +21,7 @@ from pipeline.tinybert import tasks
 from pipeline.tinybert.core import settings, stage
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.data import readers
-from pipeline.tinybert.data.records import BadRecordError, column_names, list_in_text
+from pipeline.tinybert.data.records import BadRecordError, column_names, flat, list_in_text
 from pipeline.tinybert.data.rows import Row, parse_json
 from pipeline.tinybert.evaluation import scoring
 from pipeline.tinybert.models import checkpoints
@@ -30,7 +30,7 @@ from pipeline.tinybert.release import onnx_model
 from pipeline.tinybert.tasks.task import Task
 
 LINES = (".jsonl", ".ndjson")  # read line by line, like text
-Columns = dict[str, str]  # field → the source's column
+Columns = dict[str, Any]  # field → the source's column, or a list of columns whose texts are joined
 Asked = Iterator[tuple[str, dict | BadRecordError]]  # where it stands, and what is asked
 
 
@@ -120,7 +120,13 @@ def of_table(path: Path, columns: Columns, source: settings.Source, more: dict) 
     """The same of a table's records; the file is read as the task's source is."""
     for number, (position, record) in enumerate(readers.records(path, source, "--file")):
         known = {**more, **record}
-        if number == 0 and (missing := [column for field, column in columns.items() if not {field, column} & {*known}]):
+        missing = [
+            name
+            for field, column in columns.items()
+            for name in flat([column])
+            if number == 0 and not {field, name} & known.keys()
+        ]
+        if missing:
             raise UserError(
                 f"--file: {path} has no column '{missing[0]}' (it has: {', '.join(map(str, record))}): name it as in"
                 " the task's source"
@@ -151,19 +157,21 @@ def row_of(task: Task, record: dict | BadRecordError, columns: Columns) -> Row:
     """
     if isinstance(record, BadRecordError):
         raise record
-    names = {field: column if column in record else field for field, column in columns.items()}
+    names = {
+        field: column if not record.keys().isdisjoint(flat([column])) else field for field, column in columns.items()
+    }
     words = record.get(names["words"]) if "words" in names else None
     if isinstance(words, str):
         field, value = ("words", listed) if (listed := list_in_text(words)) else ("text", words)
         record, names = {field: value}, {field: field}
-    if missing := [name for name in names.values() if name not in record]:
+    if missing := [name for name in names.values() if not isinstance(name, list) and name not in record]:
         raise BadRecordError(f"no {missing[0]}: expected {' and '.join(columns)}")
     row = task.parse_record(record, settings.Table.model_validate({"location": "-", **names}), labelled=False)
     try:
         json.dumps(row, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError:
         raise BadRecordError("a character that is no text (half of a surrogate pair, or not UTF-8)") from None
-    return {**row, "given": {field: record[name] for field, name in names.items()}}
+    return {**row, "given": {field: record[name] for field, name in names.items() if not isinstance(name, list)}}
 
 
 if __name__ == "__main__":

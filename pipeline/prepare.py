@@ -16,7 +16,7 @@ from pipeline.tinybert import tasks
 from pipeline.tinybert.core import settings, stage
 from pipeline.tinybert.core.log import log
 from pipeline.tinybert.core.output import output, write_json
-from pipeline.tinybert.data import lengths, locations, rows, splits
+from pipeline.tinybert.data import drawn_splits, lengths, locations, near_duplicates, rows, splits
 from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.models import checkpoints
 from pipeline.tinybert.tasks import Task
@@ -64,11 +64,20 @@ def read_rows(configuration: settings.Settings, name: str) -> tuple[Task, splits
         log(f"{split}: {len(part)} rows read")
     parts = splits.drop_duplicates(task, source.parts, source.more_tests)
     splits.log_shared_groups(task, {**parts, **source.more_tests})
-    parts = splits.split_off_missing(task, parts, prepare.test, prepare.validation, prepare.seed, key)
-    parts |= source.more_tests
-    splits.check_labels(task, parts, task_settings.source, key)
+    drawn = drawn_splits.missing(parts)
+    parts = drawn_splits.split_off_missing(task, parts, prepare.test, prepare.validation, prepare.seed, key)
+    parts = drawn_splits.cover_labels(task, {**parts, **source.more_tests}, drawn, key)
+    parts = splits.check_labels(task, parts, task_settings.source, key)
     task.labels = task.label_names(parts["train"], task_settings.source, key)
-    splits.check_variety(task, parts, key)
+    splits.check_variety(task, parts, drawn, key)
+    for test in ("test", *source.more_tests):
+        near_duplicates.log_near_duplicates(task, test, parts[test], parts["train"])
+    if splits.teacher_may_know_test(configuration, name):
+        log(
+            f"test: DOUBTFUL: {TEACHER} is your own teacher, and test is drawn from the rows of the source. If it was"
+            " trained on these rows, no score of it or of its student means anything. Name rows that it has not seen:"
+            f" {key}.splits: {{train: …, test: …}}"
+        )
     unlabelled = splits.read_unlabelled(task, task_settings, parts, prepare.seed, f"tasks.{name}.unlabelled")
     for split, part in parts.items():
         log(f"{split}: {len(part)} rows: {task.summary(part)}")

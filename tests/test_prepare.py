@@ -69,7 +69,8 @@ def test_check_reports_the_bad_rows_of_every_file(run_check):
     assert str(raised.value) == (
         f"{SOURCE}: train.jsonl, line 61: column 'text': empty text; "
         f"{SOURCE}: test.jsonl, line 1: column 'text': empty text; "
-        f"{SOURCE}: new.jsonl, line 1: column 'text': empty text"
+        f"{SOURCE}: new.jsonl, line 1: column 'text': empty text: correct or remove these rows, or set"
+        f" {SOURCE}.bad_rows: drop, which leaves them out and counts them"
     )
 
 
@@ -80,6 +81,15 @@ def test_check_reports_bad_rows_of_one_file_and_a_missing_column_of_another(run_
         )
     assert f"{SOURCE}: train.jsonl, line 61: column 'text': empty text; {SOURCE}: " in str(raised.value)
     assert "test.jsonl has no column 'text'" in str(raised.value)
+
+
+def test_a_test_split_that_the_own_teacher_may_have_seen_is_said(run_check):
+    tiny.write_params(Path("params.yaml"), **{TEACHER: "hub:owner/name@" + "0" * 40})
+    assert not any("your own teacher" in line for line in run_check(train=records(60), test=records(70)[60:]))
+    assert any(
+        line.startswith("test: DOUBTFUL: finetune_teacher.checkpoint is your own")
+        for line in run_check(train=records(60))
+    )
 
 
 def own_teacher() -> dict[str, str]:

@@ -98,7 +98,7 @@ def _form_in_words(schema: dict, form: dict) -> str:
         return f"{', '.join(others)} or {last}" if others else last
     if kind == "array":
         limits = ["at least one"] * ("minItems" in form) + [f"each {limit}" for limit in _limits(form["items"])]
-        return f"a list of {PLURALS[form['items']['type']]}{_in_brackets(limits)}"
+        return f"a list of {PLURALS.get(form['items'].get('type'), 'values')}{_in_brackets(limits)}"
     if "properties" in form:
         return f"a group of settings ({', '.join(form['properties'])})"
     if isinstance(form.get("additionalProperties"), dict):

@@ -42,6 +42,8 @@ Length = Annotated[int, Field(ge=8)]
 Name = Annotated[str, Field(min_length=1)]
 Character = Annotated[str, Field(min_length=1, max_length=1)]
 Column = Name | PositiveInt  # the number of the column, from 1, if columns have no names
+Texts = Name | Annotated[list[Name], Field(min_length=1)]  # a column, or columns whose texts are joined
+Value = str | int | float | bool
 LayerMap = Literal["uniform", "first", "last"] | list[PositiveInt]
 
 
@@ -57,15 +59,26 @@ class Table(Group):
     config: str | None = Field(None, description="configuration of a data set of the hub", examples=["sst2"])
     delimiter: Character | None = Field(None, description="character between the columns of a file", examples=[";"])
     quotes: bool | None = Field(None, description="false: a quote in CSV or TSV is a character; blank: true")
-    where: dict[str, str | int | float | bool] = Field(
-        {}, description="only rows with these values", examples=[{"language": "en"}]
+    where: dict[str, Value | Annotated[list[Value], Field(min_length=1)]] = Field(
+        {},
+        description="only rows with these values; of a list, any of its values",
+        examples=[{"language": ["en", "de"], "checked": True}],
     )
-    text: Name | None = Field(
-        None, description="column of the text; named_entities: only of unlabelled text", examples=["review"]
+    bad_rows: Literal["drop"] | None = Field(
+        None,
+        description="drop: leave out invalid rows (an empty text, no label, …), list and count them; blank: stop there",
+        examples=["drop"],
     )
-    pair: Name | None = Field(None, description="column of the second text of a pair", examples=["sentence2"])
+    text: Texts | None = Field(
+        None,
+        description="column of the text, or columns to join by line breaks; named_entities: only of unlabelled text",
+        examples=[["subject", "body"]],
+    )
+    pair: Texts | None = Field(
+        None, description="column of the second text of a pair, or columns to join", examples=["sentence2"]
+    )
     words: Column | None = Field(None, description="column of the list of words; CoNLL: its number", examples=[1])
-    question: Name | None = Field(None, description="column of the question", examples=["query"])
+    question: Texts | None = Field(None, description="column of the question, or columns to join", examples=["query"])
     passage: Name | None = Field(None, description="column of the passage that holds the answer", examples=["context"])
 
 

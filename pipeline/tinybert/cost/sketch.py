@@ -25,7 +25,7 @@ from pipeline.tinybert.data.words import is_word
 from pipeline.tinybert.models import checkpoints
 from pipeline.tinybert.models.inference import BATCH, encode
 from pipeline.tinybert.tasks import Task
-from pipeline.tinybert.training.loop import epochs_of, steps_of
+from pipeline.tinybert.training.loop import batches_and_epochs, steps_of
 
 SAMPLED = 500  # rows or texts whose lengths stand for all
 START = 4.0  # seconds for a stage's imports and files
@@ -203,8 +203,9 @@ class Sketch:
 
     def schedule(self, stage: str, shape: Shape, recipe: Schedule, data: Sequences, what: str) -> Cost:
         """A stage that trains with a head, once for each learning rate, and validates after each epoch."""
-        steps_per_epoch = steps_of(data.count, 1, recipe.batch_size, recipe.accumulation)
-        epochs = epochs_of(steps_per_epoch, recipe.epochs, recipe.min_steps)
+        fitted = recipe.epochs, recipe.batch_size, recipe.accumulation, recipe.min_steps
+        batch_size, epochs = batches_and_epochs(data.count, *fitted)
+        steps_per_epoch = steps_of(data.count, 1, batch_size, recipe.accumulation)
         trials = len(recipe.learning_rates)
         read = data.times(epochs * trials * (4 / 3 if recipe.checkpointing else 1))
         training = self.seconds(
@@ -263,8 +264,10 @@ class Sketch:
         """The teacher's forward and the student's step; then the teacher's logits of the rest of ``transfer``."""
         precision, steps, seconds, text = self.configuration.precision, 0, START, []
         if data.count:
-            steps_per_epoch = steps_of(data.count, 1, recipe.batch_size)
-            epochs = epochs_of(steps_per_epoch, recipe.epochs, recipe.min_steps)
+            batch_size, epochs = batches_and_epochs(
+                data.count, recipe.epochs, recipe.batch_size, min_steps=recipe.min_steps
+            )
+            steps_per_epoch = steps_of(data.count, 1, batch_size)
             steps, read = epochs * steps_per_epoch, data.times(epochs)
             seconds += self.seconds("infer", self.teacher, read, steps, precision=precision)
             seconds += self.seconds("train", self.student, read, steps, dropout=recipe.dropout)

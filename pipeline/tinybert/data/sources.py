@@ -19,6 +19,7 @@ from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import first_ten, log
 from pipeline.tinybert.core.settings import Column, Table, Text
 from pipeline.tinybert.data import locations, readers, words
+from pipeline.tinybert.data.records import BadRecordError, flat, text_of
 
 PUNKT_CHARACTERS = 1_000_000  # the sentence splitter is trained on about this many characters
 LONGEST_PART = 50_000  # characters of a line that are divided into sentences at once
@@ -33,12 +34,12 @@ def records(source: Table, split: str | None, columns: list[Column], key: str) -
     Raises UserError, which names ``key``, if the source cannot be read, lacks a column or has no such record.
     """
     found, name, path = _read_source(source, split, key)
-    conditions = {column: str(value) for column, value in source.where.items()}
+    conditions = {column: {str(value) for value in flat([values])} for column, values in source.where.items()}
     seen: dict[Column, None] = {}  # the columns of all records
     selected = 0
     for position, record in found:
         seen |= dict.fromkeys(record)
-        if all(str(record.get(column)) == value for column, value in conditions.items()):
+        if all(str(record.get(column)) in values for column, values in conditions.items()):
             selected += 1
             yield f"{name}, {position}", {**dict.fromkeys(columns), **record}
     for column in (*columns, *conditions) if seen else ():
@@ -92,21 +93,24 @@ def each_text(source: Text, seed: int, key: str) -> Iterator[str]:
 
     With ``sentences``, each text is split into sentences; those of fewer than three words are left out.
     """
-    column = source.text or "text"
+    column: Any = source.text or "text"
+    shown = ", ".join(map(str, flat([column])))
     left_out, unmarked = [], 0
 
     def documents() -> Iterator[str]:
         nonlocal unmarked
-        for where, record in records(source, source.split, [column], key):
-            if isinstance(record[column], str) and record[column].strip():
-                unmarked += words.WITHOUT_SENTENCE_MARKS.search(record[column]) is not None
-                yield record[column].strip()
-            else:
+        for where, record in records(source, source.split, flat([column]), key):
+            try:
+                text = text_of(record, column)
+            except BadRecordError:
                 left_out.append(where)
+                continue
+            unmarked += words.WITHOUT_SENTENCE_MARKS.search(text) is not None
+            yield text
 
     shuffled = _Shuffled(documents(), seed)
     if left_out:
-        log(f"{key}: {len(left_out)} rows without text in column '{column}' left out: {first_ten(left_out)}")
+        log(f"{key}: {len(left_out)} rows without text in column '{shown}' left out: {first_ten(left_out)}")
     if source.sentences and unmarked:
         log(
             f"{key}.sentences: {unmarked} texts in Thai or Lao, which have no sentence marks: their lines are kept"
@@ -123,7 +127,7 @@ def each_text(source: Text, seed: int, key: str) -> Iterator[str]:
             break
     if not count:
         expected = f"sentence of {SHORTEST_SENTENCE} words" if source.sentences else "text"
-        raise UserError(f"{key}: {source.location}: no {expected} in column '{column}'")
+        raise UserError(f"{key}: {source.location}: no {expected} in column '{shown}'")
 
 
 def sample(source: Text, columns: list[Column], seed: int, key: str) -> list[tuple[str, dict]]:

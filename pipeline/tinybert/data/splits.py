@@ -1,29 +1,34 @@
-"""Splits a task's rows into train, validation and test: without duplicates, stratified by label or by group."""
+"""The splits of a task's rows, as its source has them: read, without duplicates, with labels that train has."""
 
 from __future__ import annotations
 
 import difflib
-import random
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sklearn.model_selection import train_test_split
-
 from pipeline.tinybert.core.errors import UserError
-from pipeline.tinybert.core.log import first_ten, log
-from pipeline.tinybert.core.settings import Source
+from pipeline.tinybert.core.log import SHOWN, first_ten, log
+from pipeline.tinybert.core.settings import Settings, Source
 from pipeline.tinybert.core.settings import Task as TaskSettings
 from pipeline.tinybert.data import sources
-from pipeline.tinybert.data.records import Records, check_source, column_names, parse_records
+from pipeline.tinybert.data.records import (
+    BadRowsError,
+    Records,
+    advice_on_bad_rows,
+    check_source,
+    column_names,
+    flat,
+    log_dropped,
+    parse_records,
+)
 from pipeline.tinybert.data.rows import Row
 
 if TYPE_CHECKING:
     from pipeline.tinybert.tasks import Task
 
 MOST_CERTAIN_LABELS = 20  # more labels, for nearly as many rows, may be another column
-SHOWN_LINES = 3  # of each rare class
 NEAR = 0.8  # similarity of two labels, one of which may be a misspelling
 SPLITS = ("train", "validation", "test")
 Parts = dict[str, list[Row]]
@@ -52,13 +57,13 @@ def read(task: Task, source: Source, key: str) -> SourceRows:
     locations: Mapping[Any, str | None] = source.splits or {"train": None}
     if "train" not in locations:
         raise UserError(f"{key}.splits: no 'train' (it has: {', '.join(locations)})")
-    errors = []
+    errors: list[UserError] = []
 
     def read_split(name: str, location: str | None, labelled: bool = True) -> list[Row]:
         try:
             return _read_split(task, source, location, name, key, labelled)
         except UserError as error:
-            errors.append(str(error))
+            errors.append(error)
             return []
 
     rows = SourceRows(
@@ -67,7 +72,8 @@ def read(task: Task, source: Source, key: str) -> SourceRows:
         {name: read_split(name, location, labelled=False) for name, location in source.submissions.items()},
     )
     if errors:
-        raise UserError("; ".join(dict.fromkeys(errors)))  # an error of the whole source occurs once per split
+        advice = advice_on_bad_rows(key) if any(isinstance(error, BadRowsError) for error in errors) else ""
+        raise UserError("; ".join(dict.fromkeys(map(str, errors))) + advice)  # one of the source occurs once per split
     return rows
 
 
@@ -75,15 +81,14 @@ def _read_split(
     task: Task, source: Source, location: str | None, split: str, key: str, labelled: bool = True
 ) -> list[Row]:
     records = sources.records(source, location, needed_columns(task, source, labelled), key)
-    rows = parse_records(task, records, source, key, labelled)
+    rows = parse_records(task, records, source, key, labelled, split)
     return [{"id": f"{split}-{number}", **row} for number, row in enumerate(rows)]
 
 
 def needed_columns(task: Task, source: Source, labelled: bool = True) -> list[Any]:
     """The columns that a source must have: those that the task kind reads, and the group column."""
-    columns = list(column_names(task, source, labelled).values())
-    flat = [name for column in columns for name in (column if isinstance(column, list) else [column])]
-    return [*flat, *([source.group] if labelled and source.group is not None else [])]
+    columns = flat(column_names(task, source, labelled).values())
+    return [*columns, *([source.group] if labelled and source.group is not None else [])]
 
 
 def drop_duplicates(task: Task, parts: Parts, more_tests: Parts) -> Parts:
@@ -125,153 +130,72 @@ def _log_dropped(task: Task, split: str, owner: str, pairs: list[tuple[Row, Row]
 
 def log_shared_groups(task: Task, parts: Parts) -> None:
     """Log groups that are in train and also in another split. This happens only if the source names its splits."""
-    groups = {name: {_group(task, row) for row in rows} - {None} for name, rows in parts.items()}
+    groups = {name: {group_of(task, row) for row in rows} - {None} for name, rows in parts.items()}
     for name, of_split in groups.items():
         shared = of_split & groups["train"]
         if shared and name != "train":
             log(f"{name}: {len(shared)} of its {len(of_split)} groups are also in train: scores on it may be too high")
 
 
-def _group(task: Task, row: Row) -> str | None:
+def group_of(task: Task, row: Row) -> str | None:
+    """The group of a row, which is never divided between splits; None if it has none."""
     return row.get("group", task.group(row))
 
 
-def split_off_missing(task: Task, parts: Parts, test: float, validation: float, seed: int, key: str) -> Parts:
-    """Split off from train the parts that the source lacks.
-
-    ``test`` and ``validation`` are shares of all rows of train. Rows are split by group if they have one, or else
-    stratified by label.
-    """
-    rows = parts["train"]
-    if not rows:
-        raise UserError(f"{key}: no row is left for train: each of its texts is also in validation or test")
-    shares = {name: share for name, share in (("test", test), ("validation", validation)) if name not in parts}
-    if sum(shares.values()) >= 1:
-        raise UserError(f"prepare.test + prepare.validation = {sum(shares.values())}: nothing is left for train")
-    split = _split_stratified if _group(task, rows[0]) is None else _split_by_group
-    split_off: Parts = {}
-    total = len(rows)
-    for name, share in shares.items():
-        rows, split_off[name] = split(task, rows, round(share * total), seed, name, key)
-        log(f"{name}: {len(split_off[name])} rows split off train")
-    all_parts = {**parts, **split_off, "train": rows}
-    return {name: sorted(all_parts[name], key=_number) for name in SPLITS}
-
-
-def _split_stratified(
-    task: Task, rows: list[Row], size: int, seed: int, name: str, key: str
-) -> tuple[list[Row], list[Row]]:
-    """Split rows into (rest, split off), stratified by ``Task.stratum``.
-
-    Raises UserError if there are too few rows to have every class on both sides.
-    """
-    strata = [task.stratum(row) for row in rows]
-    counts = Counter(strata)
-    smallest, count = min(sorted(counts.items(), key=str), key=lambda item: item[1])
-    if count * min(size, len(rows) - size) < len(rows):  # otherwise a side could miss the class
-        raise UserError(
-            f"{key}: {len(rows)} rows"
-            + (f", {count} of them '{smallest}'" if smallest is not None else "")
-            + f": too few to split off {size} rows for {name} with every class on both sides; bring more rows or change"
-            f" prepare.{name}"
-            + ("" if smallest is None else _classes(rows, strata, len(rows) / max(1, min(size, len(rows) - size))))
-        )
-    stratify = strata if len(counts) > 1 else None
-    rest, split_off = train_test_split(rows, test_size=size, random_state=seed, stratify=stratify)
-    return rest, split_off
-
-
-def _classes(rows: list[Row], labels: list, enough: float) -> str:
-    """The classes and how often they occur; the first lines of those with fewer than ``enough`` rows, and what is meant
-    if one may be misspelt.
-    """
-    counts = Counter(labels)
-    if question := _right_column(len(counts), len(rows)):
-        return question
-    frequent = [label for label, count in counts.items() if count >= enough]
-    rare: dict[str, list[str]] = {label: [] for label, count in counts.most_common() if count < enough}
-    for row, label in zip(rows, labels, strict=True):
-        if label in rare:
-            rare[label].append(row["where"])
-    return (
-        f". The classes: {first_ten([f'{label} {count}' for label, count in counts.most_common()])}. The rare ones: "
-        + first_ten(
-            [f"'{label}' ({'; '.join(where[:SHOWN_LINES])}{_like(label, frequent)})" for label, where in rare.items()]
-        )
-    )
-
-
-def _right_column(labels: int, rows: int) -> str:
-    """A question, if nearly each row has a label of its own."""
-    if labels <= max(MOST_CERTAIN_LABELS, rows / 2):
+def right_column(labels: list[list[str]]) -> str:
+    """A question, if nearly each row has a label of its own. ``labels``: those of each row."""
+    different = {label for of_row in labels for label in of_row}
+    if len(different) <= max(MOST_CERTAIN_LABELS, sum(map(len, labels)) / 2):
         return ""
-    return f". There are {labels} different labels in {rows} rows: is `label` the right column?"
+    return f". There are {len(different)} different labels in {len(labels)} rows: is `label` the right column?"
 
 
-def _like(label: str, known: Iterable[str]) -> str:
+def like(label: str, known: Iterable[str]) -> str:
     """The label that may be meant, for a message."""
     by_folded = {other.casefold(): other for other in known}
     near = difflib.get_close_matches(label.casefold(), by_folded, n=1, cutoff=NEAR)
     return f"; like '{by_folded[near[0]]}'?" if near else ""
 
 
-def _split_by_group(
-    task: Task, rows: list[Row], size: int, seed: int, name: str, key: str
-) -> tuple[list[Row], list[Row]]:
-    """Split rows into (rest, split off). Whole groups are split off in random order, as long as they fit into ``size``.
-
-    Raises UserError if the groups that fit have less than half of ``size`` rows.
+def check_labels(task: Task, parts: Parts, source: Source, key: str) -> Parts:
+    """The parts without rows that have a label that no row of train has, if the source drops bad rows; else raise
+    UserError if there are such rows.
     """
-    members: dict[str | None, list[int]] = {}
-    for number, row in enumerate(rows):
-        members.setdefault(_group(task, row), []).append(number)
-    groups = list(members.values())
-    random.Random(seed).shuffle(groups)
-    split_off: set[int] = set()
-    for group in groups:
-        if len(split_off) + len(group) <= size:
-            split_off.update(group)
-    if len(split_off) < size / 2 or not split_off:
-        raise UserError(
-            f"{key}: {len(groups)} groups in {len(rows)} rows, the largest of {max(map(len, groups))}: no choice of"
-            f" whole groups has about {size} rows for {name}: bring more groups, change prepare.{name}, or name a file"
-            " for it in `splits`"
-        )
-    numbered = list(enumerate(rows))
-    return (
-        [row for number, row in numbered if number not in split_off],
-        [row for number, row in numbered if number in split_off],
-    )
-
-
-def check_labels(task: Task, parts: Parts, source: Source, key: str) -> None:
-    """Raise UserError if a row of another split has a label that no row of train has."""
     train = {label for row in parts["train"] for label in task.labels_in(row)}
+    checked = {}
     for split, rows in parts.items():
+        checked[split] = [row for row in rows if train.issuperset(task.labels_in(row))]
         unknown: dict[str, list[str]] = {}  # label → positions of its rows
-        for row in rows:
+        for row in rows if len(checked[split]) < len(rows) else ():
             for label in sorted(set(task.labels_in(row)) - train):
                 unknown.setdefault(label, []).append(row["where"])
         if unknown:
-            randomly_split = split in SPLITS and split not in (source.splits or {})
-            raise UserError(
+            refusal = (
                 f"{key}: {split} has labels that no row of train has: "
                 + first_ten(
-                    [f"'{label}' ({first_ten(at)}{_like(label, train)})" for label, at in sorted(unknown.items())]
+                    [f"'{label}' ({first_ten(at)}{like(label, train)})" for label, at in sorted(unknown.items())]
                 )
-                + f"; train has {first_ten(sorted(train), ', ')}: "
-                + (
-                    "bring more rows with these labels, or change prepare.seed, which draws the split"
-                    if randomly_split
-                    else "correct the labels, add rows with them to train, or remove these rows"
-                )
-                + _right_column(len(train), len(parts["train"]))
+                + f"; train has {first_ten(sorted(train), ', ')}"
             )
+            if source.bad_rows != "drop":
+                raise UserError(
+                    f"{refusal}: correct the labels, add rows with them to train, or remove these rows:"
+                    f" {key}.bad_rows: drop leaves them out"
+                    + right_column([task.labels_in(row) for row in parts["train"]])
+                )
+            for label, at in sorted(unknown.items())[:SHOWN]:
+                log(f"  '{label}', which no row of train has: {first_ten(at)}")
+            kinds = Counter({f"label '{label}', which no row of train has": len(at) for label, at in unknown.items()})
+            log_dropped(split, len(rows) - len(checked[split]), len(checked[split]), kinds, refusal)
+    return checked
 
 
-def check_variety(task: Task, parts: Parts, key: str) -> None:
-    """Raise UserError if all rows of validation have the same label, and log it for a test set: any model gets the same
-    score, or one close to it, on rows of a single class.
+def check_variety(task: Task, parts: Parts, drawn: Collection[str], key: str) -> None:
+    """Raise UserError if all rows of a given validation have the same label, and log it for a test set and for the
+    splits ``drawn`` from train: any model gets the same score, or one close to it, on rows of a single class.
+
+    A file of one class is most often one that was sorted and cut. It would choose the model that says this class most
+    often, and without it, a better validation is drawn.
     """
     for split, rows in parts.items():
         # Of words or passages, rows with equal labels still tell models apart.
@@ -280,13 +204,22 @@ def check_variety(task: Task, parts: Parts, key: str) -> None:
         if split == "train" or len(rows) < 2 or (len(labels) > 1 and not has_none):
             continue
         found = "no label" if has_none else f"the label {rows[0]['label']!r}"
-        problem = f"{key}: all {len(rows)} rows of {split} have {found}, so scores on them say nothing"
-        if split == "validation":
+        problem = f"all {len(rows)} rows of {split} have {found}, so scores on them say nothing"
+        if split == "validation" and split not in drawn:
             raise UserError(
-                f"{problem}, and could choose no model: add rows with other labels, or remove `validation` from"
+                f"{key}: {problem}, and could choose no model: add rows with other labels, or remove `validation` from"
                 " `splits`, so that it is split off train"
             )
-        log(problem)
+        advice = ": bring more rows with other labels" if split in drawn else ""
+        log(f"DOUBTFUL: {key}: {problem}{advice}")
+
+
+def teacher_may_know_test(configuration: Settings, name: str) -> bool:
+    """Whether the test rows of a task may be among those of its teacher's training: the teacher is the user's own, and
+    the source names no test split. Then scores of teacher and student mean nothing.
+    """
+    teacher = configuration.quietly("finetune_teacher", name).checkpoint
+    return bool(teacher) and "test" not in (configuration.task(name).source.splits or {})
 
 
 def read_unlabelled(task: Task, settings: TaskSettings, parts: Parts, seed: int, key: str) -> list[Row]:
@@ -302,23 +235,27 @@ def read_unlabelled(task: Task, settings: TaskSettings, parts: Parts, seed: int,
         columns = {"text": source.text}
     if set(columns) == {"text"}:
         texts = sources.texts(source, seed, key)
-        records: Records = ((f"text {number}", {columns["text"]: text}) for number, text in enumerate(texts, 1))
+        first, *others = flat(columns.values())  # joined already
+        records: Records = (
+            (f"text {number}", {first: text, **dict.fromkeys(others)}) for number, text in enumerate(texts, 1)
+        )
     else:
         if source.sentences:
             raise UserError(f"{key}.sentences: only single texts can be split into sentences: remove the setting")
-        records = sources.sample(source, list(columns.values()), seed, key)
+        records = sources.sample(source, flat(columns.values()), seed, key)
     known = {task.duplicate_key(row) for rows in parts.values() for row in rows}
-    rows = [_without(row, "where") for row in parse_records(task, records, source, key, labelled=False)]
+    try:
+        rows = [
+            _without(row, "where")
+            for row in parse_records(task, records, source, key, labelled=False, split="unlabelled")
+        ]
+    except BadRowsError as error:
+        raise UserError(f"{error}{advice_on_bad_rows(key)}") from None
     new = list({task.duplicate_key(row): row for row in rows if task.duplicate_key(row) not in known}.values())
     if len(new) < len(rows):
         dropped = len(rows) - len(new)
         log(f"unlabelled: {dropped} duplicate rows dropped: their text is also in a labelled or another unlabelled row")
     return [{"id": f"unlabelled-{number}", **row} for number, row in enumerate(new)]
-
-
-def _number(row: Row) -> int:
-    """The number of a row in its split of the source: 7 for the id train-7."""
-    return int(row["id"].rpartition("-")[2])
 
 
 def _without(row: Row, *keys: str) -> Row:

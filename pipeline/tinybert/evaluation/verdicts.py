@@ -6,10 +6,6 @@ The review has only the libraries of DVC, so this module imports none.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from pipeline.tinybert.core.settings import Settings
 
 FAR = 0.1  # a mean confidence that differs by more from the share of right predictions is doubtful
 TOO_LOW = "train it longer (distill_prediction.min_steps or epochs)"
@@ -52,12 +48,6 @@ def doubts(name: str, scores: dict, seen: bool) -> Iterator[str]:
             f"the student's probabilities are too {'high' if over > 0 else 'low'}: {confidence:.1f} % on average, while"
             f" {right:.1f} % come true: {TOO_HIGH if over > 0 else TOO_LOW}"
         )
-
-
-def test_may_be_seen(configuration: Settings, name: str) -> bool:
-    """Whether the user's own teacher may have been trained on the test rows: they are split off at random."""
-    own = configuration.quietly("finetune_teacher", name).checkpoint
-    return bool(own) and "test" not in (configuration.task(name).source.splits or {})
 
 
 def no_gain(name: str, scores: dict, student: float, student_alone: float) -> Iterator[str]:

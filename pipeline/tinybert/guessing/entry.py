@@ -10,6 +10,7 @@ import ruamel.yaml
 
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.settings import Task
+from pipeline.tinybert.data.records import flat
 from pipeline.tinybert.guessing import files, kinds
 from pipeline.tinybert.guessing.columns import Columns, Guess, words
 from pipeline.tinybert.tasks import KINDS
@@ -28,12 +29,12 @@ def guess(given: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     dialect, records = files.read(given.train, "--file", given.delimiter)
     kind, found = kinds.guess(records, _chosen(given, list(records[0])), given.kind)
     splits = {split: file for split in SPLITS if (file := getattr(given, split))}
-    group = {"group": given.group} if given.group else {}
+    more = {key: value for key in ("group", "bad_rows") if (value := getattr(given, key))}
     length, reason = _max_length(found)
     values = {
         "kind": kind,
         "options": found.options,
-        "source": {**files.location(given.name, splits), **dialect, **found.source, **group},
+        "source": {**files.location(given.name, splits), **dialect, **found.source, **more},
         "metric": given.metric or found.metric,
         "max_length": given.max_length or length,
     }
@@ -76,17 +77,20 @@ def _unlabelled(given: argparse.Namespace, kind: str, guess: Guess) -> tuple[dic
     inputs = [field for field in KINDS[kind].columns if field not in KINDS[kind].target_fields]
     wanted = {field: guess.source[field] for field in inputs if field in guess.source}
     columns, sentences = Columns(records, {}, sure=True), False
-    if missing := [name for name in wanted.values() if name not in columns.names]:
+    if missing := [name for name in flat(wanted.values()) if name not in columns.names]:
         if len(wanted) > 1 or not columns.texts():
             raise UserError(f"--unlabelled: {given.unlabelled} has no column '{missing[0]}', as the rows have")
         wanted = {"text": columns.texts()[0]}
     if list(wanted) == ["text"]:
         median = np.median([words(text) for text in guess.texts])
-        sentences = columns.median_length(wanted["text"]) > LONG * median
+        sentences = sum(map(columns.median_length, flat([wanted["text"]]))) > LONG * median
     where = files.location(given.name, {"train": given.unlabelled})
     values = {**where, **dialect, **wanted, **({"sentences": True} if sentences else {}), "limit": UNLABELLED_ROWS}
     of_sentences = ", cut into sentences as the texts are long" if sentences else ""
-    return values, f"unlabelled: columns {', '.join(map(str, wanted.values()))} ({len(records)} rows{of_sentences})"
+    return (
+        values,
+        f"unlabelled: columns {', '.join(map(str, flat(wanted.values())))} ({len(records)} rows{of_sentences})",
+    )
 
 
 def with_entry(params: str, name: str, values: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ from itertools import combinations
 from typing import Any
 
 from pipeline.tinybert.core.errors import UserError
-from pipeline.tinybert.data.records import BadRecordError
+from pipeline.tinybert.data.records import BadRecordError, flat
 from pipeline.tinybert.guessing.columns import (
     MOST_CLASSES,
     ROWS_OF_A_CLASS,
@@ -194,20 +194,24 @@ def _texts(columns: Columns, without: Iterable[Any]) -> tuple[dict[str, Any], li
     elif len(pairs) == 1 and not chosen:
         source, reason = {"text": pairs[0][0], "pair": pairs[0][1]}, "a pair, by their names"
     else:
-        candidates = [name for name in candidates if name not in chosen.values()]
+        candidates = [name for name in candidates if name not in flat(chosen.values())]
         if not candidates:
             raise columns.cannot_guess("text", "no column holds texts of several words", UnfitError)
         longest, *others = candidates
         if rivals := [name for name in others if 3 * columns.median_length(name) > columns.median_length(longest)]:
             which = ", ".join(map(_quoted, [longest, *rivals]))
-            raise columns.cannot_guess("text", f"columns {which} hold texts (--pair reads a second one)")
+            raise columns.cannot_guess(
+                "text", f"columns {which} hold texts (--text joins several, --pair reads a second one)"
+            )
         source, reason = {"text": longest, **chosen}, "the longest texts" if others else "the only texts"
     reasons = []
     if reason:
-        median = " and ".join(f"{columns.median_length(name):.0f}" for name in source.values())
-        which = " and ".join(map(_quoted, source.values()))
+        names = flat(source.values())
+        median = " and ".join(f"{columns.median_length(name):.0f}" for name in names)
+        which = " and ".join(map(_quoted, names))
         reasons = [f"{', '.join(source)}: {which} ({reason}; {median} words in the median)"]
-    return source, reasons, [" ".join(str(row[name]) for name in source.values()) for row in columns.records]
+    names = flat(source.values())
+    return source, reasons, [" ".join(str(row[name]) for name in names) for row in columns.records]
 
 
 def _labels(columns: Columns) -> tuple[Any, str | None, Counter]:

@@ -40,7 +40,8 @@ class MultiLabel(Texts):
             cell = _labels_in_text(cell.strip(), source.separator or ",", column)
         if not isinstance(cell, list | tuple | np.ndarray) or any(map(_is_no_label, cell)):
             raise BadRecordError(
-                f"column '{column}': expected a list of labels or a text with separators (empty: none), found {cell!r}"
+                f"column '{column}': expected a list of labels or a text with separators (empty: none), found {cell!r}",
+                f"column '{column}': no list of labels",
             )
         names = {str(value): name for name, value in (source.labels or {}).items()}
         labels = sorted({names.get(str(label), str(label)) for label in cell if str(label)})
@@ -112,7 +113,10 @@ def _labels_in_text(text: str, separator: str, column: Any) -> list:
     close = BRACKETS.get(text[:1])  # of a list, or of a label such as (other)
     is_open = close is not None and names[0].count(text[0]) != names[0].count(close)
     if close and (text[1:2] in ("'", '"') or (is_open and text.endswith(close))):
-        raise BadRecordError(f"column '{column}': not a list that can be read: {text}: expected ['one', 'other']")
+        raise BadRecordError(
+            f"column '{column}': not a list that can be read: {text}: expected ['one', 'other']",
+            f"column '{column}': not a list that can be read",
+        )
     return names
 
 
@@ -123,7 +127,9 @@ def _is_no_label(label: Any) -> bool:
 def _is_on(cell: Any, column: str) -> bool:
     text = str(cell).strip().lower()
     if text not in (*ON, *OFF):
-        raise BadRecordError(f"column '{column}': expected 1 or 0, found {cell!r}")
+        raise BadRecordError(
+            f"column '{column}': expected 1 or 0, found {cell!r}", f"column '{column}': neither 1 nor 0"
+        )
     return text in ON
 
 

@@ -56,7 +56,10 @@ class NamedEntities(Task):
             raise BadRecordError("an empty sentence")
         for number, word in enumerate(words, 1):
             if not word.strip() or word != word.strip():
-                raise BadRecordError(f"word {number} is {word!r}: expected a word without spaces around it")
+                raise BadRecordError(
+                    f"word {number} is {word!r}: expected a word without spaces around it",
+                    "a word that is empty or has spaces around it",
+                )
         if not labelled:
             return {"words": words}
         assert isinstance(source, Source)
@@ -64,7 +67,9 @@ class NamedEntities(Task):
         names = {str(value): name for name, value in (source.labels or {}).items()}
         tags = [names.get(tag, tag) for tag in _list(record[column], column)]
         if len(tags) != len(words):
-            raise BadRecordError(f"{len(words)} words, {len(tags)} tags: expected one tag for each word")
+            raise BadRecordError(
+                f"{len(words)} words, {len(tags)} tags: expected one tag for each word", "not one tag for each word"
+            )
         return {"words": words, "tags": to_iob2(words, tags, source.scheme or "IOB2")}
 
     def duplicate_key(self, row: Row) -> Any:
@@ -226,15 +231,20 @@ def spans_of(tags: list[str]) -> set[tuple[str, int, int]]:
 def to_iob2(words: list[str], tags: list[str], scheme: str) -> list[str]:
     """Convert tags of a scheme to IOB2. Raises BadRecordError for tags outside the scheme and in an invalid order."""
     converted, before = [], OUTSIDE
+    wrong_order = f"tags in an order that {scheme} does not allow"
     prefixes = {"IOB2": "BI", "IOB1": "BI", "BIOES": "BIES"}[scheme]
     for number, (word, tag) in enumerate(zip(words, tags, strict=True), 1):
         where = f"word {number} ({word}), tag '{tag}'"
         if tag.isdigit():
-            raise BadRecordError(f"{where}: a number: name the tags in the source's `labels`: {{O: 0, B-TYPE: 1, …}}")
+            raise BadRecordError(
+                f"{where}: a number: name the tags in the source's `labels`: {{O: 0, B-TYPE: 1, …}}",
+                "a tag that is a number",
+            )
         if not TAG.fullmatch(tag) or (tag != OUTSIDE and tag[0] not in prefixes):
             raise BadRecordError(
                 f"{where}: expected O or {' or '.join(f'{prefix}-TYPE' for prefix in prefixes)} (the source's `scheme`"
-                f" is {scheme}; the schemes are IOB2, IOB1 and BIOES)"
+                f" is {scheme}; the schemes are IOB2, IOB1 and BIOES)",
+                f"a tag that is none of {scheme}",
             )
         prefix, kind = tag[0], tag[2:]
         in_entity = before[0] in ("BI" if scheme == "BIOES" else "BIES") and before != OUTSIDE
@@ -243,19 +253,23 @@ def to_iob2(words: list[str], tags: list[str], scheme: str) -> list[str]:
             if prefix == "B" and not continues:
                 raise BadRecordError(
                     f"{where} after '{before}': not IOB1, the source's `scheme`: B- is only for an entity that directly"
-                    " follows another of the same type"
+                    " follows another of the same type",
+                    wrong_order,
                 )
         elif prefix in "IE" and not continues:
             raise BadRecordError(
                 f"{where} after '{before}': not {scheme}, the source's `scheme`: the tag continues an entity that did"
-                " not begin"
+                " not begin",
+                wrong_order,
             )
         if scheme == "BIOES" and in_entity and not (prefix in "IE" and continues):
-            raise BadRecordError(f"{where} after '{before}': not BIOES: the entity before it does not end")
+            raise BadRecordError(f"{where} after '{before}': not BIOES: the entity before it does not end", wrong_order)
         converted.append(OUTSIDE if tag == OUTSIDE else f"{'I' if prefix in 'IE' and continues else 'B'}-{kind}")
         before = tag
     if scheme == "BIOES" and before != OUTSIDE and before[0] in "BI":
-        raise BadRecordError(f"word {len(words)} ({words[-1]}), tag '{before}': not BIOES: the entity does not end")
+        raise BadRecordError(
+            f"word {len(words)} ({words[-1]}), tag '{before}': not BIOES: the entity does not end", wrong_order
+        )
     return converted
 
 
@@ -266,7 +280,10 @@ def _list(cell: Any, column: Any) -> list[str]:
         raise BadRecordError(f"column '{column}': expected a list, found {type(cell).__name__}")
     for number, value in enumerate(cell, 1):
         if value is None or value != value:  # NaN differs from itself
-            raise BadRecordError(f"column '{column}': value {number} is {value!r}: expected text")
+            raise BadRecordError(
+                f"column '{column}': value {number} is {value!r}: expected text",
+                f"column '{column}': a value is not text",
+            )
     return [str(value) for value in cell]
 
 

@@ -384,7 +384,9 @@ def _answers_of(cell: Any) -> list[tuple[str, int]]:
         if not isinstance(text, str) or not INVISIBLE.sub("", text).strip():
             raise BadRecordError("an answer is an empty text")
         if not isinstance(start, Integral):
-            raise BadRecordError(f"answer_start of '{text}' is {start!r}: expected a whole number")
+            raise BadRecordError(
+                f"answer_start of '{text}' is {start!r}: expected a whole number", "an answer_start is no whole number"
+            )
         answers.append((text.strip(), int(start) + _stripped_before(text)))
     if not complete:
         raise BadRecordError(EXPECTED_ANSWERS)
@@ -413,13 +415,16 @@ def _find_answer(text: str, start: int, passage: str) -> int:
     if start >= 0 and passage.startswith(text, start):
         return start
     if text not in passage:
-        raise BadRecordError(f"the answer '{text}' does not occur in its passage")
+        raise BadRecordError(
+            f"the answer '{text}' does not occur in its passage", "an answer does not occur in its passage"
+        )
     low = max(0, start - NEARBY)
     near = [match.start() + low for match in re.finditer(re.escape(text), passage[low : start + len(text) + NEARBY])]
     if len(near) != 1:
         starts = first_ten([match.start() for match in re.finditer(re.escape(text), passage)])
         raise BadRecordError(
-            f"the answer '{text}' is not at character {start} of its passage, but at {starts}: correct its start"
+            f"the answer '{text}' is not at character {start} of its passage, but at {starts}: correct its start",
+            "an answer is not at its start",
         )
     return near[0]
 

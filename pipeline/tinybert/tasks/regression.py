@@ -27,7 +27,9 @@ class Regression(Texts):
         except (TypeError, ValueError):
             number = math.nan
         if not math.isfinite(number):
-            raise BadRecordError(f"column '{column}': expected a number, found {record[column]!r}")
+            raise BadRecordError(
+                f"column '{column}': expected a number, found {record[column]!r}", f"column '{column}': no number"
+            )
         return number
 
     def target(self, row: Row) -> float:

@@ -27,7 +27,10 @@ class TextClassification(Texts):
         label = record[column]
         label = label.strip() if isinstance(label, str) else label
         if isinstance(label, list | tuple | dict | np.ndarray):
-            raise BadRecordError(f"column '{column}': expected one label, found {label!r} (or kind multi_label)")
+            raise BadRecordError(
+                f"column '{column}': expected one label, found {label!r} (or kind multi_label)",
+                f"column '{column}': more than one label",
+            )
         if label is None or label != label or label == "":
             raise BadRecordError(f"column '{column}': no label")
         values = source.labels or {}  # label → its value in the source

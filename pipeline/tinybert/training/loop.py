@@ -95,15 +95,9 @@ class Plan:
     patience: int | None = None  # epochs without a better score before the run stops
 
     def fitted(self, rows: int) -> Plan:
-        """The plan for so many rows. If they are too few for ``min_steps``, batches become smaller, down to 8 rows, and
-        then epochs more: small batches give more steps in the same time.
-        """
-        wanted, smallest = self.min_steps or 0, max(SMALLEST_BATCH, launch.world_size())
-        size = self.batch_size
-        while size > smallest and steps_of(rows, self.epochs, size, self.accumulation) < wanted:
-            size -= 1
-        steps = steps_of(rows, 1, size, self.accumulation)
-        return replace(self, batch_size=size, epochs=max(self.epochs, math.ceil(wanted / steps)))
+        """The plan for so many rows, with at least ``min_steps``."""
+        size, epochs = batches_and_epochs(rows, self.epochs, self.batch_size, self.accumulation, self.min_steps)
+        return replace(self, batch_size=size, epochs=epochs)
 
 
 @dataclass(frozen=True)
@@ -500,6 +494,18 @@ def compute_deterministically() -> None:
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+
+
+def batches_and_epochs(
+    rows: int, epochs: int, batch_size: int, accumulation: int = 1, min_steps: int | None = None
+) -> tuple[int, int]:
+    """The size of a batch and the number of epochs. If the rows are too few for ``min_steps``, batches become smaller,
+    down to 8 rows, and then epochs more: small batches give more steps in the same time.
+    """
+    wanted, smallest = min_steps or 0, max(SMALLEST_BATCH, launch.world_size())
+    while batch_size > smallest and steps_of(rows, epochs, batch_size, accumulation) < wanted:
+        batch_size -= 1
+    return batch_size, max(epochs, math.ceil(wanted / steps_of(rows, 1, batch_size, accumulation)))
 
 
 def steps_of(rows: int, epochs: int, batch_size: int, accumulation: int = 1) -> int:

@@ -7,9 +7,10 @@ import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.tinybert.core import settings as params
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.settings import Source, Text
-from pipeline.tinybert.data import splits
+from pipeline.tinybert.data import drawn_splits, splits
 
 pytestmark = pytest.mark.usefixtures("files_anywhere")
 
@@ -54,7 +55,7 @@ def test_given_splits_stay_and_missing_ones_are_split_off_train(tmp_path):
     files = {"a.jsonl": balanced(8), "b.jsonl": rows_of(["class 0", "class 1"], start=20)}
     parts = read(tmp_path, files, splits={"train": "a.jsonl", "test": "b.jsonl"})
     assert [row["id"] for row in parts["test"]] == ["test-0", "test-1"]
-    complete = splits.split_off_missing(TASK, parts, test=0.5, validation=0.25, seed=1, key=KEY)
+    complete = drawn_splits.split_off_missing(TASK, parts, test=0.5, validation=0.25, seed=1, key=KEY)
     assert complete["test"] == parts["test"]
     assert {name: len(part) for name, part in complete.items()} == {"train": 6, "validation": 2, "test": 2}
 
@@ -80,7 +81,41 @@ def test_a_bad_row_is_reported_with_its_file_and_line(tmp_path, record, expected
     good = {"text": "good", "label": 1}
     with pytest.raises(UserError) as raised:
         read(tmp_path, [good, record, good], labels={"negative": 0, "positive": 1})
-    assert str(raised.value) == expected
+    advice = f": correct or remove these rows, or set {KEY}.bad_rows: drop, which leaves them out and counts them"
+    assert str(raised.value) == expected + advice
+
+
+def test_bad_rows_are_dropped_on_request_and_counted_by_kind(tmp_path, capsys):
+    good = [{"text": f"good {number}", "label": 1} for number in range(5)]
+    bad = [{"text": "", "label": 1}, {"text": " ", "label": 0}, {"text": "film"}, {"text": "film", "label": "?"}]
+    parts = read(tmp_path, [*good, *bad], bad_rows="drop", labels={"negative": 0, "positive": 1})
+    assert [row["text"] for row in parts["train"]] == [row["text"] for row in good]
+    said = capsys.readouterr().out
+    assert "rows.jsonl, line 6: column 'text': empty text" in said
+    assert (
+        "train: 4 of 9 rows are invalid and dropped (`bad_rows: drop`): 2 × column 'text': empty text;"
+        " 1 × column 'label': no label; 1 × label '?' is not in the source's `labels` (0, 1)" in said
+    )
+
+
+def test_dropped_rows_of_test_are_said_loudly(tmp_path, capsys):
+    rows = [{"text": f"good {number}", "label": 1} for number in range(5)]
+    files = {"a.jsonl": rows, "b.jsonl": [*rows, {"text": "", "label": 1}]}
+    read(tmp_path, files, splits={"train": "a.jsonl", "test": "b.jsonl"}, bad_rows="drop")
+    assert "test: DOUBTFUL: its scores are those of the 5 other rows" in capsys.readouterr().out
+
+
+def test_if_most_rows_are_bad_they_are_not_dropped(tmp_path):
+    with pytest.raises(UserError, match="2 of 3 rows are invalid.*too many to drop .*is a column or a setting wrong"):
+        read(tmp_path, [{"text": "good", "label": 1}, {"text": "", "label": 1}, {"text": "a"}], bad_rows="drop")
+
+
+def test_several_columns_are_joined_into_one_text(tmp_path):
+    rows = [{"subject": " A film ", "body": "It is good.", "label": 1}, {"subject": "", "body": "Bad.", "label": 0}]
+    parts = read(tmp_path, [*rows, {"body": "So so.", "label": 0}], text=["subject", "body"])
+    assert texts(parts["train"]) == ["A film\nIt is good.", "Bad.", "So so."]
+    with pytest.raises(UserError, match="line 1: columns 'subject', 'body': empty text"):
+        read(tmp_path, [{"subject": " ", "body": None, "label": 1}], text=["subject", "body"])
 
 
 # Duplicates.
@@ -141,7 +176,7 @@ def test_after_deduplication_train_and_validation_share_no_text_and_no_text_is_l
 @given(st.lists(st.integers(15, 60), min_size=2, max_size=4), st.sampled_from([0.1, 0.2, 0.3]), st.integers(0, 99))
 def test_splits_are_stratified_by_class(counts, test, seed):
     labels = [f"class {number}" for number, count in enumerate(counts) for _ in range(count)]
-    parts = splits.split_off_missing(TASK, {"train": rows_of(labels)}, test, 0.2, seed, KEY)
+    parts = drawn_splits.split_off_missing(TASK, {"train": rows_of(labels)}, test, 0.2, seed, KEY)
     assert {name: len(rows) for name, rows in parts.items()} == {
         "train": len(labels) - round(test * len(labels)) - round(0.2 * len(labels)),
         "validation": round(0.2 * len(labels)),
@@ -156,14 +191,14 @@ def test_splits_are_stratified_by_class(counts, test, seed):
 
 def test_the_seed_determines_the_split():
     one, again, other = (
-        splits.split_off_missing(TASK, {"train": balanced(60)}, 0.2, 0.1, seed, KEY) for seed in (1, 1, 2)
+        drawn_splits.split_off_missing(TASK, {"train": balanced(60)}, 0.2, 0.1, seed, KEY) for seed in (1, 1, 2)
     )
     assert one == again
     assert one["test"] != other["test"] and one["validation"] != other["validation"]
 
 
 def test_rows_keep_the_order_of_the_source():
-    for rows in splits.split_off_missing(TASK, {"train": balanced(60)}, 0.2, 0.1, 1, KEY).values():
+    for rows in drawn_splits.split_off_missing(TASK, {"train": balanced(60)}, 0.2, 0.1, 1, KEY).values():
         numbers = [int(row["id"].removeprefix("train-")) for row in rows]
         assert numbers == sorted(numbers)
 
@@ -172,38 +207,71 @@ def test_rows_keep_the_order_of_the_source():
     ("labels", "test", "validation", "expected"),
     [
         ("", 0.2, 0.2, "no row is left for train"),
-        ("xy" * 4, 0.1, 0.2, "8 rows, 4 of them 'x': too few to split off 1 rows for test.* change prepare.test"),
-        ("xy" * 10, 0.2, 0.05, "too few to split off 1 rows for validation .* bring more rows or change prepare.vali"),
-        ("x" * 50 + "y", 0.2, 0.2, "51 rows, 1 of them 'y': too few to split off 10 rows for test"),
-        ("x" * 50 + "yy", 0.2, 0.2, "52 rows, 2 of them 'y'"),
-        ("x" * 50 + "yyy", 0.8, 0.1, "53 rows, 3 of them 'y': too few .* with every class on both sides"),
+        ("xy" * 4, 0.1, 0.2, "8 rows: too few to split off test and validation: bring 10 or more"),
+        ("abcdefghijkl", 0.2, 0.1, "12 rows, no two of them with the same label"),
         ("xy" * 10, 0.5, 0.5, r"prepare.test \+ prepare.validation = 1.0: nothing is left for train"),
     ],
 )
 def test_too_few_rows_for_a_split_are_refused_with_advice(labels, test, validation, expected):
     with pytest.raises(UserError, match=expected):
-        splits.split_off_missing(TASK, {"train": with_lines(rows_of(list(labels)))}, test, validation, 1, KEY)
+        drawn_splits.split_off_missing(TASK, {"train": with_lines(rows_of(list(labels)))}, test, validation, 1, KEY)
 
 
 def with_lines(rows: list[dict]) -> list[dict]:
     return [{**row, "where": f"rows.csv, line {number}"} for number, row in enumerate(rows, 2)]
 
 
-def test_rare_classes_are_named_with_their_lines_and_the_class_that_may_be_meant():
-    rows = with_lines(rows_of([*["Billing", "Refund"] * 80, "biling", "Other", "Other"]))
-    with pytest.raises(UserError) as raised:
-        splits.split_off_missing(TASK, {"train": rows}, 0.2, 0.1, 1, KEY)
-    assert str(raised.value).endswith(
-        ". The classes: Billing 80; Refund 80; Other 2; biling 1. The rare ones: 'Other' (rows.csv, line 163; rows.csv,"
-        " line 164); 'biling' (rows.csv, line 162; like 'Billing'?)"
+def counts_of(parts: splits.Parts) -> dict[str, Counter]:
+    return {name: Counter(label for row in rows for label in TASK.labels_in(row)) for name, rows in parts.items()}
+
+
+def complete(labels: list[str], task=TASK) -> splits.Parts:
+    """All three splits of rows with these labels."""
+    parts = drawn_splits.split_off_missing(task, {"train": with_lines(rows_of(labels))}, 0.2, 0.1, 1, KEY)
+    return drawn_splits.cover_labels(task, parts, ["test", "validation"], KEY)
+
+
+@pytest.mark.parametrize(
+    ("rare", "expected"), [(1, (1, 0, 0)), (2, (1, 0, 1)), (3, (1, 1, 1)), (7, (5, 1, 1)), (8, (5, 1, 2))]
+)
+def test_a_rare_class_is_in_train_then_in_test_then_in_each_split(rare, expected):
+    counts = counts_of(complete(["x"] * 60 + ["rare"] * rare))
+    assert tuple(counts[name]["rare"] for name in ("train", "validation", "test")) == expected
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.sampled_from("xxxxyyz"), min_size=10, max_size=60))
+def test_ten_rows_of_two_classes_are_split(labels):
+    parts = complete([*labels, "x", "x", "y"])
+    assert sum(map(len, parts.values())) == len(labels) + 3
+    assert all(parts.values())
+    assert set(counts_of(parts)["train"]) == {*labels, "x", "y"}
+
+
+def test_rare_classes_are_named_with_their_lines_and_the_class_that_may_be_meant(capsys):
+    complete([*["Billing", "Refund"] * 80, "biling", "Other", "Other"])
+    assert capsys.readouterr().out.endswith(
+        "DOUBTFUL: 2 labels have too few rows for each split, and scores say little of them: 'biling' in 1 (rows.csv,"
+        " line 162; like 'Billing'?), none in test and validation; 'Other' in 2 (rows.csv, line 163; rows.csv, line"
+        " 164), none in validation\n"
     )
+
+
+def test_labels_that_only_a_drawn_split_has_move_to_train():
+    task = tiny.task([], "micro_f1", kind="multi_label")
+    labels = [[f"label {number % 3}"] for number in range(40)]
+    for number in range(40):  # wherever the only row of a label is
+        marked = [[*found, "rare"] if at == number else found for at, found in enumerate(labels)]
+        parts = complete(marked, task)
+        assert any("rare" in row["label"] for row in parts["train"])
+        assert sum(map(len, parts.values())) == 40 and all(parts.values())
 
 
 def test_a_label_of_its_own_in_each_row_asks_for_the_column():
     rows = with_lines(rows_of([f"text {number}" for number in range(368)]))
     expected = r"There are 368 different labels in 368 rows: is `label` the right column\?$"
     with pytest.raises(UserError, match=expected):
-        splits.split_off_missing(TASK, {"train": rows}, 0.2, 0.1, 1, KEY)
+        drawn_splits.split_off_missing(TASK, {"train": rows}, 0.2, 0.1, 1, KEY)
     with pytest.raises(UserError, match="train has text 0, text 1, .*, and 358 more: .*There are 368 different labels"):
         splits.check_labels(TASK, {"train": rows, "test": with_lines(rows_of(["odd"]))}, Source(location="x"), KEY)
 
@@ -211,21 +279,17 @@ def test_a_label_of_its_own_in_each_row_asks_for_the_column():
 # Labels.
 
 
-@pytest.mark.parametrize(
-    ("given_splits", "advice"),
-    [
-        ({"train": "a", "test": "b"}, "correct the labels, add rows with them to train"),
-        (None, "bring more rows with these labels, or change prepare.seed"),
-    ],
-)
-def test_a_label_that_is_not_in_train_is_refused_with_advice(given_splits, advice):
-    parts = {"train": rows_of(["good", "bad"]), "test": rows_of(["bad", "odd"])}
-    source = Source(location="x", splits=given_splits)
-    for number, row in enumerate(parts["test"]):
-        row["where"] = f"b, line {number}"
-    expected = rf"^{KEY}: test has labels that no row of train has: 'odd' \(b, line 1\); train has bad, good: {advice}"
+def test_a_label_that_is_not_in_train_is_refused_with_advice_or_its_rows_are_dropped(capsys):
+    parts = {"train": rows_of(["good", "bad"]), "test": with_lines(rows_of(["bad", "odd"]))}
+    expected = (
+        rf"^{KEY}: test has labels that no row of train has: 'odd' \(rows.csv, line 3\); train has bad, good: correct"
+    )
     with pytest.raises(UserError, match=expected):
-        splits.check_labels(TASK, parts, source, KEY)
+        splits.check_labels(TASK, parts, Source(location="x"), KEY)
+    checked = splits.check_labels(TASK, parts, Source(location="x", bad_rows="drop"), KEY)
+    assert [row["label"] for row in checked["test"]] == ["bad"]
+    said = capsys.readouterr().out
+    assert "test: 1 of 2 rows are invalid and dropped" in said and "test: DOUBTFUL" in said
 
 
 def test_the_label_that_may_be_meant_is_named():
@@ -247,18 +311,20 @@ def test_a_validation_without_variety_is_refused_and_a_test_set_is_logged(kind, 
     task = tiny.task([], metric, kind=kind)
     expected = f"{KEY}: all 2 rows of {{}} have {found}, so scores on them say nothing"
     with pytest.raises(UserError, match=f"^{expected.format('validation')}, and could choose no model: add rows with"):
-        splits.check_variety(task, {"train": rows_of(train), "validation": rows_of(other)}, KEY)
-    splits.check_variety(task, {"train": rows_of(train), "validation": rows_of(train), "test": rows_of(other)}, KEY)
-    assert re.fullmatch(f"{expected.format('test')}\n", capsys.readouterr().out)
+        splits.check_variety(task, {"train": rows_of(train), "validation": rows_of(other)}, [], KEY)
+    splits.check_variety(task, {"train": rows_of(train), "validation": rows_of(train), "test": rows_of(other)}, [], KEY)
+    assert re.fullmatch(f"DOUBTFUL: {expected.format('test')}\n", capsys.readouterr().out)
+    splits.check_variety(task, {"train": rows_of(train), "validation": rows_of(other)}, ["validation"], KEY)
+    assert capsys.readouterr().out.startswith("DOUBTFUL: ")  # of a split drawn by chance
 
 
 def test_sentences_with_equal_tags_tell_models_apart_unless_they_have_no_entity():
     task = tiny.task([], "f1", kind="named_entities")
     rows = [{"id": str(number), "words": [f"film{number}"], "tags": ["B-film"]} for number in range(2)]
-    splits.check_variety(task, {"train": rows, "validation": rows}, KEY)
+    splits.check_variety(task, {"train": rows, "validation": rows}, [], KEY)
     none = [{**row, "tags": ["O"]} for row in rows]
     with pytest.raises(UserError, match="all 2 rows of validation have no label"):
-        splits.check_variety(task, {"train": rows, "validation": none}, KEY)
+        splits.check_variety(task, {"train": rows, "validation": none}, [], KEY)
 
 
 # Groups.
@@ -269,7 +335,7 @@ def test_sentences_with_equal_tags_tell_models_apart_unless_they_have_no_entity(
 def test_a_group_is_never_divided_between_splits(sizes, seed):
     groups = [f"film {number}" for number, size in enumerate(sizes) for _ in range(size)]
     rows = [{**row, "group": group} for row, group in zip(balanced(len(groups)), groups, strict=True)]
-    parts = splits.split_off_missing(TASK, {"train": rows}, 0.2, 0.1, seed, KEY)
+    parts = drawn_splits.split_off_missing(TASK, {"train": rows}, 0.2, 0.1, seed, KEY)
     group_of = {row["id"]: row["group"] for row in rows}
     sides = [{group_of[row["id"]] for row in part} for part in parts.values()]
     assert sum(len(side) for side in sides) == len(sizes)
@@ -295,19 +361,28 @@ def test_groups_shared_by_given_splits_are_logged(capsys):
     )
 
 
+def grouped(sizes: list[int]) -> list[dict]:
+    groups = [f"film {number}" for number, size in enumerate(sizes) for _ in range(size)]
+    return [{**row, "group": group} for row, group in zip(balanced(len(groups)), groups, strict=True)]
+
+
 def test_too_few_groups_are_refused():
-    rows = [{**row, "group": "one film"} for row in balanced(40)]
-    with pytest.raises(
-        UserError,
-        match="1 groups in 40 rows, the largest of 40: no choice of whole groups has about 8 rows for test",
-    ):
-        splits.split_off_missing(TASK, {"train": rows}, 0.2, 0.1, 1, KEY)
+    with pytest.raises(UserError, match="2 groups in 40 rows: too few to split off test, as groups stay whole"):
+        drawn_splits.split_off_missing(TASK, {"train": grouped([30, 10])}, 0.2, 0.1, 1, KEY)
+
+
+@pytest.mark.parametrize("sizes", [[20, 20, 20], [2, 3, 100], [10, 10, 80], [1, 1, 1, 97], [50, 30, 15, 5]])
+def test_large_groups_are_split_as_near_as_they_can_be(sizes, capsys):
+    parts = drawn_splits.split_off_missing(TASK, {"train": grouped(sizes)}, 0.2, 0.1, 1, KEY)
+    groups = [{row["group"] for row in rows} for rows in parts.values()]
+    assert all(groups) and sum(map(len, groups)) == len(sizes)
+    assert "DOUBTFUL: " in capsys.readouterr().out
 
 
 def test_the_share_of_a_split_by_group_counts_rows_not_groups():
     groups = ["one film"] * 91 + [f"film {number}" for number in range(39)]
     rows = [{**row, "group": group} for row, group in zip(balanced(130), groups, strict=True)]
-    parts = splits.split_off_missing(TASK, {"train": rows}, 0.2, 0.1, 1, KEY)
+    parts = drawn_splits.split_off_missing(TASK, {"train": rows}, 0.2, 0.1, 1, KEY)
     assert [len(parts[name]) for name in ("train", "validation", "test")] == [91, 13, 26]
 
 
@@ -350,3 +425,20 @@ def test_unlabelled_rows_of_a_pair_task_must_be_pairs(tmp_path):
     wanted = tiny.task_settings().model_copy(update={"source": Source(location="x", pair="other"), "unlabelled": text})
     with pytest.raises(UserError, match="^key.pair: either both or none of the task's labelled and unlabelled rows"):
         splits.read_unlabelled(TASK, wanted, {"train": []}, 1, "key")
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "named", "doubtful"),
+    [
+        (None, None, False),
+        ("data/raw/tiny/teacher", None, True),
+        ("data/raw/tiny/teacher", {"train": "a.csv", "validation": "b.csv"}, True),
+        ("data/raw/tiny/teacher", {"train": "a.csv", "test": "b.csv"}, False),
+    ],
+)
+def test_the_users_own_teacher_may_have_seen_test_rows_that_are_split_off(tmp_path, checkpoint, named, doubtful):
+    source = {"location": "data/raw/tiny/rows", "text": "text", "label": "label", "splits": named}
+    path = tmp_path / "params.yaml"
+    path.write_bytes((tiny.ROOT / "params.yaml").read_bytes())
+    tiny.write_params(path, **{"finetune_teacher.checkpoint": checkpoint, "tasks.tiny.source": source})
+    assert splits.teacher_may_know_test(params.load(path), "tiny") == doubtful

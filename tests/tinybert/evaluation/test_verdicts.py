@@ -6,7 +6,6 @@ import sys
 import pytest
 import tiny
 
-from pipeline.tinybert.core import settings
 from pipeline.tinybert.evaluation import verdicts
 
 
@@ -78,23 +77,6 @@ def test_a_student_that_gained_nothing_comes_with_what_to_try(gain, on_validatio
 def test_a_mean_confidence_far_from_the_accuracy_is_doubtful(student, doubt):
     found = list(verdicts.doubts("films", scores(**student), seen=False))
     assert len(found) == bool(doubt) and all(line.startswith(doubt) for line in found)
-
-
-@pytest.mark.parametrize(
-    ("checkpoint", "splits", "doubtful"),
-    [
-        (None, None, False),
-        ("data/raw/tiny/teacher", None, True),
-        ("data/raw/tiny/teacher", {"train": "a.csv", "validation": "b.csv"}, True),
-        ("data/raw/tiny/teacher", {"train": "a.csv", "test": "b.csv"}, False),
-    ],
-)
-def test_the_users_own_teacher_may_have_seen_test_rows_that_are_split_off(tmp_path, checkpoint, splits, doubtful):
-    source = {"location": "data/raw/tiny/rows", "text": "text", "label": "label", "splits": splits}
-    path = tmp_path / "params.yaml"
-    path.write_bytes((tiny.ROOT / "params.yaml").read_bytes())
-    tiny.write_params(path, **{"finetune_teacher.checkpoint": checkpoint, "tasks.tiny.source": source})
-    assert verdicts.test_may_be_seen(settings.load(path), "tiny") == doubtful
 
 
 def test_scores_on_test_rows_that_the_teacher_may_know_are_doubtful():

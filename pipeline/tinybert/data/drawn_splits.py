@@ -1,0 +1,258 @@
+"""Draws the splits that a source lacks from its rows of train: stratified by label, or by whole groups.
+
+The classes keep their proportions where they have enough rows. Where a class has few, each split gets a row of it as
+far as they go: one row is in train, two are in train and test, three in each split.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from sklearn.model_selection import train_test_split
+
+from pipeline.tinybert.core.errors import UserError
+from pipeline.tinybert.core.log import first_ten, log
+from pipeline.tinybert.data.rows import Row
+from pipeline.tinybert.data.splits import SPLITS, Parts, group_of, like, right_column
+
+if TYPE_CHECKING:
+    from pipeline.tinybert.tasks import Task
+
+LEAST_ROWS = 10  # with fewer, splits are no longer worth their names
+HANDFUL = 5  # rows of a split, at least, if a class is rare
+MOST_TIMES = 2  # a split grows to so many times its size to have a row of each class
+SHOWN_LINES = 3  # of each rare label
+Drawn = tuple[list[Row], list[Row]]  # the rest, and what is split off
+
+
+def missing(parts: Parts) -> list[str]:
+    """The splits that a source lacks."""
+    return [name for name in ("test", "validation") if name not in parts]
+
+
+def split_off_missing(task: Task, parts: Parts, test: float, validation: float, seed: int, key: str) -> Parts:
+    """Split off from train the parts that the source lacks.
+
+    ``test`` and ``validation`` are shares of all rows of train. Rows are split by group if they have one, or else
+    stratified by label. Raises UserError if there are fewer than ten rows, or not a group for each split.
+    """
+    rows = parts["train"]
+    if not rows:
+        raise UserError(f"{key}: no row is left for train: each of its texts is also in validation or test")
+    shares = {name: {"test": test, "validation": validation}[name] for name in missing(parts)}
+    if sum(shares.values()) >= 1:
+        raise UserError(f"prepare.test + prepare.validation = {sum(shares.values())}: nothing is left for train")
+    by_group = group_of(task, rows[0]) is not None
+    in_proportion, nearest = (_whole_groups, _nearest_groups) if by_group else (_stratified, _some_of_each_class)
+    drawn: Parts = {}
+    total = len(rows)
+    for others, (name, share) in zip(range(len(shares), 0, -1), shares.items(), strict=True):
+        size = round(share * total)
+        found = in_proportion(task, rows, size, seed, others)
+        if found and name == "validation" and not by_group and _is_without_labels(task, *found):
+            found = None  # it could choose no model
+        if found is None:
+            if total < LEAST_ROWS:
+                raise UserError(
+                    f"{key}: {total} rows: too few to split off {' and '.join(shares)}: bring {LEAST_ROWS} or more, or"
+                    " name a file for each in `splits`"
+                )
+            size = max(size, min(HANDFUL, len(rows) // 4))
+            found = nearest(task, rows, size, seed, others, name, key)
+        rows, drawn[name] = found
+        log(f"{name}: {len(drawn[name])} rows split off train")
+    return _in_order({**parts, **drawn, "train": rows})
+
+
+def _is_without_labels(task: Task, rest: list[Row], split_off: list[Row]) -> bool:
+    return len(split_off) > 1 and any(map(task.labels_in, rest)) and not any(map(task.labels_in, split_off))
+
+
+def _in_order(parts: Parts) -> Parts:
+    return {name: sorted(parts[name], key=_number) for name in SPLITS}
+
+
+def _number(row: Row) -> int:
+    """The number of a row in its split of the source: 7 for the id train-7."""
+    return int(row["id"].rpartition("-")[2])
+
+
+# By label. ``others`` is the number of splits that the rest is still for, with train.
+
+
+def _stratified(task: Task, rows: list[Row], size: int, seed: int, others: int) -> Drawn | None:
+    """A random split in which the classes of ``Task.stratum`` keep their proportions. None if a side could miss one."""
+    strata = [task.stratum(row) for row in rows]
+    counts = Counter(strata)
+    if min(counts.values()) * min(size, len(rows) - size) < len(rows):
+        return None
+    stratify = strata if len(counts) > 1 else None
+    rest, split_off = train_test_split(rows, test_size=size, random_state=seed, stratify=stratify)
+    return rest, split_off
+
+
+def _some_of_each_class(task: Task, rows: list[Row], size: int, seed: int, others: int, name: str, key: str) -> Drawn:
+    """A random split with at least one row of each class, which leaves one for each other split, as far as a class's
+    rows go. Kinds without ``Task.stratum`` have two classes: rows with and without labels.
+    """
+    labels = [task.labels_in(row) for row in rows]
+    if question := right_column(labels):
+        raise UserError(f"{key}: too few rows of each label to split off {name}{question}")
+    strata = [task.stratum(row) or str(bool(found)) for row, found in zip(rows, labels, strict=True)]
+    wanted = {
+        stratum: min(max(round(count * size / len(rows)), 1), count - min(others, count - 1))
+        for stratum, count in Counter(strata).most_common(MOST_TIMES * size)
+        if count > 1
+    }
+    if not wanted:
+        raise UserError(
+            f"{key}: {len(rows)} rows, no two of them with the same label: none can be split off for {name}: is `label`"
+            " the right column? Or bring more rows of each label"
+        )
+    split_off = set()
+    for number in random.Random(seed).sample(range(len(rows)), len(rows)):
+        if wanted.get(strata[number], 0) > 0:
+            wanted[strata[number]] -= 1
+            split_off.add(number)
+    return _divided(rows, split_off)
+
+
+def _divided(rows: list[Row], split_off: set[int]) -> Drawn:
+    numbered = list(enumerate(rows))
+    return (
+        [row for number, row in numbered if number not in split_off],
+        [row for number, row in numbered if number in split_off],
+    )
+
+
+# By group.
+
+
+def _shuffled_groups(task: Task, rows: list[Row], seed: int) -> list[list[int]]:
+    """The numbers of each group's rows, in random order of the groups."""
+    members: dict[str | None, list[int]] = {}
+    for number, row in enumerate(rows):
+        members.setdefault(group_of(task, row), []).append(number)
+    groups = list(members.values())
+    random.Random(seed).shuffle(groups)
+    return groups
+
+
+def _fitting(groups: list[list[int]], size: int) -> list[list[int]]:
+    """The first groups that together have at most ``size`` rows; those that are too large are passed over."""
+    chosen, count = [], 0
+    for group in groups:
+        if count + len(group) <= size:
+            chosen.append(group)
+            count += len(group)
+    return chosen
+
+
+def _whole_groups(task: Task, rows: list[Row], size: int, seed: int, others: int) -> Drawn | None:
+    """Split off whole groups, as long as they fit into ``size``. None if they have less than half of ``size`` rows, or
+    leave no group for another split.
+    """
+    groups = _shuffled_groups(task, rows, seed)
+    chosen = _fitting(groups, size)
+    split_off = {number for group in chosen for number in group}
+    too_few = len(split_off) < size / 2 or not split_off
+    return None if too_few or len(groups) - len(chosen) < others else _divided(rows, split_off)
+
+
+def _nearest_groups(task: Task, rows: list[Row], size: int, seed: int, others: int, name: str, key: str) -> Drawn:
+    """Split off the whole groups that come nearest to ``size`` rows: those that fit, or a single one."""
+    groups = _shuffled_groups(task, rows, seed)
+    if len(groups) <= others:
+        raise UserError(
+            f"{key}: {len(groups)} groups in {len(rows)} rows: too few to split off {name}, as groups stay whole: bring"
+            " more groups, or name a file for it in `splits`"
+        )
+    choices = [_fitting(groups, size)[: len(groups) - others], *([group] for group in groups)]
+    numbers = [{number for group in chosen for number in group} for chosen in choices if chosen]
+    split_off = min(numbers, key=lambda found: abs(len(found) - size))
+    log(
+        f"{name}: DOUBTFUL: {len(split_off)} of {len(rows)} rows in place of {size}, as groups stay whole and the"
+        f" largest of {len(groups)} has {max(map(len, groups))} rows: more and smaller groups would split better"
+    )
+    return _divided(rows, split_off)
+
+
+# Rare labels.
+
+
+def cover_labels(task: Task, parts: Parts, drawn: list[str], key: str) -> Parts:
+    """Move rows of the splits ``drawn``, from validation first, to train if it has no row with one of their labels.
+
+    Groups move whole. A split that would become empty gets other rows of train in exchange, whose labels train has
+    elsewhere; without such rows it stays. Logs the labels that are too rare to be in each drawn split.
+    """
+    parts = dict(parts)
+    needed = sorted(
+        {label for rows in parts.values() for label in labels_of(task, rows)} - labels_of(task, parts["train"])
+    )
+    if needed and (question := right_column([task.labels_in(row) for row in parts["train"]])):
+        raise UserError(f"{key}: rows of other splits have labels that no row of train has{question}")
+    moved = 0
+    for label in needed:
+        for name in sorted(drawn, reverse=True):
+            of_label = [unit for unit in _units(task, parts[name]) if label in labels_of(task, unit)]
+            if label in labels_of(task, parts["train"]) or not of_label:
+                continue
+            train, rest = [*parts["train"], *of_label[0]], [row for row in parts[name] if row not in of_label[0]]
+            if not rest:
+                train, rest = _exchange(task, train, len(of_label[0]))
+            if rest:
+                parts |= {"train": train, name: rest}
+                moved += len(of_label[0])
+    if moved:
+        log(f"train: {moved} rows moved to it from {' and '.join(drawn)}: no other row has one of their labels")
+    _log_rare_labels(task, parts, drawn)
+    return parts | _in_order(parts)
+
+
+def _exchange(task: Task, train: list[Row], size: int) -> Drawn:
+    """Train without a row or group all of whose labels it has elsewhere, and that: the one nearest to ``size`` rows."""
+    units = _units(task, train)
+    count = Counter(label for unit in units for label in labels_of(task, unit))
+    spare = [unit for unit in units if all(count[label] > 1 for label in labels_of(task, unit))]
+    chosen = min(spare, key=lambda unit: abs(len(unit) - size), default=[])
+    return [row for row in train if row not in chosen], chosen
+
+
+def _units(task: Task, rows: list[Row]) -> list[list[Row]]:
+    """What moves as a whole: each row, or all rows of a group."""
+    units: dict[str, list[Row]] = {}
+    for row in rows:
+        units.setdefault(group_of(task, row) or row["id"], []).append(row)
+    return list(units.values())
+
+
+def labels_of(task: Task, rows: list[Row]) -> set[str]:
+    return {label for row in rows for label in task.labels_in(row)}
+
+
+def _log_rare_labels(task: Task, parts: Parts, drawn: list[str]) -> None:
+    """Log the labels of train that a drawn split lacks: what is split off by chance says nothing of them."""
+    lacking = {name: labels_of(task, parts["train"]) - labels_of(task, parts[name]) for name in drawn}
+    at: dict[str, list[str]] = {label: [] for label in sorted(set().union(*lacking.values()))}
+    for name in ("train", *drawn):
+        for row in parts[name]:
+            for label in {*task.labels_in(row)} & at.keys():
+                at[label].append(row["where"])
+    if at:
+        frequent = labels_of(task, parts["train"]) - at.keys()
+        shown = [
+            _shown(label, where, frequent, [name for name in drawn if label in lacking[name]])
+            for label, where in sorted(at.items(), key=lambda item: (len(item[1]), item[0]))
+        ]
+        log(
+            f"DOUBTFUL: {len(at)} labels have too few rows for each split, and scores say little of them:"
+            f" {first_ten(shown)}"
+        )
+
+
+def _shown(label: str, where: list[str], frequent: set[str], lacking: list[str]) -> str:
+    lines = f" ({'; '.join(where)}{like(label, frequent)})" if len(where) <= SHOWN_LINES else ""
+    return f"'{label}' in {len(where)}{lines}, none in {' and '.join(lacking)}"

@@ -1,0 +1,79 @@
+"""Texts of test that are nearly those of train: they make scores too high, and no exact comparison finds them.
+
+Two texts are nearly equal if their sets of words have a Jaccard index of at least 0.8; case, punctuation and digits do
+not count. Of pairs, both texts have to be. Candidates are found by prefix filtering (Chaudhuri et al., 2006; Bayardo et
+al., 2007): two such sets share one of the rarest words of each, so that an index of these finds all.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import regex
+
+from pipeline.tinybert.core.log import first_ten, log
+from pipeline.tinybert.data import words
+from pipeline.tinybert.data.rows import Row
+
+if TYPE_CHECKING:
+    from pipeline.tinybert.tasks import Task
+
+LEAST = 80  # percent: the words in both texts as a share of those in either
+SHORTEST = 8  # different words; shorter texts are alike by chance
+COUNTED = 2_000  # characters of a text: the start tells, and a model reads little more
+MOST_COMPARISONS = 5_000_000  # some seconds
+# Where no blanks stand between words, each character is one.
+WORD = regex.compile(rf"{words.UNSPACED.pattern}|{words.WORD.pattern}")
+Words = frozenset[tuple[int, str]]  # (number of the text in the row, word)
+
+
+def log_near_duplicates(task: Task, test: str, rows: list[Row], train: list[Row]) -> None:
+    """Log how many rows of a test set are nearly equal to a row of train, and the first ten with both positions."""
+    pairs: dict[int, Row] = {}  # number of the test row → the row of train
+    tested = [words_of(task, row) for row in rows]
+    count = Counter(word for found in tested for word in found)
+    index: dict[tuple[int, str], list[int]] = {}
+    for number, found in enumerate(tested):
+        for word in _rarest(found, count):
+            index.setdefault(word, []).append(number)
+    compared = 0
+    for row in train:
+        found = words_of(task, row)
+        for number in {number for word in _rarest(found, count) for number in index.get(word, ())} - pairs.keys():
+            compared += 1
+            if _are_near(tested[number], found):
+                pairs[number] = row
+        if compared > MOST_COMPARISONS:
+            log(f"{test}: near-duplicates in train: not all rows are compared, as the texts are too many and too alike")
+            break
+    if pairs:
+        shown = [f"{rows[number]['where']}, and {pairs[number]['where']}" for number in sorted(pairs)]
+        log(
+            f"{test}: {len(pairs)} of its {len(rows)} texts are nearly those of a row of train, so its scores may be"
+            f" too high: {first_ten(shown)}"
+        )
+
+
+def words_of(task: Task, row: Row) -> Words:
+    """The different words of a row's texts; none if they are too few to compare."""
+    key = task.duplicate_key(row)
+    texts = key if isinstance(key, tuple) else (key,)
+    found = frozenset(
+        (number, word) for number, text in enumerate(texts) for word in WORD.findall(text[:COUNTED].casefold())
+    )
+    return found if len(found) >= SHORTEST else frozenset()
+
+
+def _rarest(found: Words, count: Counter) -> list[tuple[int, str]]:
+    """So many of the words that are rarest in test that each set that is near has one of them among its own."""
+    length = len(found) * (100 - LEAST) // 100 + 1
+    return sorted(found, key=lambda word: (count[word], word))[:length]
+
+
+def _are_near(one: Words, other: Words) -> bool:
+    shared = one & other
+    if 100 * len(shared) < LEAST * (len(one) + len(other) - len(shared)):
+        return False
+    both, either = (Counter(number for number, _ in found) for found in (shared, one | other))
+    return all(100 * both[number] >= LEAST * size for number, size in either.items())

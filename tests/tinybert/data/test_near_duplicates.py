@@ -1,0 +1,34 @@
+import pytest
+import tiny
+
+from pipeline.tinybert.data import near_duplicates
+
+TASK = tiny.task([])
+TEXT = "Please note that my order from last week has not yet arrived"
+
+
+def rows(*texts) -> list[dict]:
+    fields = [
+        {"text": text} if isinstance(text, str) else dict(zip(("text", "pair"), text, strict=True)) for text in texts
+    ]
+    return [{**row, "where": f"line {number}"} for number, row in enumerate(fields)]
+
+
+@pytest.mark.parametrize(
+    ("test", "train", "near"),
+    [
+        (TEXT, f"{TEXT.upper()} 123!", True),
+        (TEXT, TEXT.replace("week", "month"), True),
+        (TEXT, TEXT.replace("last week has not yet", "this shop did never"), False),
+        ("A good film", "a good film!", False),  # too short to tell
+        ((TEXT, "It is late."), (TEXT, "It is late"), True),
+        ((TEXT, "It is late."), (TEXT, "Where is it?"), False),
+        ("这部电影真的非常好看我很喜欢。", "这部电影真的非常好看我很喜欢!", True),
+    ],
+)
+def test_texts_are_near_if_they_share_four_fifths_of_their_words(capsys, test, train, near):
+    near_duplicates.log_near_duplicates(TASK, "test", rows(test), rows("Something else", train)[1:])
+    expected = (
+        "test: 1 of its 1 texts are nearly those of a row of train, so its scores may be too high: line 0, and line 1"
+    )
+    assert capsys.readouterr().out.strip() == (expected if near else "")
