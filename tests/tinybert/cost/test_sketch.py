@@ -44,7 +44,9 @@ def test_the_steps_are_those_that_the_stages_take(world):
 
     assert costs["finetune_teacher"] == taken("finetune_teacher")
     assert costs["finetune_student"] == 2 * taken("finetune_student")  # two learning rates
-    assert taken("distill_prediction") <= costs["distill_prediction"] <= 1.1 * taken("distill_prediction")
+    assert (
+        taken("distill_prediction") <= costs["distill_prediction"] <= 1.2 * taken("distill_prediction")
+    )  # equal variants are dropped
     assert "encoder" not in costs  # it has run
 
 
