@@ -199,7 +199,7 @@ class Distillation:
             self.world.teacher(),
             data,
             self.world.tokenizer,
-            self.intermediate.model_copy(update={"epochs": 1}),
+            self.intermediate.model_copy(update={"epochs": 1, "min_steps": None}),
             self.world.numerics,
             "distill_intermediate",
             LogitsRecorder(task, self.logits),
@@ -222,12 +222,12 @@ class Distillation:
     def our_prediction(self) -> None:
         """On the teacher logits that the intermediate stage has recorded."""
         learn_logits(
-            self.world.student(),
+            self.world.student,
             self.world.tokenizer,
             self.encoded(),
             self.logits,
             self.validation,
-            self.prediction.model_copy(update={"epochs": EPOCHS}),
+            self.prediction.model_copy(update={"epochs": EPOCHS, "min_steps": None}),
             self.world.numerics,
         )
 

@@ -13,7 +13,7 @@ from pipeline.tinybert import tasks
 from pipeline.tinybert.core import launch, settings, stage
 from pipeline.tinybert.core.log import log
 from pipeline.tinybert.core.output import output, write_csv, write_json
-from pipeline.tinybert.data import rows, splits
+from pipeline.tinybert.data import rows
 from pipeline.tinybert.evaluation import scoring, verdicts
 from pipeline.tinybert.models import checkpoints
 from pipeline.tinybert.models.inference import EvaluationSet, pytorch_forward
@@ -59,7 +59,7 @@ def main(name: str) -> None:
         scores[part] = scoring.scores_of(task, parts[part], predictions[part])
     log(scoring.summary(task, scores))
     no_gain = verdicts.no_gain(name, scores, *(score_on_validation(name, by, task.metric) for by in STUDENTS))
-    for doubt in chain(no_gain, verdicts.doubts(name, scores, splits.teacher_may_know_test(configuration, name))):
+    for doubt in chain(no_gain, verdicts.doubts(name, scores, configuration.teacher_may_know_test(name))):
         log(f"DOUBTFUL: {doubt}")
 
     with output(Path("metrics", name, "scores.json")) as out:

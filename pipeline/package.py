@@ -8,7 +8,6 @@ from pipeline.tinybert import tasks
 from pipeline.tinybert.core import settings, stage
 from pipeline.tinybert.core.log import log
 from pipeline.tinybert.core.output import output, write_csv
-from pipeline.tinybert.data import splits
 from pipeline.tinybert.evaluation import verdicts
 from pipeline.tinybert.models import checkpoints
 from pipeline.tinybert.release import model_card
@@ -31,7 +30,7 @@ def main(name: str) -> None:
     facts = {file: read_json(metrics / f"{file}.json") for file in REPORTS}
     trainings = {stage: read_json(metrics / stage / file) for stage, file in TRAININGS.items()}
     scores = facts["scores"]
-    doubts = verdicts.doubts(name, scores, splits.teacher_may_know_test(configuration, name))
+    doubts = verdicts.doubts(name, scores, configuration.teacher_may_know_test(name))
     verdict = [verdicts.gain(scores), verdicts.retention(scores), *(f"DOUBTFUL: {doubt}" for doubt in doubts)]
     files = [
         *(prepared / f"{part}.jsonl" for part in SPLITS),

@@ -72,7 +72,7 @@ def read_rows(configuration: settings.Settings, name: str) -> tuple[Task, splits
     splits.check_variety(task, parts, drawn, key)
     for test in ("test", *source.more_tests):
         near_duplicates.log_near_duplicates(task, test, parts[test], parts["train"])
-    if splits.teacher_may_know_test(configuration, name):
+    if configuration.teacher_may_know_test(name):
         log(
             f"test: DOUBTFUL: {TEACHER} is your own teacher, and test is drawn from the rows of the source. If it was"
             " trained on these rows, no score of it or of its student means anything. Name rows that it has not seen:"

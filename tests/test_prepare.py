@@ -85,7 +85,7 @@ def test_check_reports_bad_rows_of_one_file_and_a_missing_column_of_another(run_
 
 def test_a_test_split_that_the_own_teacher_may_have_seen_is_said(run_check):
     tiny.write_params(Path("params.yaml"), **{TEACHER: "hub:owner/name@" + "0" * 40})
-    assert not any("your own teacher" in line for line in run_check(train=records(60), test=records(70)[60:]))
+    assert not any("DOUBTFUL" in line for line in run_check(train=records(60), test=records(70)[60:]))
     assert any(
         line.startswith("test: DOUBTFUL: finetune_teacher.checkpoint is your own")
         for line in run_check(train=records(60))

@@ -398,6 +398,13 @@ class Settings(Group):
             raise UserError(_no_such_task(name, self.tasks))
         return self.tasks[name]
 
+    def teacher_may_know_test(self, task: str) -> bool:
+        """Whether the task's test rows may be among those of its teacher's training: the teacher is the user's own, and
+        the source names no test split. Then scores of teacher and student mean nothing.
+        """
+        teacher = self.quietly("finetune_teacher", task).checkpoint
+        return bool(teacher) and "test" not in (self.task(task).source.splits or {})
+
     def of(self, stage: str, task: str) -> Any:
         """The settings of a stage for a task: the stage's group, with the changes from the task's entry.
 

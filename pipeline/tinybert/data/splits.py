@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import SHOWN, first_ten, log
-from pipeline.tinybert.core.settings import Settings, Source
+from pipeline.tinybert.core.settings import Source
 from pipeline.tinybert.core.settings import Task as TaskSettings
 from pipeline.tinybert.data import sources
 from pipeline.tinybert.data.records import (
@@ -212,14 +212,6 @@ def check_variety(task: Task, parts: Parts, drawn: Collection[str], key: str) ->
             )
         advice = ": bring more rows with other labels" if split in drawn else ""
         log(f"DOUBTFUL: {key}: {problem}{advice}")
-
-
-def teacher_may_know_test(configuration: Settings, name: str) -> bool:
-    """Whether the test rows of a task may be among those of its teacher's training: the teacher is the user's own, and
-    the source names no test split. Then scores of teacher and student mean nothing.
-    """
-    teacher = configuration.quietly("finetune_teacher", name).checkpoint
-    return bool(teacher) and "test" not in (configuration.task(name).source.splits or {})
 
 
 def read_unlabelled(task: Task, settings: TaskSettings, parts: Parts, seed: int, key: str) -> list[Row]:

@@ -441,4 +441,4 @@ def test_the_users_own_teacher_may_have_seen_test_rows_that_are_split_off(tmp_pa
     path = tmp_path / "params.yaml"
     path.write_bytes((tiny.ROOT / "params.yaml").read_bytes())
     tiny.write_params(path, **{"finetune_teacher.checkpoint": checkpoint, "tasks.tiny.source": source})
-    assert splits.teacher_may_know_test(params.load(path), "tiny") == doubtful
+    assert params.load(path).teacher_may_know_test("tiny") == doubtful
