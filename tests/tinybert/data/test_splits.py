@@ -7,6 +7,7 @@ import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.tinybert import tasks
 from pipeline.tinybert.core import settings as params
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.settings import Source, Text
@@ -96,6 +97,35 @@ def test_bad_rows_are_dropped_on_request_and_counted_by_kind(tmp_path, capsys):
         "train: 4 of 9 rows are invalid and dropped (`bad_rows: drop`): 2 × column 'text': empty text;"
         " 1 × column 'label': no label; 1 × label '?' is not in the source's `labels` (0, 1)" in said
     )
+
+
+@pytest.mark.parametrize(
+    ("kind", "good", "bad", "reason"),
+    [
+        ("regression", {"text": "film", "label": 2.5}, {"text": "film", "label": "many"}, "many"),
+        ("multi_label", {"text": "film", "label": ["a"]}, {"text": "", "label": ["a"]}, "empty text"),
+        ("named_entities", {"words": ["A"], "tags": ["B-x"]}, {"words": ["A", "b"], "tags": ["O"]}, "2 words"),
+        (
+            "question_answering",
+            {"question": "Who?", "context": "She did.", "answers": [{"text": "She", "answer_start": 0}]},
+            {"question": "Who?", "context": "She did.", "answers": [{"text": "He", "answer_start": 0}]},
+            "He",
+        ),
+    ],
+)
+def test_bad_rows_of_every_kind_are_dropped_on_request(tmp_path, capsys, kind, good, bad, reason):
+    task = tasks.KINDS[kind]("f1", 64, tasks.KINDS[kind].Options())
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in (good, bad, good)))
+    (rows,) = splits.read(task, Source(location=str(path), bad_rows="drop"), KEY).parts.values()
+    said = capsys.readouterr().out
+    assert len(rows) == 2 and "train: 1 of 3 rows are invalid and dropped" in said and reason in said
+
+
+def test_a_list_under_where_means_one_of_its_values(tmp_path):
+    records = [{"text": f"{value}", "label": 1, "language": value} for value in ("en", "de", "fr", "en")]
+    parts = read(tmp_path, records, where={"language": ["en", "de"]})
+    assert texts(parts["train"]) == ["en", "de", "en"]
 
 
 def test_dropped_rows_of_test_are_said_loudly(tmp_path, capsys):
