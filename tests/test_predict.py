@@ -144,6 +144,16 @@ def test_a_table_has_the_column_and_the_delimiter_of_the_source(world, monkeypat
         said(monkeypatch, capsys, "tiny", "--file", "asked.csv")
 
 
+@pytest.mark.parametrize("name", ["asked.csv", "asked.jsonl"])
+def test_joined_columns_are_one_text(world, monkeypatch, capsys, name):
+    settings = tiny.set_value("tasks.tiny.source.text", ["subject", "body"])
+    Path("params.yaml").write_text(settings(Path("params.yaml").read_text()))
+    frame = pandas.DataFrame({"subject": ["a good film", ""], "body": ["it was fun", "a bad film"]})
+    TABLES[name](frame, name)
+    found = said(monkeypatch, capsys, "tiny", "--file", name)
+    assert [answer["text"] for answer in found] == ["a good film\nit was fun", "a bad film"]
+
+
 def test_a_bad_line_is_reported_in_its_place_and_the_others_are_answered(world, monkeypatch, capsys):
     good = json.dumps({"text": TEXTS[0]})
     bad = {
