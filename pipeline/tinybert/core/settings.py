@@ -166,6 +166,9 @@ class Schedule(Group):
     warmup: Warmup = Field(description="share of the steps in which the learning rate rises")
     weight_decay: NonNegativeFloat = Field(description="weight decay of AdamW")
     dropout: Dropout = Field(description="dropout of the trained model; blank: as in its configuration")
+    calibrate: bool = Field(
+        description="divide the logits by the temperature that fits validation: changes probabilities, not predictions"
+    )
 
     @property
     def learning_rates(self) -> list[float]:

@@ -16,7 +16,7 @@ from pipeline.tinybert.models.batches import Batch as Rows
 from pipeline.tinybert.models.batches import Collator
 from pipeline.tinybert.models.encoded_rows import EncodedRows
 from pipeline.tinybert.models.inference import EvaluationSet, encode
-from pipeline.tinybert.training.fine_tuning import LabelObjective, Trained, train_best
+from pipeline.tinybert.training.fine_tuning import LabelObjective, Trained, Training
 from pipeline.tinybert.training.loop import Batch, Objective, Tensors
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def learn_logits(
     """Train a student on the teacher's ``logits`` of ``data``."""
     objective = PredictionObjective(validation.task, settings.temperature)
     collate = LogitsCollator(tokenizer, logits)
-    return train_best(new_student, objective, data, collate, validation, settings, numerics, STAGE)
+    return Training(objective, data, collate, validation, settings, numerics, STAGE).best(new_student)
 
 
 def learn_labels(
@@ -82,4 +82,4 @@ def learn_labels(
     """Train a student on labels, as if there were no prediction stage; for comparison."""
     data = EncodedRows.in_memory(encode(validation.task, labelled, tokenizer))
     objective, collate = LabelObjective(validation.task), Collator(tokenizer)
-    return train_best(new_student, objective, data, collate, validation, settings, numerics, STAGE)
+    return Training(objective, data, collate, validation, settings, numerics, STAGE).best(new_student)

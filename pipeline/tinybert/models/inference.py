@@ -120,8 +120,11 @@ class EvaluationSet:
         """One answer for each row."""
         return self.task.predictions(logits, self.columns, self.rows)
 
-    def score(self, logits: list[np.ndarray]) -> dict[str, float]:
-        """Every metric. If answers need a threshold, it is the best one for these rows."""
+    def answers(self, logits: list[np.ndarray]) -> list:
+        """One prediction for each row. If the kind needs a threshold, it is the best one for these rows."""
         predictions = self.predictions(logits)
-        threshold = self.task.best_threshold(self.rows, predictions)
-        return self.task.score(self.rows, self.task.apply_threshold(predictions, threshold))
+        return self.task.apply_threshold(predictions, self.task.best_threshold(self.rows, predictions))
+
+    def score(self, logits: list[np.ndarray]) -> dict[str, float]:
+        """Every metric of ``answers``."""
+        return self.task.score(self.rows, self.answers(logits))

@@ -153,9 +153,9 @@ def latency_table(benchmark: dict) -> str:
 
 def training_table(trainings: dict[str, dict]) -> str:
     """On how many rows each stage trained, and for how long: params.yaml states only the least number of steps."""
-    columns = ["rows", "steps", "learning_rate"]
+    columns = ["rows", "steps", "learning_rate", "temperature"]
     lines = [[stage, *(str(found.get(column, "")) for column in columns)] for stage, found in trainings.items()]
-    return table(["stage", "rows", "steps", "learning rate"], lines)
+    return table(["stage", "rows", "steps", "learning rate", "temperature"], lines)
 
 
 def source_table(name: str, configuration: Settings) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from pipeline.tinybert.models.inference import (
     last_layer_first_position_only,
     pytorch_forward,
 )
+from pipeline.tinybert.training import calibration
 from pipeline.tinybert.training.loop import Batch, Collate, Objective, Plan, Result, Tensors, Validation, train_or_load
 
 if TYPE_CHECKING:
@@ -74,71 +75,76 @@ class Trained:
     result: Result
     learning_rate: float | None = None
     trials: dict[str, float] = field(default_factory=dict)  # learning rate → its score on validation
+    temperature: float = 1.0  # by which the logits were divided
 
 
-def train_best(
-    new_model: Callable[[], PreTrainedModel],
-    objective: Objective,
-    data: EncodedRows,
-    collate: Collate,
-    validation: EvaluationSet,
-    settings: Schedule,
-    numerics: Numerics,
-    stage: str,
-) -> Trained:
-    """Train a new model with each learning rate of ``settings``; return the one with the best ``task.metric`` on
-    validation.
-    """
-    best, trials = None, {}
-    for rate in settings.learning_rates:
-        model = new_model()
-        checkpoints.set_dropout(model, settings.dropout)
-        result = _train_to_best_epoch(
-            objective, model, data, collate, validation, settings, numerics, stage, learning_rate=rate
+@dataclass(frozen=True)
+class Training:
+    """A training that is scored on validation after each epoch."""
+
+    objective: Objective
+    data: EncodedRows
+    collate: Collate
+    validation: EvaluationSet
+    settings: Schedule
+    numerics: Numerics
+    stage: str  # for messages
+
+    def best(self, new_model: Callable[[], PreTrainedModel]) -> Trained:
+        """Train a new model with each learning rate of the settings; return the one with the best ``task.metric`` on
+        validation, calibrated on validation if the settings ask for it.
+        """
+        best, trials = None, {}
+        for rate in self.settings.learning_rates:
+            model = new_model()
+            checkpoints.set_dropout(model, self.settings.dropout)
+            result = self.train(model, rate)
+            trials[f"{rate:g}"] = round(result.score, DIGITS)
+            metric = self.validation.task.metric
+            log(f"learning rate {rate:g}: {metric} {result.score:.4f} on validation, epoch {result.epoch}")
+            if best is None or result.score > best.result.score:
+                best = Trained(model, result, rate, trials)
+        assert best is not None
+        return calibrated(best, self.validation) if self.settings.calibrate else best
+
+    def train(self, model: PreTrainedModel, learning_rate: float) -> Result:
+        """Train ``model`` in place."""
+        task, settings = self.validation.task, self.settings
+        plan = Plan(
+            stage=self.stage,
+            seed=self.numerics.seed,
+            precision=self.numerics.precision,
+            batch_size=settings.batch_size,
+            learning_rate=learning_rate,
+            epochs=settings.epochs,
+            min_steps=settings.min_steps,
+            accumulation=settings.accumulation,
+            checkpointing=settings.checkpointing,
+            warmup=settings.warmup,
+            weight_decay=settings.weight_decay,
+            patience=settings.patience,
         )
-        trials[f"{rate:g}"] = round(result.score, DIGITS)
-        log(f"learning rate {rate:g}: {validation.task.metric} {result.score:.4f} on validation, epoch {result.epoch}")
-        if best is None or result.score > best.result.score:
-            best = Trained(model, result, rate, trials)
-    assert best is not None
-    return best
+        watched = Validation(task.metric, lambda: score(model, self.validation), len(self.validation.rows))
+        with last_layer_first_position_only(task, model):
+            name = f"training-{learning_rate:g}"
+            return train_or_load(name, self.objective, model, self.data, self.collate, plan, watched)
 
 
-def _train_to_best_epoch(
-    objective: Objective,
-    model: PreTrainedModel,
-    data: EncodedRows,
-    collate: Collate,
-    validation: EvaluationSet,
-    settings: Schedule,
-    numerics: Numerics,
-    stage: str,
-    learning_rate: float,
-) -> Result:
-    """Train ``model`` in place."""
-    task = validation.task
+def score(model: PreTrainedModel, validation: EvaluationSet) -> float:
+    """The ``task.metric`` of ``model`` on ``validation``."""
+    with pytorch_forward(validation.task, model) as forward:
+        return validation.score(validation.logits(forward))[validation.task.metric]
 
-    def score() -> float:
-        with pytorch_forward(task, model) as forward:
-            return validation.score(validation.logits(forward))[task.metric]
 
-    plan = Plan(
-        stage=stage,
-        seed=numerics.seed,
-        precision=numerics.precision,
-        batch_size=settings.batch_size,
-        learning_rate=learning_rate,
-        epochs=settings.epochs,
-        min_steps=settings.min_steps,
-        accumulation=settings.accumulation,
-        checkpointing=settings.checkpointing,
-        warmup=settings.warmup,
-        weight_decay=settings.weight_decay,
-        patience=settings.patience,
-    )
-    watched = Validation(task.metric, score, len(validation.rows))
-    with last_layer_first_position_only(task, model):
-        return train_or_load(f"training-{learning_rate:g}", objective, model, data, collate, plan, watched)
+def calibrated(trained: Trained, validation: EvaluationSet) -> Trained:
+    """The same model with its logits divided by the temperature that fits ``validation``."""
+    with pytorch_forward(validation.task, trained.model) as forward:
+        temperature = calibration.temperature(validation, validation.logits(forward))
+    if temperature == 1:
+        return trained
+    calibration.divide_logits(trained.model, temperature)
+    log(f"calibrated on {len(validation.rows)} rows of validation: the logits are divided by {temperature:.3g}")
+    return replace(trained, temperature=temperature)
 
 
 def fine_tune(
@@ -154,23 +160,14 @@ def fine_tune(
 ) -> Trained:
     """The encoder of ``folder`` with a new head, trained on labels."""
     data = EncodedRows.in_memory(encode(task, train_rows, tokenizer))
-    return train_best(
-        lambda: task.load_model(folder, numerics.seed),
-        LabelObjective(task, class_weights),
-        data,
-        Collator(tokenizer),
-        validation,
-        settings,
-        numerics,
-        stage,
-    )
+    objective = LabelObjective(task, class_weights)
+    training = Training(objective, data, Collator(tokenizer), validation, settings, numerics, stage)
+    return training.best(lambda: task.load_model(folder, numerics.seed))
 
 
 def score_as_it_is(model: PreTrainedModel, validation: EvaluationSet) -> Trained:
     """A model that needs no training."""
-    with pytorch_forward(validation.task, model) as forward:
-        score = validation.score(validation.logits(forward))[validation.task.metric]
-    return Trained(model, Result(score=score, epoch=0, rows=0, steps=0, curves={}))
+    return Trained(model, Result(score=score(model, validation), epoch=0, rows=0, steps=0, curves={}))
 
 
 def write_result(metrics: Path, task: Task, trained: Trained) -> None:
@@ -181,4 +178,5 @@ def write_result(metrics: Path, task: Task, trained: Trained) -> None:
     values |= {"rows": result.rows, "steps": result.steps}
     if trained.trials:
         values |= {"learning_rate": trained.learning_rate, "trials": trained.trials}
+        values |= {"temperature": round(trained.temperature, DIGITS)}
     write_json(metrics / "validation.json", values)
