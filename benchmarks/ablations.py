@@ -40,7 +40,7 @@ def ablations(task: str) -> dict[str, tuple[dict, float | None]]:
     return {
         FULL_RECIPE: ({}, 75.6),
         "without augmentation": ({"augment.variants": 0}, 68.4),
-        "without unlabelled text": ({f"tasks.{task}.unlabelled": None}, None),
+        "without unlabelled text": ({f"tasks.{task}.unlabelled": None, "augment.general_texts": 0}, None),
         "without embedding loss": ({f"{LOSSES}.embeddings": 0}, 74.1),
         "without hidden loss": ({f"{LOSSES}.hidden": 0}, 72.9),
         "without attention loss": ({f"{LOSSES}.attention": 0}, 71.0),

@@ -26,6 +26,7 @@ SETTINGS = {
     "distill_prediction.batch_size": 256,
     "distill_prediction.epochs": 1,
     "tasks.tiny.unlabelled": None,
+    "augment.general_texts": 0,
 }
 
 

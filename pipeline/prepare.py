@@ -78,10 +78,11 @@ def read_rows(configuration: settings.Settings, name: str) -> tuple[Task, splits
             " trained on these rows, no score of it or of its student means anything. Name rows that it has not seen:"
             f" {key}.splits: {{train: …, test: …}}"
         )
-    unlabelled = splits.read_unlabelled(task, task_settings, parts, prepare.seed, f"tasks.{name}.unlabelled")
+    key, text = configuration.unlabelled(name, task.reads_texts)
+    unlabelled = splits.read_unlabelled(task, task_settings.source, text, parts, prepare.seed, key)
     for split, part in parts.items():
         log(f"{split}: {len(part)} rows: {task.summary(part)}")
-    log(f"unlabelled: {len(unlabelled)} rows")
+    log(f"unlabelled: {len(unlabelled)} rows" + (f", of {key}" if unlabelled else ""))
     return task, parts, source.submissions, unlabelled
 
 

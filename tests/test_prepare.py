@@ -97,6 +97,28 @@ def own_teacher() -> dict[str, str]:
     return json.loads(Path("data/tiny/own_teacher.json").read_text())
 
 
+@pytest.mark.parametrize(
+    ("kind", "source", "changes", "expected"),
+    [
+        ("text_classification", {"pair": None}, {}, 7),
+        ("named_entities", {}, {}, 7),
+        ("text_classification", {}, {}, 0),  # pairs
+        ("question_answering", {}, {}, 0),
+        ("regression", {}, {"augment": {"general_texts": 0}}, 0),
+        ("regression", {}, {"augment": {"general_texts": 5}}, 5),
+    ],
+)
+def test_a_task_of_single_texts_without_unlabelled_text_gets_general_texts(run_check, kind, source, changes, expected):
+    settings = {f"tasks.{kind}.{key}": value for key, value in {"unlabelled": None, **changes}.items()}
+    settings |= {f"tasks.{kind}.source.{key}": value for key, value in source.items()}
+    tiny.write_task(Path(), kind, **settings, **{"augment.general_texts": 7})
+    prepare.main(kind)
+    rows = [json.loads(line) for line in Path("data", kind, "unlabelled", "rows.jsonl").read_text().splitlines()]
+    assert len(rows) == expected
+    field = "words" if kind == "named_entities" else "text"
+    assert all(row[field] for row in rows)
+
+
 def test_the_files_of_the_own_teacher_are_written_as_hashes(run_check):
     run_check(train=records(60), test=records(70)[60:])
     assert own_teacher() == {}

@@ -271,6 +271,10 @@ class FinetuneTeacher(Schedule):
 class Augment(Group):
     seed: Seed = Field(description="seed of the replaced words")
     entities: bool = Field(description="true: also replace named entities by others of their type (named_entities)")
+    general_texts: NonNegativeInt = Field(
+        description="texts of encoder.masked_language_model.text that the teacher labels, if the task has no unlabelled"
+        " text and its rows are single texts; 0: none"
+    )
     variants: NonNegativeInt | Literal["auto"] = Field(
         description="N: augmented variants of each row; auto: as many as make 18,000 rows, between 1 and 20"
     )
@@ -356,7 +360,9 @@ class Task(Group):
     kind: str = Field(description="kind of task")
     options: dict[str, Any] | None = Field(description="settings of the kind; blank: their defaults")
     source: Source = Field(description="where the rows come from")
-    unlabelled: Text | None = Field(description="further text, which the teacher labels; blank: no further text")
+    unlabelled: Text | None = Field(
+        description="further text, which the teacher labels; blank: general text, see augment.general_texts"
+    )
     metric: str = Field(description="score that selects models and is reported")
     max_length: Length = Field(description="longest text in word pieces; longer ones are cut")
     general_student: Changes = Field(description=OWN)
@@ -400,6 +406,18 @@ class Settings(Group):
         if name not in self.tasks:
             raise UserError(_no_such_task(name, self.tasks))
         return self.tasks[name]
+
+    def unlabelled(self, task: str, kind_reads_texts: bool) -> tuple[str, Text | None]:
+        """The text that the teacher labels for a task, and this setting's key: the task's own text or, if its rows
+        are single texts, general text.
+        """
+        entry, general = self.task(task), self.encoder.masked_language_model.text
+        if entry.unlabelled:
+            return f"tasks.{task}.unlabelled", entry.unlabelled
+        takes_none = entry.source.pair or not kind_reads_texts
+        count = 0 if takes_none else self.quietly("augment", task).general_texts
+        changes = {"limit": min(count, general.limit), "text": general.text or "text"}
+        return "encoder.masked_language_model.text", general.model_copy(update=changes) if count else None
 
     def teacher_may_know_test(self, task: str) -> bool:
         """Whether the task's test rows may be among those of its teacher's training: the teacher is the user's own, and

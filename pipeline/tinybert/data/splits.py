@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import SHOWN, first_ten, log
-from pipeline.tinybert.core.settings import Source
-from pipeline.tinybert.core.settings import Task as TaskSettings
+from pipeline.tinybert.core.settings import Source, Text
 from pipeline.tinybert.data import sources
 from pipeline.tinybert.data.records import (
     BadRowsError,
@@ -214,13 +213,12 @@ def check_variety(task: Task, parts: Parts, drawn: Collection[str], key: str) ->
         log(f"DOUBTFUL: {key}: {problem}{advice}")
 
 
-def read_unlabelled(task: Task, settings: TaskSettings, parts: Parts, seed: int, key: str) -> list[Row]:
+def read_unlabelled(task: Task, labelled: Source, source: Text | None, parts: Parts, seed: int, key: str) -> list[Row]:
     """The task's unlabelled rows, without duplicates and without rows that occur in a split."""
-    if settings.unlabelled is None:
+    if source is None:
         return []
-    source = settings.unlabelled
     check_source(task, source, key)
-    if (settings.source.pair is None) != (source.pair is None):
+    if (labelled.pair is None) != (source.pair is None):
         raise UserError(f"{key}.pair: either both or none of the task's labelled and unlabelled rows must be pairs")
     columns = column_names(task, source, labelled=False)
     if "words" in columns and source.text is not None:

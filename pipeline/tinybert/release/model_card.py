@@ -55,7 +55,7 @@ def of(
         f"Scores on test ({task.metric})": score_table(task, facts["scores"], facts["export"]),
         "Size and latency": latency_table(facts["benchmark"]),
         "Training": training_table(trainings),
-        "Sources and licences": source_table(name, configuration),
+        "Sources and licences": source_table(task, name, configuration),
         "Parameters": parameters(name, configuration, numerics),
         "Files": table(["file", "SHA-256"], [[path.as_posix(), f"`{sha256(path)}`"] for path in files]),
     }
@@ -158,15 +158,16 @@ def training_table(trainings: dict[str, dict]) -> str:
     return table(["stage", "rows", "steps", "learning rate", "temperature"], lines)
 
 
-def source_table(name: str, configuration: Settings) -> str:
-    task, recipe = configuration.task(name), configuration.quietly("package", name)
+def source_table(task: Task, name: str, configuration: Settings) -> str:
+    recipe = configuration.quietly("package", name)
+    _, unlabelled = configuration.unlabelled(name, task.reads_texts)
     student, teacher = (configuration.quietly(stage, name) for stage in ("general_student", "finetune_teacher"))
     sources = {
         "encoder": configuration.encoder.checkpoint,
         "teacher": teacher.checkpoint,
         "general_student": student.checkpoint if student.start == "checkpoint" else None,
-        "data": task.source.location,
-        "unlabelled": task.unlabelled.location if task.unlabelled else None,
+        "data": configuration.task(name).source.location,
+        "unlabelled": unlabelled.location if unlabelled else None,
         "word_vectors": configuration.word_vectors.location,
     }
     licenses = recipe.licenses.model_dump()

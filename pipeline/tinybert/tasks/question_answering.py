@@ -45,6 +45,7 @@ class QuestionAnswering(Task):
     loss: ClassVar = "span_cross_entropy"
     head: ClassVar = AutoModelForQuestionAnswering
     pipeline_tag: ClassVar = "question-answering"
+    reads_texts: ClassVar = False
     columns: ClassVar = {"question": "question", "passage": "context", "answers": "answers"}
     target_fields: ClassVar = ("answers",)
     Options: ClassVar = Options

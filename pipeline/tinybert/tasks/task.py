@@ -33,6 +33,7 @@ class Task(ABC):
     metrics: ClassVar[tuple[str, ...]]
     columns: ClassVar[dict[str, str | None]]  # field → default name of its source column (None: read only if set)
     target_fields: ClassVar[tuple[str, ...]]  # the fields of `columns` that are absent from unlabelled rows
+    reads_texts: ClassVar[bool] = True  # whether an unlabelled row may be a single text
     accepts_label_columns: ClassVar[bool] = False  # whether the setting `label` may list several columns
     source_settings: ClassVar[tuple[str, ...]] = ()  # further settings of a source that this kind reads
     head: ClassVar[type]  # the transformers class that loads a model with this kind's head

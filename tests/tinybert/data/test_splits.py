@@ -427,10 +427,8 @@ def test_a_row_without_a_group_is_reported_with_its_line(tmp_path, value):
 
 def unlabelled(tmp_path, texts, parts):
     (tmp_path / "text.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    wanted = tiny.task_settings().model_copy(
-        update={"unlabelled": Text(location=str(tmp_path / "text.jsonl"), limit=100)}
-    )
-    return splits.read_unlabelled(TASK, wanted, parts, 1, "tasks.tiny.unlabelled")
+    wanted = Text(location=str(tmp_path / "text.jsonl"), limit=100)
+    return splits.read_unlabelled(TASK, tiny.task_settings().source, wanted, parts, 1, "tasks.tiny.unlabelled")
 
 
 def test_unlabelled_texts_that_are_also_in_a_split_are_dropped_and_logged(tmp_path, capsys):
@@ -447,14 +445,14 @@ def test_nothing_is_logged_if_no_unlabelled_text_is_dropped(tmp_path, capsys):
 
 
 def test_a_task_without_unlabelled_text_has_no_unlabelled_rows():
-    assert splits.read_unlabelled(TASK, tiny.task_settings(), {"train": []}, 1, "key") == []
+    assert splits.read_unlabelled(TASK, tiny.task_settings().source, None, {"train": []}, 1, "key") == []
 
 
 def test_unlabelled_rows_of_a_pair_task_must_be_pairs(tmp_path):
     text = Text(location=str(tmp_path / "text.jsonl"), limit=9)
-    wanted = tiny.task_settings().model_copy(update={"source": Source(location="x", pair="other"), "unlabelled": text})
+    pairs = Source(location="x", pair="other")
     with pytest.raises(UserError, match="^key.pair: either both or none of the task's labelled and unlabelled rows"):
-        splits.read_unlabelled(TASK, wanted, {"train": []}, 1, "key")
+        splits.read_unlabelled(TASK, pairs, text, {"train": []}, 1, "key")
 
 
 @pytest.mark.parametrize(
