@@ -45,6 +45,10 @@ def guess(given: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     if given.unlabelled:
         values["unlabelled"], reason = _unlabelled(given, kind, found)
         reasons.append(reason)
+    elif KINDS[kind].reads_texts and "pair" not in found.source:
+        reasons.append(
+            "unlabelled: general text (augment.general_texts); texts like yours are better: give them by --unlabelled"
+        )
     return values, reasons
 
 
