@@ -152,8 +152,8 @@ MIN_STEPS = (
 
 
 class Schedule(Group):
-    """Training with a score on validation after each epoch. The model of the last epoch counts, unless an earlier one is
-    better by more than a standard error. The learning rate rises, then falls linearly to 0.
+    """Training with a score on validation after each epoch. The model of the last epoch counts, unless an earlier one
+    is better by more than a standard error. The learning rate rises, then falls linearly to 0.
     """
 
     epochs: PositiveInt = Field(description="passes over the training rows")

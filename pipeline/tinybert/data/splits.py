@@ -161,7 +161,7 @@ def like(label: str, known: Iterable[str]) -> str:
 
 
 def check_labels(task: Task, parts: Parts, source: Source, key: str) -> Parts:
-    """Handle rows with a label that no row of train has: drop them if the source drops bad rows, else raise UserError."""
+    """The parts without rows that have a label that train lacks. Raises UserError unless the source drops bad rows."""
     train = {label for row in parts["train"] for label in task.labels_in(row)}
     checked = {}
     for split, rows in parts.items():

@@ -39,8 +39,8 @@ class _WithPositionalInputs(nn.Module):
 
 @torch.no_grad()
 def write(path: Path, model: PreTrainedModel, task: Task, tokenizer, opset: int) -> None:
-    """Write ``model`` as ONNX. Inputs (batch, sequence), both dimensions dynamic, have the tokenizer's names; outputs have
-    the names of the transformers library. The file computes only the part of the last layer that the task's head reads.
+    """Write ``model`` as ONNX. Inputs (batch, sequence), both dimensions dynamic, have the tokenizer's names; outputs
+    have the names of the transformers library. The file computes only the part of the last layer that the head reads.
 
     Raises UserError if a weight is NaN or infinite.
     """
