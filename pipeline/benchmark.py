@@ -1,7 +1,7 @@
 """Size, operations and latency of teacher and student: in PyTorch, as ONNX and as int8 ONNX, on this machine's CPU.
 
-All are measured in one run, in turn. The student's files are those of `export`; the teacher's are made here, and thrown
-away: they tell what the student gains beside what ONNX gains.
+All are measured alternately in one run. The student's files are those of `export`. The teacher's ONNX files are
+temporary; they show how much of the speed-up is due to ONNX and how much to the smaller model.
 """
 
 import tempfile
@@ -22,7 +22,7 @@ from pipeline.tinybert.release import latency, onnx_model
 
 MODELS = ("teacher", "student")
 LENGTHS = {"median": 50, "long": 95}  # percentiles of the lengths of test
-FEWER = 5  # times fewer runs of a batch, which takes longer and varies less
+FEWER_RUNS = 5  # times fewer runs of batches of several texts, which take longer and vary less
 COLUMNS = ["model", "batch_size", "word_pieces", "threads", "p50", "p95", "times_faster"]
 
 
@@ -35,21 +35,21 @@ def main(name: str) -> None:
     loaded = {which: task.load_model(folder) for which, folder in folders.items()}
     tokenizers = {which: checkpoints.tokenizer(folder) for which, folder in folders.items()}
     test = list(rows.read(prepared / "test.jsonl"))
-    pieces = lengths_of(inference.encode(task, test, tokenizers["teacher"]))
+    pieces = length_percentiles(inference.encode(task, test, tokenizers["teacher"]))
 
-    with tempfile.TemporaryDirectory() as made:
-        onnx = {"teacher": Path(made), "student": folders["student"]}
-        whole, int8 = (onnx["teacher"] / FILES[form] for form in ("onnx", "int8"))
-        onnx_model.write(whole, loaded["teacher"], task, tokenizers["teacher"], export.opset)
-        onnx_model.quantise(whole, int8, export.per_channel, export.reduce_range)
+    with tempfile.TemporaryDirectory() as temporary:
+        onnx_folders = {"teacher": Path(temporary), "student": folders["student"]}
+        teacher_onnx, teacher_int8 = (onnx_folders["teacher"] / FILES[form] for form in ("onnx", "int8"))
+        onnx_model.write(teacher_onnx, loaded["teacher"], task, tokenizers["teacher"], export.opset)
+        onnx_model.quantise(teacher_onnx, teacher_int8, export.per_channel, export.reduce_range)
         files = {
-            f"{which} {form}": (folders if form == "pytorch" else onnx)[which] / FILES[form]
+            f"{which} {form}": (folders if form == "pytorch" else onnx_folders)[which] / FILES[form]
             for which, form in product(MODELS, FILES)
         }
-        records = measured(loaded, files, tokenizers["student"], pieces, recipe)
+        records = measure(loaded, files, tokenizers["student"], pieces, recipe)
         megabytes = {model: round(file.stat().st_size / 1e6, 1) for model, file in files.items()}
 
-    report = reported(loaded, latency.random_inputs(tokenizers["student"], 1, pieces["median"]), megabytes, records)
+    report = make_report(loaded, latency.random_inputs(tokenizers["student"], 1, pieces["median"]), megabytes, records)
     with output(Path("metrics", name, "benchmark.json")) as out:
         write_json(out, {"machine": latency.machine(), "word_pieces": pieces, **report})
     with output(Path("metrics", name, "benchmark")) as out:
@@ -58,45 +58,50 @@ def main(name: str) -> None:
         write_csv(out / "latency.csv", ["model", "milliseconds"], times)
 
 
-def lengths_of(encoded: dict[str, list]) -> dict[str, int]:
+def length_percentiles(encoded: dict[str, list]) -> dict[str, int]:
+    """The lengths in word pieces at the percentiles ``LENGTHS``, by name."""
     lengths = [len(ids) for ids in encoded["input_ids"]]
     return {name: int(np.percentile(lengths, percentile, method="higher")) for name, percentile in LENGTHS.items()}
 
 
-def measured(
+def measure(
     loaded: dict[str, PreTrainedModel],
     files: dict[str, Path],
     tokenizer,
     pieces: dict[str, int],
     recipe: settings.Benchmark,
 ) -> list[tuple]:
-    """Milliseconds of each model in each situation, and how many times faster than the teacher in PyTorch it is."""
+    """The rows of situations.csv (see ``COLUMNS``): milliseconds of each model by number of threads, batch size and
+    length, and how many times faster than the teacher in PyTorch it is.
+    """
     records = []
     for threads in sorted({1, latency.cores()}):
-        answers = {
-            model: latency.of_pytorch(loaded[model.split()[0]], threads)
+        runners = {
+            model: latency.pytorch_runner(loaded[model.split()[0]], threads)
             if model.endswith("pytorch")
-            else latency.of_onnx(file, threads)
+            else latency.onnx_runner(file, threads)
             for model, file in files.items()
         }
         for batch_size, length in product(sorted({1, *recipe.batch_sizes}), sorted(set(pieces.values()))):
             what = f"batch {batch_size}, {length} word-pieces, {threads} threads"
             inputs = latency.random_inputs(tokenizer, batch_size, length)
-            runs = recipe.runs if batch_size == 1 else max(1, recipe.runs // FEWER)
-            times = latency.measured(answers, inputs, runs, f"latency, {what}")
+            runs = recipe.runs if batch_size == 1 else max(1, recipe.runs // FEWER_RUNS)
+            times = latency.measure(runners, inputs, runs, f"latency, {what}")
             base = times["teacher pytorch"]["p50"]
             records += [
-                (model, batch_size, length, threads, *(round(found[at], 3) for at in ("p50", "p95")),
-                 round(base / found["p50"], 2))
-                for model, found in times.items()
+                (model, batch_size, length, threads, *(round(of_model[at], 3) for at in ("p50", "p95")),
+                 round(base / of_model["p50"], 2))
+                for model, of_model in times.items()
             ]  # fmt: skip
     return records
 
 
-def reported(
+def make_report(
     loaded: dict[str, PreTrainedModel], example: latency.Inputs, megabytes: dict[str, float], records: list[tuple]
 ) -> dict[str, dict]:
-    """Size and operations of each model; of each form its file's size, and its times for one text on one thread."""
+    """The parameters and operations of each model; for each of its formats the file size, and the times for one text of
+    the example's length on one thread.
+    """
     report: dict = {
         which: {"parameters": model.num_parameters(), "operations": latency.operations(model, example)}
         for which, model in loaded.items()
@@ -105,9 +110,8 @@ def reported(
     for model, *at, p50, p95, faster in records:
         if at == [1, length, 1]:
             which, form = model.split()
-            found = {"megabytes": megabytes[model], "p50": p50, "p95": p95, "times_faster": faster}
-            report[which][form] = found
-            log(f"{model}: " + ", ".join(f"{key} {value}" for key, value in found.items()))
+            report[which][form] = {"megabytes": megabytes[model], "p50": p50, "p95": p95, "times_faster": faster}
+            log(f"{model}: " + ", ".join(f"{key} {value}" for key, value in report[which][form].items()))
     return report
 
 

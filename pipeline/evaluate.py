@@ -1,7 +1,7 @@
-"""Score teacher, student and student alone on the test split, and on further ones, by one function.
+"""Score teacher, student and baseline (the student fine-tuned without distillation) on all test splits.
 
-Where answers need a threshold, it is the best one on validation. `data/<task>/submission` takes the student's and the
-teacher's predictions of the splits without labels, in the form that GLUE's server takes.
+If a task has answers that need a threshold, the stage uses the best one on validation. It writes the student's and the
+teacher's predictions for splits without labels to `data/<task>/submission`, in the format of GLUE's server.
 """
 
 import json
@@ -21,7 +21,7 @@ from pipeline.tinybert.models.precision import to_inference
 from pipeline.tinybert.tasks import Task
 
 MODELS = ("teacher", "student", "student_alone")
-STUDENTS = ("distill_prediction", "finetune_student")  # the stages that train student and student alone
+STUDENTS = ("distill_prediction", "finetune_student")  # the stages that train student and baseline
 
 
 def main(name: str) -> None:

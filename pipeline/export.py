@@ -1,6 +1,6 @@
-"""The student to ship: in PyTorch, as ONNX and as int8 ONNX, compared with each other and scored on the test split.
+"""Write the student to ship in PyTorch, as ONNX and as int8 ONNX; compare the three and score them on the test split.
 
-int8 is scored row by row, as it is served: the scales of its activations are those of a whole batch.
+The int8 model is scored one row at a time, because it scales activations over the whole batch and serves single rows.
 """
 
 import tempfile
@@ -36,29 +36,29 @@ def main(name: str) -> None:
 
     with output(Path("models", name, "onnx")) as out:
         if recipe.frequent_words is None:
-            report = exported(out, task, student, tokenizer, parts, recipe)
+            report = write_and_score(out, task, student, tokenizer, parts, recipe)
         else:
-            read = inference.encode(task, parts["train"], tokenizer)["input_ids"]
-            kept = pieces_kept(tokenizer, read, recipe.frequent_words)
-            with tempfile.TemporaryDirectory() as whole:
-                before = exported(Path(whole), task, student, tokenizer, parts, recipe)
-            smaller = vocabulary.trim(student, tokenizer, kept)
-            again = inference.encode(task, parts["train"], smaller)["input_ids"]
-            vocabulary.check(tokenizer, read, smaller, again, KEY)
-            report = {**exported(out, task, student, smaller, parts, recipe), "whole_vocabulary": before}
+            train_ids = inference.encode(task, parts["train"], tokenizer)["input_ids"]
+            needed = needed_word_pieces(tokenizer, train_ids, recipe.frequent_words)
+            with tempfile.TemporaryDirectory() as folder_of_untrimmed:
+                untrimmed = write_and_score(Path(folder_of_untrimmed), task, student, tokenizer, parts, recipe)
+            trimmed = vocabulary.trim(student, tokenizer, needed)
+            trimmed_ids = inference.encode(task, parts["train"], trimmed)["input_ids"]
+            vocabulary.check(tokenizer, train_ids, trimmed, trimmed_ids, KEY)
+            report = {**write_and_score(out, task, student, trimmed, parts, recipe), "whole_vocabulary": untrimmed}
     with output(Path("metrics", name, "export.json")) as out:
         write_json(out, report)
 
 
-def pieces_kept(tokenizer, read: list[list[int]], frequent_words: int) -> list[int]:
-    """The ids of the word-pieces of train, as it was ``read``, and of so many words."""
+def needed_word_pieces(tokenizer, train_ids: list[list[int]], frequent_words: int) -> list[int]:
+    """The ids of the word pieces of the training rows and of the ``frequent_words`` most frequent words."""
     words = word_vectors.load(Path("data", "word_vectors"))[0].index_to_key[:frequent_words]
-    kept = vocabulary.needed(tokenizer, read, words, KEY)
-    log(f"vocabulary: {len(kept)} of {len(tokenizer)} word-pieces stay")
-    return kept
+    needed = vocabulary.needed(tokenizer, train_ids, words, KEY)
+    log(f"vocabulary: {len(needed)} of {len(tokenizer)} word-pieces stay")
+    return needed
 
 
-def exported(
+def write_and_score(
     out: Path,
     task: Task,
     student: PreTrainedModel,
@@ -66,7 +66,10 @@ def exported(
     parts: dict[str, list[rows.Row]],
     recipe: settings.Export,
 ) -> dict:
-    """Write the student into the folder in all forms; sizes and scores of each. UserError where ONNX differs."""
+    """Write the student into a folder in all formats. Returns the size and scores of each.
+
+    Raises UserError if the ONNX outputs differ from PyTorch's.
+    """
     checkpoints.save(out, student, tokenizer)
     files = {which: out / file for which, file in checkpoints.FILES.items()}
     onnx_model.write(files["onnx"], student, task, tokenizer, recipe.opset)
@@ -81,34 +84,35 @@ def exported(
             threshold = task.best_threshold(parts["validation"], validation.predictions(validation.logits(forward)))
     for which, batch_size in BATCHES.items():
         logits[which] = test.logits(onnx_model.onnx_forward(task, files[which]), batch_size, which)
-    predictions = {which: task.apply_threshold(test.predictions(found), threshold) for which, found in logits.items()}
+    predictions = {which: task.apply_threshold(test.predictions(of_model), threshold)
+                   for which, of_model in logits.items()}  # fmt: skip
     report = scoring.scores_of(task, test.rows, predictions)
     for which, file in files.items():
         report[which]["megabytes"] = round(file.stat().st_size / 1e6, 1)
     for which in BATCHES:
-        difference, share = compared(test, logits, predictions, which)
+        difference, share = compare_with_pytorch(test, logits, predictions, which)
         if which == "onnx":
-            check(difference, share, recipe)
+            check_onnx_equals_pytorch(difference, share, recipe)
         report[which] |= {"largest_difference": float(f"{difference:.0e}"), "equal_predictions": round(share, DIGITS)}
-    said = (f"{which} {found[task.metric]:.4f} ({found['megabytes']} MB)" for which, found in report.items())
-    log(f"{task.metric} on test: {', '.join(said)}")
+    shown = (f"{which} {scores[task.metric]:.4f} ({scores['megabytes']} MB)" for which, scores in report.items())
+    log(f"{task.metric} on test: {', '.join(shown)}")
     return {"word_pieces": len(tokenizer), "threshold": threshold and round(threshold, DIGITS), **report}
 
 
-def compared(
+def compare_with_pytorch(
     test: EvaluationSet, logits: dict[str, list[np.ndarray]], predictions: dict[str, list], which: str
 ) -> tuple[float, float]:
-    """The largest difference of a logit from PyTorch's, and the share of rows of which both say the same."""
-    ours, theirs = (np.concatenate(logits[model]) for model in ("pytorch", which))
+    """The largest absolute difference of a logit from PyTorch's, and the share of rows with equal predictions."""
+    pytorch, other = (np.concatenate(logits[model]) for model in ("pytorch", which))
     share = test.task.agreement(test.rows, predictions["pytorch"], predictions[which])
-    return float(np.abs(ours - theirs).max()), share
+    return float(np.abs(pytorch - other).max()), share
 
 
-def check(difference: float, share: float, recipe: settings.Export) -> None:
-    """ONNX has to answer as PyTorch does: UserError where it does not."""
+def check_onnx_equals_pytorch(difference: float, share: float, recipe: settings.Export) -> None:
+    """Raises UserError if the differences are larger than the settings allow."""
     if not difference <= recipe.largest_difference or share < recipe.equal_predictions:
         raise UserError(
-            f"ONNX does not answer as PyTorch does: a logit differs by {difference:.2g} (export.largest_difference:"
+            f"ONNX outputs differ from PyTorch's: a logit differs by {difference:.2g} (export.largest_difference:"
             f" {recipe.largest_difference:g}), {100 * share:.2f} % of the predictions on test are equal"
             f" (export.equal_predictions: {recipe.equal_predictions:g}): try another export.opset, or allow more where"
             " logits are large"

@@ -1,11 +1,11 @@
-"""What the student says of texts: ``python -m pipeline.predict <task> "text" …`` prints an answer a line, as JSON.
+"""The student's predictions for texts: ``python -m pipeline.predict <task> "text" …`` prints one JSON object per text.
 
-Without texts on the command line it reads a file (``--file``) or the standard input. A table (.csv, .tsv, .parquet, …)
-is read as the task's source is. In a .jsonl file, each line is a JSON object; in any other file and on the standard
-input, it is a text or an object. Lines are answered as they come. ``--context`` is the passage of all the questions,
-``--pair`` the second text.
+Without texts on the command line it reads a file (``--file``) or the standard input. It reads a table (.csv, .tsv,
+.parquet, …) with the settings of the task's source. In a .jsonl file, each line is a JSON object; in any other file and
+on the standard input, each line is a text or a JSON object. It answers each line as soon as it has read it.
+``--context`` is the passage of all questions, ``--pair`` the second text of all pairs.
 
-A text that cannot be answered gets ``{"error": …}`` in its place, and the exit code is 1.
+For an invalid text it prints ``{"error": …}``, and the exit code is 1.
 """
 
 import argparse
@@ -31,93 +31,96 @@ from pipeline.tinybert.tasks.task import Task
 
 LINES = (".jsonl", ".ndjson")  # read line by line, like text
 Columns = dict[str, Any]  # field → the source's column, or a list of columns whose texts are joined
-Asked = Iterator[tuple[str, dict | BadRecordError]]  # where it stands, and what is asked
+Inputs = Iterator[tuple[str, dict | BadRecordError]]  # the position of each record in the input, and the record
 
 
 def main() -> None:
-    given, answers = arguments(), sys.stdout
+    options, stdout = parse_arguments(), sys.stdout
     with contextlib.redirect_stdout(sys.stderr):  # notes, for example that a text is truncated
         configuration = settings.load()
-        name, wanted = given.task, configuration.task(given.task)
-        file = built(Path("models", name, "onnx", checkpoints.FILES[given.model]), name)
-        task = tasks.load(built(Path("data", name, "prepared", "task.json"), name), wanted, name)
-        report = json.loads(built(Path("metrics", name, "export.json"), name).read_text(encoding="utf-8"))
-        columns = column_names(task, wanted.source, labelled=False)
-        asked = records(given, columns, wanted.source)
+        name, task_settings = options.task, configuration.task(options.task)
+        file = require_built(Path("models", name, "onnx", checkpoints.FILES[options.model]), name)
+        task = tasks.load(require_built(Path("data", name, "prepared", "task.json"), name), task_settings, name)
+        report = json.loads(require_built(Path("metrics", name, "export.json"), name).read_text(encoding="utf-8"))
+        columns = column_names(task, task_settings.source, labelled=False)
+        inputs = read_inputs(options, columns, task_settings.source)
         tokenizer = checkpoints.tokenizer(file.parent)
-        print(f"{given.model} model of {name}: {file}", file=sys.stderr, flush=True)
+        print(f"{options.model} model of {name}: {file}", file=sys.stderr, flush=True)
         bad, total = [], 0
-        with model(task, file) as forward:
-            for where, record in asked:
+        with open_model(task, file) as forward:
+            for where, record in inputs:
                 total += 1
                 try:
-                    row = row_of(task, record, columns)
-                    found = answer(task, row, tokenizer, forward, report["threshold"], file)
+                    row = to_row(task, record, columns)
+                    answer = predict(task, row, tokenizer, forward, report["threshold"], file)
                 except BadRecordError as error:
                     bad.append(f"{where}: {error}")
-                    found = {"error": bad[-1]}
-                print(json.dumps(found, ensure_ascii=False), file=answers, flush=True)
+                    answer = {"error": bad[-1]}
+                print(json.dumps(answer, ensure_ascii=False), file=stdout, flush=True)
     if bad:
         raise UserError(f"{len(bad)} of {total} could not be answered: {bad[0]}")
 
 
-def answer(task: Task, row: Row, tokenizer, forward: Forward, threshold: float | None, file: Path) -> dict:
-    one = EvaluationSet(task, [row], tokenizer)
-    logits = one.logits(forward, batch_size=1)  # int8's scales are those of the whole batch
+def predict(task: Task, row: Row, tokenizer, forward: Forward, threshold: float | None, file: Path) -> dict:
+    """The JSON object for a row: its first field, then the prediction."""
+    evaluation_set = EvaluationSet(task, [row], tokenizer)
+    logits = evaluation_set.logits(forward, batch_size=1)  # int8 activations are scaled over the whole batch
     scoring.check_finite(logits, file)
-    [prediction] = task.apply_threshold(one.predictions(logits), threshold)
-    shown = next(iter(task.columns))
-    return {shown: row[shown], **task.format_prediction(row, prediction, logits)}
+    [prediction] = task.apply_threshold(evaluation_set.predictions(logits), threshold)
+    first_field = next(iter(task.columns))
+    return {first_field: row[first_field], **task.format_prediction(row, prediction, logits)}
 
 
-def arguments() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m pipeline.predict", description=__doc__.splitlines()[0])
     parser.add_argument("task")
     parser.add_argument("texts", nargs="*", metavar="text")
-    parser.add_argument("--model", choices=checkpoints.FILES, default="onnx", help="onnx unless given")
-    parser.add_argument("--context", "--pair", dest="other", metavar="TEXT", help="a passage, or a second text, of all")
-    parser.add_argument("--file", type=Path, help="a table, or a text or JSON object a line; -: the standard input")
-    given = parser.parse_intermixed_args()  # texts may stand after options
-    if given.texts and given.file:
+    parser.add_argument("--model", choices=checkpoints.FILES, default="onnx", help="default: onnx")
+    parser.add_argument(
+        "--context", "--pair", dest="other", metavar="TEXT", help="the passage of all questions, or all second texts"
+    )
+    parser.add_argument("--file", type=Path, help="a table, or one text or JSON object per line; -: the standard input")
+    options = parser.parse_intermixed_args()  # texts may follow options
+    if options.texts and options.file:
         raise UserError("texts and --file: give one of them")
-    return given
+    return options
 
 
-def built(path: Path, name: str) -> Path:
+def require_built(path: Path, name: str) -> Path:
     if not path.exists():
         raise UserError(f"{path} is not built yet: run `dvc repro export@{name}`, or `dvc pull`")
     return path
 
 
-def model(task: Task, file: Path) -> contextlib.AbstractContextManager[Forward]:
+def open_model(task: Task, file: Path) -> contextlib.AbstractContextManager[Forward]:
     """A function from model inputs to class logits."""
     if file.suffix == ".onnx":
         return contextlib.nullcontext(onnx_model.onnx_forward(task, file))
     return pytorch_forward(task, task.load_model(file.parent))
 
 
-def records(given: argparse.Namespace, columns: Columns, source: settings.Source) -> Asked:
-    """What is asked, field → value, and where it stands."""
+def read_inputs(options: argparse.Namespace, columns: Columns, source: settings.Source) -> Inputs:
+    """The texts of the command line, of a file or of the standard input, as records: field or column → value."""
     first, *second = columns
-    if given.other is not None and not second:
+    if options.other is not None and not second:
         raise UserError("--context, --pair: this task is about one text: leave it out")
-    more = dict.fromkeys(second, given.other) if given.other is not None else {}
-    if given.texts:
-        return ((f"text {number}", {first: text, **more}) for number, text in enumerate(given.texts, 1))
-    if given.file is None or str(given.file) == "-":
-        return of_lines(sys.stdin.buffer, "standard input", first, more)
-    suffix = given.file.suffix.lower()
+    more = dict.fromkeys(second, options.other) if options.other is not None else {}
+    if options.texts:
+        return ((f"text {number}", {first: text, **more}) for number, text in enumerate(options.texts, 1))
+    if options.file is None or str(options.file) == "-":
+        return records_of_lines(sys.stdin.buffer, "standard input", first, more)
+    suffix = options.file.suffix.lower()
     if suffix in readers.READERS and suffix not in LINES:
-        return of_table(given.file, columns, source, more)
+        return records_of_table(options.file, columns, source, more)
     try:
-        lines = given.file.open("rb")
+        lines = options.file.open("rb")
     except OSError as error:
-        raise UserError(f"--file: {given.file} cannot be read: {error.strerror}") from None
-    return of_lines(lines, str(given.file), None if suffix in LINES else first, more)
+        raise UserError(f"--file: {options.file} cannot be read: {error.strerror}") from None
+    return records_of_lines(lines, str(options.file), None if suffix in LINES else first, more)
 
 
-def of_table(path: Path, columns: Columns, source: settings.Source, more: dict) -> Asked:
-    """The same of a table's records; the file is read as the task's source is."""
+def records_of_table(path: Path, columns: Columns, source: settings.Source, more: dict) -> Inputs:
+    """The records of a table, read with the settings of the task's source. ``more``: fields that all records get."""
     for number, (position, record) in enumerate(readers.records(path, source, "--file")):
         known = {**more, **record}
         missing = [
@@ -134,8 +137,10 @@ def of_table(path: Path, columns: Columns, source: settings.Source, more: dict) 
         yield f"{path}, {position}", known
 
 
-def of_lines(lines: Iterable[bytes], name: str, first: str | None, more: dict) -> Asked:
-    """The same of lines, without blank ones. A line is a JSON object, or else the text of the field ``first``."""
+def records_of_lines(lines: Iterable[bytes], name: str, first: str | None, more: dict) -> Inputs:
+    """The record of each line that is not blank: a JSON object, or the text of the field ``first`` if this is not None.
+    ``more``: fields that all records get.
+    """
     for number, line in enumerate(lines, 1):
         try:
             text = line.decode("utf-8-sig").strip()
@@ -150,10 +155,11 @@ def of_lines(lines: Iterable[bytes], name: str, first: str | None, more: dict) -
             yield f"{name}, line {number}", {**more, **record} if isinstance(record, dict) else record
 
 
-def row_of(task: Task, record: dict | BadRecordError, columns: Columns) -> Row:
-    """A row of the task without its answer. Fields of a record go by their own names or by those of the task's columns;
-    words may be a text, or a list written as text. ``given``: the fields as the user gave them, with blanks at their
-    ends.
+def to_row(task: Task, record: dict | BadRecordError, columns: Columns) -> Row:
+    """A row of the task without its label. The keys of a record are fields of the task or columns of its source. Words
+    may be a text, or a list written as text. The row's ``given`` has the fields as the user wrote them, not stripped.
+
+    Raises BadRecordError if the record is invalid.
     """
     if isinstance(record, BadRecordError):
         raise record
@@ -170,16 +176,16 @@ def row_of(task: Task, record: dict | BadRecordError, columns: Columns) -> Row:
     try:
         json.dumps(row, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError:
-        raise BadRecordError("a character that is no text (half of a surrogate pair, or not UTF-8)") from None
+        raise BadRecordError("a character is not valid Unicode (half of a surrogate pair, or not UTF-8)") from None
     return {**row, "given": {field: record[name] for field, name in names.items() if not isinstance(name, list)}}
 
 
 if __name__ == "__main__":
     stage.report_errors_in_one_line()
     stage.imports_are_done()
-    # On Windows the default is another encoding. The name of a file may be no UTF-8.
+    # The default encoding is not UTF-8 on Windows, and a file name may have bytes that are not UTF-8.
     sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
     try:
         main()
-    except BrokenPipeError:  # whoever reads has read enough
+    except BrokenPipeError:  # the reader has closed the pipe, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -209,7 +209,7 @@ def test_evaluate_names_what_is_doubtful_about_the_scores(world, capsys):
     run_stage("evaluate")
     printed = capsys.readouterr().out
     assert "test rows could show: gain +0.0 (0.0 to 0.0); retention" in printed
-    assert "DOUBTFUL: distillation has not helped (on validation: student 0.2500, student alone" in printed
+    assert "DOUBTFUL: distillation has not helped (on validation: student 0.2500, baseline" in printed
     assert "DOUBTFUL: the scores mean nothing if your teacher" in printed
 
 

@@ -157,7 +157,7 @@ def test_joined_columns_are_one_text(world, monkeypatch, capsys, name):
 def test_a_bad_line_is_reported_in_its_place_and_the_others_are_answered(world, monkeypatch, capsys):
     good = json.dumps({"text": TEXTS[0]})
     bad = {
-        b'{"text": "\\ud83d"}': "a character that is no text",
+        b'{"text": "\\ud83d"}': "a character is not valid Unicode",
         b"\xff": "not UTF-8",
         b'{"text": "a"} {"text": "b"}': "not valid JSON: Extra data",
         b"[" * 100_000: "expected a JSON object",
@@ -176,10 +176,10 @@ def test_a_bad_line_is_reported_in_its_place_and_the_others_are_answered(world, 
 
 
 def test_a_text_of_the_command_line_that_is_not_utf_8_is_reported_in_its_place(world, monkeypatch, capsys):
-    with pytest.raises(UserError, match="^1 of 2 could not be answered: text 1: a character that is no text"):
+    with pytest.raises(UserError, match="^1 of 2 could not be answered: text 1: a character is not valid Unicode"):
         said(monkeypatch, capsys, "tiny", os.fsdecode(b"caf\xe9"), "a great film")
     first, second = map(json.loads, capsys.readouterr().out.splitlines())
-    assert first["error"].startswith("text 1: a character that is no text") and second["label"] == "positive"
+    assert first["error"].startswith("text 1: a character is not valid Unicode") and second["label"] == "positive"
 
 
 def test_a_model_with_weights_that_are_not_finite_gives_no_answer(world, monkeypatch):

@@ -34,7 +34,7 @@ def log(message: str) -> None:
 
 
 def log_count(count: int, total: int, what: str) -> None:
-    """Log "3 of 10" and what was counted, if the count is not 0. Inside ``summed_counts``: once, at its end."""
+    """Log "3 of 10" and what was counted, if the count is not 0. Inside ``summed_counts``: once, at the block's end."""
     sums = _sums.get()
     if sums is not None:
         before = sums.get(what, (0, 0))
@@ -48,7 +48,7 @@ _sums: contextvars.ContextVar[dict[str, tuple[int, int]] | None] = contextvars.C
 
 @contextlib.contextmanager
 def summed_counts() -> Iterator[None]:
-    """For work done block by block: counts are summed over the blocks and logged once."""
+    """For work in several batches: inside the block, ``log_count`` sums its counts; they are logged at the end."""
     sums: dict[str, tuple[int, int]] = {}
     token = _sums.set(sums)
     try:
@@ -61,7 +61,7 @@ def summed_counts() -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_counts() -> Iterator[None]:
-    """Inside the block, ``log_count`` logs nothing: the counts of a sample mean little."""
+    """Inside the block, ``log_count`` logs nothing. For samples, whose counts mean little."""
     token = _sums.set({})
     try:
         yield
@@ -69,10 +69,10 @@ def without_counts() -> Iterator[None]:
         _sums.reset(token)
 
 
-def first_ten(found: list, between: str = "; ") -> str:
+def first_ten(items: list, separator: str = "; ") -> str:
     """The first ten items, and how many more there are."""
-    more = f"{between}and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-    return between.join(map(str, found[:SHOWN])) + more
+    more = f"{separator}and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
+    return separator.join(map(str, items[:SHOWN])) + more
 
 
 _logger.setLevel(logging.INFO)

@@ -58,20 +58,22 @@ class Table(Group):
     )
     config: str | None = Field(None, description="configuration of a data set of the hub", examples=["sst2"])
     delimiter: Character | None = Field(None, description="character between the columns of a file", examples=[";"])
-    quotes: bool | None = Field(None, description="false: a quote in CSV or TSV is a character; blank: true")
+    quotes: bool | None = Field(
+        None, description="false: a quote in CSV or TSV is an ordinary character; blank: quotes enclose a field"
+    )
     where: dict[str, Value | Annotated[list[Value], Field(min_length=1)]] = Field(
         {},
-        description="only rows with these values; of a list, any of its values",
+        description="only rows with these values in these columns; a list: with any of its values",
         examples=[{"language": ["en", "de"], "checked": True}],
     )
     bad_rows: Literal["drop"] | None = Field(
         None,
-        description="drop: leave out invalid rows (an empty text, no label, …), list and count them; blank: stop there",
+        description="drop: leave out invalid rows (an empty text, no label, …), list and count them; blank: stop",
         examples=["drop"],
     )
     text: Texts | None = Field(
         None,
-        description="column of the text, or columns to join by line breaks; named_entities: only of unlabelled text",
+        description="column of the text, or columns to join by line breaks; named_entities: for unlabelled text only",
         examples=[["subject", "body"]],
     )
     pair: Texts | None = Field(
@@ -132,40 +134,40 @@ class Text(Table):
 
     split: str | None = Field(None, description="file in the folder, or split of the hub", examples=["train"])
     sentences: bool | None = Field(
-        None, description="true: cut texts into sentences, and drop those of fewer than 3 words; blank: false"
+        None, description="true: split texts into sentences, and drop those of fewer than 3 words; blank: false"
     )
     limit: PositiveInt = Field(description="use at most this many rows, drawn at random", examples=[50000])
 
 
 class Numerics(Group):
-    """Settings that decide the numbers of every training, besides its recipe."""
+    """Settings that influence the numbers of every training stage, besides its own group."""
 
     seed: Seed
     precision: Literal["auto", "float32", "bfloat16"]
 
 
 MIN_STEPS = (
-    "optimiser steps, at least: few rows get smaller batches (of 8 rows or more), then more epochs; blank: no minimum"
+    "least optimizer steps: few rows get smaller batches (of 8 rows or more), then more epochs; blank: no minimum"
 )
 
 
 class Schedule(Group):
-    """Training that is scored on validation after each epoch. The last epoch is kept, unless an earlier one is better
-    by more than a standard error. The learning rate rises, then falls linearly to 0.
+    """Training with a score on validation after each epoch. The model of the last epoch counts, unless an earlier one
+    is better by more than a standard error. The learning rate rises, then falls linearly to 0.
     """
 
     epochs: PositiveInt = Field(description="passes over the training rows")
     min_steps: PositiveInt | None = Field(description=MIN_STEPS)
     patience: PositiveInt | None = Field(description="stop after this many epochs without a better score; blank: never")
     batch_size: PositiveInt = Field(description="rows in a batch")
-    accumulation: PositiveInt = Field(description="batches in an optimiser step")
+    accumulation: PositiveInt = Field(description="batches in an optimizer step")
     checkpointing: bool = Field(description="true: recompute activations, for less memory and more time")
     learning_rate: PositiveFloat | Annotated[list[PositiveFloat], Field(min_length=1)] = Field(
-        description="peak learning rate; if a list: each is tried, and the best one on validation counts"
+        description="peak learning rate; a list: the stage tries each, and the best one on validation counts"
     )
     warmup: Warmup = Field(description="share of the steps in which the learning rate rises")
     weight_decay: NonNegativeFloat = Field(description="weight decay of AdamW")
-    dropout: Dropout = Field(description="dropout of the trained model; blank: as in its configuration")
+    dropout: Dropout = Field(description="dropout of the trained model; blank: that of its configuration")
     calibrate: bool = Field(
         description="divide the logits by the temperature that fits validation: changes probabilities, not predictions"
     )
@@ -182,7 +184,7 @@ class MaskedLanguageModel(Group):
     freeze_body: bool = Field(description="true: train only the head")
     text: Text = Field(description="text to train on")
     masked_share: Share = Field(description="share of the word pieces that are masked")
-    steps: PositiveInt = Field(description="optimiser steps")
+    steps: PositiveInt = Field(description="optimizer steps")
     batch_size: PositiveInt = Field(description="texts in a batch")
     max_length: Length = Field(description="longest text in word pieces")
     learning_rate: PositiveFloat = Field(description="peak learning rate")
@@ -199,14 +201,14 @@ class Encoder(Group):
 
 class WordVectors(Group):
     location: str = Field(description="package:NAME@VERSION, gensim:NAME, or a text file of GloVe or word2vec")
-    words: PositiveInt = Field(description="use the most frequent words, this many")
+    words: PositiveInt = Field(description="use this many of the most frequent words")
     stop_words: str | None = Field(
         description="words that are never replaced: english, or a text file with one word a line; blank: no such words"
     )
 
 
 class Prepare(Group):
-    seed: Seed = Field(description="seed of the splits, and of the choice of unlabelled rows")
+    seed: Seed = Field(description="seed of the splits and of the choice of unlabelled rows")
     test: Share = Field(description="share of all rows for test, if the source has no test split")
     validation: Share = Field(description="share of all rows for validation, if the source has no validation split")
 
@@ -226,7 +228,7 @@ class Losses(Group):
 
 LAYER_MAP = "teacher layer for each student layer: a rule, or a list of teacher layers from 1"
 PROJECTIONS = "linear maps from the student's width to the teacher's: one for all states, or one for each"
-STUDENT_DROPOUT = "dropout of the student; blank: as in its configuration"
+STUDENT_DROPOUT = "dropout of the student; blank: that of its configuration"
 
 
 class GeneralDistillation(Group):
@@ -244,7 +246,7 @@ class GeneralDistillation(Group):
 
 class GeneralStudent(Group):
     start: Literal["checkpoint", "layers", "distillation"] = Field(
-        description="the student begins as a checkpoint, as layers of the encoder, or by general distillation"
+        description="initial student: a checkpoint, layers of the encoder, or the result of general distillation"
     )
     shape: Shape = Field(description="size of the student")
     checkpoint: str = Field(
@@ -252,7 +254,7 @@ class GeneralStudent(Group):
     )
     layers: list[PositiveInt] = Field(description="if start is layers: the layers of the encoder, from 1")
     distillation: GeneralDistillation = Field(
-        description="if start is distillation: how an untrained student is distilled"
+        description="if start is distillation: the settings of general distillation"
     )
     presets: dict[Name, dict[str, Any]] = Field(
         {}, description="values for several of these keys, by name; a task's entry uses one with {preset: NAME}"
@@ -282,7 +284,7 @@ class Augment(Group):
     probability: float = Field(ge=0, le=1, description="p: probability that a word is replaced")
     masked_at_once: PositiveInt = Field(
         description="words masked in one forward pass of the masked language model; in a text of 80 or more word"
-        " pieces, for each 15 of them"
+        " pieces, this many for each 15 word pieces"
     )
     batch_size: PositiveInt = Field(description="texts in a forward pass; changes the speed, not the result")
 
@@ -300,7 +302,9 @@ class DistillIntermediate(Group):
 
 
 class DistillPrediction(Schedule):
-    targets: Literal["logits", "labels"] = Field(description="learn the teacher's logits, or, to compare, the labels")
+    targets: Literal["logits", "labels"] = Field(
+        description="targets: the teacher's logits, or the labels (to compare)"
+    )
     augmented: bool = Field(description="false: do not train on the augmented variants")
     temperature: PositiveFloat = Field(description="temperature of the logits of teacher and student")
 
@@ -316,21 +320,19 @@ class Evaluate(Group):
 
 class Export(Group):
     frequent_words: NonNegativeInt | None = Field(
-        description="trim the vocabulary to train and this many words of word_vectors; blank: keep all word pieces"
+        description="trim the vocabulary to the words of train and this many words of word_vectors; blank: keep all"
     )
     # torch's exporter writes 18 and above. Above 22, onnxruntime cannot load the int8 files that it writes itself.
     opset: int = Field(ge=18, le=22, description="ONNX opset")
     per_channel: bool = Field(description="int8: true: one scale for each output of a matrix product")
     reduce_range: bool = Field(description="int8: true: weights of 7 bits, because sums overflow on CPUs without VNNI")
     largest_difference: PositiveFloat = Field(description="largest difference allowed between ONNX and PyTorch logits")
-    equal_predictions: float = Field(
-        gt=0, le=1, description="share of predictions on test that must be equal, at least"
-    )
+    equal_predictions: float = Field(gt=0, le=1, description="least share of predictions on test that must be equal")
 
 
 class Benchmark(Group):
     batch_sizes: list[PositiveInt] = Field(min_length=1, description="batch sizes to time")
-    runs: PositiveInt = Field(description="timed runs of each model and situation; a fifth of them for larger batches")
+    runs: PositiveInt = Field(description="timed runs of each model and situation; for larger batches, a fifth of this")
 
 
 class Licenses(Group):

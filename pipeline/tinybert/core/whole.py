@@ -1,7 +1,7 @@
-"""Files that survive a killed process, a full disk and a power failure: written beside their place, synced, then named.
+"""Files that survive a killed process, a full disk and a power failure: written under another name, synced, renamed.
 
-What an interrupted stage leaves is used only if it is as it was written: sizes and CRC-32 checksums stand beside it.
-What is damaged is logged and left out.
+A resumed stage uses the files of an interrupted one only if their sizes and CRC-32 checksums are as recorded. It logs
+damaged files and does not use them.
 """
 
 import contextlib
@@ -14,12 +14,12 @@ from typing import Any
 
 from pipeline.tinybert.core.log import log
 
-AT_ONCE = 1 << 20  # bytes that are read together
+READ_SIZE = 1 << 20  # bytes
 
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Yield where to write a file that replaces ``path`` when the block ends."""
+    """Yield the path of a temporary file, which replaces ``path`` when the block ends."""
     partial = path.with_name(f"{path.name}.partial")
     yield partial
     sync(partial)
@@ -28,8 +28,8 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    # Windows opens no folders, and some file systems sync none. Windows syncs only files that it may write.
+    """Wait until a file, or the list of a folder's entries, is on the disk."""
+    # Windows cannot open folders, and some file systems cannot sync them. Windows syncs only files opened for writing.
     with contextlib.suppress(OSError) if path.is_dir() else contextlib.nullcontext():
         number = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
         try:
@@ -39,35 +39,35 @@ def sync(path: Path) -> None:
 
 
 def sync_all(path: Path) -> None:
-    """The same for a folder with all that it holds."""
+    """Wait until a folder with all its contents is on the disk."""
     for entry in path.rglob("*"):
         sync(entry)
     sync(path)
 
 
 def checksum(path: Path, size: int) -> int | None:
-    """CRC-32 of a file's first ``size`` bytes; None if it has fewer, or none."""
-    found = 0
+    """CRC-32 of a file's first ``size`` bytes; None if the file is shorter or missing."""
+    crc = 0
     try:
         with open(path, "rb") as file:
             while size:
-                if not (block := file.read(min(size, AT_ONCE))):
+                if not (block := file.read(min(size, READ_SIZE))):
                     return None
-                found, size = zlib.crc32(block, found), size - len(block)
+                crc, size = zlib.crc32(block, crc), size - len(block)
     except FileNotFoundError:
         return None
-    return found
+    return crc
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
-    """A JSON file with its own checksum."""
+    """Write a JSON file with its own checksum."""
     text = json.dumps(content)
     with atomic(path) as partial:
         partial.write_text(json.dumps({"checksum": zlib.crc32(text.encode()), "content": text}), encoding="utf-8")
 
 
 def read(path: Path) -> dict[str, Any] | None:
-    """What `write` wrote; None if there is no such file, or if it is damaged."""
+    """The content of a file of `write`; None if the file is missing or damaged."""
     try:
         saved = json.loads(path.read_bytes())
         if zlib.crc32(saved["content"].encode()) == saved["checksum"]:
@@ -91,9 +91,9 @@ def seal(marker: Path, files: Iterable[Path], **content) -> None:
 
 
 def sealed(marker: Path) -> dict[str, Any] | None:
-    """The content of a marker whose files are as they were when it was written; a file may have grown since.
+    """The content of a marker of `seal`; None if the marker is missing, or if it or one of its files is damaged.
 
-    None if there is no such marker, or if anything is damaged.
+    A file may have grown since.
     """
     content = read(marker)
     if content is None:
@@ -106,16 +106,16 @@ def sealed(marker: Path) -> dict[str, Any] | None:
 
 
 class AppendedFile:
-    """A file that grows. What was committed is found again after an interrupt; what came after it is cut off."""
+    """A file that grows. After an interruption it has the committed bytes; later bytes are cut off."""
 
     def __init__(self, path: Path):
-        self.path, self.index = path, path.with_name(f"{path.name}.json")
-        noted = read(self.index) or {}
-        self.size, self.checksum = noted.get("size", 0), noted.get("checksum", 0)
+        self.path, self.index_path = path, path.with_name(f"{path.name}.json")
+        index = read(self.index_path) or {}
+        self.size, self.checksum = index.get("size", 0), index.get("checksum", 0)
         if checksum(path, self.size) != self.checksum and self.size:
             _log_damaged(path)
-            noted, self.size, self.checksum = {}, 0, 0
-        self.committed: dict[str, Any] = noted.get("content", {})
+            index, self.size, self.checksum = {}, 0, 0
+        self.committed: dict[str, Any] = index.get("content", {})
         self.file = open(path, "a+b")  # noqa: SIM115 closed in `close`
         self.file.truncate(self.size)
 
@@ -124,10 +124,10 @@ class AppendedFile:
         self.size, self.checksum = self.size + len(data), zlib.crc32(data, self.checksum)
 
     def commit(self, **content) -> None:
-        """``content`` is found in ``committed`` when the file is opened again."""
+        """Sync the file. ``committed`` will have this ``content`` when the file is opened again."""
         self.file.flush()
         os.fsync(self.file.fileno())
-        write(self.index, {"size": self.size, "checksum": self.checksum, "content": content})
+        write(self.index_path, {"size": self.size, "checksum": self.checksum, "content": content})
 
     def close(self) -> None:
         self.file.close()

@@ -1,7 +1,7 @@
-"""Draws the splits that a source lacks from its rows of train: stratified by label, or by whole groups.
+"""Draw the splits that a source lacks from its train rows: stratified by label, or by whole groups.
 
-The classes keep their proportions where they have enough rows. Where a class has few, each split gets a row of it as
-far as they go: one row is in train, two are in train and test, three in each split.
+Classes with enough rows keep their proportions. If a class has a single row, train gets it; of two rows, train and test
+get one each; of three, each split gets one.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from pipeline.tinybert.data.splits import SPLITS, Parts, group_of, like, right_c
 if TYPE_CHECKING:
     from pipeline.tinybert.tasks import Task
 
-LEAST_ROWS = 10  # with fewer, splits are no longer worth their names
-HANDFUL = 5  # rows of a split, at least, if a class is rare
-MOST_TIMES = 2  # a split grows to so many times its size to have a row of each class
-SHOWN_LINES = 3  # of each rare label
-Drawn = tuple[list[Row], list[Row]]  # the rest, and what is split off
+LEAST_ROWS = 10  # fewer rows cannot be split usefully
+HANDFUL = 5  # least rows of a split if a class is rare
+MOST_TIMES = 2  # a split may grow to this many times its size to have a row of each class
+SHOWN_LINES = 3  # a rare label with at most this many rows is logged with their positions
+Drawn = tuple[list[Row], list[Row]]  # the remaining rows, and the rows split off
 
 
 def missing(parts: Parts) -> list[str]:
@@ -79,7 +79,7 @@ def _number(row: Row) -> int:
     return int(row["id"].rpartition("-")[2])
 
 
-# By label. ``others`` is the number of splits that the rest is still for, with train.
+# Split by label. ``others``: the number of splits, with train, that the remaining rows are for.
 
 
 def _stratified(task: Task, rows: list[Row], size: int, seed: int, others: int) -> Drawn | None:
@@ -94,8 +94,8 @@ def _stratified(task: Task, rows: list[Row], size: int, seed: int, others: int) 
 
 
 def _some_of_each_class(task: Task, rows: list[Row], size: int, seed: int, others: int, name: str, key: str) -> Drawn:
-    """A random split with at least one row of each class, which leaves one for each other split, as far as a class's
-    rows go. Kinds without ``Task.stratum`` have two classes: rows with and without labels.
+    """A random split with at least one row of each class that has enough rows to leave one for each other split. Kinds
+    without ``Task.stratum`` have two classes: rows with and without labels.
     """
     labels = [task.labels_in(row) for row in rows]
     if question := right_column(labels):
@@ -127,7 +127,7 @@ def _divided(rows: list[Row], split_off: set[int]) -> Drawn:
     )
 
 
-# By group.
+# Split by group.
 
 
 def _shuffled_groups(task: Task, rows: list[Row], seed: int) -> list[list[int]]:
@@ -141,7 +141,7 @@ def _shuffled_groups(task: Task, rows: list[Row], seed: int) -> list[list[int]]:
 
 
 def _fitting(groups: list[list[int]], size: int) -> list[list[int]]:
-    """The first groups that together have at most ``size`` rows; those that are too large are passed over."""
+    """Groups that together have at most ``size`` rows: in order, without those that no longer fit."""
     chosen, count = [], 0
     for group in groups:
         if count + len(group) <= size:
@@ -151,8 +151,8 @@ def _fitting(groups: list[list[int]], size: int) -> list[list[int]]:
 
 
 def _whole_groups(task: Task, rows: list[Row], size: int, seed: int, others: int) -> Drawn | None:
-    """Split off whole groups, as long as they fit into ``size``. None if they have less than half of ``size`` rows, or
-    leave no group for another split.
+    """Split off whole groups of together at most ``size`` rows. None if they have less than half of ``size`` rows, or
+    leave too few groups for the other splits.
     """
     groups = _shuffled_groups(task, rows, seed)
     chosen = _fitting(groups, size)
@@ -213,7 +213,9 @@ def cover_labels(task: Task, parts: Parts, drawn: list[str], key: str) -> Parts:
 
 
 def _exchange(task: Task, train: list[Row], size: int) -> Drawn:
-    """Train without a row or group all of whose labels it has elsewhere, and that: the one nearest to ``size`` rows."""
+    """(the rest of train, a row or group to give away): the one nearest to ``size`` rows whose labels train also has
+    elsewhere.
+    """
     units = _units(task, train)
     count = Counter(label for unit in units for label in labels_of(task, unit))
     spare = [unit for unit in units if all(count[label] > 1 for label in labels_of(task, unit))]
@@ -222,7 +224,7 @@ def _exchange(task: Task, train: list[Row], size: int) -> Drawn:
 
 
 def _units(task: Task, rows: list[Row]) -> list[list[Row]]:
-    """What moves as a whole: each row, or all rows of a group."""
+    """Lists of rows that must move together: each row alone, or all rows of a group."""
     units: dict[str, list[Row]] = {}
     for row in rows:
         units.setdefault(group_of(task, row) or row["id"], []).append(row)
@@ -234,7 +236,7 @@ def labels_of(task: Task, rows: list[Row]) -> set[str]:
 
 
 def _log_rare_labels(task: Task, parts: Parts, drawn: list[str]) -> None:
-    """Log the labels of train that a drawn split lacks: what is split off by chance says nothing of them."""
+    """Log the labels of train that a drawn split lacks: scores on this split say nothing about them."""
     lacking = {name: labels_of(task, parts["train"]) - labels_of(task, parts[name]) for name in drawn}
     at: dict[str, list[str]] = {label: [] for label in sorted(set().union(*lacking.values()))}
     for name in ("train", *drawn):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pipeline.tinybert.tasks import Task
 
 UNLIMITED = 1_000_000  # word-pieces
-COUNTED = 100_000  # characters of a text, or words of a sentence; what follows no model reads
+COUNTED = 100_000  # characters of a text, or words of a sentence; no model reads further
 BLOCK = 256  # rows
 MANY_UNKNOWN, MANY_LETTERS = 5, 25  # percent
 # In a WordPiece vocabulary: one letter inside a word, but no syllable or ideograph. In a byte-level one: one byte.
@@ -69,9 +69,10 @@ def _measured(sequences: Sequence[list[int]], tokenizer) -> tuple[np.ndarray, ..
 
 
 def count_unread(sequences: Sequence[list[int]], tokenizer) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each sequence of ids, (N,) each: the word-pieces; how many are unknown; how many are one letter of a word.
+    """Three counts for each sequence of ids, (N,) each: all word pieces, unknown ones, and single letters of a word.
 
-    Special tokens do not count. An encoder for another alphabet knows the letters of a text, but not its words.
+    Special tokens do not count. An encoder for another language with the same alphabet knows the letters of a text, but
+    not its words.
     """
     ids = np.fromiter(chain.from_iterable(sequences), dtype=np.int64)
     rows = np.repeat(np.arange(len(sequences)), [len(sequence) for sequence in sequences])

@@ -1,8 +1,9 @@
-"""Texts of test that are nearly those of train: they make scores too high, and no exact comparison finds them.
+"""Find texts of test that are nearly equal to texts of train. They make scores too high, and an exact comparison misses
+them.
 
 Two texts are nearly equal if their sets of words have a Jaccard index of at least 0.8; case, punctuation and digits do
-not count. Of pairs, both texts have to be. Candidates are found by prefix filtering (Chaudhuri et al., 2006; Bayardo et
-al., 2007): two such sets share one of the rarest words of each, so that an index of these finds all.
+not count. In a pair, both texts must be nearly equal. Prefix filtering (Chaudhuri et al., 2006; Bayardo et al., 2007)
+finds the candidates: two such sets share one of the rarest words of each, so an index of these words finds all of them.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from pipeline.tinybert.data.rows import Row
 if TYPE_CHECKING:
     from pipeline.tinybert.tasks import Task
 
-LEAST = 80  # percent: the words in both texts as a share of those in either
-SHORTEST = 8  # different words; shorter texts are alike by chance
-COUNTED = 2_000  # characters of a text: the start tells, and a model reads little more
-MOST_COMPARISONS = 5_000_000  # some seconds
+LEAST_SHARED = 80  # percent: the words in both texts as a share of those in either
+FEWEST_WORDS = 8  # different words; shorter texts may be equal by chance
+COMPARED = 2_000  # characters at the start of a text; a model reads little more
+MOST_COMPARISONS = 5_000_000  # take some seconds
 # Where no blanks stand between words, each character is one.
 WORD = regex.compile(rf"{words.UNSPACED.pattern}|{words.WORD.pattern}")
 Words = frozenset[tuple[int, str]]  # (number of the text in the row, word)
@@ -60,20 +61,20 @@ def words_of(task: Task, row: Row) -> Words:
     key = task.duplicate_key(row)
     texts = key if isinstance(key, tuple) else (key,)
     found = frozenset(
-        (number, word) for number, text in enumerate(texts) for word in WORD.findall(text[:COUNTED].casefold())
+        (number, word) for number, text in enumerate(texts) for word in WORD.findall(text[:COMPARED].casefold())
     )
-    return found if len(found) >= SHORTEST else frozenset()
+    return found if len(found) >= FEWEST_WORDS else frozenset()
 
 
 def _rarest(found: Words, count: Counter) -> list[tuple[int, str]]:
-    """So many of the words that are rarest in test that each set that is near has one of them among its own."""
-    length = len(found) * (100 - LEAST) // 100 + 1
+    """The words that are rarest in test: as many as each nearly equal set must share at least one of."""
+    length = len(found) * (100 - LEAST_SHARED) // 100 + 1
     return sorted(found, key=lambda word: (count[word], word))[:length]
 
 
 def _are_near(one: Words, other: Words) -> bool:
     shared = one & other
-    if 100 * len(shared) < LEAST * (len(one) + len(other) - len(shared)):
+    if 100 * len(shared) < LEAST_SHARED * (len(one) + len(other) - len(shared)):
         return False
     both, either = (Counter(number for number, _ in found) for found in (shared, one | other))
-    return all(100 * both[number] >= LEAST * size for number, size in either.items())
+    return all(100 * both[number] >= LEAST_SHARED * size for number, size in either.items())

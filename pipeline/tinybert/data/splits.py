@@ -1,4 +1,4 @@
-"""The splits of a task's rows, as its source has them: read, without duplicates, with labels that train has."""
+"""Read the splits of a task's source, drop duplicates, and check that train has all labels."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from pipeline.tinybert.data.rows import Row
 if TYPE_CHECKING:
     from pipeline.tinybert.tasks import Task
 
-MOST_CERTAIN_LABELS = 20  # more labels, for nearly as many rows, may be another column
-NEAR = 0.8  # similarity of two labels, one of which may be a misspelling
+MOST_CERTAIN_LABELS = 20  # more labels than this, in nearly as many rows, may come from a wrong column
+NEAR = 0.8  # least similarity of a misspelt label and the right one
 SPLITS = ("train", "validation", "test")
 Parts = dict[str, list[Row]]
 
@@ -142,7 +142,10 @@ def group_of(task: Task, row: Row) -> str | None:
 
 
 def right_column(labels: list[list[str]]) -> str:
-    """A question, if nearly each row has a label of its own. ``labels``: those of each row."""
+    """For a message: asks whether the column is right if nearly each row has a label of its own; otherwise empty.
+
+    ``labels``: the labels of each row.
+    """
     different = {label for of_row in labels for label in of_row}
     if len(different) <= max(MOST_CERTAIN_LABELS, sum(map(len, labels)) / 2):
         return ""
@@ -150,16 +153,14 @@ def right_column(labels: list[list[str]]) -> str:
 
 
 def like(label: str, known: Iterable[str]) -> str:
-    """The label that may be meant, for a message."""
+    """For a message: the known label that a misspelt one may mean."""
     by_folded = {other.casefold(): other for other in known}
     near = difflib.get_close_matches(label.casefold(), by_folded, n=1, cutoff=NEAR)
     return f"; like '{by_folded[near[0]]}'?" if near else ""
 
 
 def check_labels(task: Task, parts: Parts, source: Source, key: str) -> Parts:
-    """The parts without rows that have a label that no row of train has, if the source drops bad rows; else raise
-    UserError if there are such rows.
-    """
+    """The parts without rows that have a label that train lacks. Raises UserError unless the source drops bad rows."""
     train = {label for row in parts["train"] for label in task.labels_in(row)}
     checked = {}
     for split, rows in parts.items():
@@ -190,14 +191,13 @@ def check_labels(task: Task, parts: Parts, source: Source, key: str) -> Parts:
 
 
 def check_variety(task: Task, parts: Parts, drawn: Collection[str], key: str) -> None:
-    """Raise UserError if all rows of a given validation have the same label, and log it for a test set and for the
-    splits ``drawn`` from train: any model gets the same score, or one close to it, on rows of a single class.
+    """Check that the rows of each split differ in their labels: on rows of a single class, scores say nothing.
 
-    A file of one class is most often one that was sorted and cut. It would choose the model that says this class most
-    often, and without it, a better validation is drawn.
+    Raises UserError for a validation file of a single class: most often the file was sorted by label and cut. Without
+    it, a better validation split is drawn. Logs a warning for test sets and for the splits ``drawn`` from train.
     """
     for split, rows in parts.items():
-        # Of words or passages, rows with equal labels still tell models apart.
+        # In tasks on words or passages, rows with equal labels still tell models apart.
         labels = {repr(row["label"]) if task.uses_first_position_only else row["id"] for row in rows}
         has_none = any(map(task.labels_in, parts["train"])) and not any(map(task.labels_in, rows))
         if split == "train" or len(rows) < 2 or (len(labels) > 1 and not has_none):

@@ -1,13 +1,13 @@
-"""What scores.json says, in words: the same in the log of `evaluate`, on the model card and in the review.
+"""The scores of scores.json in words. The log of `evaluate`, the model card and the review use the same words.
 
-The review has only the libraries of DVC, so this module imports none.
+The review runs with DVC's libraries only, so this module imports no library.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-FAR = 0.1  # a mean confidence that differs by more from the share of right predictions is doubtful
+FAR = 0.1  # a mean confidence that differs from the accuracy by more than this is doubtful
 TOO_LOW = "train it longer (distill_prediction.min_steps or epochs)"
 TOO_HIGH = "bring more rows or unlabelled text, and do not rely on a high probability"
 
@@ -24,18 +24,20 @@ def gain(scores: dict) -> str:
 
 
 def retention(scores: dict) -> str:
-    """Retention on test in percent, and whether it says anything."""
+    """Retention on test in percent, and whether it means anything."""
     if scores["retention"] is None:
         return "retention undefined: the teacher is no better than a trivial predictor on test"
     doubt = ""
     if scores["teacher_gain"]["low"] <= 0:
-        doubt = " (says little: the teacher is not measurably better than the student alone)"
+        doubt = " (means little: the teacher is not measurably better than the baseline)"
     return f"retention {100 * scores['retention']:.1f} %{doubt}"
 
 
-def doubts(name: str, scores: dict, seen: bool) -> Iterator[str]:
-    """What makes the scores of task ``name`` doubtful. ``seen``: whether its teacher may know the test rows."""
-    if seen:
+def doubts(name: str, scores: dict, may_know_test: bool) -> Iterator[str]:
+    """The reasons why the scores of task ``name`` are doubtful. ``may_know_test``: whether its teacher may have been
+    trained on the test rows.
+    """
+    if may_know_test:
         yield (
             "the scores mean nothing if your teacher (finetune_teacher.checkpoint) was trained on the test rows, which"
             f" are split off at random: name a file that it has not seen as `test` in tasks.{name}.source.splits"
@@ -50,15 +52,15 @@ def doubts(name: str, scores: dict, seen: bool) -> Iterator[str]:
         )
 
 
-def no_gain(name: str, scores: dict, student: float, student_alone: float) -> Iterator[str]:
-    """What to do if distillation has not helped: on test, or on validation where test cannot tell.
+def no_gain(name: str, scores: dict, student: float, baseline: float) -> Iterator[str]:
+    """Advice if distillation has not helped: on test, or on validation if the interval on test contains 0.
 
-    ``student`` and ``student_alone``: their scores on validation.
+    ``student`` and ``baseline``: their scores on validation.
     """
-    gained = scores["gain"]
-    if gained["high"] < 0 or (gained["low"] <= 0 and student < student_alone):
+    interval = scores["gain"]
+    if interval["high"] < 0 or (interval["low"] <= 0 and student < baseline):
         yield (
-            f"distillation has not helped (on validation: student {student:.4f}, student alone {student_alone:.4f}):"
+            f"distillation has not helped (on validation: student {student:.4f}, baseline {baseline:.4f}):"
             f" models/{name}/student_alone has the same size and may be better. Try more steps"
             " (distill_prediction.min_steps or epochs), other values of distill_prediction.learning_rate, unlabelled"
             f" text (tasks.{name}.unlabelled) or a larger student (general_student)"

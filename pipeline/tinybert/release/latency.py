@@ -1,6 +1,6 @@
 """Latency of models, measured side by side.
 
-The models run in turn, round after round, so that a busy or quiet moment of the machine affects all of them alike.
+In each round every model runs once, so that a busy or quiet moment of the machine affects all models alike.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from pipeline.tinybert.release import onnx_model
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-WARM_UP = 3  # rounds that are not measured
+WARM_UP = 3  # rounds before the measured ones
 Inputs = dict[str, Tensor]
 Run = Callable[[Inputs], object]
 
 
 def random_inputs(tokenizer, batch_size: int, length: int) -> Inputs:
-    """Random word-pieces (B, S): latency depends on their number, not on which they are."""
+    """Random word pieces (B, S): latency depends only on their number."""
     ids = torch.randint(len(tokenizer), (batch_size, length), generator=torch.Generator().manual_seed(0))
     known = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
     return {name: known[name] for name in tokenizer.model_input_names}
 
 
-def of_pytorch(model: nn.Module, threads: int) -> Run:
-    """A function that runs the model in PyTorch on so many threads."""
+def pytorch_runner(model: nn.Module, threads: int) -> Run:
+    """A function that runs the model in PyTorch on ``threads`` threads."""
     model.eval()
 
     def run(inputs: Inputs) -> object:
@@ -48,21 +48,21 @@ def of_pytorch(model: nn.Module, threads: int) -> Run:
     return run
 
 
-def of_onnx(path: Path, threads: int) -> Run:
-    """A function that runs an ONNX file in onnxruntime on so many threads."""
+def onnx_runner(path: Path, threads: int) -> Run:
+    """A function that runs an ONNX file in onnxruntime on ``threads`` threads."""
     session = onnx_model.session(path, threads)
     names = [argument.name for argument in session.get_inputs()]
     return lambda inputs: session.run(None, {name: inputs[name].numpy() for name in names})
 
 
-def measured(models: dict[str, Run], inputs: Inputs, runs: int, title: str) -> dict[str, dict[str, float]]:
+def measure(models: dict[str, Run], inputs: Inputs, runs: int, title: str) -> dict[str, dict[str, float]]:
     """Model → p50 and p95 of ``runs`` runs on ``inputs``, in milliseconds. ``title``: of the progress bar."""
     before, names = torch.get_num_threads(), list(models)
     seconds: dict[str, list[float]] = {name: [] for name in models}
     try:
         for number in tqdm(range(WARM_UP + runs), desc=title, unit="round"):
             turn = number % len(names)
-            for name in names[turn:] + names[:turn]:  # so that a model does not always follow the same other one
+            for name in names[turn:] + names[:turn]:  # each round starts with another model
                 start = time.perf_counter()
                 models[name](inputs)
                 if number >= WARM_UP:
@@ -76,7 +76,7 @@ def measured(models: dict[str, Run], inputs: Inputs, runs: int, title: str) -> d
 def operations(model: PreTrainedModel, inputs: Inputs) -> int:
     """Floating-point operations of a forward, counted by torch: two for each multiply-add."""
     implementation = model.config._attn_implementation
-    model.set_attn_implementation("eager")  # torch counts its operations on every device, unlike those of a kernel
+    model.set_attn_implementation("eager")  # torch cannot count the operations of a fused kernel on every device
     try:
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             model.eval()(**inputs)

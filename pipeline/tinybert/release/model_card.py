@@ -1,4 +1,4 @@
-"""The student's model card, in the hub's format. Every number in it was measured by a stage."""
+"""The student's model card, in the format of the Hugging Face hub. A stage has measured every number in it."""
 
 import hashlib
 import io
@@ -35,9 +35,9 @@ def of(
     """The card of task ``name``.
 
     facts: the contents of scores.json, export.json and benchmark.json, under these names.
-    trainings: stage → what it writes of its training: rows, steps, and so on.
-    verdict: what the scores say, in words: gain, retention, doubts.
-    files: listed in the card with their hashes.
+    trainings: stage → rows, steps and learning rate of its training.
+    verdict: the scores in words: gain, retention, doubts.
+    files: the files that the card lists with their hashes.
     """
     recipe = configuration.quietly("package", name)
     data = ModelCardData(
@@ -64,7 +64,7 @@ def of(
 
 
 def result(task: Task, source: Source, name: str, export: dict) -> EvalResult:
-    """The released model's score, as the hub shows it. A dataset of the hub is named only if the rows came from it."""
+    """The released model's score, as the hub shows it. It names a dataset of the hub only if the rows came from it."""
     dataset, _, revision = source.location.removeprefix("hub:").partition("@")
     data: dict[str, Any] = {"dataset_type": name, "dataset_name": f"{name}, test split of this pipeline"}
     if source.location.startswith("hub:"):
@@ -75,7 +75,7 @@ def result(task: Task, source: Source, name: str, export: dict) -> EvalResult:
 
 
 def description(name: str, verdict: list[str]) -> str:
-    """Shapes of student and teacher, how the student was distilled, and what the scores say."""
+    """Shapes of student and teacher, how the student was distilled, and its scores in words."""
     shapes = {
         which: checkpoints.shape_of(AutoConfig.from_pretrained(Path("models", name, folder), local_files_only=True))
         for which, folder in {"teacher": "teacher", "student": "onnx"}.items()
@@ -131,7 +131,7 @@ def interval(values: dict[str, float]) -> str:
 
 
 def confidence(model: dict[str, float]) -> list[str]:
-    """A model's mean confidence, and how far it is above its accuracy; empty for a kind without probabilities."""
+    """A model's mean confidence, and that minus its accuracy; empty for a kind without probabilities."""
     return [f"{model['confidence']:.4f}", f"{model['overconfidence']:+.4f}"] if "confidence" in model else []
 
 
@@ -152,9 +152,9 @@ def latency_table(benchmark: dict) -> str:
 
 
 def training_table(trainings: dict[str, dict]) -> str:
-    """On how many rows each stage trained, and for how long: params.yaml states only the least number of steps."""
+    """The rows and steps of each stage's training: params.yaml has only the least number of steps."""
     columns = ["rows", "steps", "learning_rate", "temperature"]
-    lines = [[stage, *(str(found.get(column, "")) for column in columns)] for stage, found in trainings.items()]
+    lines = [[stage, *(str(training.get(column, "")) for column in columns)] for stage, training in trainings.items()]
     return table(["stage", "rows", "steps", "learning rate", "temperature"], lines)
 
 

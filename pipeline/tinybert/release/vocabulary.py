@@ -40,9 +40,9 @@ def trim(model: PreTrainedModel, tokenizer, kept: list[int]):
     """Reduce the embeddings of ``model`` in place to the ids ``kept``, in this order; return the trimmed tokenizer."""
     new_id = {number: index for index, number in enumerate(kept)}
     padding = new_id[tokenizer.pad_token_id]
-    whole: Any = model.get_input_embeddings()
-    embeddings = whole.weight.data[kept].clone()
-    model.set_input_embeddings(nn.Embedding.from_pretrained(embeddings, freeze=False, padding_idx=padding))
+    embeddings: Any = model.get_input_embeddings()
+    weights = embeddings.weight.data[kept].clone()
+    model.set_input_embeddings(nn.Embedding.from_pretrained(weights, freeze=False, padding_idx=padding))
     model.config.vocab_size, model.config.pad_token_id = len(kept), padding
 
     description = _description(tokenizer)

@@ -36,7 +36,7 @@ def test_the_gain_is_called_a_gain_only_if_its_interval_is_above_zero(gain, expe
 def test_a_retention_that_says_nothing_is_called_so():
     assert verdicts.retention(scores()) == "retention 97.6 %"
     as_bad = verdicts.retention(scores(teacher_low=0.0, retention=1.01))
-    assert as_bad == "retention 101.0 % (says little: the teacher is not measurably better than the student alone)"
+    assert as_bad == "retention 101.0 % (means little: the teacher is not measurably better than the baseline)"
     undefined = verdicts.retention(scores(retention=None))
     assert undefined == "retention undefined: the teacher is no better than a trivial predictor on test"
 
@@ -54,7 +54,7 @@ def test_a_student_that_gained_nothing_comes_with_what_to_try(gain, on_validatio
     lines = list(verdicts.no_gain("films", scores(*gain), *on_validation))
     assert len(lines) == advised
     for line in lines:
-        assert f"student {on_validation[0]:.4f}, student alone 0.7000): models/films/student_alone has the same" in line
+        assert f"student {on_validation[0]:.4f}, baseline 0.7000): models/films/student_alone has the same" in line
         for setting in ("min_steps", "learning_rate", "tasks.films.unlabelled", "general_student"):
             assert setting in line
 
@@ -75,12 +75,12 @@ def test_a_student_that_gained_nothing_comes_with_what_to_try(gain, on_validatio
     ],
 )
 def test_a_mean_confidence_far_from_the_accuracy_is_doubtful(student, doubt):
-    found = list(verdicts.doubts("films", scores(**student), seen=False))
+    found = list(verdicts.doubts("films", scores(**student), may_know_test=False))
     assert len(found) == bool(doubt) and all(line.startswith(doubt) for line in found)
 
 
 def test_scores_on_test_rows_that_the_teacher_may_know_are_doubtful():
-    (line,) = verdicts.doubts("films", scores(), seen=True)
+    (line,) = verdicts.doubts("films", scores(), may_know_test=True)
     assert "mean nothing" in line and "tasks.films.source.splits" in line
 
 
