@@ -5,7 +5,7 @@ from pathlib import Path
 from transformers import AutoModelForMaskedLM
 
 from pipeline.tinybert import tasks
-from pipeline.tinybert.augmentation import word_replacement
+from pipeline.tinybert.augmentation import new_pairs, word_replacement
 from pipeline.tinybert.augmentation.word_replacement import Augmenter
 from pipeline.tinybert.core import launch, resume, settings
 from pipeline.tinybert.core.log import log
@@ -34,7 +34,10 @@ def main(name: str) -> None:
     )
     with resume.folder("rows") as folder, output(Path("data", name, "augmented")) as out:
         total, count = word_replacement.write_all(augmenter, train, folder, out / "rows.jsonl")
+        pairs = launch.first(lambda: new_pairs.append(task, out / "rows.jsonl", recipe.new_pairs, recipe.seed))
     log(f"{total} training rows augmented to {count} rows (originals and variants)")
+    if pairs:
+        log(f"{pairs} new pairs of their texts added, without labels")
     if count - total < FEW * augmenter.most_variants * total:
         log(
             "few words could be replaced: bring word vectors of the texts' language (word_vectors.location) and an"

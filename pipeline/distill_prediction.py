@@ -33,7 +33,7 @@ def main(name: str) -> None:
         return task.load_model(intermediate)
 
     if recipe.targets == "labels":
-        labelled = list(transfer_set.labelled_rows(name, recipe.augmented))
+        labelled = list(transfer_set.labelled_rows(task, name, recipe.augmented))
         trained = learn_labels(new_student, tokenizer, labelled, validation, recipe, numerics)
     else:
         transfer_rows = transfer_set.rows(task, name)

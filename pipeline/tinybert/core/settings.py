@@ -277,6 +277,10 @@ class Augment(Group):
         description="texts of encoder.masked_language_model.text that the teacher labels, if the task has no unlabelled"
         " text and its rows are single texts; 0: none"
     )
+    new_pairs: NonNegativeInt = Field(
+        description="new pairs of the texts of train and their variants that the teacher labels, if the task's rows are"
+        " pairs; 0: none"
+    )
     variants: NonNegativeInt | Literal["auto"] = Field(
         description="N: augmented variants of each row; auto: as many as make 18,000 rows, between 1 and 20"
     )

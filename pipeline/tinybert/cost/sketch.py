@@ -126,7 +126,12 @@ class Sketch:
 
     @cached_property
     def transfer(self) -> Sequences:
-        return self.train.times(1 + self.variants) + self.sequences(self.unlabelled)
+        return self.train.times(1 + self.variants) + self.new_pairs + self.sequences(self.unlabelled)
+
+    @cached_property
+    def new_pairs(self) -> Sequences:
+        train = self.parts["train"]
+        return self.train.times(self.of("augment").new_pairs / len(train) if self.task.is_pair(train[0]) else 0)
 
     def sequences(self, rows: list[Row]) -> Sequences:
         sample = _sample(rows)
@@ -282,7 +287,7 @@ class Sketch:
         if recipe.targets == "labels":
             data = self.train.times(1 + self.variants * recipe.augmented)
         elif not recipe.augmented:
-            data = self.transfer + self.train.times(-self.variants)
+            data = self.train + self.sequences(self.unlabelled)
         return self.schedule("distill_prediction", self.student, recipe, data, f"{data.count} rows")
 
     def after_training(self) -> Iterator[Cost]:

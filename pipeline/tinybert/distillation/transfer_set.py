@@ -31,9 +31,12 @@ def rows(task: Task, name: str) -> Iterator[Row]:
     return without_labels(task, chain.from_iterable(rows_on_disk.read(path) for path in paths))
 
 
-def labelled_rows(name: str, augmented: bool = True) -> Iterator[Row]:
-    """The training rows and, if ``augmented``, their variants, with labels."""
-    return (row for row in rows_on_disk.read(_path("augmented", name)) if augmented or not row["variant"])
+def labelled_rows(task: Task, name: str, augmented: bool = True) -> Iterator[Row]:
+    """The training rows and, if ``augmented``, their variants, with labels; not the new pairs, which have none."""
+    found = rows_on_disk.read(_path("augmented", name))
+    return (
+        row for row in found if (augmented or not row["variant"]) and all(field in row for field in task.target_fields)
+    )
 
 
 def _path(part: str, name: str) -> Path:

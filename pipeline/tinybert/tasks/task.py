@@ -224,6 +224,14 @@ class Task(ABC):
         ``edits``: in the order of their positions, without overlaps.
         """
 
+    def is_pair(self, row: Row) -> bool:
+        """Whether ``new_pair`` can make pairs of rows like this one."""
+        return False
+
+    def new_pair(self, one: Row, other: Row) -> Row | None:
+        """An unlabelled row that pairs texts of two rows; None if their texts are equal."""
+        return None
+
     def draw_swaps(self, row: Row, others: dict, probability: float, draw) -> dict[str, list[Edit]]:
         """Random edits that swap labelled parts of a row, field → edits. Most kinds have none.
 

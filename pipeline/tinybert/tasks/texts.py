@@ -70,5 +70,17 @@ class Texts(Task):
     def replaceable_spans(self, row: Row) -> dict[str, tuple[str, list[Span]]]:
         return {field: (row[field], [(0, len(row[field]))]) for field in FIELDS if field in row}
 
+    def is_pair(self, row: Row) -> bool:
+        return "pair" in row
+
+    def new_pair(self, one: Row, other: Row) -> Row | None:
+        """Of a row and its variant, the text that differs, in both forms; of other rows, the first text of one and the
+        second text of the other.
+        """
+        if one["id"] != other["id"]:
+            return {"text": one["text"], "pair": other["pair"]}
+        differ = [field for field in FIELDS if one[field] != other[field]]
+        return {"text": one[differ[0]], "pair": other[differ[0]]} if differ else None
+
     def apply_edits(self, row: Row, field: str, edits: list[Edit]) -> Row:
         return {**row, field: splice(row[field], edits)}

@@ -63,12 +63,13 @@ def test_a_sample_of_as_many_rows_as_there_are_is_all_of_them(hundred, count):
 
 
 @pytest.mark.parametrize(("augmented", "expected"), [(True, ["a", "b", "c"]), (False, ["a", "c"])])
-def test_rows_with_labels_are_those_of_train_and_their_variants(in_empty_folder, augmented, expected):
+def test_rows_with_labels_are_those_of_train_and_their_variants(in_empty_folder, task, augmented, expected):
     for part, labels in (("augmented", {"a": 0, "b": 1, "c": 0}), ("unlabelled", {"d": 0})):
         Path("data", "films", part).mkdir(parents=True)
         lines = [json.dumps({"text": "film", "label": label, "variant": variant}) for label, variant in labels.items()]
+        lines.append(json.dumps({"text": "film", "pair": "plot", "variant": 1}))  # a new pair
         Path("data", "films", part, "rows.jsonl").write_text("\n".join(lines) + "\n")
-    assert [row["label"] for row in transfer_set.labelled_rows("films", augmented)] == expected
+    assert [row["label"] for row in transfer_set.labelled_rows(task, "films", augmented)] == expected
 
 
 @pytest.mark.parametrize("rows_per_block", [1, 3, 1000])

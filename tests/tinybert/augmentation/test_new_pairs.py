@@ -1,0 +1,61 @@
+import pytest
+import tiny
+
+from pipeline.tinybert.augmentation import new_pairs
+from pipeline.tinybert.data import rows
+
+TASK = tiny.task(["different", "same"])
+ORIGINALS = [(f"train-{number}", f"one {number}", f"other {number}") for number in range(20)]
+ROWS = [
+    {"id": name, "text": text, "pair": pair, "label": "same", "variant": variant}
+    for name, one, other in ORIGINALS
+    for variant, (text, pair) in enumerate([(one, other), (f"new {one}", other), (one, f"new {other}")])
+]
+
+
+@pytest.fixture
+def path(tmp_path):
+    rows.write(tmp_path / "rows.jsonl", ROWS)
+    return tmp_path / "rows.jsonl"
+
+
+def appended(path, wanted=400, seed=1) -> list[dict]:
+    before = list(rows.read(path))
+    count = new_pairs.append(TASK, path, wanted, seed)
+    found = list(rows.read(path))
+    assert found[: len(before)] == before and len(found) == len(before) + count
+    return found[len(before) :]
+
+
+def test_new_pairs_are_variants_with_their_originals_and_texts_of_two_rows(path):
+    made = appended(path)
+    kinds = {"variant": 0, "two rows": 0}
+    for row in made:
+        one, other = (row[field].removeprefix("new ") for field in ("text", "pair"))
+        if one == other:
+            kinds["variant"] += 1
+            assert row["text"] != row["pair"]
+        else:
+            kinds["two rows"] += 1
+            assert one.startswith("one ") and other.startswith("other ")
+    assert kinds["variant"] >= 30 and kinds["two rows"] > 100
+
+
+def test_new_pairs_are_distinct_and_have_no_label(path):
+    made = appended(path)
+    assert len({(row["text"], row["pair"]) for row in made}) == len({row["id"] for row in made}) == len(made)
+    assert all(row.keys() == {"id", "text", "pair", "variant"} and row["variant"] for row in made)
+
+
+def test_the_seed_decides_the_new_pairs(tmp_path):
+    results = []
+    for number, seed in enumerate([1, 1, 2]):
+        rows.write(tmp_path / f"{number}.jsonl", ROWS)
+        results.append(appended(tmp_path / f"{number}.jsonl", 50, seed))
+    assert results[0] == results[1] != results[2]
+
+
+def test_rows_of_one_text_get_no_pairs(tmp_path):
+    rows.write(tmp_path / "rows.jsonl", [{key: row[key] for key in row if key != "pair"} for row in ROWS])
+    assert appended(tmp_path / "rows.jsonl") == []
+    assert new_pairs.append(TASK, tmp_path / "rows.jsonl", 0, 1) == 0
