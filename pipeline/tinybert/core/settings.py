@@ -195,7 +195,9 @@ class Encoder(Group):
 
 
 class WordVectors(Group):
-    location: str = Field(description="package:NAME@VERSION, gensim:NAME, or a text file of GloVe or word2vec")
+    location: str = Field(
+        description="package:NAME@VERSION, gensim:NAME@MD5 (the sum of the file), or a text file of GloVe or word2vec"
+    )
     words: PositiveInt = Field(description="use the most frequent words, this many")
     stop_words: str | None = Field(
         description="words that are never replaced: english, or a text file with one word a line; blank: no such words"
@@ -275,7 +277,7 @@ class Augment(Group):
     probability: float = Field(ge=0, le=1, description="p: probability that a word is replaced")
     masked_at_once: PositiveInt = Field(
         description="words masked in one forward pass of the masked language model; in a text of 80 or more word"
-        " pieces, for each 15 of them"
+        " pieces, for each 9 of them"
     )
     batch_size: PositiveInt = Field(description="texts in a forward pass; changes the speed, not the result")
 
