@@ -56,11 +56,10 @@ def test_check_logs_rows_labels_duplicates_overlap_and_lengths(run_check):
 
 def test_check_cuts_only_so_many_sentences_of_unlabelled_text_and_says_so(run_check, monkeypatch):
     monkeypatch.setattr(prepare, "SENTENCES_CHECKED", 5)
-    Path("data/raw/tiny/long.jsonl").write_text(
-        json.dumps({"text": "\n".join(text for text, _ in tiny.sentences(40, 7))})
-    )
+    text = "\n".join(text for text, _ in tiny.sentences(40, 7))
+    Path("data/raw/tiny/long.jsonl").write_text(json.dumps({"text": text}))
     source = {"location": "data/raw/tiny/long.jsonl", "text": "text", "sentences": True}
-    for limit, checked in ((None, True), (6, True), (5, False)):
+    for limit, checked in ((6, True), (5, False)):
         tiny.write_params(Path("params.yaml"), **{"tasks.tiny.unlabelled": {**source, "limit": limit}})
         logged = run_check(train=records(60))
         assert any("tasks.tiny.unlabelled: at most 5 sentences are checked" in line for line in logged) == checked

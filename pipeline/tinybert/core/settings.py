@@ -195,9 +195,7 @@ class Encoder(Group):
 
 
 class WordVectors(Group):
-    location: str = Field(
-        description="package:NAME@VERSION, gensim:NAME@MD5 (the sum of the file), or a text file of GloVe or word2vec"
-    )
+    location: str = Field(description="package:NAME@VERSION, gensim:NAME@MD5, or a text file of GloVe or word2vec")
     words: PositiveInt = Field(description="use the most frequent words, this many")
     stop_words: str | None = Field(
         description="words that are never replaced: english, or a text file with one word a line; blank: no such words"

@@ -31,10 +31,7 @@ def fetch(location: str, words: int, key: str) -> KeyedVectors:
     Entries that have no neighbours (an empty word; a vector of zeros, NaN or infinity) are left out and counted.
     Raises UserError, which names ``key``, if there are no vectors or they cannot be read.
     """
-    if location.startswith("gensim:"):
-        path = _download(location, key)
-    else:
-        path = local_path(location, key)
+    path = _download(location, key) if location.startswith("gensim:") else local_path(location, key)
     names, vectors = (_read_folder if path.is_dir() else _read_text)(path, words, key)
     with np.errstate(all="ignore"):
         lengths = np.linalg.norm(vectors, axis=1)
@@ -87,8 +84,8 @@ def _download(location: str, key: str) -> Path:
         log(f"{key}: DVC does not see another file of gensim:{name}. So that it does, set {key}: gensim:{name}@{found}")
     elif expected != found:
         raise UserError(
-            f"{key}: {path} has the MD5 sum {found}, expected {expected}: delete {path.parent}, so that it is downloaded"
-            f" again, or set {key}: gensim:{name}@{found}"
+            f"{key}: {path} has the MD5 sum {found}, expected {expected}: delete {path.parent}, so that it is"
+            f" downloaded again, or set {key}: gensim:{name}@{found}"
         )
     return path
 

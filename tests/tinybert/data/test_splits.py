@@ -154,7 +154,7 @@ def test_unlabelled_texts_are_joined_like_those_of_train_and_dropped_if_they_are
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     columns = ["subject", "body"]
     parts = read(tmp_path, [{**rows[0], "label": 1}, {"subject": "x", "body": "y", "label": 0}], text=columns)
-    wanted = tiny.task_settings().model_copy(update={"unlabelled": Text(location=str(path), text=columns)})
+    wanted = tiny.task_settings().model_copy(update={"unlabelled": Text(location=str(path), text=columns, limit=9)})
     found = splits.read_unlabelled(TASK, wanted, parts, seed=1, key="tasks.tiny.unlabelled")
     assert sorted(texts(found)) == ["Bad.", "New."]
 

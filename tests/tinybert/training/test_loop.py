@@ -232,15 +232,13 @@ def test_a_run_whose_files_are_damaged_ends_with_the_same_bytes(folder, monkeypa
             patch.setattr(loop.Run, "one_step", KilledAt(loop.Run.one_step, killed_at))
         run()
     left = Path(shutil.copytree(folder, "left"))
+    read = ("checkpoint-4-1", "best-1.safetensors") if killed_at else ("result.json", "trained.safetensors")
     monkeypatch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", 60)
     for path in [path.relative_to(left) for path in left.rglob("*") if path.is_file()]:
         for kind in KINDS:
             emptied(folder)
             shutil.copytree(left, folder, dirs_exist_ok=True)
-            of_the_run = (
-                ("checkpoint-4-1", "best-1.safetensors") if killed_at else ("result.json", "trained.safetensors")
-            )
-            is_used = damage(folder / path, kind) and path.parts[0] in of_the_run
+            is_used = damage(folder / path, kind) and path.parts[0] in read
             capsys.readouterr()
             assert_same(run(), whole)
             assert ("is damaged: it is left out" in capsys.readouterr().out) == bool(is_used), (path, kind)
