@@ -21,11 +21,14 @@ from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.models import checkpoints
 from pipeline.tinybert.tasks import Task
 
+SENTENCES_CHECKED = 100_000  # of unlabelled text, by `--check`
 ENCODER, TEACHER = "encoder.checkpoint", "finetune_teacher.checkpoint"  # the settings
 
 
 def main(name: str, check: bool = False) -> None:
     configuration = settings.load()
+    if check:
+        configuration = with_few_sentences(configuration, name)
     task, parts, submissions, unlabelled = read_rows(configuration, name)
     if check:
         encoder = locations.checkpoint_folder(configuration.encoder.checkpoint, ENCODER)
@@ -47,6 +50,20 @@ def main(name: str, check: bool = False) -> None:
         rows.write(out / "rows.jsonl", unlabelled)
     with output(Path("data", name, "own_teacher.json")) as out:
         write_json(out, locations.file_hashes(locations.own_teacher_folder(name)))
+
+
+def with_few_sentences(configuration: settings.Settings, name: str) -> settings.Settings:
+    """The settings for a check: only ``SENTENCES_CHECKED`` unlabelled sentences, as it takes a second to cut 10,000."""
+    task = configuration.task(name)
+    source = task.unlabelled
+    if source is None or not source.sentences or source.limit <= SENTENCES_CHECKED:
+        return configuration
+    log(
+        f"tasks.{name}.unlabelled: at most {SENTENCES_CHECKED} sentences are checked. If it has more, the stages take"
+        " longer than the check says"
+    )
+    few = task.model_copy(update={"unlabelled": source.model_copy(update={"limit": SENTENCES_CHECKED})})
+    return configuration.model_copy(update={"tasks": {**configuration.tasks, name: few}})
 
 
 def read_rows(configuration: settings.Settings, name: str) -> tuple[Task, splits.Parts, splits.Parts, list[Row]]:

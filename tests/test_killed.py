@@ -105,6 +105,8 @@ def test_a_stage_whose_scratch_files_are_damaged_ends_with_the_same_bytes(run, s
     left = Path(shutil.copytree(SCRATCH, "left"))
     files = [path.relative_to(left) for path in sorted(left.rglob("*")) if path.is_file() and path.name != resume.LOCK]
     assert len(files) >= 2
+    checkpoints = sorted(left.rglob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    unread = {*UNREAD, *(path.name for path in checkpoints[:-1])}
     for name, kind in zip(files, itertools.cycle(KINDS)):
         shutil.copytree(left, SCRATCH, dirs_exist_ok=True)
         changed = damage(SCRATCH / name, kind)
@@ -112,7 +114,7 @@ def test_a_stage_whose_scratch_files_are_damaged_ends_with_the_same_bytes(run, s
         resumed, _ = run(stage)
         said = capsys.readouterr().out
         assert {path: resumed[path] for path in whole} == whole, (name, kind)
-        assert not changed or "is damaged: it is left out" in said or name.name in UNREAD, (name, kind, said)
+        assert not changed or "is damaged: it is left out" in said or unread & {*name.parts}, (name, kind, said)
 
 
 def of_outputs(files: dict[str, bytes], stage: str) -> dict[str, bytes]:

@@ -202,6 +202,13 @@ def test_a_bad_row_is_named_and_nothing_is_written(run, reviews):
     assert tree() == before
 
 
+def test_bad_rows_are_dropped_if_asked(run, reviews):
+    reviews.write_text(reviews.read_text() + '"",positive\n')
+    said = run("films", "--file", reviews, "--bad-rows", "drop")
+    assert "train: 1 of 121 rows are invalid and dropped (`bad_rows: drop`)" in said
+    assert settings.load().tasks["films"].source.bad_rows == "drop"
+
+
 def test_another_file_of_the_same_name_is_not_overwritten(run, reviews):
     Path("data/raw/films").mkdir(parents=True)
     Path("data/raw/films/reviews.csv").write_text("mine")

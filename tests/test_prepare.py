@@ -23,13 +23,14 @@ def run_check(tmp_path, monkeypatch, capsys):
     tiny.write_world(tmp_path)
     monkeypatch.chdir(tmp_path)
 
-    def run(submission: tuple = (), **splits: list[dict]) -> list[str]:
+    def run(submission: tuple = (), unlabelled: dict | None = None, **splits: list[dict]) -> list[str]:
         for name, part in [*splits.items(), ("new", submission)]:
             Path(RAW, f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in part))
         source = {"location": RAW, "splits": {name: f"{name}.jsonl" for name in splits}}
         if submission:
             source["submissions"] = {"new.tsv": "new.jsonl"}
-        tiny.write_params(Path("params.yaml"), **{SOURCE: source})
+        more = {"tasks.tiny.unlabelled": unlabelled} if unlabelled else {}
+        tiny.write_params(Path("params.yaml"), **{SOURCE: source, **more})
         before = sorted(Path().rglob("*"))
         prepare.main("tiny", check=True)
         assert sorted(Path().rglob("*")) == before
@@ -52,6 +53,17 @@ def test_check_logs_rows_labels_duplicates_overlap_and_lengths(run_check):
     for part in ("train", "validation", "test", "new.tsv", "unlabelled"):
         assert any(line.startswith(f"{part}: ") and "word-pieces per row: median" in line for line in logged)
     assert any(line.startswith("  finetune_teacher: ") and line.endswith(" steps") for line in logged)
+
+
+def test_check_cuts_only_so_many_sentences_of_unlabelled_text_and_says_so(run_check, monkeypatch):
+    monkeypatch.setattr(prepare, "SENTENCES_CHECKED", 5)
+    text = "\n".join(text for text, _ in tiny.sentences(40, 7))
+    Path("data/raw/tiny/long.jsonl").write_text(json.dumps({"text": text}))
+    source = {"location": "data/raw/tiny/long.jsonl", "text": "text", "sentences": True}
+    for limit, checked in ((6, True), (5, False)):
+        logged = run_check(train=records(60), unlabelled={**source, "limit": limit})
+        assert any("tasks.tiny.unlabelled: at most 5 sentences are checked" in line for line in logged) == checked
+        assert "unlabelled: 5 rows" in logged
 
 
 def test_written_rows_have_no_internal_fields(run_check, tmp_path):

@@ -200,7 +200,7 @@ class Encoder(Group):
 
 
 class WordVectors(Group):
-    location: str = Field(description="package:NAME@VERSION, gensim:NAME, or a text file of GloVe or word2vec")
+    location: str = Field(description="package:NAME@VERSION, gensim:NAME@MD5, or a text file of GloVe or word2vec")
     words: PositiveInt = Field(description="use this many of the most frequent words")
     stop_words: str | None = Field(
         description="words that are never replaced: english, or a text file with one word a line; blank: no such words"
@@ -288,7 +288,7 @@ class Augment(Group):
     probability: float = Field(ge=0, le=1, description="p: probability that a word is replaced")
     masked_at_once: PositiveInt = Field(
         description="words masked in one forward pass of the masked language model; in a text of 80 or more word"
-        " pieces, this many for each 15 word pieces"
+        " pieces, this many for each 9 word pieces"
     )
     batch_size: PositiveInt = Field(description="texts in a forward pass; changes the speed, not the result")
 

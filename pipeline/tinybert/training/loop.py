@@ -35,6 +35,7 @@ from pipeline.tinybert.training import cuda_graphs
 
 POINTS_OF_A_CURVE = 100
 SECONDS_BETWEEN_CHECKPOINTS = 60  # what a killed run loses at most
+CHECKPOINTS_KEPT = 2  # if the disk damages the newest, the run resumes from the one before
 SMALLEST_BATCH = 8  # to which few rows reduce a batch
 STEPS_BETWEEN_LOOKS = 50  # at the losses of a GPU
 LARGEST_GRADIENT_NORM = 1.0
@@ -215,7 +216,6 @@ class Run:
             plan.schedule, self.optimizer.optimizer, math.ceil(plan.warmup * self.steps), self.steps
         )
         self.progress = _Progress()
-        self.saved_best: Path | None = None  # which the latest checkpoint needs
         self.accelerator.register_for_checkpointing(self.schedule, self.progress)
         alone = launch.world_size() == 1 and not plan.checkpointing
         records = objective.can_be_recorded and alone and cuda_graphs.wanted(self.device)
@@ -389,15 +389,18 @@ class Run:
             if launch.rank() == 0 and self.steps > self.steps_per_epoch:
                 with whole.atomic(self.best()) as partial:
                     save_model(self.model, str(partial))
-                self.delete_best_but(self.best(), self.saved_best)
+                self.delete_needless_weights()
 
     def best(self) -> Path:
         """The weights of the best epoch."""
         return self.folder / f"best-{self.progress.best_epoch}.safetensors"
 
-    def delete_best_but(self, *needed: Path | None) -> None:
+    def delete_needless_weights(self) -> None:
+        """Of epochs that are neither the best one nor were it at a checkpoint that is kept."""
+        sealed = (whole.read(path / SEAL) or {"files": []} for path in self.checkpoints())
+        needed = {self.best().name, *(Path(name).name for content in sealed for name in content["files"])}
         for path in self.folder.glob("best-*"):
-            if path not in needed:
+            if path.name not in needed:
                 path.unlink()
 
     def curve_of_the_metric(self) -> str:
@@ -442,15 +445,13 @@ class Run:
         self.accelerator.save_state(str(partial))
         launch.wait()  # until every process has written its files
         if launch.rank() == 0:
-            before = list(self.folder.glob("checkpoint-*"))
             best = [self.best()] if self.best().exists() else []
             whole.seal(partial / SEAL, [*partial.iterdir(), *best, *self.objective.files()])
             partial.rename(self.folder / f"checkpoint-{self.progress.step}-{self.progress.epoch}")
             whole.sync(self.folder)
-            for path in before:
+            for path in self.checkpoints()[:-CHECKPOINTS_KEPT]:
                 shutil.rmtree(path)
-            self.saved_best = self.best()
-            self.delete_best_but(self.saved_best)
+            self.delete_needless_weights()
         launch.wait()
 
     def resume(self) -> None:
@@ -458,20 +459,23 @@ class Run:
         launch.wait()  # until every process has opened the files to which its objective appends
         if found := launch.first(self.last_whole_checkpoint):
             self.accelerator.load_state(str(found))
-            self.saved_best = self.best()
             log(f"resumes after step {self.progress.step}")
 
     def last_whole_checkpoint(self) -> Path | None:
         """Deletes what is left of others."""
         for path in self.folder.glob("*.partial"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-        found = sorted(
-            self.folder.glob("checkpoint-*"), key=lambda path: [int(part) for part in path.name.split("-")[1:]]
-        )
+        found = self.checkpoints()
         while found and whole.sealed(found[-1] / SEAL) is None:
             log(f"{found[-1]} is not whole: it is deleted")
             shutil.rmtree(found.pop())
         return found[-1] if found else None
+
+    def checkpoints(self) -> list[Path]:
+        """The oldest first."""
+        return sorted(
+            self.folder.glob("checkpoint-*"), key=lambda path: [int(part) for part in path.name.split("-")[1:]]
+        )
 
 
 SEAL = "sealed.json"  # of a checkpoint

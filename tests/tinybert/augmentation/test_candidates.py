@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tiny_augmenter import CONTENT, LONG, MODEL, ROWS, VECTORS, augmenter, of_text, vectors_of, words_of
 
 from pipeline.tinybert.augmentation import candidates, word_replacement
-from pipeline.tinybert.augmentation.candidates import Candidates, nearest_words
+from pipeline.tinybert.augmentation.candidates import Candidates, count_forwards, nearest_words
 from pipeline.tinybert.models.families import word_logits
 from pipeline.tinybert.tasks.task import splice
 
@@ -148,6 +148,19 @@ def test_a_long_text_has_so_many_words_masked_for_each_window(monkeypatch, windo
     assert all(len(forward.pieces) == 63 for forward in masked)
     monkeypatch.setattr(candidates, "LONG", 62)
     assert len(list(maker.candidates.masked_forwards(maker.sentence(" ".join(tiny.NOUNS * 6 + ["film"]))))) == 7
+
+
+def test_one_forward_is_enough_for_a_review_of_which_a_third_is_replaceable():
+    assert count_forwards(pieces=240, words=78, masked_at_once=3) == 1
+    assert count_forwards(pieces=240, words=79, masked_at_once=3) == 2
+    assert count_forwards(pieces=79, words=26, masked_at_once=3) == 9  # not a long text
+
+
+def test_on_a_cpu_only_short_texts_share_a_batch():
+    masked = [candidates.Masked([0] * length, {}) for length in (5, 90, 5, 90, 6)]
+    sizes = [len(batch) for batch in candidates._equal_length_batches(masked, 64, alone_from=80)]
+    assert sizes == [1, 1, 3]
+    assert [len(batch) for batch in candidates._equal_length_batches(masked, 64)] == [2, 3]
 
 
 @pytest.mark.parametrize("masked_at_once", [1, 3])

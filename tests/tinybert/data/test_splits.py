@@ -148,6 +148,17 @@ def test_several_columns_are_joined_into_one_text(tmp_path):
         read(tmp_path, [{"subject": " ", "body": None, "label": 1}], text=["subject", "body"])
 
 
+def test_unlabelled_texts_are_joined_like_those_of_train_and_dropped_if_they_are_in_a_split(tmp_path):
+    rows = [{"subject": "A film", "body": "It is good."}, {"subject": "", "body": "Bad."}, {"body": "New."}]
+    path = tmp_path / "more.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    columns = ["subject", "body"]
+    parts = read(tmp_path, [{**rows[0], "label": 1}, {"subject": "x", "body": "y", "label": 0}], text=columns)
+    wanted = tiny.task_settings().model_copy(update={"unlabelled": Text(location=str(path), text=columns, limit=9)})
+    found = splits.read_unlabelled(TASK, wanted, parts, seed=1, key="tasks.tiny.unlabelled")
+    assert sorted(texts(found)) == ["Bad.", "New."]
+
+
 # Duplicates.
 
 

@@ -1,4 +1,5 @@
 import gzip
+import hashlib
 
 import gensim.downloader
 import numpy as np
@@ -193,6 +194,19 @@ def test_a_bad_folder_is_reported_with_its_setting(tmp_path, make, expected):
     with pytest.raises(UserError, match="^word_vectors.location: .*package") as raised:
         word_vectors.fetch(str(tmp_path / "package"), 2, "word_vectors.location")
     assert expected in str(raised.value)
+
+
+@pytest.mark.parametrize("location", ["gensim"], indirect=True)
+def test_vectors_of_gensim_are_those_with_the_sum_that_the_setting_names(location, capsys, tmp_path):
+    key = "word_vectors.location"
+    found = hashlib.md5((tmp_path / "vectors.txt").read_bytes()).hexdigest()
+    word_vectors.fetch(location, 3, key)
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said.startswith(f"{key}: DVC does not see another file of {location}.") and said.endswith(f"@{found}")
+    word_vectors.fetch(f"{location}@{found}", 3, key)
+    assert "DVC" not in capsys.readouterr().out
+    with pytest.raises(UserError, match=f"has the MD5 sum {found}, expected 0123: delete .* set {key}: {location}@"):
+        word_vectors.fetch(f"{location}@0123", 3, key)
 
 
 def test_a_failed_download_is_reported_with_its_setting_and_advice(monkeypatch):

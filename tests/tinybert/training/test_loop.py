@@ -207,13 +207,14 @@ def test_a_run_resumes_from_an_older_checkpoint_whatever_came_after_it(
     assert steps.calls == STEPS[1] - saved_after
 
 
-def test_of_two_checkpoints_the_one_with_more_steps_is_resumed(folder, monkeypatch, checkpoint_after_each_step):
+def test_of_several_checkpoints_the_one_with_most_steps_is_resumed(folder, monkeypatch, checkpoint_after_each_step):
     whole = run(epochs=4)
     emptied(folder)
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(loop.shutil, "rmtree", KilledAt(loop.shutil.rmtree, 12))
+        patch.setattr(loop.shutil, "rmtree", KilledAt(loop.shutil.rmtree, 11))
         run(epochs=4)
-    assert {path.name for path in folder.glob("checkpoint*")} == {"checkpoint-9-3", "checkpoint-10-3"}
+    names = {path.name for path in folder.glob("checkpoint*")}
+    assert names == {"checkpoint-9-2", "checkpoint-9-3", "checkpoint-10-3"}
     steps = KilledAt(loop.Run.one_step, 0)
     monkeypatch.setattr(loop.Run, "one_step", steps)
     assert_same(run(epochs=4), whole)
@@ -231,15 +232,35 @@ def test_a_run_whose_files_are_damaged_ends_with_the_same_bytes(folder, monkeypa
             patch.setattr(loop.Run, "one_step", KilledAt(loop.Run.one_step, killed_at))
         run()
     left = Path(shutil.copytree(folder, "left"))
+    read = ("checkpoint-4-1", "best-1.safetensors") if killed_at else ("result.json", "trained.safetensors")
     monkeypatch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", 60)
     for path in [path.relative_to(left) for path in left.rglob("*") if path.is_file()]:
         for kind in KINDS:
             emptied(folder)
             shutil.copytree(left, folder, dirs_exist_ok=True)
-            is_used = damage(folder / path, kind) and (killed_at or path.name in ("result.json", "trained.safetensors"))
+            is_used = damage(folder / path, kind) and path.parts[0] in read
             capsys.readouterr()
             assert_same(run(), whole)
             assert ("is damaged: it is left out" in capsys.readouterr().out) == bool(is_used), (path, kind)
+
+
+@pytest.mark.parametrize("best", ["first", "last"])
+@pytest.mark.parametrize(("killed_before", "resumes_after"), [(5, 3), (6, 4), (8, 6), (9, 7)])
+def test_a_run_whose_newest_checkpoint_is_damaged_resumes_from_the_one_before(
+    folder, monkeypatch, checkpoint_after_each_step, best, killed_before, resumes_after
+):
+    whole = run(best=best)
+    emptied(folder)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(loop.Run, "one_step", KilledAt(loop.Run.one_step, killed_before))
+        run(best=best)
+    newest = max(folder.glob("checkpoint-*"), key=lambda path: path.name)
+    assert newest.name.startswith(f"checkpoint-{killed_before - 1}-")
+    damage(newest / "model.safetensors", "flipped")
+    steps = KilledAt(loop.Run.one_step, 0)
+    monkeypatch.setattr(loop.Run, "one_step", steps)
+    assert_same(run(best=best), whole)
+    assert steps.calls == STEPS[1] - resumes_after
 
 
 def test_a_run_that_is_killed_again_and_again_comes_to_its_end(folder, monkeypatch, checkpoint_after_each_step):
@@ -260,14 +281,14 @@ def test_a_finished_run_is_loaded_and_not_trained_again(monkeypatch):
     assert torch.equal(weights, whole[0]) and result.score == whole[1].score and result.epoch == whole[1].epoch
 
 
-def test_there_is_one_checkpoint_at_a_time_and_none_in_a_short_run(folder, monkeypatch):
+def test_there_are_two_checkpoints_at_a_time_and_none_in_a_short_run(folder, monkeypatch):
     run()
     names = sorted(path.name.split("-")[0] for path in folder.iterdir())
     assert names == ["best", "result.json", "trained.safetensors"]
     emptied(folder)
     monkeypatch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", -1)
     run()
-    assert len(list(folder.glob("checkpoint*"))) == 1
+    assert {path.name for path in folder.glob("checkpoint*")} == {"checkpoint-8-2", "checkpoint-9-3"}
 
 
 def test_teacher_logits_are_written_before_a_checkpoint_that_leaves_their_batches_out(monkeypatch, folder):
@@ -340,9 +361,9 @@ def test_training_stops_at_the_first_loss_or_gradient_that_is_not_finite(
     assert str(raised.value).startswith(f"finetune_teacher: {what} at step {step} of 21 (learning rate 0.125): ")
     assert "\n" not in str(raised.value)
     checkpoints = list(folder.glob("checkpoint*"))
-    assert len(checkpoints) == (step > 1)
+    assert len(checkpoints) == min(step - 1, 2)
     for path in checkpoints:
-        assert path.name.startswith(f"checkpoint-{step - 1}-")
+        assert path.name.startswith((f"checkpoint-{step - 1}-", f"checkpoint-{step - 2}-"))
         assert all(weights.isfinite().all() for weights in load_file(path / "model.safetensors").values())
     assert not list(folder.glob("*.safetensors")) and not (folder / "result.json").exists()
 
@@ -377,8 +398,7 @@ def test_a_checkpoint_looks_at_the_losses_before_it_is_saved(folder, monkeypatch
     monkeypatch.setattr(loop.Run, "one_step", as_on_a_gpu(loop.Run.one_step))
     with pytest.raises(UserError, match="at step 9 of 21"):
         train(words_model(), NotFiniteAt(math.nan, 9))
-    [path] = folder.glob("checkpoint*")
-    assert path.name == "checkpoint-8-1"
+    assert {path.name for path in folder.glob("checkpoint*")} == {"checkpoint-7-1", "checkpoint-8-1"}
 
 
 @pytest.mark.parametrize("score", [math.nan, math.inf])
