@@ -82,7 +82,7 @@ def _configuration(folder: str | Path, key: str) -> Any:
 
 @contextlib.contextmanager
 def _loading(folder: str | Path, key: str) -> Iterator[None]:
-    """Turn any error of the block, as a user's files can cause all, into a UserError with the setting and the folder."""
+    """Turn any error of the block (a user's files can cause all) into a UserError with the setting and the folder."""
     try:
         yield
     except Exception as error:

@@ -98,8 +98,8 @@ def difference_to_file(tokenizer, folder: Path) -> tuple[str, str, str] | None:
 
 
 def lost_capitals(tokenizer) -> str | None:
-    """A word with capitals from the vocabulary that the tokenizer changes. None unless the vocabulary has many words with
-    capitals and the tokenizer changes most of them.
+    """A word with capitals from the vocabulary that the tokenizer changes. None unless the vocabulary has many such
+    words and the tokenizer changes most of them.
     """
     if not isinstance(tokenizer.backend_tokenizer.model, WordPiece):
         return None
