@@ -55,8 +55,8 @@ def run(main: Callable[..., None], *names: str, **options) -> None:
 def _errors_in_one_line() -> Iterator[None]:
     """As `stage.report_errors_in_one_line`, whose hook torch replaces as soon as processes form a group.
 
-    Usually all processes fail, with the same error or because the first one did. The first prints its error at once. The
-    others wait a few seconds, in which the launcher ends them; so they print an error only if the first did not fail.
+    Usually all processes fail, with the same error or because the first one did. The first prints its error at once.
+    The others wait a few seconds, in which the launcher ends them. They print an error only if the first did not fail.
     """
     try:
         yield

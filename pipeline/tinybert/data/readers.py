@@ -33,10 +33,8 @@ DELIMITERS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
 USUAL_DELIMITER = {".csv": ",", ".tsv": "\t"}
 COMMENT = re.compile(r"# (new(doc|par)\b|.*=)")  # as in CoNLL-U and MultiCoNER; the word # has tags and no = after it
 ROWS_AT_ONCE = 256  # of a Parquet file or a data set of the hub
-MOST_UNPACKED, MOST_TIMES = (
-    1 << 30,
-    100,
-)  # bytes, times the file's size: Parquet that unpacks to more of both is refused
+# A Parquet file is refused if it unpacks to more bytes than the first, and to more times its size than the second.
+MOST_UNPACKED, MOST_TIMES = 1 << 30, 100
 PANDAS_INDEX = re.compile(r"__index_level_\d+__")
 
 
@@ -341,8 +339,8 @@ def class_names(features: Any) -> dict[str, list[str]]:
 
 
 def rows_of(batches: Iterable[Any], names: dict[str, list[str]]) -> Records:
-    """Yield the rows of Arrow batches as Python values. An integer stays an integer even beside missing values: the label
-    1 must not become 1.0. ``names``: column → names that replace its class indices.
+    """Yield the rows of Arrow batches as Python values. An integer stays an integer even beside missing values: the
+    label 1 must not become 1.0. ``names``: column → names that replace its class indices.
     """
     row = 0
     for batch in batches:
