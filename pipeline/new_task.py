@@ -51,7 +51,7 @@ def arguments() -> argparse.Namespace:
         parser.add_argument(f"--{column}", metavar="COLUMN", nargs="+" if several else None)
     parser.add_argument("--scheme", choices=["IOB2", "IOB1", "BIOES"], help="of the tags")
     parser.add_argument("--separator", help="between the labels in a column")
-    parser.add_argument("--bad-rows", choices=["drop"], help="leave out invalid rows in place of stopping")
+    parser.add_argument("--bad-rows", choices=["drop"], help="leave out invalid rows instead of stopping")
     parser.add_argument("--delimiter", help="between the columns of the file")
     parser.add_argument("--metric", help="the score that selects models")
     parser.add_argument("--max-length", type=int, metavar="N", help="in word pieces")

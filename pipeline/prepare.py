@@ -3,8 +3,8 @@
 Writes `data/<task>/prepared` (`train.jsonl`, `validation.jsonl`, `test.jsonl`, one file per entry of `more_tests` and
 `submissions`, and `task.json`) and `data/<task>/unlabelled/rows.jsonl`.
 
-Writes `data/<task>/own_teacher.json`, too: a hash of each file of the user's own teacher. `finetune_teacher` depends on
-it, not on all files of the task.
+Also writes `data/<task>/own_teacher.json`: a hash of each file of the user's own teacher. `finetune_teacher` depends on
+it instead of all files of the task.
 
 With `--check`, it logs statistics of the data and what the stages will cost (see cost.py), and writes nothing.
 """
@@ -39,7 +39,7 @@ def main(name: str, check: bool = False) -> None:
             folder = locations.checkpoint_folder(teacher, TEACHER, locations.own_teacher_folder(name))
             checkpoints.check_vocabulary(tokenizer, checkpoints.tokenizer(folder, TEACHER), ENCODER)
         lengths.log_lengths(task, {**parts, **submissions, "unlabelled": unlabelled}, tokenizer)
-        # By its name: it reads rooms of other stages, on which what this one writes does not depend.
+        # Imported by name: it uses code of other stages, on which the files that this stage writes do not depend.
         importlib.import_module("pipeline.cost").log_costs(configuration, name, task, parts, unlabelled, encoder)
         return
     with output(Path("data", name, "prepared")) as out:
@@ -92,7 +92,7 @@ def read_rows(configuration: settings.Settings, name: str) -> tuple[Task, splits
     if configuration.teacher_may_know_test(name):
         log(
             f"test: DOUBTFUL: {TEACHER} is your own teacher, and test is drawn from the rows of the source. If it was"
-            " trained on these rows, no score of it or of its student means anything. Name rows that it has not seen:"
+            " trained on these rows, its scores and its student's mean nothing. Name rows that it has not seen:"
             f" {key}.splits: {{train: …, test: …}}"
         )
     key, text = configuration.unlabelled(name, task.reads_texts)

@@ -213,7 +213,7 @@ def test_another_file_of_the_same_name_is_not_overwritten(run, reviews):
     Path("data/raw/films").mkdir(parents=True)
     Path("data/raw/films/reviews.csv").write_text("mine")
     before = tree()
-    with pytest.raises(UserError, match="another file is data/raw/films/reviews.csv already"):
+    with pytest.raises(UserError, match="data/raw/films/reviews.csv is there already"):
         run("films", "--file", reviews)
     assert tree() == before
 

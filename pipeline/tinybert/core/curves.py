@@ -1,8 +1,8 @@
 """The curves of a training run: a table of steps and values for each, as DVCLive writes them.
 
-While a stage trains, DVCLive writes them to where the stage's plots will be. `dvc plots show`, DVC's extension for VS
-Code and DVC Studio can follow it there. If the stage fails, the files there are as they were before. The final files
-have the same form, whether or not the run was interrupted.
+While a stage trains, DVCLive writes them into the folder of the stage's plots, where `dvc plots show`, DVC's extension
+for VS Code and DVC Studio can follow them. If the stage fails, the earlier files are restored. The final files have the
+same form, whether or not the run was interrupted.
 """
 
 import time
@@ -14,7 +14,7 @@ from pipeline.tinybert.core.log import log, rank
 from pipeline.tinybert.core.output import write_csv
 
 TABLES = Path("plots", "metrics")
-SECONDS_BEFORE_SHOWN = 10  # DVCLive takes one or two to start
+SECONDS_BEFORE_SHOWN = 10  # starting DVCLive takes one or two seconds
 Curves = dict[str, list[tuple[int, float]]]
 
 

@@ -45,12 +45,12 @@ def message(error: BaseException) -> str | None:
 
 
 def was_interrupted(error: BaseException) -> bool:
-    """True for an interrupt, also where a library has raised another error in its place: extensions written in C do."""
+    """True for an interrupt, even if a library replaced it by another error, as C extensions do."""
     return any(isinstance(link, Interrupted) for link in _chain(error))
 
 
 def is_about_a_file(error: BaseException) -> bool:
-    """True if a file could not be read or written, also where a library has raised another error in its place."""
+    """True if a file could not be read or written, even if a library replaced the error by another."""
     return any(isinstance(link, OSError) for link in _chain(error))
 
 

@@ -1,8 +1,8 @@
-"""One stage on several processes. An existing launcher (torchrun, accelerate launch, srun) starts them: each takes its
-share of the rows; the first one writes and prints.
+"""Run a stage on several processes. A launcher (torchrun, accelerate launch, srun) starts them. Each takes its share of
+the rows; only the first one writes and prints.
 
-How many there are does not change the result, so it is no parameter. The environment tells: ``TINYBERT_LAUNCH`` is the
-launcher's command; ``TINYBERT_PROCESSES=4`` is short for torchrun with four processes on this machine.
+The number of processes does not change the result, so it is an environment variable and not a parameter:
+``TINYBERT_PROCESSES=4`` starts four on this machine with torchrun; ``TINYBERT_LAUNCH`` is another launcher's command.
 """
 
 import contextlib
@@ -31,7 +31,8 @@ COMMAND, PROCESSES = "TINYBERT_LAUNCH", "TINYBERT_PROCESSES"
 LONGEST_WAIT = timedelta(days=7)  # for the first process, which encodes and writes while the others wait
 SECONDS_FOR_THE_FIRST = 3
 SECONDS_TO_STOP = 10
-# Set for the launcher, so that what it starts does not start it again: its process number if it is this process.
+# An environment variable that keeps the launcher's children from starting another launcher. Its value is the launcher's
+# process id if the launcher runs in this process.
 IS_CHILD, ANY_LAUNCHER = "TINYBERT_CHILD", "any"
 
 
@@ -44,7 +45,7 @@ def run(main: Callable[..., None], *names: str, **options) -> None:
         if distributed.is_initialized():
             distributed.destroy_process_group()
     elif IS_CHILD not in os.environ and (command := _launcher()):
-        os.environ[IS_CHILD] = ANY_LAUNCHER  # a launcher that starts a single process tells it nothing
+        os.environ[IS_CHILD] = ANY_LAUNCHER  # a launcher may start one process without WORLD_SIZE
         _launch(*command)
     else:
         stage.run(main, *names, **options)
@@ -54,8 +55,8 @@ def run(main: Callable[..., None], *names: str, **options) -> None:
 def _errors_in_one_line() -> Iterator[None]:
     """As `stage.report_errors_in_one_line`, whose hook torch replaces as soon as processes form a group.
 
-    Usually all processes fail, with the same error or because the first one did. The first one prints its error, and
-    the launcher then ends the others, which wait. So another process prints an error only if it alone has failed.
+    Usually all processes fail, with the same error or because the first one did. The first prints its error at once.
+    The others wait a few seconds, in which the launcher ends them. They print an error only if the first did not fail.
     """
     try:
         yield
@@ -79,13 +80,13 @@ def device() -> torch.device:
 
 
 def wait() -> None:
-    """Until all processes have come here."""
+    """Wait until all processes have reached this call."""
     if world_size() > 1:
         _state().wait_for_everyone()
 
 
 def first(function: Callable[[], Any]) -> Any:
-    """What ``function`` returns in the first process, in all."""
+    """Call ``function`` in the first process, and return its result in all."""
     return broadcast_object(function() if rank() == 0 else None)
 
 
@@ -105,7 +106,7 @@ def broadcast_object(value: Any) -> Any:
 
 
 def broadcast_bool(value: bool) -> bool:
-    """The first process's value, in all processes. Sent beside what GPUs compute, so no process waits for its GPU."""
+    """The first process's value, in all processes. It is sent between CPUs, so that no process waits for its GPU."""
     if world_size() == 1:
         return value
     sent = torch.tensor([value])
@@ -174,9 +175,7 @@ def _launch(launcher: str, *arguments: str) -> None:
 
 
 def _torchrun(arguments: list[str]) -> None:
-    """torchrun, run by this process. A failed process has printed what is wrong in one line; torchrun's own report of
-    it is left out.
-    """
+    """Run torchrun in this process. Its report of a failed process is left out: that process printed its own error."""
     from torch.distributed import run as torchrun
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -198,7 +197,7 @@ def _torchrun(arguments: list[str]) -> None:
 
 
 def _stop_with_the_parent() -> None:
-    """End this process when its launcher was killed and could not end it."""
+    """End this process if its launcher was killed and could not end it."""
     launcher = os.environ.get(IS_CHILD, ANY_LAUNCHER)
     parent = os.getppid() if launcher == ANY_LAUNCHER else int(launcher)
 

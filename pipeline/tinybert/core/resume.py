@@ -42,7 +42,7 @@ class _Stage:
         self.path: Path | None = None
 
     def folder(self) -> Path | None:
-        """Created or found at the first call. None if another process runs the same stage on the same inputs."""
+        """The folder, created at the first call. None if another process runs the same stage on the same inputs."""
         if not self.asked:
             self.asked = True
             self.path = launch.first(self._locked)
@@ -60,7 +60,7 @@ class _Stage:
             log(f"{path}: another process runs the same stage; this one writes no checkpoints")
             return None
         if any(entry.name != LOCK for entry in path.iterdir()):
-            log(f"resumes from {path}, which an interrupted run has left")
+            log(f"resumes from {path}, left by an interrupted run")
         elif others := sum(entry != path for entry in runs.iterdir()):
             log(f"starts over: {others} interrupted runs had other settings, inputs, code or libraries")
         return path
@@ -72,7 +72,7 @@ class _Stage:
             self.lock.release()
             if done:
                 shutil.rmtree(self.path)
-                with contextlib.suppress(OSError):  # it holds the checkpoints of other runs
+                with contextlib.suppress(OSError):  # not empty: it holds other runs' checkpoints
                     self.path.parent.rmdir()
 
 
@@ -188,8 +188,8 @@ def _content(path: Path) -> str:
 
 
 def _beside_the_cache() -> Path:
-    """A folder in `.dvc/tmp` of the repository whose cache this workspace uses. If the cache is in no repository, it is
-    in this workspace's own.
+    """A folder in the `.dvc/tmp` of the repository whose cache this workspace uses; if the cache is outside any
+    repository, in this workspace's `.dvc/tmp`.
     """
     settings = ConfigParser()
     settings.read([".dvc/config", ".dvc/config.local"], encoding="utf-8")
@@ -199,7 +199,7 @@ def _beside_the_cache() -> Path:
 
 def _delete_old_runs(runs: Path) -> None:
     for path in runs.glob("*"):
-        # Only what no process is at work in.
+        # A folder that a running process has locked is skipped.
         with contextlib.suppress(filelock.Timeout), filelock.FileLock(path / LOCK).acquire(timeout=0):
             written = max(entry.stat().st_mtime for entry in (path, *path.rglob("*")))
             if time.time() - written > DELETED_AFTER * 24 * 3600:

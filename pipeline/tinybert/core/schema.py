@@ -6,7 +6,7 @@ from typing import Any
 
 import pydantic
 
-MOST_PLACES = 3  # a key of more groups is not looked for
+MOST_PLACES = 3  # no place is suggested for a key that more groups have
 LONGEST_VALUE = 200  # characters
 BLANK = "it may be blank, but DVC needs the key"
 WORDS = {
@@ -31,7 +31,7 @@ def explain(
 ) -> str:
     """All errors in one line: each key, what was expected and what was found.
 
-    ``prefix`` is the place of ``root`` in params.yaml. ``places`` tells where params.yaml has a setting of a name.
+    ``prefix`` is the place of ``root`` in params.yaml. ``places``: key → where params.yaml has a setting of this name.
     """
     schema = root.model_json_schema()
     lines: dict[str, str] = {}
@@ -151,5 +151,5 @@ def _resolved(schema: dict, form: dict) -> dict:
 
 
 def _is_union_branch(key: str) -> bool:
-    """Whether pydantic added this to the place of an error. It is no key of the file."""
+    """Whether pydantic added this part to an error's location; it is not a key of the file."""
     return key.startswith(("literal[", "list[", "constrained-")) or key in ("str", "int", "float", "bool", "[key]")

@@ -19,7 +19,7 @@ import psutil
 from pipeline.tinybert.core.errors import Interrupted, UserError, is_about_a_file, message, was_interrupted
 from pipeline.tinybert.core.log import log, rank
 
-SECONDS_FOR_ANOTHER_TO_END = 12  # the processes of a launcher that was killed need as long
+SECONDS_FOR_ANOTHER_TO_END = 12  # the processes of a killed launcher take that long
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 
@@ -103,7 +103,7 @@ def _alone(title: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _missing_inputs_named(arguments: list[str]) -> Iterator[None]:
-    """Turn an unreadable file into a UserError that says what to run, if an input that dvc.yaml lists is missing."""
+    """If reading a file fails and an input listed in dvc.yaml is missing, raise a UserError that says what to run."""
     try:
         yield
     except Exception as error:
@@ -140,8 +140,8 @@ def peak_memory_gib() -> float:
 
 
 def _end_now(number: int, _frame: object) -> None:
-    """While modules are imported. An exception would be lost or replaced: imports of optional packages catch it, and
-    extensions written in C raise another one.
+    """Handle a signal while modules are imported. An exception would be lost: imports of optional packages catch it,
+    and C extensions replace it.
     """
     error = Interrupted(interrupted(signal.Signals(number)))
     print_error(str(error), error)
@@ -173,7 +173,7 @@ def print_error(line: str, error: BaseException) -> None:
 
 
 def _close_progress_bars() -> None:
-    """Otherwise they are drawn over the message when the process ends."""
+    """Close them now: when the process ends, they would be drawn over the message."""
     bars = sys.modules["tqdm"].tqdm._instances if "tqdm" in sys.modules else ()
     for bar in sorted(bars, key=lambda bar: bar.pos):  # inner bars first
         bar.close()

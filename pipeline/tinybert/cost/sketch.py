@@ -31,17 +31,17 @@ SAMPLED = 500  # rows or texts whose lengths stand for all
 START = 4.0  # seconds for a stage's imports and files
 EXPORT = 6.0  # seconds more to write ONNX files
 HEAD_AND_DRAW = 1.2  # `augment` takes this many times as long as the layers of its model
-# Teacher and student in PyTorch, ONNX and int8 together take as long as the teacher in PyTorch this many times.
+# Running teacher and student in PyTorch, ONNX and int8 takes this many times as long as the teacher in PyTorch.
 LATENCY_FORMS = 3
-FEWER_RUNS = 5  # of batches, as in `benchmark`
-LONG = 3600  # seconds of a run that deserves advice
+FEWER_RUNS = 5  # `benchmark` divides the number of runs by this for batches
+LONG = 3600  # seconds from which advice is given
 LONG_TEXT = 100  # word pieces
 LARGE_SHARE = 0.3  # of the transfer set
 
 
 @dataclass(frozen=True)
 class Sequences:
-    """How many, and the sums of their lengths in word pieces and of the squares of these."""
+    """The number of sequences, the sum of their lengths in word pieces, and the sum of the squared lengths."""
 
     count: int = 0
     pieces: float = 0
@@ -49,7 +49,7 @@ class Sequences:
 
     @classmethod
     def like(cls, lengths: list[int], rows: int, of: int) -> Sequences:
-        """Those of ``of`` rows, of which a sample of ``rows`` has sequences of these lengths."""
+        """An estimate for ``of`` rows from a sample of ``rows`` rows, whose sequences have these ``lengths``."""
         scale, own = of / max(rows, 1), np.array(lengths, dtype=float)
         return cls(round(len(own) * scale), float(own.sum() * scale), float(np.square(own).sum() * scale))
 
@@ -81,7 +81,7 @@ class Cost:
 class Sketch:
     """The costs of a task's stages.
 
-    parts: its splits. encoder: the folder of the encoder; it has the teacher's shape too.
+    parts: its splits. encoder: the folder of the encoder, whose shape the teacher has too.
     """
 
     def __init__(
@@ -163,8 +163,8 @@ class Sketch:
         return speed.seconds(batches, shape.layers if layers is None else layers, sequences.pieces, sequences.pairs)
 
     def layers_of(self, shape: Shape) -> float:
-        """As a head reads them: many kinds read only the first position of the last layer, which takes its keys and
-        values at all positions, and nothing else.
+        """The number of layers that are computed. If the head reads only the first position, the last layer counts in
+        part: it computes only keys and values at all positions.
         """
         projections, feed_forward = 4 * shape.hidden**2, 2 * shape.hidden * shape.feed_forward
         share = 0.5 * projections / (projections + feed_forward)
@@ -297,15 +297,15 @@ class Sketch:
         recipe = self.of("benchmark")
         runs = recipe.runs + sum(max(1, recipe.runs // FEWER_RUNS) * size for size in recipe.batch_sizes if size > 1)
         timed = self.test.times(2 * runs / self.test.count)  # of a typical length, and of a long one
-        ways = {1, torch.get_num_threads()}  # of threads
-        seconds = sum(ways) * LATENCY_FORMS * self.inference(self.teacher, timed, mode="validate")
-        yield Cost("benchmark", f"latency of 6 models on {' and '.join(map(str, ways))} threads", 0, START + seconds)
+        threads = {1, torch.get_num_threads()}
+        seconds = sum(threads) * LATENCY_FORMS * self.inference(self.teacher, timed, mode="validate")
+        yield Cost("benchmark", f"latency of 6 models on {' and '.join(map(str, threads))} threads", 0, START + seconds)
 
     # What the user reads
 
     def log(self) -> None:
         costs = list(self.costs())
-        log(f"about, on this machine ({self.machine}):")
+        log(f"estimated time on this machine ({self.machine}):")
         for cost in costs:
             steps = f"{cost.what} = {cost.steps} steps" if cost.steps else cost.what
             log(f"  {cost.stage}: {minutes(cost.seconds)}: {steps}")
@@ -344,7 +344,7 @@ def minutes(seconds: float) -> str:
 
 
 def _rounded(length: int) -> int:
-    """Lengths that differ little share a measurement."""
+    """The nearest power of two, so that similar lengths share a measurement."""
     return 1 << round(math.log2(max(length, 1)))
 
 

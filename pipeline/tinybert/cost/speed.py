@@ -18,17 +18,17 @@ from pipeline.tinybert.models import checkpoints
 from pipeline.tinybert.models.attention import our_attention
 from pipeline.tinybert.models.precision import autocast, to_inference
 
-Mode = Literal["train", "validate", "infer"]  # a step; without gradients; the same, with `to_inference`
-PIECES = 768  # of a timed batch
+Mode = Literal["train", "validate", "infer"]  # a step; a forward pass; the same after `to_inference`
+PIECES = 768  # word pieces of a timed batch
 FEW, MORE = 1, 3  # layers of the timed models
-RUNS = 3  # of which the fastest counts: a machine is never faster than it is, but often slower
+RUNS = 3  # the fastest counts: other programs can only slow a run down
 SHORTEST = 16  # word pieces
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Seconds of a batch or step apart from its layers, and of one layer: of each word piece, and of each pair of word
-    pieces of a sequence.
+    """Seconds of a batch (or step) outside its layers, and of one layer per word piece and per pair of word pieces of a
+    sequence.
     """
 
     batch: float
@@ -83,7 +83,7 @@ class Machine:
         return min(self.seconds_of(run) for _ in range(1 + RUNS))
 
     def seconds_of(self, run: Callable[[], None]) -> float:
-        """On a CPU by the processor's time: on a busy machine, a run waits for other programs most of the time."""
+        """On a CPU, the processor's time: on a busy machine, most of the elapsed time is waiting for other programs."""
         clock = time.perf_counter if self.device.type == "cuda" else time.process_time
         start = clock()
         run()
@@ -117,7 +117,7 @@ class Machine:
 
 
 def _model(config: Any, shape: Shape, layers: int, mode: Mode, dropout: float | None) -> nn.Module:
-    """A random encoder of these widths. Its word embeddings have a part in the optimizer's time only."""
+    """A random encoder of these widths. The size of its vocabulary affects only the optimizer's time."""
     config = copy.deepcopy(config)
     checkpoints.set_shape(config, shape.model_copy(update={"layers": layers}))
     if mode != "train":

@@ -1,4 +1,4 @@
-"""Long arrays on disk, memory-mapped: memory holds what one access needs, whatever the array's length."""
+"""Long arrays on disk, memory-mapped: the memory in use does not depend on the array's length."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-BLOCK = 1 << 16  # bytes: the system maps the pages around the one that is touched, too
+BLOCK = 1 << 16  # bytes: the system also maps the pages around one that is touched
 RESIDENT = 1 << 24  # bytes that accesses may leave in memory before the file is mapped anew
 
 
@@ -36,8 +36,8 @@ class MappedArray:
     def create(cls, path: str | Path, dtype, shape: tuple[int, ...], value=0) -> "MappedArray":
         """A new .npy file of this shape, filled with ``value``.
 
-        Raises OSError if the disk is full: the file is written, not mapped, so that all its space is reserved. A write
-        to a mapped file that finds no space would kill the process.
+        The whole file is written now, so that a full disk raises OSError here. Without space, a later write through the
+        mapping would kill the process.
         """
         dtype = np.dtype(dtype)
         header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}

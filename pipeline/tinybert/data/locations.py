@@ -59,7 +59,7 @@ def check_task_folder(task: str) -> None:
 
 
 def untracked_hint() -> str:
-    """What to do about a missing file in the copy of the workspace in which a queued experiment runs."""
+    """Advice on a missing file if this is the copy of the workspace in which a queued experiment runs; else nothing."""
     if not EXPERIMENTS.search(Path.cwd().as_posix()):
         return ""
     return (
@@ -110,7 +110,7 @@ def _check_version(name: str, version: str, inner: str, key: str) -> None:
             f" version, or set {key}: {value}"
         )
     if not version and distributions:
-        log(f"{key}: DVC does not see another version of the package '{name}'. So that it does, set {key}: {value}")
+        log(f"{key}: DVC does not notice another version of the package '{name}' unless you set {key}: {value}")
 
 
 def check_place(path: Path, folder: Path, key: str, value: str | None = None) -> None:

@@ -26,14 +26,15 @@ Records = Iterator[tuple[str, dict]]
 
 LONGEST_SENTENCE = 500  # words; a CoNLL file with a single, longer sentence is refused
 UNCLOSED_QUOTE = (
-    "a quote opens in it that does not close, or closes within a field: double a quote that belongs to the text, or set"
-    " `quotes: false` if quotes have no special meaning in the file"
+    "a quote does not close, or closes within a field: double a quote that belongs to the text, or set `quotes: false`"
+    " if quotes have no special meaning in the file"
 )
 DELIMITERS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
 USUAL_DELIMITER = {".csv": ",", ".tsv": "\t"}
 COMMENT = re.compile(r"# (new(doc|par)\b|.*=)")  # as in CoNLL-U and MultiCoNER; the word # has tags and no = after it
 ROWS_AT_ONCE = 256  # of a Parquet file or a data set of the hub
-MOST_UNPACKED, MOST_TIMES = 1 << 30, 100  # a Parquet file that unpacks to more bytes, and to more times its size
+# A Parquet file is refused if it unpacks to more bytes than the first, and to more times its size than the second.
+MOST_UNPACKED, MOST_TIMES = 1 << 30, 100
 PANDAS_INDEX = re.compile(r"__index_level_\d+__")
 
 
@@ -89,7 +90,8 @@ def _read_csv(path: Path, source: Table) -> Records:
     csv.field_size_limit(1 << 30)
     with _open(path, newline="") as file:
         lines = _csv_reader(file, source, delimiter_of(path, source), strict=True)
-        count, several, longest, end = 0, 0, (0, 0), 0  # longest, end: lines of the longest, and last of the previous
+        # longest: first and last line of the longest record; end: last line of the record before.
+        count, several, longest, end = 0, 0, (0, 0), 0
         try:
             header = _read_header(lines)
             end = lines.line_num
@@ -103,12 +105,12 @@ def _read_csv(path: Path, source: Table) -> Records:
                 if fields:
                     count, several = count + 1, several + (end > start)
                     longest = max(longest, (start, end), key=lambda span: span[1] - span[0])
-                    # A column without a name cannot be asked for. Spreadsheets write many of them.
+                    # No setting can name a column without a name. Spreadsheets write many of them.
                     record = zip(header, [*fields, *[None] * missing], strict=True)
                     yield f"line {start}", {name: value for name, value in record if name}
         except csv.Error as error:
             raise ValueError(_csv_error(error, path, source, end + 1, lines.line_num)) from None
-    if several:  # an unclosed quote swallows all lines up to the next quote, which is no error
+    if several:  # an unclosed quote swallows all lines up to the next quote, without an error
         log(
             f"{path.name}: {several} of {count} records span several lines, the longest from line {longest[0]} to"
             f" {longest[1]}: if it should not, a quote is left open there"
@@ -163,7 +165,7 @@ def delimiter_hint(path: Path, source: Table) -> str:
         delimiter: len(next(_csv_reader([line], source, delimiter, strict=False), []))
         for delimiter in (used, *DELIMITERS)
     }
-    best = max(widths, key=lambda delimiter: widths[delimiter])  # of equal ones, the first: the one in use
+    best = max(widths, key=lambda delimiter: widths[delimiter])  # the one in use comes first and wins ties
     if best == used:
         return ""
     setting = f"set `delimiter: {json.dumps(best)}`" if best != USUAL_DELIMITER[suffix] else "leave `delimiter` blank"
@@ -196,7 +198,7 @@ def _not_json(error: json.JSONDecodeError, line: str) -> str:
 
 
 def _read_json(path: Path, source: Table) -> Records:
-    """A list of objects, a file in SQuAD's format, or JSON Lines, which pandas and `datasets` name .json, too."""
+    """A list of objects, a file in SQuAD's format, or JSON Lines (pandas and `datasets` name these .json too)."""
     with _open(path, newline="\n") as file:
         text = file.read()
     try:
@@ -316,7 +318,7 @@ def _read_parquet(path: Path, source: Table) -> Records:
             )
         for position, record in rows_of(batches(), names):
             yield position, {name: value for name, value in record.items() if not PANDAS_INDEX.fullmatch(name)}
-    except pyarrow.ArrowException as error:  # some are no ValueError
+    except pyarrow.ArrowException as error:  # not all are ValueErrors
         raise ValueError(str(error)) from error
 
 
@@ -337,8 +339,8 @@ def class_names(features: Any) -> dict[str, list[str]]:
 
 
 def rows_of(batches: Iterable[Any], names: dict[str, list[str]]) -> Records:
-    """Yield the rows of Arrow's tables as Python's own values: an integer beside a missing value stays an integer, for
-    the label 1 must not become 1.0. ``names``: column → names that replace its class indices.
+    """Yield the rows of Arrow batches as Python values. An integer stays an integer even beside missing values: the
+    label 1 must not become 1.0. ``names``: column → names that replace its class indices.
     """
     row = 0
     for batch in batches:

@@ -24,7 +24,7 @@ TEXT_SETTINGS = ("split", "sentences", "limit")
 class BadRecordError(Exception):
     """One record is invalid. The message does not contain its position; the caller adds it.
 
-    ``kind``: the message without what differs from record to record. Bad records are counted by it.
+    ``kind``: the message without the details of the record. Bad records are counted by kind.
     """
 
     def __init__(self, message: str, kind: str | None = None):
@@ -33,7 +33,7 @@ class BadRecordError(Exception):
 
 
 class BadRowsError(UserError):
-    """Rows of a source are invalid, and it does not say that they be dropped."""
+    """A source has invalid rows, and its settings do not say to drop them."""
 
 
 def parse_records(
@@ -43,7 +43,7 @@ def parse_records(
 
     A row with the field ``repaired`` was corrected by the task: the field is removed, and the repairs are logged.
     Invalid records are dropped if the source says so; else this raises BadRowsError. Either way, the first ten are
-    logged, one a line. ``split``: what the rows are for.
+    logged, one per line. ``split``: what the rows are for.
     """
     rows: list[Row] = []
     bad: list[tuple[str, BadRecordError]] = []
@@ -83,7 +83,7 @@ def log_dropped(split: str, dropped: int, kept: int, kinds: Counter[str], refusa
     by_kind = first_ten([f"{count} × {kind}" for kind, count in kinds.most_common()])
     log(f"{split}: {dropped} of {dropped + kept} rows are invalid and dropped (`bad_rows: drop`): {by_kind}")
     if split not in ("train", "validation", "unlabelled"):
-        log(f"{split}: DOUBTFUL: its scores are those of the {kept} other rows: do not compare them with scores of all")
+        log(f"{split}: DOUBTFUL: scores are on the {kept} valid rows: do not compare them with scores on all rows")
 
 
 def advice_on_bad_rows(key: str) -> str:
@@ -119,14 +119,14 @@ def column_names(task: type[Task] | Task, source: Table, labelled: bool = True) 
 
 
 def flat(columns: Iterable[Any]) -> list[Column]:
-    """Single columns, where some settings name one and others a list of them."""
+    """The columns as one list. An entry of ``columns`` is a column or a list of columns."""
     return [name for column in columns for name in (column if isinstance(column, list) else [column])]
 
 
 def text_of(record: dict, column: Any, what: str = "text") -> str:
     """The text in a column, without surrounding white space. Raises BadRecordError if it is missing, empty or not text.
 
-    ``column`` may be a list: its columns' texts are joined by line breaks, without those that are missing or empty.
+    ``column`` may be a list: its columns' texts, except missing and empty ones, are joined by line breaks.
     ``what``: the name of the text in the message.
     """
     names = flat([column])
@@ -148,7 +148,7 @@ def _stripped(cell: Any, column: Column) -> str:
 
 
 def list_in_text(text: str) -> list | None:
-    """The list that a text holds as JSON or as Python, which pandas writes into a CSV file; None if there is none."""
+    """The list that a text holds in JSON, or in Python's form as pandas writes it to CSV; None if there is none."""
     text = text.strip()
     if not (text.startswith("[") and text.endswith("]")):
         return None
@@ -160,4 +160,4 @@ def list_in_text(text: str) -> list | None:
         found = ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return None
-    return found if str(found) == text else None  # Python reads ['a' 'b'], as numpy writes a list, as ['ab']
+    return found if str(found) == text else None  # numpy writes ['a' 'b'], which Python reads as ['ab']

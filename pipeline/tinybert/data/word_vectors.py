@@ -20,7 +20,8 @@ ENGLISH = "english"
 LONGEST_LINE = 1 << 17  # bytes of a text file
 MOST_DIMENSIONS = 5000
 MOST_BLANK_LINES = 1000
-MOST_UNPACKED, MOST_TIMES = 1 << 24, 20  # a text that unpacks to more bytes, and to more times its size
+# A text is refused if it unpacks to more bytes than the first, and to more times its size than the second.
+MOST_UNPACKED, MOST_TIMES = 1 << 24, 20
 
 
 def fetch(location: str, words: int, key: str) -> KeyedVectors:
@@ -102,7 +103,7 @@ def _read_text(path: Path, words: int, key: str) -> tuple[list[str], np.ndarray]
 
 
 def _lines_of(file: BinaryIO, size: int) -> Iterator[str]:
-    """Yield the lines that are not blank. Raises ValueError for what unpacks to many times ``size``, the file's bytes.
+    """Yield the lines that are not blank. Raises ValueError if the file, of ``size`` bytes, unpacks to far more.
 
     Some of GloVe's words begin with white space, so only the end of a line is stripped.
     """

@@ -20,8 +20,8 @@ LETTER_OR_DIGIT = regex.compile(r"[\p{L}\p{N}]")
 # Marks such as 。 and । that end a sentence also without a blank behind them. Punkt knows "." "!" and "?" only.
 SENTENCE_MARK = regex.compile(r"(?V1)[\p{Sentence_Break=STerm}--[!?]]")
 OTHER_MARK = regex.compile("[،؛]")  # Arabic's comma and semicolon, which NLTK leaves on the word as well
-# NLTK rewrites double quotes before tokenizing, and then fails to find the rewritten quotes in the text. Spaces of the
-# same length in their place avoid this and keep all offsets.
+# NLTK rewrites double quotes before tokenizing, and then fails to find the rewritten quotes in the text. Replacing them
+# by as many spaces avoids this and keeps all offsets.
 QUOTES = re.compile("\"|''|``")
 ANY_LANGUAGE = "und"
 

@@ -1,4 +1,4 @@
-"""The general TinyBERT, where task distillation starts: a checkpoint, layers of the encoder, or distilled from it."""
+"""The general TinyBERT, where task distillation starts: a checkpoint, layers of the encoder, or a distilled student."""
 
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,11 @@ from pipeline.tinybert.training.loop import Result
 KEY = "general_student"
 ENCODER = Path("models/pretrained/encoder")
 TEXTS_TO_NARROW = 512
-TEXTS_AT_ONCE = 1000  # are encoded
+TEXTS_PER_BLOCK = 1000  # encoded together
 
 
 def from_checkpoint(wanted: GeneralStudent) -> PreTrainedModel:
-    """A general TinyBERT that someone made: of the set shape, and with the encoder's vocabulary."""
+    """A ready-made general TinyBERT. Raises UserError unless it has the set shape and the encoder's vocabulary."""
     key = f"{KEY}.checkpoint"
     folder = locations.checkpoint_folder(wanted.checkpoint, key)
     tokenizer = checkpoints.tokenizer(folder, key)
@@ -36,8 +36,8 @@ def from_checkpoint(wanted: GeneralStudent) -> PreTrainedModel:
     encoder = AutoConfig.from_pretrained(ENCODER, local_files_only=True)
     if student.config.model_type != encoder.model_type:
         raise UserError(
-            f"{key}: a model of the family '{student.config.model_type}', but the encoder's is '{encoder.model_type}':"
-            " a student is of its teacher's family"
+            f"{key}: the model's family is '{student.config.model_type}', the encoder's is '{encoder.model_type}':"
+            " choose two models of the same family"
         )
     _check_shape(checkpoints.shape_of(student.config), wanted, f"the checkpoint {wanted.checkpoint}")
     checkpoints.check_vocabulary(tokenizer, checkpoints.tokenizer(ENCODER), key)
@@ -45,9 +45,9 @@ def from_checkpoint(wanted: GeneralStudent) -> PreTrainedModel:
 
 
 def from_layers(wanted: GeneralStudent, seed: int) -> PreTrainedModel:
-    """The encoder's embeddings and those of its layers (counting from 1) that ``layers`` names, in that order.
+    """The encoder's embeddings, and the layers that ``layers`` lists (counting from 1), in that order.
 
-    Where the shape's feed-forward part is narrower than the encoder's, each layer keeps its strongest neurons.
+    If the shape's feed-forward part is narrower than the encoder's, each layer keeps its strongest neurons.
     """
     encoder = checkpoints.load(AutoModel, ENCODER)
     blocks = layers(encoder)
@@ -57,15 +57,15 @@ def from_layers(wanted: GeneralStudent, seed: int) -> PreTrainedModel:
         )
     if len(wanted.layers) != wanted.shape.layers:
         raise UserError(
-            f"{KEY}.layers: {wanted.layers} are {len(wanted.layers)}, {KEY}.shape.layers is {wanted.shape.layers}:"
-            " make them agree"
+            f"{KEY}.layers: {wanted.layers}: {len(wanted.layers)} layers, but {KEY}.shape.layers is"
+            f" {wanted.shape.layers}: make them agree"
         )
     own = checkpoints.shape_of(encoder.config)
     narrower = min(wanted.shape.feed_forward, own.feed_forward)
     _check_shape(
         own.model_copy(update={"layers": len(wanted.layers), "feed_forward": narrower}),
         wanted,
-        "start: layers, which keeps the encoder's widths or a part of its feed-forward one,",
+        "start: layers (where only feed_forward may be smaller than the encoder's)",
     )
     if narrower < own.feed_forward:
         narrow(encoder, narrower, wanted, seed)
@@ -81,31 +81,31 @@ def from_layers(wanted: GeneralStudent, seed: int) -> PreTrainedModel:
 
 
 def narrow(encoder: PreTrainedModel, width: int, wanted: GeneralStudent, seed: int) -> None:
-    """Keep the ``width`` neurons of each feed-forward part whose activations matter most to its output on unlabelled
-    text: standard deviation times the norm of the outgoing weights. What the others add on average goes into the bias.
+    """Keep the ``width`` strongest neurons of each feed-forward part. Strength: standard deviation of the activation on
+    unlabelled text times the norm of the outgoing weights. The mean output of the dropped neurons goes into the bias.
     """
     recipe = wanted.distillation
     text = recipe.text.model_copy(update={"limit": min(TEXTS_TO_NARROW, recipe.text.limit)})
     texts = sources.texts(text, seed, f"{KEY}.distillation.text")
-    log(f"feed-forward parts: {width} neurons of each stay, by {len(texts)} texts")
+    log(f"keeping the {width} strongest neurons of each feed-forward part, as measured on {len(texts)} texts")
     parts = [feed_forward(block, encoder.config.model_type) for block in layers(encoder)]
-    for (to, back), (mean, deviation) in zip(
+    for (up, down), (mean, deviation) in zip(
         parts, _activations(encoder, parts, texts, recipe.max_length), strict=True
     ):
-        strength = deviation * back.weight.norm(dim=0)
+        strength = deviation * down.weight.norm(dim=0)
         kept, dropped = strength.argsort(descending=True, stable=True).tensor_split([width])
         kept = kept.sort().values
-        back.bias.data += back.weight[:, dropped] @ mean[dropped]
-        to.weight.data, to.bias.data, back.weight.data = to.weight[kept], to.bias[kept], back.weight[:, kept]
+        down.bias.data += down.weight[:, dropped] @ mean[dropped]
+        up.weight.data, up.bias.data, down.weight.data = up.weight[kept], up.bias[kept], down.weight[:, kept]
 
 
 @torch.no_grad()
 def _activations(encoder: PreTrainedModel, parts: list, texts: list[str], longest: int) -> list[tuple[Tensor, Tensor]]:
-    """Of each of the feed-forward ``parts``: mean and standard deviation, (F,), of what its neurons hold."""
+    """For each feed-forward part: mean and standard deviation of its neurons' activations, (F,) each."""
     tokenizer = checkpoints.tokenizer(ENCODER)
     longest = min(longest, tokenizer.model_max_length)
     inputs: dict[nn.Module, Tensor] = {}
-    hooks = [back.register_forward_pre_hook(lambda part, given: inputs.update({part: given[0]})) for _, back in parts]
+    hooks = [down.register_forward_pre_hook(lambda part, given: inputs.update({part: given[0]})) for _, down in parts]
     sums: list[Any] = [0.0] * len(parts)
     squares: list[Any] = [0.0] * len(parts)
     positions = 0
@@ -116,10 +116,10 @@ def _activations(encoder: PreTrainedModel, parts: list, texts: list[str], longes
         encoder(**batch)
         mask = batch["attention_mask"].bool()
         positions += int(mask.sum())
-        for number, (_, back) in enumerate(parts):
-            real = inputs[back][mask].double()
-            sums[number] = sums[number] + real.sum(0)
-            squares[number] = squares[number] + real.square().sum(0)
+        for number, (_, down) in enumerate(parts):
+            activations = inputs[down][mask].double()
+            sums[number] = sums[number] + activations.sum(0)
+            squares[number] = squares[number] + activations.square().sum(0)
     for hook in hooks:
         hook.remove()
     means = [total / positions for total in sums]
@@ -130,7 +130,7 @@ def _activations(encoder: PreTrainedModel, parts: list, texts: list[str], longes
 
 
 def from_distillation(wanted: GeneralStudent, numerics: Numerics) -> tuple[PreTrainedModel, Result]:
-    """An untrained student of the set shape, taught by the encoder on unlabelled text: no labels, no logits.
+    """A randomly initialised student of the set shape, distilled from the encoder on unlabelled text.
 
     General distillation (Jiao et al. 2020, section 3.2): embeddings, hidden states and attention scores.
     """
@@ -158,10 +158,10 @@ def from_distillation(wanted: GeneralStudent, numerics: Numerics) -> tuple[PreTr
 
 
 def _encoded(recipe: GeneralDistillation, seed: int, tokenizer, folder: Path) -> EncodedRows:
-    """The texts as model inputs, in files of ``folder``: there may be millions, and memory holds a block of them."""
+    """Encode the texts into files in ``folder``, block by block: there may be millions."""
     writer = EncodedRowsWriter(folder)
     with summed_counts():
-        for block in rows.blocks(sources.each_text(recipe.text, seed, f"{KEY}.distillation.text"), TEXTS_AT_ONCE):
+        for block in rows.blocks(sources.each_text(recipe.text, seed, f"{KEY}.distillation.text"), TEXTS_PER_BLOCK):
             encoded = tokenizer(block, truncation=True, max_length=recipe.max_length)
             checkpoints.log_truncated(encoded, recipe.max_length)
             writer.add(encoded)

@@ -144,7 +144,7 @@ class IntermediateObjective(Objective):
         return {"embeddings": lengths.sum(), "hidden": lengths.sum(), "attention": lengths.square().sum()}
 
     def after_batch(self, batch: Batch, found: Tensors) -> None:
-        if self.recorder and self.is_last_epoch:  # each epoch would write over what the one before has written
+        if self.recorder and self.is_last_epoch:  # each epoch would overwrite the logits of the one before
             self.recorder.add(batch["number"], found["logits"], batch["label_mask"])
 
     def before_checkpoint(self) -> None:

@@ -1,7 +1,7 @@
 """The losses of TinyBERT (Jiao et al. 2020, arXiv 1909.10351, section 3.1): pure functions of tensors and a mask.
 
 Shapes: B sequences of S positions, D teacher width, H and H' heads, P positions, C classes.
-All are computed in float32 and are means over what the mask keeps, so padding a batch more changes none of them.
+Each is a mean, in float32, over what the mask keeps, so it does not depend on padding.
 """
 
 import functools
@@ -14,8 +14,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits, log_softmax, s
 
 from pipeline.tinybert.core.log import log
 
-AT_ONCE = {"cpu": 1 << 20}  # numbers of a tensor that are compared together: what a processor's cache holds
-AT_ONCE_ELSEWHERE = 1 << 28
+VALUES_PER_BLOCK = {"cpu": 1 << 20}  # fits a processor's cache
+VALUES_PER_BLOCK_ELSEWHERE = 1 << 28
 
 
 def hidden_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
@@ -47,7 +47,7 @@ def soft_cross_entropy(student: Tensor, teacher: Tensor, mask: Tensor, temperatu
 
 
 def soft_binary_cross_entropy(student: Tensor, teacher: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
-    """Cross-entropy of each label's probability against the teacher's: equation 10 where labels do not exclude others.
+    """Cross-entropy of each label's probability against the teacher's: equation 10 for labels that may occur together.
 
     student, teacher: (…, C) logits. mask: (…), true where a row counts. Summed over labels, mean over rows.
     """
@@ -57,7 +57,7 @@ def soft_binary_cross_entropy(student: Tensor, teacher: Tensor, mask: Tensor, te
 
 
 def span_cross_entropy(student: Tensor, teacher: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
-    """Soft cross-entropy of where an answer starts, and of where it ends, over the positions that the mask keeps.
+    """Soft cross-entropy of an answer's start and of its end, over the positions that the mask keeps.
 
     student, teacher: (B, P, 2) logits of start and end. mask: (B, P), true at positions of the passage. Summed over
     positions, mean over sequences, start and end.
@@ -72,9 +72,9 @@ def span_cross_entropy(student: Tensor, teacher: Tensor, mask: Tensor, temperatu
 
 
 def mean_squared_error(student: Tensor, teacher: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
-    """For regression: the student's numbers against the teacher's, (…, C), mean over what the mask (…) keeps.
+    """For regression: mean squared error of the student's numbers (…, C) against the teacher's. mask: (…).
 
-    A number is no distribution, which a temperature could soften: it has no part in this.
+    ``temperature`` has no effect: it softens distributions, and a number is none.
     """
     return masked_mean((student.float() - teacher.float()).square().mean(dim=-1), mask)
 
@@ -87,26 +87,26 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
 
 @functools.cache
 def _triton_works() -> bool:
-    """It comes with torch for Linux, and needs a C compiler and Python's headers for what begins its kernels."""
+    """Triton comes with torch for Linux. To launch kernels, it needs a C compiler and Python's headers."""
     if importlib.util.find_spec("triton") is None:
         return False
     one = torch.ones(1, 1, 1, device="cuda")
     try:
         return _kernels().squared_error(one, 2 * one, one[0]).item() == 1
-    except Exception as error:  # of many kinds: what else needs a GPU has worked, so that this one is Triton's
-        log(f"the losses compute by torch's own operations, slower: {str(error).splitlines()[0]}")
+    except Exception as error:  # Triton raises many kinds; if the GPU itself failed, earlier steps would have shown it
+        log(f"Triton does not work, so the losses use torch's own, slower operations: {str(error).splitlines()[0]}")
         return False
 
 
 class _SquaredError(Function):
     """Mean of (student − teacher)² over what the mask keeps; 0 where it keeps none.
 
-    student, teacher: (B, S, D), or (B, H, S, S), of which queries and keys have to be kept. mask: (B, S).
+    student, teacher: (B, S, D), or (B, H, S, S), where the mask must keep both query and key. mask: (B, S).
 
-    The attention scores of long sequences are the largest tensors of a training step. Written with torch's own
-    operations, their differences and squares would be as many more, in float32. Here they live for a part of the batch
-    at a time, which fits a processor's cache, and all that is kept for the backward pass is the gradient; on a GPU they
-    live in its registers.
+    The attention scores of long sequences are the largest tensors of a training step. With torch's own operations,
+    their differences and squares would take as much memory again, in float32. On a CPU this computes them for a block
+    of the batch that fits the cache, and keeps only the gradient for the backward pass. On a GPU they stay in
+    registers.
     """
 
     @staticmethod
@@ -121,13 +121,13 @@ class _SquaredError(Function):
         kept = (mask.unsqueeze(1) & mask.unsqueeze(2)).unsqueeze(1) if of_pairs else mask.unsqueeze(-1)
         gradient = torch.empty_like(student) if student.requires_grad else None
         total = torch.zeros((), device=student.device)
-        at_once = max(1, AT_ONCE.get(student.device.type, AT_ONCE_ELSEWHERE) // student[0].numel())
-        for begin in range(0, len(student), at_once):
-            part = slice(begin, begin + at_once)
-            difference = student[part].to(torch.float32, copy=True)
-            difference.sub_(teacher[part]).masked_fill_(~kept[part], 0)
+        size = max(1, VALUES_PER_BLOCK.get(student.device.type, VALUES_PER_BLOCK_ELSEWHERE) // student[0].numel())
+        for begin in range(0, len(student), size):
+            block = slice(begin, begin + size)
+            difference = student[block].to(torch.float32, copy=True)
+            difference.sub_(teacher[block]).masked_fill_(~kept[block], 0)
             if gradient is not None:
-                torch.mul(difference, 2 / count, out=gradient[part])
+                torch.mul(difference, 2 / count, out=gradient[block])
             total += difference.square_().sum()
         ctx.save_for_backward(gradient)
         return total / count

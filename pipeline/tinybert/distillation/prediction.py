@@ -79,7 +79,7 @@ def learn_labels(
     settings: DistillPrediction,
     numerics: Numerics,
 ) -> Trained:
-    """Train a student on labels, as if there were no prediction stage; for comparison."""
+    """Train a student on labels instead of the teacher's logits, for comparison."""
     data = EncodedRows.in_memory(encode(validation.task, labelled, tokenizer))
     objective, collate = LabelObjective(validation.task), Collator(tokenizer)
     return Training(objective, data, collate, validation, settings, numerics, STAGE).best(new_student)

@@ -1,7 +1,7 @@
 """The squared error of TinyBERT's losses and its gradient on a GPU: one kernel that reads both tensors once.
 
-Written with torch's operations, each of the difference, the mask, the square, the sum and the gradient goes through
-memory, in float32: ten times as much as the two tensors and the gradient.
+With torch's operations, the difference, the mask, the square, the sum and the gradient would each go through memory in
+float32: ten times the traffic of the two tensors and the gradient.
 """
 
 import torch
@@ -9,14 +9,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-AT_ONCE = 4096  # numbers that a program of the kernel takes
+VALUES_PER_PROGRAM = 4096  # that one program of the kernel handles
 
 
 def squared_error(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     """The sum of (student − teacher)² over what the mask keeps.
 
-    student, teacher: (B, S, D) with mask (B, S), or (B, H, S, S) with a mask (B, S) of both queries and keys. The same
-    bytes each time.
+    student, teacher: (B, S, D), or (B, H, S, S), where the mask must keep both query and key. mask: (B, S). The result
+    is deterministic.
     """
     sums = torch.empty(_programs(student), dtype=torch.float32, device=student.device)
     _run(student, teacher, mask, sums, sums, is_gradient=False)
@@ -31,7 +31,7 @@ def gradient(student: Tensor, teacher: Tensor, mask: Tensor, factor: Tensor) -> 
 
 
 def _rows_at_once(student: Tensor) -> int:
-    return max(1, AT_ONCE // triton.next_power_of_2(student.size(-1)))
+    return max(1, VALUES_PER_PROGRAM // triton.next_power_of_2(student.size(-1)))
 
 
 def _programs(student: Tensor) -> int:

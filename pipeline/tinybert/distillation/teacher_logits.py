@@ -30,8 +30,8 @@ SECONDS_BETWEEN_COMMITS = 60  # what a killed run loses at most
 
 
 class TeacherLogits:
-    """``values`` (rows of logits of all sequences, C), float32, NaN where they are not computed yet, and ``starts``
-    (sequences + 1,), where each sequence's rows begin.
+    """``values``: rows of logits of all sequences, (rows, C), float32, NaN where they are not computed yet.
+    ``starts``: where each sequence's rows begin, (sequences + 1,).
     """
 
     def __init__(self, folder: str | Path, values: MappedArray, starts: MappedArray):
@@ -40,7 +40,7 @@ class TeacherLogits:
 
     @classmethod
     def create(cls, folder: str | Path, counts: np.ndarray, classes: int) -> TeacherLogits:
-        """Files in ``folder`` for sequences with ``counts`` (N,) rows of logits, none of them computed."""
+        """Create files in ``folder`` for sequences with ``counts`` (N,) rows of logits, none of them computed."""
         folder, rows = Path(folder), int(counts.sum(dtype=np.int64))
         starts = MappedArray.create(folder / "starts.npy", np.int64, (len(counts) + 1,))
         place = 0
@@ -53,10 +53,10 @@ class TeacherLogits:
 
     @classmethod
     def open_or_create(cls, folder: str | Path, counts: np.ndarray, classes: int) -> TeacherLogits:
-        """The logits that an interrupted run has left in ``folder``; the others are not computed yet.
+        """The logits that an interrupted run left in ``folder``; the others are not computed yet.
 
-        All processes share the values. Each one also appends what it computes to a file of its own, from which the next
-        run takes it: the pages of a mapped file reach the disk in any order.
+        All processes share the values. Each also appends what it computes to a file of its own, which the next run
+        replays: the shared file cannot be trusted after a crash, because its pages reach the disk in any order.
         """
         with launch.main_process_first():
             if launch.rank() == 0:
@@ -83,12 +83,12 @@ class TeacherLogits:
             self.values[rows] = values.reshape(len(rows), -1)
 
     def commit(self) -> None:
-        """What was put until now is not lost if the run is interrupted."""
+        """Make everything put so far survive an interruption."""
         if self.log:
             self.log.commit()
 
     def files(self) -> list[Path]:
-        """What an interrupted run leaves, of all processes."""
+        """The files, of all processes, from which an interrupted run resumes."""
         return [_log(self.folder, number) for number in range(launch.world_size())] if self.log else []
 
     def known(self, sequences: np.ndarray) -> bool:
@@ -116,7 +116,7 @@ class TeacherLogits:
         return made
 
     def _rows(self, sequences: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The row numbers of all these sequences' logits, and how many each has."""
+        """The row numbers of these sequences' logits, and how many rows each sequence has."""
         sequences = np.asarray(sequences, dtype=np.int64)
         begins = self.starts[sequences]
         counts = self.starts[sequences + 1] - begins
@@ -148,8 +148,8 @@ def fill(
 ) -> None:
     """Compute the teacher's logits of the sequences ``numbers`` of ``data``, in ascending order; by default of all.
 
-    The last digits of the logits depend on the batch: a resumed run must get the same ``numbers`` as the run that was
-    interrupted.
+    The last digits of the logits depend on the batch: a resumed run must get the same ``numbers`` as the interrupted
+    run.
     """
     launch.wait()
     numbers = np.arange(len(data), dtype=np.int32) if numbers is None else numbers
@@ -171,6 +171,6 @@ def fill(
 
 
 def _blocks(numbers: np.ndarray) -> list[np.ndarray]:
-    """Numbers in ascending order, cut so that their sequences lie near one another in the files."""
+    """Split ascending numbers into blocks whose sequences lie close together in the files."""
     begins = range(SEQUENCES_PER_BLOCK, int(numbers[-1]) + 1, SEQUENCES_PER_BLOCK)
     return np.split(numbers, np.searchsorted(numbers, begins))

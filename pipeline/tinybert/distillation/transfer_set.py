@@ -1,6 +1,6 @@
 """The transfer set: the rows that both distillation stages learn from, augmented rows first, then unlabelled ones.
 
-There may be millions: rows are streamed from file to file, and memory holds a block of them.
+There may be millions, so rows are streamed from file to file, block by block.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def without_labels(task: Task, rows: Iterable[Row]) -> Iterator[Row]:
 def encode(
     task: Task, transfer_rows: Iterable[Row], tokenizer, folder: str | Path, augmented: bool = True
 ) -> EncodedRows:
-    """The rows as model inputs, in files of ``folder``; or what an interrupted run has encoded there.
+    """Encode the rows into files in ``folder``, or load what an interrupted run encoded there.
 
     augmented: False leaves out the variants of rows.
     """

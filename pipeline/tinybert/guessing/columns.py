@@ -28,14 +28,14 @@ class UnfitError(UserError):
 
 @dataclass
 class Guess:
-    """The part of a task's entry that its file decides; a reason for each choice; what the model reads of each row."""
+    """What a file suggests for a task's entry, and a reason for each choice. ``texts``: what the model reads."""
 
     source: dict[str, Any]
     reasons: list[str]
     texts: list[str]
     metric: str
     options: dict[str, Any] | None = None
-    longest: int = 512  # max_length, at most
+    longest: int = 512  # the limit of max_length
 
 
 class Columns:
@@ -48,7 +48,7 @@ class Columns:
         self.records, self.names, self.chosen, self.sure = with_lists(records), list(records[0]), chosen, sure
 
     def cells(self, column: Any) -> list:
-        """The cells of a column that hold something."""
+        """The cells of a column that are not empty."""
         return self._cells[column]
 
     @cached_property
@@ -65,24 +65,24 @@ class Columns:
         }
 
     def numbers(self, column: Any) -> list[float]:
-        """A column's different values, if all of them are numbers; else nothing."""
+        """A column's distinct values, if all of them are numbers; else nothing."""
         try:
             return [float(value) for value in self.counts.get(column, ())]
         except ValueError:
             return []
 
     def with_classes(self) -> list[Any]:
-        """Columns of few different values, each in several rows. Of two columns that say the same, that of names."""
+        """Columns of few distinct values, each in several rows. A column that only numbers another's is left out."""
         found = []
         for name, counts in self.counts.items():
             if not has_fractions(self.numbers(name)) and 2 <= len(counts) <= min(
                 MOST_CLASSES, len(self.records) / ROWS_OF_A_CLASS
             ):
                 found.append(name)
-        return [name for name in found if not any(self._says_the_same(name, other) for other in found)]
+        return [name for name in found if not any(self._numbers_values_of(name, other) for other in found)]
 
-    def _says_the_same(self, column: Any, other: Any) -> bool:
-        """Whether ``column`` is a number for each value of ``other``, which is text."""
+    def _numbers_values_of(self, column: Any, other: Any) -> bool:
+        """Whether ``column`` holds one number for each value of ``other``, a column of text."""
         if not self.numbers(column) or self.numbers(other):
             return False
         pairs = {(str(row[column]), str(row[other])) for row in self.records}
@@ -107,7 +107,7 @@ class Columns:
 
 
 def with_lists(records: list[dict]) -> list[dict]:
-    """Records with lists in the columns whose cells are all lists written as text."""
+    """The records. In columns whose cells are all lists written as text, the lists replace the text."""
     lists = {}
     for name in records[0]:
         texts = [row[name] for row in records if not is_empty(row[name])]
@@ -121,7 +121,7 @@ def is_empty(cell: Any) -> bool:
 
 
 def is_list(cell: Any, kind: type | tuple = object) -> bool:
-    """Whether a cell is a list of this type's values."""
+    """Whether a cell is a list whose values are all of this type."""
     return isinstance(cell, LISTS) and all(isinstance(value, kind) for value in cell)
 
 
@@ -134,12 +134,12 @@ def has_fractions(numbers: list[float]) -> bool:
 
 
 def words(text: str) -> int:
-    """The number of words; each character counts as one where words have no spaces between them."""
+    """The number of words. In scripts without spaces between words, each character counts as one."""
     return len(CJK.sub(" x ", text).split())
 
 
 def named(columns: Iterable[Any], *parts: str) -> list[Any]:
-    """The columns with one of these words in their name; only those that are named exactly so, if there are any."""
+    """The columns whose name is one of ``parts``; if there are none, those whose name contains one as a word."""
     columns = list(columns)
     exact = [column for column in columns if str(column).lower() in parts]
     return exact or [column for column in columns if set(re.split(r"[\W_]+", str(column).lower())) & set(parts)]

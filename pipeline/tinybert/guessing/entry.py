@@ -1,4 +1,4 @@
-"""A task's entry: what its file decides, and its text in params.yaml."""
+"""A task's entry: its values, guessed from a file, and its text in params.yaml."""
 
 import argparse
 import io
@@ -20,12 +20,12 @@ SPLITS = ("train", "validation", "test")
 LENGTHS = (32, 64, 128, 256, 384, 512)
 WORD_PIECES_OF_A_WORD = 1.5
 UNLABELLED_ROWS = 50_000
-LONG = 3  # times the length of the task's own texts
+LONG = 3  # unlabelled texts are cut into sentences if they are this many times as long as the task's own
 RUN = re.compile(r"^run:[ \t]*(\[[^\]]*\]|(?:#.*)?(?:(?:\r?\n[ \t]*(?:#.*)?)*\r?\n[ \t]*-.*)+)", re.MULTILINE)
 
 
 def guess(given: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
-    """The entry's values from the options of `new_task`; a line for each choice with its reason."""
+    """The entry's values from the options of `new_task`, and a line with the reason for each choice."""
     dialect, records = files.read(given.train, "--file", given.delimiter)
     kind, found = kinds.guess(records, _chosen(given, list(records[0])), given.kind)
     splits = {split: file for split in SPLITS if (file := getattr(given, split))}
@@ -47,7 +47,7 @@ def guess(given: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         reasons.append(reason)
     elif KINDS[kind].reads_texts and "pair" not in found.source:
         reasons.append(
-            "unlabelled: general text (augment.general_texts); texts like yours are better: give them by --unlabelled"
+            "unlabelled: general text (augment.general_texts); texts like yours are better: give them with --unlabelled"
         )
     return values, reasons
 
@@ -83,7 +83,7 @@ def _unlabelled(given: argparse.Namespace, kind: str, guess: Guess) -> tuple[dic
     columns, sentences = Columns(records, {}, sure=True), False
     if missing := [name for name in flat(wanted.values()) if name not in columns.names]:
         if len(wanted) > 1 or not columns.texts():
-            raise UserError(f"--unlabelled: {given.unlabelled} has no column '{missing[0]}', as the rows have")
+            raise UserError(f"--unlabelled: {given.unlabelled} has no column '{missing[0]}', which the rows have")
         wanted = {"text": columns.texts()[0]}
     if list(wanted) == ["text"]:
         median = np.median([words(text) for text in guess.texts])

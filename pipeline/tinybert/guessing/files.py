@@ -1,4 +1,4 @@
-"""The user's files: how they are read, and where they stand in data/raw/<task>."""
+"""The user's files: how to read them, and their places in data/raw/<task>."""
 
 import contextlib
 import filecmp
@@ -21,11 +21,11 @@ README = "Files of the task `{}` in params.yaml. Commit small ones to git; for l
 
 
 def read(path: Path, option: str, delimiter: str | None = None, least: int = 2) -> tuple[dict[str, Any], list[dict]]:
-    """The settings, of `DIALECTS`, with which a file has ``least`` columns; its records."""
+    """The first settings of `DIALECTS` with which a file has at least ``least`` columns, and its records."""
     refusal = None
     for dialect in [{"delimiter": delimiter}] if delimiter else DIALECTS:
         try:
-            with contextlib.redirect_stdout(io.StringIO()):  # the notes come again when the entry is checked
+            with contextlib.redirect_stdout(io.StringIO()):  # checking the entry logs the same again
                 table = Table(location=str(path), **dialect)
                 records = readers.read_file(path, table, option).to_dict("records")
         except UserError as error:
@@ -47,7 +47,7 @@ def location(name: str, files: dict[str, Path]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def placed(name: str, files: list[Path]) -> Iterator[None]:
-    """Copy files into the task's folder, unless they are there; on an error remove them, and restore params.yaml."""
+    """Copy files into the task's folder, unless they are there. On an error, remove them and restore params.yaml."""
     folder, params = Path("data", "raw", name), PARAMS.read_bytes()
     before = set(folder.rglob("*")) if folder.exists() else None
     try:
@@ -79,4 +79,4 @@ def _copy(file: Path, target: Path) -> None:
         shutil.copyfile(file, target)
         log(f"{file}: copied to {target.as_posix()}")
     elif not filecmp.cmp(file, target, shallow=False):
-        raise UserError(f"{file}: another file is {target.as_posix()} already: rename one of them")
+        raise UserError(f"{file}: {target.as_posix()} is there already, with other content: rename one of them")

@@ -39,7 +39,7 @@ WORDS_OF_A_LABEL = 4
 def guess(records: list[dict], chosen: dict[str, Any], kind: str | None) -> tuple[str, Guess]:
     """The kind of task, and a guess for it.
 
-    chosen: source key → what the user gave for it, with which the guess agrees. kind: None: guess it too.
+    chosen: source key → the user's value, which the guess keeps. kind: None: it is guessed too.
     """
     if kind:
         return kind, GUESSES[kind](Columns(records, chosen, sure=True))
@@ -84,7 +84,7 @@ def text_classification(columns: Columns) -> Guess:
 def regression(columns: Columns) -> Guess:
     scores = [name for name in columns.names if len(columns.numbers(name)) > 1]
     if not columns.sure:  # stars from 1 to 5 may be classes
-        scores = [name for name in scores if _is_fine(columns.numbers(name))]
+        scores = [name for name in scores if _is_fine_grained(columns.numbers(name))]
     ids = [name for name in scores if len(columns.numbers(name)) == len(columns.records)]
     candidates = [name for name in scores if name not in ids or has_fractions(columns.numbers(name))]
     if not columns.sure:  # a number of any other name may be anything
@@ -165,7 +165,7 @@ GUESSES: dict[str, Callable[[Columns], Guess]] = {
     "multi_label": multi_label,
     "regression": regression,
     "text_classification": text_classification,
-}  # those that a file shows without doubt come first
+}  # kinds that a file shows clearly come first
 PLAIN = ("regression", "text_classification")  # a file may fit both
 
 
@@ -179,7 +179,7 @@ def _one_of(columns: Columns, key: str, candidates: list, names: Iterable[str], 
     raise columns.cannot_guess(key, f"columns {', '.join(map(_quoted, best))} hold {what}")
 
 
-def _is_fine(numbers: list[float]) -> bool:
+def _is_fine_grained(numbers: list[float]) -> bool:
     return len(numbers) > MOST_GRADES or has_fractions(numbers)
 
 
@@ -209,13 +209,13 @@ def _texts(columns: Columns, without: Iterable[Any]) -> tuple[dict[str, Any], li
         names = flat(source.values())
         median = " and ".join(f"{columns.median_length(name):.0f}" for name in names)
         which = " and ".join(map(_quoted, names))
-        reasons = [f"{', '.join(source)}: {which} ({reason}; {median} words in the median)"]
+        reasons = [f"{', '.join(source)}: {which} ({reason}; median length {median} words)"]
     names = flat(source.values())
     return source, reasons, [" ".join(str(row[name]) for name in names) for row in columns.records]
 
 
 def _labels(columns: Columns) -> tuple[Any, str | None, Counter]:
-    """The column or columns of label sets, the separator between the labels of one, how often each label occurs."""
+    """The column(s) of labels, the separator between labels in a cell (or None), and how often each label occurs."""
     chosen = columns.chosen.get("label")
     binary = [name for name, counts in columns.counts.items() if {value.lower() for value in counts} <= {*ON, *OFF}]
     lists = [name for name in columns.names if columns.cells(name) and all(map(is_list, columns.cells(name)))]
@@ -241,7 +241,7 @@ def _labels(columns: Columns) -> tuple[Any, str | None, Counter]:
 
 
 def _split(cells: Counter, separator: str) -> Counter | None:
-    """How often each label occurs, if ``separator`` parts cells into labels."""
+    """How often each label occurs if ``separator`` separates labels in the cells; else None."""
     labels: Counter = Counter()
     for cell, count in cells.items():
         for label in filter(None, map(str.strip, cell.split(separator))):

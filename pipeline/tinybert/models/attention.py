@@ -32,7 +32,7 @@ HEAD_SIZE_MULTIPLE = 8  # GPU kernels need head sizes that are a multiple of thi
 
 
 class _Capture:
-    """Attention scores of one forward. The layers call the attention function in order, so calls count layers."""
+    """Attention scores of one forward pass. Layers call the attention function in order: the nth call is layer n."""
 
     def __init__(self, layers: Collection[int]):
         self.layers, self.layer = frozenset(layers), 0
@@ -119,7 +119,7 @@ def _flash_attention(
     """
     count, _, queries, _ = query.shape
     query_segments = segments
-    if queries < key.size(2):  # segments of one query (the sequence) and of no query (its padding), in turn
+    if queries < key.size(2):  # one query for each sequence, none for its padding
         query_segments = (torch.arange(2 * count + 1, dtype=torch.int32, device=query.device) + 1) // 2
     packed = (states.transpose(1, 2).flatten(0, 1) for states in (query, key, value))
     # torch's public function for this, torch.nn.attention.varlen.varlen_attn, has no dropout (as of torch 2.13: it
@@ -139,8 +139,8 @@ def _mask(
 ) -> Tensor | None:
     """The library's mask for SDPA, with the batch's ``segments`` as an attribute if the GPU has FlashAttention.
 
-    The library leaves out a mask that masks nothing. On a GPU this builds it always: to look at its values, the
-    program would have to wait for the GPU.
+    The library omits a mask that masks nothing. On a GPU the mask is always built, because looking at its values would
+    wait for the GPU.
     """
     on_gpu = torch.device(device).type == "cuda"
     skip = allow_is_bidirectional_skip and not on_gpu

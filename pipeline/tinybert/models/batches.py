@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, Sampler
 
-MEGABATCH = 50  # batches, drawn at random, within which sequences are sorted by length
+MEGABATCH = 50  # random batches whose sequences are sorted by length together
 COLUMNS = ("input_ids", "attention_mask", "token_type_ids", "labels", "start_positions", "end_positions")
 
 
@@ -17,7 +17,7 @@ class ByLength(Sampler):
     length within each megabatch. The longest sequence of all comes first, so an out-of-memory error shows on the first
     batch. The order depends on the seed and the epoch only.
 
-    As the library's ``LengthGroupedSampler``, with 8 bytes a sequence in place of 100.
+    Like the library's ``LengthGroupedSampler``, but with 8 bytes per sequence instead of 100.
     """
 
     def __init__(self, lengths: np.ndarray, batch_size: int, seed: int, epoch: int = 0):
@@ -63,15 +63,15 @@ class Share(Sampler):
 
 @dataclass
 class Pieces:
-    """A column with an entry for each word-piece: the ``values`` of all sequences of a batch, one after the other, and
-    their ``counts``.
+    """A column with a value per word-piece: the ``values`` of a batch's sequences, concatenated, and ``counts``, the
+    length of each sequence.
     """
 
     values: np.ndarray
     counts: np.ndarray
 
     def padded(self, length: int, filler) -> np.ndarray:
-        """(sequences, length)."""
+        """The values as (sequences, length), padded at the end with ``filler``."""
         dtype = np.bool_ if self.values.dtype == np.bool_ else np.int64
         made: np.ndarray = np.full((len(self.counts), length), filler, dtype=dtype)
         made[np.arange(length) < self.counts[:, None]] = self.values
@@ -82,7 +82,7 @@ Batch = dict[str, Pieces | np.ndarray]
 
 
 class Collator:
-    """Pads a batch of sequences to one length. Returns the model's inputs and, of the other columns, those in ``also``.
+    """Pads a batch of sequences to one length. Returns the model's inputs, and the columns named in ``also``.
 
     Example: input_ids (B, S), attention_mask (B, S), labels (B,) or (B, S).
     """
@@ -112,8 +112,8 @@ class Collator:
 def padded_length(longest: int, limit: int) -> int:
     """The longest sequence's length, rounded up to a multiple of 2 from 32 on, of 4 from 64, of 8 from 128 and so on.
 
-    For each new shape, libraries prepare and keep a way to compute it: gigabytes if long sequences have any of hundreds
-    of lengths. Rounding costs at most 3 % of padding.
+    Libraries prepare and cache kernels for each new shape: hundreds of different lengths would take gigabytes. Rounding
+    costs at most 3 % of padding.
     """
     multiple = 1 << max(0, longest.bit_length() - 5)
     return min(-longest // multiple * -multiple, limit)

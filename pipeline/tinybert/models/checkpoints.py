@@ -82,7 +82,7 @@ def _configuration(folder: str | Path, key: str) -> Any:
 
 @contextlib.contextmanager
 def _loading(folder: str | Path, key: str) -> Iterator[None]:
-    """A UserError that names the setting and the folder for any error of the block: a user's files can cause all."""
+    """Turn any error of the block (a user's files can cause all) into a UserError with the setting and the folder."""
     try:
         yield
     except Exception as error:
@@ -95,10 +95,10 @@ def _loading(folder: str | Path, key: str) -> Iterator[None]:
 
 def save(folder: Path, model: PreTrainedModel, tokenizer=None, **options) -> None:
     """Save a model and its tokenizer in the library's format; ``options`` go to ``model.save_pretrained``."""
-    # Under the library's names. By default it would write a wrapper's names again, if the file had them.
+    # The library's names, without the prefix of a wrapper that the loaded file may have had.
     model.save_pretrained(folder, save_original_format=False, **options)
     if tokenizer is not None:
-        # The last call of the tokenizer set these; without a reset they would be saved.
+        # Reset what the last call of the tokenizer set; otherwise it would be saved.
         tokenizer.backend_tokenizer.no_truncation(), tokenizer.backend_tokenizer.no_padding()
         tokenizer.save_pretrained(folder)
 
@@ -106,9 +106,9 @@ def save(folder: Path, model: PreTrainedModel, tokenizer=None, **options) -> Non
 def tokenizer(folder: str | Path, key: str = ""):
     """Load the tokenizer of a checkpoint.
 
-    Its maximum length is at most the model's number of positions: some checkpoints, such as the released TinyBERT,
-    state none. ``key``: the setting that names the folder. Raises UserError if the folder cannot be loaded, or if the
-    tokenizer is not one for its model.
+    Its maximum length is at most the model's number of positions, because some checkpoints (the released TinyBERT, for
+    example) state none. ``key``: the setting that names the folder. Raises UserError if the folder cannot be loaded, or
+    if the tokenizer does not fit its model.
     """
     config = _configuration(folder, key)
     # In a byte-level vocabulary a word begins with a space. This adds one before the first word of a text too, which
@@ -128,7 +128,7 @@ def tokenizer(folder: str | Path, key: str = ""):
 
 
 def log_doubts(folder: Path, tokenizer, key: str) -> None:
-    """Log what is unusual, though usable, in a checkpoint that the setting ``key`` names."""
+    """Log what is usable but unusual in a checkpoint. ``key``: the setting that names it."""
     with _loading(folder, key):
         names = weights.shapes(folder)
     if wrapper := weights.wrapper(names, _configuration(folder, key).model_type):
@@ -136,7 +136,7 @@ def log_doubts(folder: Path, tokenizer, key: str) -> None:
     if found := tokenizers.difference_to_file(tokenizer, folder):
         text, ours, theirs = found
         log(
-            f"{key}: doubtful: '{text}' is read as {ours}, but tokenizer.json says {theirs}: let tokenizer_config.json"
+            f"{key}: doubtful: '{text}' is read as {ours}, but tokenizer.json says {theirs}: make tokenizer_config.json"
             " agree with it (do_lower_case, strip_accents, tokenizer_class: PreTrainedTokenizerFast)"
         )
     elif word := tokenizers.lost_capitals(tokenizer):
@@ -182,7 +182,7 @@ def set_shape(config, shape: Shape) -> None:
 
 
 def check_vocabulary(student, teacher, key: str) -> None:
-    """Raise UserError unless both tokenizers have the same vocabulary and split text into the same word-pieces: teacher
+    """Raise UserError unless both tokenizers have the same vocabulary and split text into the same word-pieces. Teacher
     and student get the same input ids.
     """
     advice = "choose a student and an encoder with the same tokenizer"

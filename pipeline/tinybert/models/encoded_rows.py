@@ -13,15 +13,15 @@ from pipeline.tinybert.data.arrays import MappedArray
 from pipeline.tinybert.models.batches import Batch, Pieces
 
 Array = np.ndarray | MappedArray
-Columns = dict[str, list]  # what `Task.encode` returns, one entry a sequence
+Columns = dict[str, list]  # what `Task.encode` returns, one entry per sequence
 PIECES = {"input_ids": np.int32, "token_type_ids": np.uint8, "label_mask": np.bool_, "labels": np.int64}
 ON_DISK = {"starts": np.int64, "counts": np.uint16, **PIECES}
 LENGTHS, SEAL = "lengths.npy", "encoded.json"
 
 
 class EncodedRows(Dataset):
-    """Sequences of different lengths. Columns with an entry for each word-piece are flat arrays of all sequences;
-    other columns have one entry for each sequence. ``encoded.batch(numbers)`` is what a `Collator` pads.
+    """Sequences of different lengths. A column with an entry per word-piece is one flat array over all sequences; other
+    columns have an entry per sequence. A `Collator` pads what ``encoded.batch(numbers)`` returns.
 
     ``lengths`` (N,): word-pieces of each sequence.
     """
@@ -35,8 +35,8 @@ class EncodedRows(Dataset):
         numbers: np.ndarray | None = None,
         counts: Array | None = None,
     ):
-        """``numbers``: the sequences of the arrays that this data set has, in this order; None for all.
-        ``counts``: how many rows of class logits count in each sequence of the arrays; None for one in each.
+        """``numbers``: which sequences of the arrays belong to this data set, in order; None: all.
+        ``counts``: how many rows of class logits count in each sequence of the arrays; None: one in each.
         """
         self.pieces, self.starts, self.all_lengths = pieces, starts, all_lengths
         self.sequences, self.numbers, self.counts = sequences or {}, numbers, counts
@@ -57,7 +57,7 @@ class EncodedRows(Dataset):
 
     @classmethod
     def load(cls, folder: str | Path) -> EncodedRows | None:
-        """What an `EncodedRowsWriter` has finished in ``folder``; None if there is nothing finished, or damaged."""
+        """The sequences that an `EncodedRowsWriter` wrote to ``folder``; None if they are unfinished or damaged."""
         return None if whole.sealed(Path(folder, SEAL)) is None else cls._open(folder)
 
     @classmethod
@@ -90,7 +90,7 @@ class EncodedRows(Dataset):
     __getitems__ = batch  # torch's DataLoader asks for a whole batch by this name
 
     def select(self, indices: np.ndarray) -> EncodedRows:
-        """These sequences only."""
+        """A data set of these sequences only."""
         indices = indices.astype(np.int32)
         numbers = indices if self.numbers is None else self.numbers[indices]
         return EncodedRows(self.pieces, self.starts, self.all_lengths, self.sequences, numbers, self.counts)
@@ -106,7 +106,7 @@ class EncodedRows(Dataset):
 
 
 class EncodedRowsWriter:
-    """Takes columns of `Task.encode` block by block and writes them into ``folder``."""
+    """Writes the columns of `Task.encode` into ``folder``, block by block."""
 
     def __init__(self, folder: str | Path):
         self.folder, self.place = Path(folder), 0
@@ -136,7 +136,7 @@ class EncodedRowsWriter:
         self.files[name].write(np.ascontiguousarray(values, ON_DISK[name]).tobytes())
 
     def finished(self, *more: Path) -> EncodedRows:
-        """The sequences. ``more``: further files without which they are of no use."""
+        """Finish the files and return their sequences. ``more``: further files that belong to them."""
         for file in self.files.values():
             file.close()
         np.save(self.folder / LENGTHS, np.concatenate([np.zeros(0, dtype=np.uint16), *self.lengths]))
@@ -146,7 +146,7 @@ class EncodedRowsWriter:
 
 
 def _is_by_piece(values: list, lengths: np.ndarray) -> bool:
-    """Whether each sequence has an integer for each of its word-pieces (at least two). Floats are labels of a row."""
+    """Whether each sequence has an integer per word-piece. A list of floats is the label of a whole row."""
     return all(
         isinstance(entry, list) and len(entry) == length and not isinstance(entry[0], float)
         for entry, length in zip(values, lengths, strict=True)

@@ -23,8 +23,8 @@ class Family:
     attention: the attention module.
     queries_keys_values: its three projections.
     output_projection: its fourth projection, if it applies one itself.
-    attention_end: the module that ends the attention part: it gets the attention's result and, as a residual or an
-        argument, the layer's input.
+    attention_end: the module that ends the attention part. Its inputs are the attention's result and the layer's input,
+        as an argument or already added.
     feed_forward: the configuration's name for the feed-forward size.
     feed_forward_projections: the two projections of the feed-forward part.
     reserved_positions: positions that cannot hold a token (RoBERTa counts positions from its padding id).

@@ -31,7 +31,7 @@ Forward = Callable[[dict[str, Tensor]], Tensor]  # model inputs → class logits
 
 
 def encode(task: Task, rows: list[Row], tokenizer) -> Columns:
-    """Rows as model inputs (`Task.encode`). UserError if the task's ``max_length`` is more than the model takes."""
+    """Rows as model inputs (`Task.encode`). Raises UserError if ``max_length`` is more than the model takes."""
     if task.max_length > tokenizer.model_max_length:
         raise UserError(
             f"max_length: {task.max_length}: the model takes {tokenizer.model_max_length} word-pieces: set the task's"
@@ -81,8 +81,8 @@ def class_logits(
 ) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
     """For each batch: its sequences' numbers (B,), class logits (B, P, C) and label mask (B, P).
 
-    Longest sequences first: so that batches need little padding, and memory runs out at once or never. With several
-    processes each computes every so many-th batch. ``skip`` tells which batches need not be computed.
+    The longest sequences come first, so that batches need little padding and an out-of-memory error shows on the first
+    batch. Each process computes its share of the batches. ``skip`` tells which batches need not be computed.
     """
     order = numbers[np.argsort(-encoded.lengths[numbers].astype(np.int32), kind="stable")]
     all_batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
@@ -105,7 +105,7 @@ class EvaluationSet:
         self.encoded = EncodedRows.in_memory(self.columns)
 
     def logits(self, forward: Forward, batch_size: int = BATCH, description: str = "") -> list[np.ndarray]:
-        """The class logits that count of each sequence, in order: (counted rows, C) each."""
+        """For each sequence, in order: the class logits of the positions that count, (positions, C)."""
         numbers = np.arange(len(self.encoded))
         own: dict[int, np.ndarray] = {}
         with tqdm(total=len(numbers), desc=description, leave=False, disable=not description) as progress:
@@ -117,11 +117,11 @@ class EvaluationSet:
         return [logits for _, logits in sorted(launch.gather(own.items()))]
 
     def predictions(self, logits: list[np.ndarray]) -> list:
-        """One answer for each row."""
+        """One prediction for each row, before the threshold."""
         return self.task.predictions(logits, self.columns, self.rows)
 
     def answers(self, logits: list[np.ndarray]) -> list:
-        """One prediction for each row. If the kind needs a threshold, it is the best one for these rows."""
+        """One prediction for each row, after the threshold (if the kind needs one) that is best for these rows."""
         predictions = self.predictions(logits)
         return self.task.apply_threshold(predictions, self.task.best_threshold(self.rows, predictions))
 

@@ -1,4 +1,4 @@
-"""Whether a tokenizer fits its model, splits text as another one does, and knows the words of a text."""
+"""Whether a tokenizer fits its model, splits text as another one does, and keeps capitals."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ def check(tokenizer, config: Any) -> None:
     numbers = tokenizer.get_vocab()
     if not numbers.keys() - set(tokenizer.all_special_tokens):
         raise ValueError(
-            "its tokenizer has no words: copy the tokenizer's files of the model that it was made from: tokenizer.json"
-            " and tokenizer_config.json, or vocab.txt"
+            "its tokenizer has no words: copy the tokenizer's files of the original model: tokenizer.json and"
+            " tokenizer_config.json, or vocab.txt"
         )
     if len(set(numbers.values())) < len(numbers):
-        raise ValueError("its tokenizer numbers several word-pieces alike: its special tokens are not in its file")
+        raise ValueError("its tokenizer gives several word-pieces one number: its file lacks its special tokens")
     last = max(numbers, key=numbers.__getitem__)
     if numbers[last] >= config.vocab_size:
         raise ValueError(
-            f"its tokenizer numbers '{last}' {numbers[last]}, but there are only {config.vocab_size} embeddings:"
+            f"its tokenizer gives '{last}' the number {numbers[last]}, but there are {config.vocab_size} embeddings:"
             " remove the added tokens, or call resize_token_embeddings and train them"
         )
     words_or_unknown = isinstance(tokenizer.backend_tokenizer.model, WordPiece)
@@ -59,8 +59,8 @@ def check(tokenizer, config: Any) -> None:
 
 
 def difference(one, other) -> tuple[str, str, str] | None:
-    """The first text that two tokenizers of the same vocabulary split into different word-pieces, and both their
-    word-pieces; None if they agree on a sample of words of the vocabulary, in several forms, and of texts.
+    """The first sample text that two tokenizers of the same vocabulary split differently, and the word-pieces of each;
+    None if they agree. The sample: some words of the vocabulary, each in several forms, and ``SAMPLE``.
     """
     words = [word for word in _words(one) if len(word) > 2][:SAMPLED_WORDS]
     texts = [*chain.from_iterable(map(_forms, words)), *SAMPLE]
@@ -88,8 +88,8 @@ def _pieces(tokenizer, text: str) -> str:
 
 
 def difference_to_file(tokenizer, folder: Path) -> tuple[str, str, str] | None:
-    """The same between a tokenizer and the tokenizer.json in its folder: for some classes the library reads only the
-    vocabulary there.
+    """``difference`` of a tokenizer to the tokenizer.json in its folder. They may differ: for some tokenizer classes,
+    the library reads only the vocabulary from this file.
     """
     file = folder / "tokenizer.json"
     if not file.is_file() or not isinstance(tokenizer.backend_tokenizer.model, WordPiece):
@@ -98,7 +98,9 @@ def difference_to_file(tokenizer, folder: Path) -> tuple[str, str, str] | None:
 
 
 def lost_capitals(tokenizer) -> str | None:
-    """A word with capitals of the vocabulary, if there are many, and the tokenizer turns most of them into others."""
+    """A word with capitals from the vocabulary that the tokenizer changes. None unless the vocabulary has many such
+    words and the tokenizer changes most of them.
+    """
     if not isinstance(tokenizer.backend_tokenizer.model, WordPiece):
         return None
     words = _words(tokenizer)

@@ -1,4 +1,4 @@
-"""Whether the weights of a checkpoint fit its configuration, so that none of the model's body is drawn at random."""
+"""Whether a checkpoint's weights fit its configuration. If not, the library would leave weights of the body random."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from pipeline.tinybert.models.families import FAMILIES
 
 FILES = ("model.safetensors", "pytorch_model.bin")  # in the order in which the library looks for them
 WORD_EMBEDDINGS = "embeddings.word_embeddings.weight"  # in every family
-# What the names of a model's weights begin with when the model was part of another module: DistributedDataParallel,
-# torch.compile, a LightningModule, a SentenceTransformer, a class of the user's.
+# Prefixes of the weights' names if the model was part of another module: DistributedDataParallel, torch.compile, a
+# LightningModule, a SentenceTransformer, a class of the user's.
 WRAPPERS = r"module|_orig_mod|model|base_model|auto_model|encoder|backbone|net|network|\d+"
 HEADS = ("cls", "lm_head", "generator_", "discriminator_predictions", "vocab_")  # of language models
 SHOWN = 3
 
 
 def shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """The name and the shape of each weight in a checkpoint's files; no weight is read. Empty if there are no files.
+    """Name → shape of each weight in a checkpoint's files, without reading the weights. Empty if there are no files.
 
-    Raises ValueError if a file holds something else.
+    Raises ValueError if a file holds anything but weights by name.
     """
     found: dict[str, tuple[int, ...]] = {}
     for file in _files(folder):
         held: Any = load_state_dict(file, map_location="meta")
         if not (isinstance(held, dict) and held and all(isinstance(weight, Tensor) for weight in held.values())):
-            raise ValueError(f"{file.name} holds more or other than weights by name: save the state_dict() alone")
+            raise ValueError(f"{file.name} holds something other than weights by name: save only the state_dict()")
         found |= {name: tuple(weight.shape) for name, weight in held.items()}
     return found
 
@@ -64,7 +64,7 @@ def check_sizes(config: Any, held: dict[str, tuple[int, ...]]) -> None:
 
 
 def wrapper(names: Collection[str], family: str) -> str:
-    """What the names of all of a model's weights begin with because it was wrapped ("module.model."); "" otherwise."""
+    """The prefix that a wrapper added to the names of all weights ("module.model."); "" if there is none."""
     before = {name.removesuffix(WORD_EMBEDDINGS) for name in names if name.endswith(WORD_EMBEDDINGS)}
     found = {prefix.removesuffix(f"{family}.") for prefix in before}
     known = re.compile(rf"(?:(?:{WRAPPERS}|{family})\.)+")
@@ -72,7 +72,7 @@ def wrapper(names: Collection[str], family: str) -> str:
 
 
 def check_body(model: PreTrainedModel, report: dict[str, Any]) -> None:
-    """Raise ValueError if a weight of the body, its pooler apart, is missing, unexpected or of another shape.
+    """Raise ValueError if a weight of the body (except the pooler) is missing, unexpected or of another shape.
 
     report: the library's loading report.
     """
@@ -101,7 +101,7 @@ def check_finite(model: PreTrainedModel) -> None:
 
 
 def of_no_known_part(model: PreTrainedModel, names: Collection[str]) -> list[str]:
-    """Those of the ``names`` of unexpected weights that are neither a pooler's nor a language model's head's."""
+    """The ``names`` of unexpected weights that belong neither to a pooler nor to the head of a language model."""
     return [name for name in names if not _without_base(model, name).startswith(("pooler.", *HEADS))]
 
 

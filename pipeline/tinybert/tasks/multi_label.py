@@ -110,7 +110,7 @@ def _labels_in_text(text: str, separator: str, column: Any) -> list:
     if (labels := list_in_text(text)) is not None:
         return labels
     names = [name.strip() for name in text.split(separator)]
-    close = BRACKETS.get(text[:1])  # of a list, or of a label such as (other)
+    close = BRACKETS.get(text[:1])  # a bracket opens a list, or a label such as (other)
     is_open = close is not None and names[0].count(text[0]) != names[0].count(close)
     if close and (text[1:2] in ("'", '"') or (is_open and text.endswith(close))):
         raise BadRecordError(

@@ -244,7 +244,7 @@ def to_iob2(words: list[str], tags: list[str], scheme: str) -> list[str]:
             raise BadRecordError(
                 f"{where}: expected O or {' or '.join(f'{prefix}-TYPE' for prefix in prefixes)} (the source's `scheme`"
                 f" is {scheme}; the schemes are IOB2, IOB1 and BIOES)",
-                f"a tag that is none of {scheme}",
+                f"a tag that {scheme} does not have",
             )
         prefix, kind = tag[0], tag[2:]
         in_entity = before[0] in ("BI" if scheme == "BIOES" else "BIES") and before != OUTSIDE

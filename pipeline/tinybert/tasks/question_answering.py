@@ -336,8 +336,8 @@ INVISIBLE = regex.compile(r"\p{Cf}")  # direction marks, zero-width characters, 
 
 
 def normalised(text: str) -> str:
-    """SQuAD's normalisation: lower case, no punctuation, no articles, single spaces; and no invisible characters, which
-    an answer may have or lack at its ends without a difference to the eye.
+    """SQuAD's normalisation (lower case, no punctuation, no articles, single spaces), and also without invisible
+    characters, because two answers that look the same should count as the same.
     """
     return " ".join(ARTICLES.sub(" ", INVISIBLE.sub("", text.lower()).translate(PUNCTUATION)).split())
 
@@ -454,8 +454,8 @@ def _covered(answers: list[dict], pieces: Iterable[Span]) -> Span | None:
 
 
 def _answer_positions(answer: Span | None, spans: list[Span], positions: np.ndarray) -> tuple[int, int]:
-    """The positions of the first and the last word piece of an answer in a window; those of the class token, (0, 0), if
-    the answer is not inside the window.
+    """The positions of an answer's first and last word piece in a window; (0, 0), the class token's, if the answer is
+    not inside the window.
 
     ``spans``: the character spans of the window's part of the passage. ``positions``: the indices of the class token
     and of these spans in the window.

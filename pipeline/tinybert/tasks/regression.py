@@ -91,9 +91,9 @@ class Regression(Texts):
 
 
 def step(rows: list[Row]) -> float:
-    """The step to which numbers are rounded to compare them: 1, 2 or 5 times a power of ten, the largest of which the
-    range of the rows' labels holds at least four. 1 for stars from 1 to 5, 0.2 for labels from 0 to 1; 1 if all labels
-    are equal.
+    """The step to which numbers are rounded before they are compared: the largest of 1, 2 or 5 times a power of ten
+    that fits at least four times into the range of the rows' labels. It is 1 for stars from 1 to 5, 0.2 for labels from
+    0 to 1, and 1 if all labels are equal.
     """
     labels = [row["label"] for row in rows]
     quarter = (max(labels) - min(labels)) / 4 * (1 + 1e-9)  # 0.8 - 0.0 must not count as a little less

@@ -210,7 +210,7 @@ class Task(ABC):
 
     @property
     def pieces_read(self) -> int | None:
-        """The number of word pieces at the start of a text beyond which the model never reads; None: it reads all."""
+        """How many word pieces the model reads at most, from the start of a text; None: all."""
         return self.max_length - 2  # the class token and the separator
 
     @abstractmethod

@@ -99,7 +99,7 @@ def test_every_kind_has_a_sketch(raw_world, kind):
 def test_the_command_logs_a_line_for_each_stage(raw_world, capsys):
     cost.main("tiny")
     logged = capsys.readouterr().out.splitlines()
-    begin = next(number for number, line in enumerate(logged) if line.startswith("about, on this machine ("))
+    begin = next(number for number, line in enumerate(logged) if line.startswith("estimated time on this machine ("))
     assert "  finetune_teacher: 4 s: 112 rows, 3 epochs = 42 steps" in logged[begin:]
     assert logged[-1].startswith("  all: ")
 

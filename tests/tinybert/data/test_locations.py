@@ -60,7 +60,7 @@ def test_a_package_without_a_version_is_said_once(version, capsys):
     for _ in range(2):
         locations.local_path("package:broken_corpus/data", "key")
     assert capsys.readouterr().out == (
-        "key: DVC does not see another version of the package 'broken_corpus'. So that it does, set key:"
+        "key: DVC does not notice another version of the package 'broken_corpus' unless you set key:"
         " package:broken_corpus@1.2/data\n"
     )
 

@@ -132,7 +132,7 @@ def test_dropped_rows_of_test_are_said_loudly(tmp_path, capsys):
     rows = [{"text": f"good {number}", "label": 1} for number in range(5)]
     files = {"a.jsonl": rows, "b.jsonl": [*rows, {"text": "", "label": 1}]}
     read(tmp_path, files, splits={"train": "a.jsonl", "test": "b.jsonl"}, bad_rows="drop")
-    assert "test: DOUBTFUL: its scores are those of the 5 other rows" in capsys.readouterr().out
+    assert "test: DOUBTFUL: scores are on the 5 valid rows" in capsys.readouterr().out
 
 
 def test_if_most_rows_are_bad_they_are_not_dropped(tmp_path):

@@ -39,7 +39,7 @@ def test_attention_loss_is_the_mean_over_heads_and_real_pairs():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_squared_errors_and_their_gradients_are_those_of_the_plain_expression(monkeypatch, dtype, at_once):
     """Whether a batch is compared as a whole or in parts."""
-    monkeypatch.setattr(losses, "AT_ONCE", {"cpu": at_once})
+    monkeypatch.setattr(losses, "VALUES_PER_BLOCK", {"cpu": at_once})
     draw = torch.Generator().manual_seed(0)
     mask = torch.arange(5) < tensor([[5], [1], [3]])
     pairs = mask.unsqueeze(1) & mask.unsqueeze(2)

@@ -50,8 +50,12 @@ def test_a_checkpoint_without_tokenizer_files_is_refused(tmp_path, family):
 @pytest.mark.parametrize(
     ("settings", "change", "message"),
     [
-        ({}, without_tokens("[PAD]"), "its tokenizer numbers several word-pieces alike"),
-        ({}, lambda content: content["model"]["vocab"].update(new=57), "its tokenizer numbers 'new' 57, but there are"),
+        ({}, without_tokens("[PAD]"), "its tokenizer gives several word-pieces one number"),
+        (
+            {},
+            lambda content: content["model"]["vocab"].update(new=57),
+            "its tokenizer gives 'new' the number 57, but there are",
+        ),
         ({**GENERIC, "pad_token": None}, None, "its tokenizer has no pad_token: name it in tokenizer_config.json"),
         ({**GENERIC, "mask_token": None}, None, "its tokenizer has no mask_token"),
         (GENERIC, None, "its tokenizer has no unk_token"),
