@@ -120,7 +120,7 @@ def test_a_tokenizer_file_that_the_library_reads_otherwise_is_doubtful(tmp_path,
     tiny.write_checkpoint(tmp_path)
     change_json(tmp_path / "tokenizer.json", lambda content: content["normalizer"].update(lowercase=False))
     checkpoints.log_doubts(tmp_path, checkpoints.tokenizer(tmp_path), KEY)
-    expected = f"{KEY}: doubtful: 'Good' is read as [CLS] good [SEP], but tokenizer.json says [CLS] [UNK] [SEP]: let"
+    expected = f"{KEY}: doubtful: 'Good' is read as [CLS] good [SEP], but tokenizer.json says [CLS] [UNK] [SEP]: make"
     assert capfd.readouterr().out.startswith(expected)
 
 
