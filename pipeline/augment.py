@@ -33,8 +33,9 @@ def main(name: str) -> None:
         rows.read(train),
     )
     with resume.folder("rows") as folder, output(Path("data", name, "augmented")) as out:
-        total, count = word_replacement.write_all(augmenter, train, folder, out / "rows.jsonl")
-        pairs = launch.first(lambda: new_pairs.append(task, out / "rows.jsonl", recipe.new_pairs, recipe.seed))
+        rows_file, splits = out / "rows.jsonl", sorted(prepared.glob("*.jsonl"))
+        total, count = word_replacement.write_all(augmenter, train, folder, rows_file)
+        pairs = launch.first(lambda: new_pairs.append(task, rows_file, splits, recipe.new_pairs, recipe.seed))
     log(f"{total} training rows augmented to {count} rows (originals and variants)")
     if pairs:
         log(f"{pairs} new pairs of their texts added, without labels")

@@ -99,7 +99,12 @@ def read_rows(configuration: settings.Settings, name: str) -> tuple[Task, splits
     unlabelled = splits.read_unlabelled(task, task_settings.source, text, parts, prepare.seed, key)
     for split, part in parts.items():
         log(f"{split}: {len(part)} rows: {task.summary(part)}")
-    log(f"unlabelled: {len(unlabelled)} rows" + (f", of {key}" if unlabelled else ""))
+    log(f"unlabelled: {len(unlabelled)} rows")
+    if text and text != task_settings.unlabelled:
+        log(
+            f"unlabelled: general texts ({key}, {text.location}): texts like the task's are better. If the language is"
+            " another one, change them or set augment.general_texts: 0"
+        )
     return task, parts, source.submissions, unlabelled
 
 

@@ -32,6 +32,8 @@ def augmenter(model=MODEL, vectors=VECTORS, tokenizer=None, task=None, stop=STOP
         "masked_at_once": 3,
         "batch_size": 5,
         "entities": False,
+        "new_pairs": 0,
+        "general_texts": 0,
     }
     task = task or tiny.task(["negative", "positive"])
     return Augmenter(task, model, tokenizer or tiny.tokenizer(), vectors, stop, Augment(**{**values, **changes}))

@@ -120,7 +120,7 @@ class Candidates:
                 for word in sentence.words
                 if word.piece is not None and start <= word.piece < start + part
             ]
-            forwards = count_forwards(len(pieces), len(words), self.settings.masked_at_once)
+            forwards = count_forwards(min(part, len(pieces)), len(words), self.settings.masked_at_once)
             for number in range(forwards):
                 yield self.mask(pieces, dict(words[number::forwards]))
 

@@ -1,5 +1,7 @@
 """New pairs of texts, for tasks whose rows are pairs: few rows hold few of the pairs that their texts can make."""
 
+from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +11,11 @@ from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.tasks import Task
 
 
-def append(task: Task, path: Path, wanted: int, seed: int) -> int:
+def append(task: Task, path: Path, splits: Iterable[Path], wanted: int, seed: int) -> int:
     """Append up to ``wanted`` pairs to the augmented rows in ``path``; return their number.
 
-    Half of them pair a variant with its original, the other half texts of two rows drawn at random. They have no label:
-    the teacher's outputs are their targets.
+    Up to half of them pair a variant with its original, the others pair texts of two rows drawn at random. Pairs that
+    occur in the files of ``splits`` are dropped. The new pairs have no label: the teacher's outputs are their targets.
     """
     first = next(rows_on_disk.read(path), None)
     if not wanted or first is None or not task.is_pair(first):
@@ -26,6 +28,8 @@ def append(task: Task, path: Path, wanted: int, seed: int) -> int:
         for number, (one, other) in enumerate(chosen.tolist())
     )
     distinct = {task.duplicate_key(row): row for row in made if row is not None}
+    for row in chain.from_iterable(map(rows_on_disk.read, splits)):
+        distinct.pop(task.duplicate_key(row), None)
     with open(path, "a", encoding="utf-8", newline="\n") as file:
         for number, row in enumerate(distinct.values()):
             file.write(rows_on_disk.line({"id": f"pair-{number}", **row, "variant": 1}))

@@ -169,7 +169,8 @@ class Schedule(Group):
     weight_decay: NonNegativeFloat = Field(description="weight decay of AdamW")
     dropout: Dropout = Field(description="dropout of the trained model; blank: that of its configuration")
     calibrate: bool = Field(
-        description="divide the logits by the temperature that fits validation: changes probabilities, not predictions"
+        description="divide the trained model's logits by the temperature that fits validation: probabilities change,"
+        " predictions do not"
     )
 
     @property
@@ -309,7 +310,7 @@ class DistillPrediction(Schedule):
     targets: Literal["logits", "labels"] = Field(
         description="targets: the teacher's logits, or the labels (to compare)"
     )
-    augmented: bool = Field(description="false: do not train on the augmented variants")
+    augmented: bool = Field(description="false: do not train on variants and new pairs")
     temperature: PositiveFloat = Field(description="temperature of the logits of teacher and student")
 
 

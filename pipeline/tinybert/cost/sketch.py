@@ -326,7 +326,10 @@ class Sketch:
             if variants.pieces > LARGE_SHARE * self.transfer.pieces:
                 yield f"fewer augment.variants ({self.variants} of each of {self.train.count} rows)"
             if len(self.unlabelled) > LARGE_SHARE * self.transfer.count:
-                yield f"a smaller unlabelled.limit ({len(self.unlabelled)} rows)"
+                key = "unlabelled.limit" if self.configuration.task(self.name).unlabelled else "augment.general_texts"
+                yield f"a smaller {key} ({len(self.unlabelled)} rows)"
+            if self.new_pairs.count > LARGE_SHARE * self.transfer.count:
+                yield f"a smaller augment.new_pairs ({self.new_pairs.count})"
         if longest.stage == "distill_intermediate":
             yield f"a smaller distill_intermediate.max_rows ({recipe.max_rows or 'all rows'})"
         elif longest.stage == "augment":

@@ -35,7 +35,7 @@ def of(
     """The card of task ``name``.
 
     facts: the contents of scores.json, export.json and benchmark.json, under these names.
-    trainings: stage → rows, steps and learning rate of its training.
+    trainings: stage → rows, steps, learning rate and temperature of its training.
     verdict: the scores in words: gain, retention, doubts.
     files: the files that the card lists with their hashes.
     """

@@ -15,7 +15,7 @@ from pipeline.tinybert.core.log import without_counts
 from pipeline.tinybert.models.inference import EvaluationSet
 
 LARGEST = 10.0
-# The logarithm of the temperature has a normal prior with this deviation and mean 0. So few rows change little.
+# The logarithm of the temperature has a normal prior with this deviation and mean 0, so that few rows change less.
 DEVIATION = 0.5
 SMALLEST_PROBABILITY = 1e-6
 PRECISION = 0.01  # of the logarithm
@@ -24,7 +24,7 @@ PRECISION = 0.01  # of the logarithm
 def temperature(validation: EvaluationSet, logits: list[np.ndarray]) -> float:
     """The temperature that makes the probabilities of the predictions for ``validation`` most likely.
 
-    logits: of each sequence of ``validation``, (counted rows, C). Returns 1 for a kind without probabilities.
+    logits: of each sequence of ``validation``, (positions, C). Returns 1 for a kind without probabilities.
     """
     task = validation.task
     if not task.has_probabilities:
@@ -33,8 +33,11 @@ def temperature(validation: EvaluationSet, logits: list[np.ndarray]) -> float:
     def cost(logarithm: float) -> float:
         scaled = [values / math.exp(logarithm) for values in logits]
         confidence, correct = task.calibration(validation.rows, validation.answers(scaled), scaled)
+        # Platt's targets: if all predictions are right, they are still not certain.
         confidence = np.clip(confidence.astype(float), SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY)
-        likelihood = np.where(correct, np.log(confidence), np.log1p(-confidence)).sum()
+        right = correct.sum()
+        target = np.where(correct, (right + 1) / (right + 2), 1 / (len(correct) - right + 2))
+        likelihood = (target * np.log(confidence) + (1 - target) * np.log1p(-confidence)).sum()
         return (logarithm / DEVIATION) ** 2 / 2 - likelihood
 
     bound = math.log(LARGEST)

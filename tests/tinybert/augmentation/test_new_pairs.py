@@ -19,9 +19,9 @@ def path(tmp_path):
     return tmp_path / "rows.jsonl"
 
 
-def appended(path, wanted=400, seed=1) -> list[dict]:
+def appended(path, wanted=400, seed=1, splits=()) -> list[dict]:
     before = list(rows.read(path))
-    count = new_pairs.append(TASK, path, wanted, seed)
+    count = new_pairs.append(TASK, path, splits, wanted, seed)
     found = list(rows.read(path))
     assert found[: len(before)] == before and len(found) == len(before) + count
     return found[len(before) :]
@@ -47,6 +47,17 @@ def test_new_pairs_are_distinct_and_have_no_label(path):
     assert all(row.keys() == {"id", "text", "pair", "variant"} and row["variant"] for row in made)
 
 
+def test_new_pairs_that_occur_in_a_split_are_dropped(path, tmp_path):
+    rows.write(tmp_path / "test.jsonl", [{"id": "test-0", "text": "one 3", "pair": "other 4", "label": "same"}])
+    copy = tmp_path / "copy.jsonl"
+    copy.write_bytes(path.read_bytes())
+    every = appended(path, 5000)
+    rest = appended(copy, 5000, splits=[tmp_path / "test.jsonl"])
+    assert {(row["text"], row["pair"]) for row in every} - {(row["text"], row["pair"]) for row in rest} == {
+        ("one 3", "other 4")
+    }
+
+
 def test_the_seed_decides_the_new_pairs(tmp_path):
     results = []
     for number, seed in enumerate([1, 1, 2]):
@@ -58,4 +69,4 @@ def test_the_seed_decides_the_new_pairs(tmp_path):
 def test_rows_of_one_text_get_no_pairs(tmp_path):
     rows.write(tmp_path / "rows.jsonl", [{key: row[key] for key in row if key != "pair"} for row in ROWS])
     assert appended(tmp_path / "rows.jsonl") == []
-    assert new_pairs.append(TASK, tmp_path / "rows.jsonl", 0, 1) == 0
+    assert new_pairs.append(TASK, tmp_path / "rows.jsonl", [], 0, 1) == 0

@@ -26,7 +26,14 @@ def targets() -> np.ndarray:
 
 
 def recipe(**changes) -> DistillPrediction:
-    values = {"epochs": 2, "batch_size": 4, "learning_rate": 1e-3, "warmup": 0.1, "weight_decay": 0.01}
+    values = {
+        "epochs": 2,
+        "batch_size": 4,
+        "learning_rate": 1e-3,
+        "warmup": 0.1,
+        "weight_decay": 0.01,
+        "calibrate": False,
+    }
     more = {"min_steps": None, "patience": None, "accumulation": 1, "checkpointing": False, "dropout": None}
     more |= {"temperature": 1.0, "targets": "logits", "augmented": True}
     return DistillPrediction.model_validate({**values, **more, **changes})
