@@ -64,7 +64,7 @@ def test_a_layer_used_twice_is_two_layers_of_the_student():
     ("shape", "layers", "message"),
     [
         ({}, [1, 5], r"general_student\.layers: \[1, 5\]: expected numbers from 1 to 4"),
-        ({}, [1, 2, 3], r"general_student\.layers: .* are 3, general_student\.shape\.layers is 2"),
+        ({}, [1, 2, 3], r"general_student\.layers: .*: 3 layers, but general_student\.shape\.layers is 2"),
         ({"hidden": 32}, [1, 2], r"general_student\.shape\.hidden: 32, .* set it to 24, or .*general_student\.start"),
         ({"heads": 4}, [1, 2], r"general_student\.shape\.heads: 4, .* set it to 2"),
         ({"feed_forward": 49}, [1, 2], r"general_student\.shape\.feed_forward: 49, .* set it to 48"),
@@ -160,7 +160,7 @@ def test_a_checkpoint_without_a_model_stops_with_the_setting(in_empty_folder):
 
 def test_a_checkpoint_of_another_family_stops_with_the_setting(in_empty_folder):
     tiny.write_family(in_empty_folder / "checkpoint", "distilbert")
-    with pytest.raises(UserError, match=r"^general_student\.checkpoint: .*'distilbert', but the encoder's is 'bert'"):
+    with pytest.raises(UserError, match=r"^general_student\.checkpoint: .*'distilbert', the encoder's is 'bert'"):
         general_student.from_checkpoint(wanted("checkpoint"))
 
 
