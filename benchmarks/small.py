@@ -214,6 +214,9 @@ class Run:
         for shared in SHARED:
             (partial / shared).parent.mkdir(parents=True)
             (partial / shared).symlink_to(self.workspace.base / shared)
+        general_text = Path("data", "raw", "encoder")
+        if (self.workspace.base / general_text).exists():
+            shutil.copytree(self.workspace.base / general_text, partial / general_text)
         shutil.copy(self.workspace.code / "params.yaml", partial)
         options = []
         for name, split, count in (("file", "train", self.rows), ("test", "validation", test_rows)):

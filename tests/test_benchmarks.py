@@ -86,7 +86,8 @@ def experiment(seed: int, changes: dict, validation: float, test: float, teacher
 
 
 def test_the_ablation_table_shows_mean_and_deviation_over_the_seeds():
-    without = {"augment": {"variants": 0}}, {"tasks": {"films": {"metric": "accuracy", "unlabelled": None}}}
+    no_text = {"tasks": {"films": {"metric": "accuracy", "unlabelled": None}}}
+    without = {"augment": {"variants": 0}}, {**no_text, "augment": {**BASE["augment"], "general_texts": 0}}
     finished = [
         experiment(1, {}, 0.80, 0.76),
         experiment(2, {}, 0.82, 0.80),
@@ -226,6 +227,7 @@ def few_rows(world, tmp_path) -> small.Run:
     workspace.folder.mkdir()
     workspace.make(finished=world)
     shutil.copy("params.yaml", workspace.code)
+    shutil.copy("data/raw/encoder/text.csv", workspace.base / "data" / "raw" / "encoder")
     return small.Run("films", 60, 2, {"augment.variants": 1}, workspace, keep=False)
 
 

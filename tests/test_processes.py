@@ -75,6 +75,7 @@ def test_one_process_speaks_and_nothing_is_left_but_outputs(repository):
     assert [line.split(":")[0] for line in lines(said)] == [
         "run_stages tiny finetune_teacher augment",
         "learning rate 0.004",
+        "calibrated on 16 rows of validation",
         "teacher",
         "112 training rows augmented to 290 rows (originals and variants)",
         "run_stages tiny finetune_teacher augment",

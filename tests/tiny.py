@@ -252,6 +252,8 @@ def write_params(path: Path, **changes) -> None:
         "finetune_teacher.learning_rate": 4.0e-3,
         "finetune_teacher.batch_size": 8,
         "augment.variants": 2,
+        "augment.new_pairs": 20,
+        "augment.general_texts": 20,
         "distill_intermediate.epochs": 1,
         "distill_intermediate.min_steps": None,
         "distill_intermediate.layer_map": "uniform",

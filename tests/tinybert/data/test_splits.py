@@ -154,8 +154,8 @@ def test_unlabelled_texts_are_joined_like_those_of_train_and_dropped_if_they_are
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     columns = ["subject", "body"]
     parts = read(tmp_path, [{**rows[0], "label": 1}, {"subject": "x", "body": "y", "label": 0}], text=columns)
-    wanted = tiny.task_settings().model_copy(update={"unlabelled": Text(location=str(path), text=columns, limit=9)})
-    found = splits.read_unlabelled(TASK, wanted, parts, seed=1, key="tasks.tiny.unlabelled")
+    text = Text(location=str(path), text=columns, limit=9)
+    found = splits.read_unlabelled(TASK, tiny.task_settings().source, text, parts, 1, "tasks.tiny.unlabelled")
     assert sorted(texts(found)) == ["Bad.", "New."]
 
 
