@@ -214,9 +214,8 @@ class Run:
         for shared in SHARED:
             (partial / shared).parent.mkdir(parents=True)
             (partial / shared).symlink_to(self.workspace.base / shared)
-        general_text = Path("data", "raw", "encoder")
-        if (self.workspace.base / general_text).exists():
-            shutil.copytree(self.workspace.base / general_text, partial / general_text)
+        raw = Path("data", "raw", "encoder")  # the general text, if it is a file
+        shutil.copytree(self.workspace.base / raw, partial / raw)
         shutil.copy(self.workspace.code / "params.yaml", partial)
         options = []
         for name, split, count in (("file", "train", self.rows), ("test", "validation", test_rows)):

@@ -84,8 +84,9 @@ def write_and_score(
             threshold = task.best_threshold(parts["validation"], validation.predictions(validation.logits(forward)))
     for which, batch_size in BATCHES.items():
         logits[which] = test.logits(onnx_model.onnx_forward(task, files[which]), batch_size, which)
-    predictions = {which: task.apply_threshold(test.predictions(of_model), threshold)
-                   for which, of_model in logits.items()}  # fmt: skip
+    predictions = {
+        which: task.apply_threshold(test.predictions(of_model), threshold) for which, of_model in logits.items()
+    }
     report = scoring.scores_of(task, test.rows, predictions)
     for which, file in files.items():
         report[which]["megabytes"] = round(file.stat().st_size / 1e6, 1)

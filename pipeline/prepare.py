@@ -53,14 +53,14 @@ def main(name: str, check: bool = False) -> None:
 
 
 def with_few_sentences(configuration: settings.Settings, name: str) -> settings.Settings:
-    """The settings for a check: only ``SENTENCES_CHECKED`` unlabelled sentences, as it takes a second to cut 10,000."""
+    """The settings for a check: at most ``SENTENCES_CHECKED`` unlabelled sentences. To cut 10,000 takes a second."""
     task = configuration.task(name)
     source = task.unlabelled
     if source is None or not source.sentences or source.limit <= SENTENCES_CHECKED:
         return configuration
     log(
-        f"tasks.{name}.unlabelled: at most {SENTENCES_CHECKED} sentences are checked. If it has more, the stages take"
-        " longer than the check says"
+        f"tasks.{name}.unlabelled: at most {SENTENCES_CHECKED} sentences are checked. If there are more, the stages"
+        " take longer than estimated here"
     )
     few = task.model_copy(update={"unlabelled": source.model_copy(update={"limit": SENTENCES_CHECKED})})
     return configuration.model_copy(update={"tasks": {**configuration.tasks, name: few}})
@@ -100,7 +100,7 @@ def read_rows(configuration: settings.Settings, name: str) -> tuple[Task, splits
     for split, part in parts.items():
         log(f"{split}: {len(part)} rows: {task.summary(part)}")
     log(f"unlabelled: {len(unlabelled)} rows")
-    if text and text != task_settings.unlabelled:
+    if text and task_settings.unlabelled is None:
         log(
             f"unlabelled: general texts ({key}, {text.location}): texts like the task's are better. If the language is"
             " another one, change them or set augment.general_texts: 0"

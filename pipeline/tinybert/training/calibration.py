@@ -33,9 +33,9 @@ def temperature(validation: EvaluationSet, logits: list[np.ndarray]) -> float:
     def cost(logarithm: float) -> float:
         scaled = [values / math.exp(logarithm) for values in logits]
         confidence, correct = task.calibration(validation.rows, validation.answers(scaled), scaled)
-        # Platt's targets: if all predictions are right, they are still not certain.
         confidence = np.clip(confidence.astype(float), SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY)
         right = correct.sum()
+        # Platt's targets: even if all predictions are right, none of them is certain.
         target = np.where(correct, (right + 1) / (right + 2), 1 / (len(correct) - right + 2))
         likelihood = (target * np.log(confidence) + (1 - target) * np.log1p(-confidence)).sum()
         return (logarithm / DEVIATION) ** 2 / 2 - likelihood

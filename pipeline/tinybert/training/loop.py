@@ -396,7 +396,7 @@ class Run:
         return self.folder / f"best-{self.progress.best_epoch}.safetensors"
 
     def delete_needless_weights(self) -> None:
-        """Of epochs that are neither the best one nor were it at a checkpoint that is kept."""
+        """Delete the weights of epochs that are not the best one, and were not at any checkpoint that is kept."""
         sealed = (whole.read(path / SEAL) or {"files": []} for path in self.checkpoints())
         needed = {self.best().name, *(Path(name).name for content in sealed for name in content["files"])}
         for path in self.folder.glob("best-*"):
