@@ -21,7 +21,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.nn.functional import normalize
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -30,12 +29,12 @@ from pipeline.tinybert.core import settings
 from pipeline.tinybert.data import rows
 from pipeline.tinybert.models import checkpoints
 from pipeline.tinybert.models.batches import Collator
+from pipeline.tinybert.models.embeddings import LONGEST, mean_embeddings
 from pipeline.tinybert.models.encoded_rows import EncodedRows
-from pipeline.tinybert.models.inference import BATCH, EvaluationSet, encode, pytorch_forward
+from pipeline.tinybert.models.inference import EvaluationSet, encode, pytorch_forward
 from pipeline.tinybert.tasks import Task
 
 ENCODER = Path("models/pretrained/encoder")
-LONGEST = 256  # word pieces of a text for the frozen encoder, as its makers have it
 CS, FOLDS = [0.1, 1, 10, 100], 5
 SCORING = {"accuracy": "accuracy", "macro_f1": "f1_macro", "mcc": "matthews_corrcoef"}
 EPOCHS, RATE = 10, 1e-4  # of Trainer; the batch size is its default
@@ -107,23 +106,10 @@ def cosines(part: Rows) -> list[float]:
     return (first * second).sum(axis=1).tolist()
 
 
-@torch.no_grad()
 def embeddings(texts: list[str]) -> np.ndarray:
-    """The mean of the encoder's last states over a text's word pieces, of length 1: (texts, D)."""
     from transformers import AutoModel
 
-    tokenizer, model = checkpoints.tokenizer(ENCODER), checkpoints.load(AutoModel, ENCODER).eval()
-    longest = min(LONGEST, tokenizer.model_max_length)
-    order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
-    found = np.zeros((len(texts), model.config.hidden_size), dtype=np.float32)
-    for start in range(0, len(texts), BATCH):
-        numbers = order[start : start + BATCH]
-        some = [texts[number] for number in numbers]
-        batch = tokenizer(some, padding=True, truncation=True, max_length=longest, return_tensors="pt")
-        mask = batch["attention_mask"].unsqueeze(-1)
-        states = model(**batch).last_hidden_state
-        found[numbers] = normalize((states * mask).sum(1) / mask.sum(1), dim=1).numpy()
-    return found
+    return mean_embeddings(checkpoints.load(AutoModel, ENCODER), checkpoints.tokenizer(ENCODER), texts)
 
 
 def trainer(task: Task, name: str, known: Rows, test: Rows, seed: int) -> float:

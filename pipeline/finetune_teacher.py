@@ -9,7 +9,7 @@ from pipeline.tinybert.core.output import output
 from pipeline.tinybert.data import locations, rows
 from pipeline.tinybert.models import checkpoints
 from pipeline.tinybert.models.inference import EvaluationSet
-from pipeline.tinybert.training import fine_tuning, own_teacher
+from pipeline.tinybert.training import fine_tuning, own_teacher, similarity
 
 ENCODER = Path("models/pretrained/encoder")
 STAGE = "finetune_teacher"
@@ -29,7 +29,8 @@ def main(name: str) -> None:
         tokenizer = checkpoints.tokenizer(ENCODER)
         validation = EvaluationSet(task, validation_rows, tokenizer)
         weights = task.class_weights(train) if recipe.class_weights else None
-        teacher = fine_tuning.fine_tune(ENCODER, tokenizer, task, train, validation, recipe, numerics, STAGE, weights)
+        with similarity.start(ENCODER, tokenizer, task, train, recipe, numerics) as start:
+            teacher = fine_tuning.fine_tune(start, tokenizer, task, train, validation, recipe, numerics, STAGE, weights)
     score = teacher.result.score
     trivial = task.score(validation_rows, task.trivial_predictions(train, validation_rows))[task.metric]
     log(f"teacher: {task.metric} {score:.4f} on validation, a trivial predictor {trivial:.4f}")

@@ -266,6 +266,10 @@ class FinetuneTeacher(Schedule):
     checkpoint: str | None = Field(
         description="your own fine-tuned teacher: data/raw/<task>/teacher or hub:OWNER/NAME@COMMIT; blank: fine-tune"
     )
+    similarity_steps: NonNegativeInt = Field(
+        description="optimizer steps on the encoder's own similarity of two texts, before the labels, if the rows are"
+        " pairs and it explains 10 % of the variance of their labels; 0: none"
+    )
     class_weights: bool = Field(
         description="true: rare classes weigh more in the loss (text_classification, named_entities)"
     )

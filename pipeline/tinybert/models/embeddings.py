@@ -1,0 +1,30 @@
+"""Embeddings of texts: the mean of a model's last states, as sentence encoders are trained to be read."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch.nn.functional import normalize
+from transformers import PreTrainedModel
+
+from pipeline.tinybert.models.inference import BATCH
+
+LONGEST = 256  # word pieces of a text
+
+
+@torch.no_grad()
+def mean_embeddings(model: PreTrainedModel, tokenizer, texts: list[str]) -> np.ndarray:
+    """The mean of the last states over a text's word pieces, of length 1: (texts, D)."""
+    model.eval()
+    longest = min(LONGEST, tokenizer.model_max_length)
+    order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
+    found = np.zeros((len(texts), model.config.hidden_size), dtype=np.float32)
+    for start in range(0, len(texts), BATCH):
+        numbers = order[start : start + BATCH]
+        some = [texts[number] for number in numbers]
+        batch = tokenizer(some, padding=True, truncation=True, max_length=longest, return_tensors="pt")
+        inputs = {name: batch[name].to(model.device) for name in tokenizer.model_input_names}
+        mask = inputs["attention_mask"].unsqueeze(-1)
+        states = model(**inputs).last_hidden_state
+        found[numbers] = normalize((states * mask).sum(1) / mask.sum(1), dim=1).cpu().numpy()
+    return found

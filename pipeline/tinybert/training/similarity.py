@@ -1,0 +1,124 @@
+"""A start for the teacher of pairs: what the encoder already knows about the similarity of two texts.
+
+A sentence encoder places similar texts close together. A model of pairs reads both texts at once, and a few hundred
+labelled pairs do not teach it to compare them. So it first learns the encoder's own similarity, on new combinations of
+the texts of train. (Augmented SBERT, Thakur et al. 2021, arXiv 2010.08240, does it in the other direction: a model of
+pairs labels new pairs for a sentence encoder.)
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from transformers import AutoModel
+
+from pipeline.tinybert.core import launch, resume
+from pipeline.tinybert.core.log import log
+from pipeline.tinybert.data.rows import Row
+from pipeline.tinybert.models import checkpoints
+from pipeline.tinybert.models.batches import Collator
+from pipeline.tinybert.models.embeddings import mean_embeddings
+from pipeline.tinybert.models.encoded_rows import EncodedRows
+from pipeline.tinybert.models.inference import encode
+from pipeline.tinybert.tasks.regression import Regression
+from pipeline.tinybert.training.fine_tuning import LabelObjective
+from pipeline.tinybert.training.loop import Plan, train_or_load
+
+if TYPE_CHECKING:
+    from pipeline.tinybert.core.settings import FinetuneTeacher, Numerics
+    from pipeline.tinybert.tasks import Task
+
+BATCH_SIZE = 32
+WARMUP = 0.1
+MOST_TEXTS = 4000  # a similarity of all with all is held in memory
+LEAST_EXPLAINED = 0.1  # share of the labels' variance
+
+
+@contextlib.contextmanager
+def start(
+    encoder: Path, tokenizer, task: Task, train: list[Row], settings: FinetuneTeacher, numerics: Numerics
+) -> Iterator[Path]:
+    """The folder of the encoder in which the teacher starts: ``encoder``, or, if the rows are pairs whose labels have
+    something to do with the similarity of their texts, one that has learned it in ``settings.similarity_steps``.
+    """
+    if not settings.similarity_steps or not task.is_pair(train[0]):
+        yield encoder
+        return
+    with resume.folder("similarity") as folder:
+        model = checkpoints.load(AutoModel, encoder).to(launch.device())
+        texts = list(dict.fromkeys(chain.from_iterable((row["text"], row["pair"]) for row in train)))
+        embeddings = mean_embeddings(model, tokenizer, texts)
+        share = explained(train, dict(zip(texts, embeddings, strict=True)))
+        log(f"similarity of the two texts, by the encoder: it explains {share:.0%} of the labels' variance")
+        if share < LEAST_EXPLAINED:
+            yield encoder
+            return
+        pairs = pairs_of(texts, embeddings, settings.similarity_steps * BATCH_SIZE, numerics.seed)
+        model = learned(encoder, tokenizer, task, pairs, settings, numerics)
+        if launch.rank() == 0:
+            checkpoints.save(folder / "encoder", model.base_model, tokenizer)
+        launch.wait()
+        yield folder / "encoder"
+
+
+def explained(rows: list[Row], embeddings: dict[str, np.ndarray]) -> float:
+    """The share of the labels' variance that the cosine of the two texts explains: the squared correlation with a
+    number, the correlation ratio (eta squared) with classes.
+    """
+    cosines = np.array([embeddings[row["text"]] @ embeddings[row["pair"]] for row in rows])
+    labels = np.array([row["label"] for row in rows])
+    if not cosines.std():
+        return 0.0
+    if np.issubdtype(labels.dtype, np.number):
+        return float(np.corrcoef(cosines, labels)[0, 1] ** 2)
+    parts = [cosines[labels == label] for label in np.unique(labels)]
+    between = sum(len(part) * (part.mean() - cosines.mean()) ** 2 for part in parts)
+    return float(between / len(cosines) / cosines.var())
+
+
+def pairs_of(texts: list[str], embeddings: np.ndarray, count: int, seed: int) -> list[Row]:
+    """``count`` pairs of texts with their cosine (mean 0, variance 1) as ``label``.
+
+    Most texts have little in common. So the second text is the r-th nearest of the first, and the logarithm of r is
+    drawn evenly: near and far texts are paired alike.
+    """
+    draw = np.random.default_rng(seed)
+    held = np.sort(draw.permutation(len(texts))[:MOST_TEXTS])
+    cosines = embeddings[held] @ embeddings[held].T
+    np.fill_diagonal(cosines, -np.inf)  # no text with itself
+    nearest = np.argsort(-cosines, axis=1, kind="stable")
+    firsts = draw.integers(len(held), size=count)
+    ranks = np.exp(draw.uniform(0, np.log(len(held) - 1), size=count)).astype(int) - 1
+    seconds = nearest[firsts, ranks]
+    labels = cosines[firsts, seconds]
+    labels = (labels - labels.mean()) / labels.std()
+    return [
+        {"text": texts[held[first]], "pair": texts[held[second]], "label": float(label)}
+        for first, second, label in zip(firsts, seconds, labels, strict=True)
+    ]
+
+
+def learned(encoder: Path, tokenizer, task: Task, pairs: list[Row], settings: FinetuneTeacher, numerics: Numerics):
+    """The encoder as a model of pairs that gives the similarity."""
+    similarity = Regression("pearson", task.max_length, None, ["similarity"])
+    model = similarity.load_model(encoder, numerics.seed)
+    checkpoints.set_dropout(model, settings.dropout)
+    plan = Plan(
+        stage="finetune_teacher.similarity_steps",
+        seed=numerics.seed,
+        precision=numerics.precision,
+        batch_size=BATCH_SIZE,
+        learning_rate=settings.learning_rates[0],
+        epochs=1,
+        steps=settings.similarity_steps,
+        warmup=WARMUP,
+        weight_decay=settings.weight_decay,
+    )
+    data = EncodedRows.in_memory(encode(similarity, pairs, tokenizer))
+    train_or_load("similarity-training", LabelObjective(similarity), model, data, Collator(tokenizer), plan)
+    return model
