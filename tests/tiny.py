@@ -251,6 +251,7 @@ def write_params(path: Path, **changes) -> None:
         "finetune_teacher.min_steps": None,
         "finetune_teacher.learning_rate": 4.0e-3,
         "finetune_teacher.batch_size": 8,
+        "finetune_teacher.similarity_steps": 3,
         "augment.variants": 2,
         "augment.new_pairs": 20,
         "augment.general_texts": 20,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -17,7 +17,7 @@ from transformers import AutoConfig
 from pipeline.tinybert.augmentation import word_replacement
 from pipeline.tinybert.augmentation.candidates import count_forwards
 from pipeline.tinybert.core.log import log, without_counts
-from pipeline.tinybert.core.settings import Schedule, Settings, Shape, Text
+from pipeline.tinybert.core.settings import FinetuneTeacher, Schedule, Settings, Shape, Text
 from pipeline.tinybert.cost.speed import Machine, Mode
 from pipeline.tinybert.data import sources, word_vectors
 from pipeline.tinybert.data.rows import Row
@@ -25,6 +25,7 @@ from pipeline.tinybert.data.words import is_word
 from pipeline.tinybert.models import checkpoints
 from pipeline.tinybert.models.inference import BATCH, encode
 from pipeline.tinybert.tasks import Task
+from pipeline.tinybert.training import similarity
 from pipeline.tinybert.training.loop import batches_and_epochs, steps_of
 
 SAMPLED = 500  # rows or texts whose lengths stand for all
@@ -224,7 +225,15 @@ class Sketch:
         recipe = self.of(stage)
         if getattr(recipe, "checkpoint", None):
             return Cost(stage, "your own teacher", 0, START + self.inference(shape, self.validation))
-        return self.schedule(stage, shape, recipe, self.train, f"{self.train.count} rows")
+        cost = self.schedule(stage, shape, recipe, self.train, f"{self.train.count} rows")
+        steps = getattr(recipe, "similarity_steps", 0) if self.task.is_pair(self.parts["train"][0]) else 0
+        return self.with_similarity(cost, shape, recipe, steps) if steps else cost
+
+    def with_similarity(self, cost: Cost, shape: Shape, recipe: FinetuneTeacher, steps: int) -> Cost:
+        pairs = self.train.times(steps * similarity.BATCH_SIZE / self.train.count)
+        seconds = self.seconds("train", shape, pairs, steps, self.layers_of(shape), dropout=recipe.dropout)
+        what = f"{steps} steps on similarity, {cost.what}"
+        return replace(cost, what=what, steps=cost.steps + steps, seconds=cost.seconds + seconds)
 
     def augment(self) -> Cost:
         if not self.variants:
