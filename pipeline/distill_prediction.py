@@ -36,11 +36,11 @@ def main(name: str) -> None:
         labelled = list(transfer_set.labelled_rows(task, name, recipe.augmented))
         trained = learn_labels(new_student, tokenizer, labelled, validation, recipe, numerics)
     else:
-        transfer_rows = transfer_set.rows(task, name)
+        transfer_rows, logits_folder = transfer_set.rows(task, name), Path("data", name, "teacher_logits")
         with (
             resume.folder("transfer") as folder,
             closing(transfer_set.encode(task, transfer_rows, tokenizer, folder, recipe.augmented)) as data,
-            closing(TeacherLogits.load(Path("data", name, "teacher_logits"))) as logits,
+            closing(TeacherLogits.load_for(logits_folder, data.logit_counts(), task.num_classes)) as logits,
         ):
             trained = learn_logits(new_student, tokenizer, data, logits, validation, recipe, numerics)
 

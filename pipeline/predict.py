@@ -57,6 +57,8 @@ def main() -> None:
                     bad.append(f"{where}: {error}")
                     answer = {"error": bad[-1]}
                 print(json.dumps(answer, ensure_ascii=False), file=stdout, flush=True)
+    if not total:
+        print("no text to answer", file=sys.stderr)
     if bad:
         raise UserError(f"{len(bad)} of {total} could not be answered: {bad[0]}")
 
@@ -132,7 +134,7 @@ def records_of_table(path: Path, columns: Columns, source: settings.Source, more
         if missing:
             raise UserError(
                 f"--file: {path} has no column '{missing[0]}' (it has: {', '.join(map(str, record))}): name it as in"
-                " the task's source"
+                f" the task's source{readers.delimiter_hint(path, source)}"
             )
         yield f"{path}, {position}", known
 
@@ -142,11 +144,17 @@ def records_of_lines(lines: Iterable[bytes], name: str, first: str | None, more:
     ``more``: fields that all records get.
     """
     for number, line in enumerate(lines, 1):
+        if number == 1 and b"\0" in line:
+            raise UserError(f"{name} is not UTF-8 text, but compressed, a spreadsheet or UTF-16: save it as UTF-8 text")
         try:
             text = line.decode("utf-8-sig").strip()
+            if "\0" in text:
+                raise BadRecordError("a NUL character, which no text has")
             record: Any = parse_json(text) if text.startswith("{") else {first: text}
             if text and first is None and not text.startswith("{"):
                 record = BadRecordError(f"expected a JSON object, found {text[:50]!r}")
+        except BadRecordError as error:
+            record = error
         except UnicodeDecodeError:
             record = BadRecordError("not UTF-8: save it as UTF-8")
         except ValueError as error:

@@ -1,5 +1,6 @@
 """``python -m pipeline.predict``: an answer a line, that of the student that was scored."""
 
+import gzip
 import json
 import os
 import subprocess
@@ -106,13 +107,31 @@ def test_what_cannot_be_answered_is_an_error_that_says_where(world, monkeypatch,
 
 @pytest.mark.parametrize(
     ("line", "why"), [('{"text": 3}', "line 2: .*expected text"), ("{no", "line 2: not valid JSON"),
-                      ('{"txt": "good"}', "line 2: no text"), ("caf\u00e9", "line 2: not UTF-8")]
+                      ('{"txt": "good"}', "line 2: no text"), ("caf\u00e9", "line 2: not UTF-8"),
+                      ("go\0od", "line 2: a NUL character")]
 )  # fmt: skip
 def test_a_bad_line_is_named(world, monkeypatch, tmp_path, line, why):
     (tmp_path / "asked.txt").write_bytes(f"good film\n{line}\n".encode("latin-1"))
     monkeypatch.setattr(sys, "argv", ["predict", "tiny", "--file", str(tmp_path / "asked.txt")])
     with pytest.raises(UserError, match=why):
         predict.main()
+
+
+@pytest.mark.parametrize("content", ["a good film\n".encode("utf-16"), gzip.compress(b"a good film\n"), b"PK\3\4\0\0"])
+def test_a_file_that_is_no_text_is_not_answered(world, monkeypatch, capsys, tmp_path, content):
+    (tmp_path / "asked.xlsx").write_bytes(content)
+    monkeypatch.setattr(sys, "argv", ["predict", "tiny", "--file", str(tmp_path / "asked.xlsx")])
+    with pytest.raises(UserError, match="asked.xlsx is not UTF-8 text, but compressed, a spreadsheet or UTF-16"):
+        predict.main()
+    assert not capsys.readouterr().out
+
+
+def test_an_input_without_texts_is_told(world, monkeypatch, capsys, tmp_path):
+    (tmp_path / "asked.txt").write_text("\n \n")
+    monkeypatch.setattr(sys, "argv", ["predict", "tiny", "--file", str(tmp_path / "asked.txt")])
+    predict.main()
+    found = capsys.readouterr()
+    assert not found.out and "no text to answer" in found.err
 
 
 TABLE = [{"text": TEXTS[0], "label": ""}, {"text": 'the plot\nis dull, 3 "stars"', "label": "x"}]

@@ -173,6 +173,13 @@ class Schedule(Group):
         " predictions do not"
     )
 
+    @pydantic.field_validator("learning_rate")
+    @classmethod
+    def _no_rate_twice(cls, found: float | list[float]) -> float | list[float]:
+        if isinstance(found, list) and len({f"{rate:g}" for rate in found}) < len(found):  # as the trials are named
+            raise ValueError(f"a learning rate occurs twice in {found}: remove one")
+        return found
+
     @property
     def learning_rates(self) -> list[float]:
         return self.learning_rate if isinstance(self.learning_rate, list) else [self.learning_rate]

@@ -191,18 +191,19 @@ class Sketch:
 
     def encoder(self) -> Cost:
         group = self.configuration.encoder.masked_language_model
-        text = self.texts(group.text, group.max_length, self.configuration.encoder.seed)
+        key = "encoder.masked_language_model.text"
+        text = self.texts(group.text, group.max_length, self.configuration.encoder.seed, key)
         read = text.times(group.steps * group.batch_size / text.count)
         seconds = self.seconds("train", self.teacher, read, group.steps)
         return Cost("encoder", "once for all tasks, if the encoder has no head", group.steps, START + seconds)
 
     def general_student(self) -> Cost:
         recipe = self.of("general_student").distillation
-        data = self.texts(recipe.text, recipe.max_length, self.configuration.seed)
+        key = "general_student.distillation.text"
+        data = self.texts(recipe.text, recipe.max_length, self.configuration.seed, key)
         return self.intermediate("general_student", recipe, data.times(recipe.text.limit / data.count), "texts")
 
-    def texts(self, text: Text, max_length: int, seed: int) -> Sequences:
-        key = "encoder.masked_language_model.text"
+    def texts(self, text: Text, max_length: int, seed: int, key: str) -> Sequences:
         found = sources.texts(text.model_copy(update={"limit": min(SAMPLED, text.limit)}), seed, key)
         ids = self.tokenizer(found, truncation=True, max_length=max_length)["input_ids"]
         return Sequences.like([len(sequence) for sequence in ids], len(found), len(found))

@@ -6,6 +6,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from pipeline.tinybert.core.errors import UserError
+
 Row = dict
 
 
@@ -18,10 +20,18 @@ def parse_json(text: str) -> Any:
 
 
 def read(path: str | Path) -> Iterator[Row]:
-    """Yield the rows of a file one by one."""
+    """Yield the rows of a file that a stage has written, one by one. Raises UserError at a damaged line."""
     with open(path, encoding="utf-8") as file:
-        for line in file:
-            yield json.loads(line)
+        try:
+            for line in file:
+                yield json.loads(line)
+        except ValueError:
+            raise damaged(path) from None
+
+
+def damaged(path: str | Path) -> UserError:
+    """The error to raise if a file that a stage has written cannot be read."""
+    return UserError(f"{path} is damaged: run `dvc repro`, which writes it again")
 
 
 def blocks(rows: Iterable[Any], size: int) -> Iterator[list[Any]]:

@@ -200,7 +200,10 @@ def check_variety(task: Task, parts: Parts, drawn: Collection[str], key: str) ->
         # In tasks on words or passages, rows with equal labels still tell models apart.
         labels = {repr(row["label"]) if task.uses_first_position_only else row["id"] for row in rows}
         has_none = any(map(task.labels_in, parts["train"])) and not any(map(task.labels_in, rows))
-        if split == "train" or len(rows) < 2 or (len(labels) > 1 and not has_none):
+        if split == "train" or (len(labels) > 1 and not has_none):
+            continue
+        if len(rows) == 1:
+            log(f"DOUBTFUL: {key}: {split} has a single row, so scores on it say nothing: bring more")
             continue
         found = "no label" if has_none else f"the label {rows[0]['label']!r}"
         problem = f"all {len(rows)} rows of {split} have {found}, so scores on them say nothing"

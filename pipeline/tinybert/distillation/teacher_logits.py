@@ -14,6 +14,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from pipeline.tinybert.core import launch
+from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import log
 from pipeline.tinybert.core.whole import AppendedFile
 from pipeline.tinybert.data.arrays import MappedArray
@@ -69,6 +70,21 @@ class TeacherLogits:
     @classmethod
     def load(cls, folder: str | Path, mode: Literal["r", "r+"] = "r") -> TeacherLogits:
         return cls(folder, *(MappedArray.open(Path(folder, f"{name}.npy"), mode=mode) for name in ("values", "starts")))
+
+    @classmethod
+    def load_for(cls, folder: str | Path, counts: np.ndarray, classes: int) -> TeacherLogits:
+        """The logits in ``folder``. Raises UserError unless they are those of sequences with ``counts`` (N,) rows."""
+        try:
+            logits = cls.load(folder)
+            rows, fits = int(logits.starts[-1:][0]), np.array_equal(np.diff(logits.starts[:]), counts)
+        except (ValueError, EOFError, IndexError):
+            fits = False
+        if not fits or logits.values.shape != (rows, classes):
+            raise UserError(
+                f"{folder} is damaged, or of other rows than data/<task>/augmented and unlabelled: run `dvc repro`,"
+                " which computes it again"
+            )
+        return logits
 
     def __len__(self) -> int:
         return len(self.starts) - 1

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+# With fewer test rows, chance is not excluded even if one model is right and the other wrong on all of them (by the
+# sign test). The bootstrap does not see this: if all rows are alike, so are all resamples.
+FEWEST_ROWS = 6
 FAR = 0.1  # a mean confidence that differs from the accuracy by more than this is doubtful
 TOO_LOW = "train it longer (distill_prediction.min_steps or epochs)"
 TOO_HIGH = "bring more rows or unlabelled text, and do not rely on a high probability"
@@ -16,11 +19,20 @@ def gain(scores: dict) -> str:
     """The gain of distillation on test and its 95 % interval, in points (hundredths)."""
     value, low, high = (100 * scores["gain"][key] for key in ("value", "low", "high"))
     numbers = f"gain {value:+z.1f} ({low:z.1f} to {high:z.1f})"
-    if low > 0:
+    if is_above_zero(scores, "gain"):
         return numbers
-    if high < 0:
+    if is_below_zero(scores, "gain"):
         return f"distillation has not helped: {numbers}"
     return f"no difference that {scores['test_rows']} test rows could show: {numbers}"
+
+
+def is_above_zero(scores: dict, key: str) -> bool:
+    """Whether the test rows show that the difference under ``key`` is positive."""
+    return scores[key]["low"] > 0 and scores["test_rows"] >= FEWEST_ROWS
+
+
+def is_below_zero(scores: dict, key: str) -> bool:
+    return scores[key]["high"] < 0 and scores["test_rows"] >= FEWEST_ROWS
 
 
 def retention(scores: dict) -> str:
@@ -28,7 +40,7 @@ def retention(scores: dict) -> str:
     if scores["retention"] is None:
         return "retention undefined: the teacher is no better than a trivial predictor on test"
     doubt = ""
-    if scores["teacher_gain"]["low"] <= 0:
+    if not is_above_zero(scores, "teacher_gain"):
         doubt = " (means little: the teacher is not measurably better than the baseline)"
     return f"retention {100 * scores['retention']:.1f} %{doubt}"
 
@@ -42,6 +54,9 @@ def doubts(name: str, scores: dict, may_know_test: bool) -> Iterator[str]:
             "the scores mean nothing if your teacher (finetune_teacher.checkpoint) was trained on the test rows, which"
             f" are split off at random: name a file that it has not seen as `test` in tasks.{name}.source.splits"
         )
+    if scores["test_rows"] < FEWEST_ROWS:
+        yield f"test has too few rows ({scores['test_rows']}) for its scores to mean anything: bring more"
+        return
     student = scores["student"]
     over = student.get("overconfidence", 0)  # regression has no probabilities
     if abs(over) > FAR:
@@ -57,8 +72,8 @@ def no_gain(name: str, scores: dict, student: float, baseline: float) -> Iterato
 
     ``student`` and ``baseline``: their scores on validation.
     """
-    interval = scores["gain"]
-    if interval["high"] < 0 or (interval["low"] <= 0 and student < baseline):
+    is_unclear = not is_above_zero(scores, "gain")
+    if is_below_zero(scores, "gain") or (is_unclear and student < baseline):
         yield (
             f"distillation has not helped (on validation: student {student:.4f}, baseline {baseline:.4f}):"
             f" models/{name}/student_alone has the same size and may be better. Try more steps"

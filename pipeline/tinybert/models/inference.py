@@ -37,6 +37,8 @@ def encode(task: Task, rows: list[Row], tokenizer) -> Columns:
             f"max_length: {task.max_length}: the model takes {tokenizer.model_max_length} word-pieces: set the task's"
             " max_length to that or less"
         )
+    if not rows:
+        raise UserError("a file of rows in data/<task>/prepared is empty: run `dvc repro`, which writes it again")
     columns = task.encode(rows, tokenizer)
     pieces, unknown, letters = count_unread(columns["input_ids"], tokenizer)
     mostly = int((2 * (unknown + letters) > pieces).sum())

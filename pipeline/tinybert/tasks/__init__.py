@@ -11,6 +11,7 @@ from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.output import write_json
 from pipeline.tinybert.core.settings import Task as TaskSettings
 from pipeline.tinybert.core.settings import checked
+from pipeline.tinybert.data.rows import damaged
 from pipeline.tinybert.tasks.multi_label import MultiLabel
 from pipeline.tinybert.tasks.named_entities import NamedEntities
 from pipeline.tinybert.tasks.question_answering import QuestionAnswering
@@ -55,4 +56,8 @@ def save(task: Task, path: Path) -> None:
 
 def load(path: str | Path, settings: TaskSettings, name: str) -> Task:
     """The task with its settings and the labels that ``save`` wrote."""
-    return create(settings, name, **json.loads(Path(path).read_text(encoding="utf-8")))
+    try:
+        labels = json.loads(Path(path).read_text(encoding="utf-8"))["labels"]
+    except (ValueError, KeyError, TypeError):
+        raise damaged(path) from None
+    return create(settings, name, labels)

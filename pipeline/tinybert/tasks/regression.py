@@ -7,10 +7,14 @@ from typing import Any, ClassVar
 import numpy as np
 
 from pipeline.tinybert.core.errors import UserError
+from pipeline.tinybert.core.log import log
 from pipeline.tinybert.core.settings import Source
 from pipeline.tinybert.data.records import BadRecordError
 from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.tasks.texts import Texts
+
+LARGEST = 1e12  # absolute value of a label: the square of a larger one, times a batch, may be infinite in float32
+LARGE = 1000  # absolute value of a label
 
 
 class Regression(Texts):
@@ -26,9 +30,11 @@ class Regression(Texts):
             number = float(record[column])
         except (TypeError, ValueError):
             number = math.nan
-        if not math.isfinite(number):
+        if not abs(number) <= LARGEST:  # NaN is not
             raise BadRecordError(
-                f"column '{column}': expected a number, found {record[column]!r}", f"column '{column}': no number"
+                f"column '{column}': expected a number, found {record[column]!r}"
+                + (f", which is above {LARGEST:g}" if math.isfinite(number) else ""),
+                f"column '{column}': no number",
             )
         return number
 
@@ -39,6 +45,11 @@ class Regression(Texts):
         scores = {row["label"] for row in train}
         if len(scores) < 2:
             raise UserError(f"{key}: all rows of train have the score {scores.pop():g}: check `label`")
+        if max(map(abs, scores)) > LARGE:
+            log(
+                f"DOUBTFUL: {key}: labels up to {max(map(abs, scores)):g}: a model begins with numbers near 0 and"
+                " learns large ones slowly: divide them (into thousands, for example) so that they lie within about 10"
+            )
         return ["score"]
 
     def summary(self, rows: list[Row]) -> str:

@@ -472,3 +472,12 @@ def test_names_of_further_splits_take_no_other_place(names):
         pydantic.ValidationError, match="cannot be a name under more_tests or submissions: choose another"
     ):
         settings.Source(location="x", **names)
+
+
+def test_learning_rates_that_the_trials_would_name_alike_are_refused(refusal):
+    params = copy.deepcopy(PARAMS)
+    params["finetune_teacher"]["learning_rate"] = [1e-4, 1.00000001e-4, 2e-4]
+    assert "finetune_teacher.learning_rate: a learning rate occurs twice in [0.0001, " in refusal(params)
+    params["finetune_teacher"]["learning_rate"] = 1e-4
+    params["tasks"][TASK]["distill_prediction"] = {"learning_rate": [1e-4, 1e-4]}
+    assert f"{OWN}.distill_prediction.learning_rate: a learning rate occurs twice" in refusal(params)

@@ -104,6 +104,12 @@ def test_the_command_logs_a_line_for_each_stage(raw_world, capsys):
     assert logged[-1].startswith("  all: ")
 
 
+def test_general_distillation_reads_its_text_where_its_stage_does(raw_world):
+    shape = {"layers": 2, "hidden": 24, "heads": 2, "feed_forward": 40}
+    tiny.write_params(Path("params.yaml"), **{"general_student.start": "distillation", "general_student.shape": shape})
+    assert "general_student" in {cost.stage for cost in sketch_of().costs()}
+
+
 def test_a_sample_stands_for_all_rows():
     assert Sequences.like([2, 4, 6], rows=2, of=20) == Sequences(count=30, pieces=120, pairs=560)
 

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.output import write_csv, write_json
 from pipeline.tinybert.data import rows
 
@@ -54,3 +55,10 @@ def test_tables_round_numbers_to_six_digits(folder):
     write_csv(folder / "loss.csv", ["step", "loss", "note"], table)
     expected = 'step,loss,note\n1,0.123457,"a,b"\n20,3.33333e-10,"say ""hi"""\n3,0,\n'
     assert (folder / "loss.csv").read_bytes() == expected.encode()
+
+
+@pytest.mark.parametrize("content", [b'{"id": "train-0"}\n{"id": "tr', b"\0\0\0", b'{"text": "caf\xe9"}\n'])
+def test_a_damaged_file_of_rows_is_named_with_what_to_do(tmp_path, content):
+    (tmp_path / "train.jsonl").write_bytes(content)
+    with pytest.raises(UserError, match=r"train.jsonl is damaged: run `dvc repro`, which writes it again"):
+        list(rows.read(tmp_path / "train.jsonl"))

@@ -359,6 +359,16 @@ def test_a_validation_without_variety_is_refused_and_a_test_set_is_logged(kind, 
     assert capsys.readouterr().out.startswith("DOUBTFUL: ")  # of a split drawn by chance
 
 
+@pytest.mark.parametrize("drawn", [[], ["validation"]])
+def test_a_validation_or_test_of_one_row_is_doubtful(drawn, capsys):
+    task, one = tiny.task([]), rows_of(["good"])
+    splits.check_variety(task, {"train": rows_of(["good", "bad"]), "validation": one, "test": one}, drawn, KEY)
+    assert capsys.readouterr().out.splitlines() == [
+        f"DOUBTFUL: {KEY}: {split} has a single row, so scores on it say nothing: bring more"
+        for split in ("validation", "test")
+    ]
+
+
 def test_sentences_with_equal_tags_tell_models_apart_unless_they_have_no_entity():
     task = tiny.task([], "f1", kind="named_entities")
     rows = [{"id": str(number), "words": [f"film{number}"], "tags": ["B-film"]} for number in range(2)]

@@ -3,6 +3,7 @@ import pytest
 import torch
 from damage import KINDS, damage
 
+from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.distillation import teacher_logits as module
 from pipeline.tinybert.distillation.teacher_logits import TeacherLogits
 
@@ -122,3 +123,21 @@ def test_a_file_that_ends_too_soon_is_refused(tmp_path):
     (tmp_path / "values.npy").write_bytes((tmp_path / "values.npy").read_bytes()[:-8])
     with pytest.raises(ValueError, match="mmap length is greater than file size"):
         TeacherLogits.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["values", "starts"])
+@pytest.mark.parametrize("kind", ["truncated", "emptied", "zeroed"])
+def test_damaged_logits_are_refused_with_what_to_do(tmp_path, name, kind):
+    counts = np.array([2, 1, 3], dtype=np.uint16)
+    unknown(tmp_path, counts, classes=2).close()
+    TeacherLogits.load_for(tmp_path, counts, 2).close()
+    assert damage(tmp_path / f"{name}.npy", kind)
+    with pytest.raises(UserError, match="is damaged, or of other rows .* run `dvc repro`"):
+        TeacherLogits.load_for(tmp_path, counts, 2)
+
+
+@pytest.mark.parametrize(("counts", "classes"), [([2, 1], 2), ([2, 3, 1], 2), ([2, 1, 3, 1], 2), ([2, 1, 3], 3)])
+def test_logits_of_other_rows_are_refused(tmp_path, counts, classes):
+    unknown(tmp_path, [2, 1, 3], classes=2).close()
+    with pytest.raises(UserError, match="of other rows"):
+        TeacherLogits.load_for(tmp_path, np.array(counts, dtype=np.uint16), classes)

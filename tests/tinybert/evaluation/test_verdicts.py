@@ -79,6 +79,19 @@ def test_a_mean_confidence_far_from_the_accuracy_is_doubtful(student, doubt):
     assert len(found) == bool(doubt) and all(line.startswith(doubt) for line in found)
 
 
+@pytest.mark.parametrize("value", [1.0, -1.0])
+def test_a_handful_of_test_rows_shows_neither_gain_nor_loss(value):
+    """Their bootstrap intervals are too narrow: if all rows are alike, so are all resamples."""
+    few = scores(value, value, value, retention=1.0, confidence=0.7, overconfidence=0.7) | {"test_rows": 5}
+    assert verdicts.gain(few).startswith("no difference that 5 test rows could show")
+    assert "means little" in verdicts.retention(few)
+    assert not list(verdicts.no_gain("films", few, 0.7, 0.7)) and list(verdicts.no_gain("films", few, 0.6, 0.7))
+    assert list(verdicts.doubts("films", few, may_know_test=False)) == [
+        "test has too few rows (5) for its scores to mean anything: bring more"
+    ]
+    assert not verdicts.gain({**few, "test_rows": 6}).startswith("no difference")
+
+
 def test_scores_on_test_rows_that_the_teacher_may_know_are_doubtful():
     (line,) = verdicts.doubts("films", scores(), may_know_test=True)
     assert "mean nothing" in line and "tasks.films.source.splits" in line

@@ -183,3 +183,8 @@ def test_a_length_beyond_the_model_s_is_an_error_that_names_the_setting(task):
     task.max_length = 65
     with pytest.raises(UserError, match=r"max_length: 65: .* 64 word-pieces"):
         inference.encode(task, ROWS, tiny.tokenizer())
+
+
+def test_an_empty_file_of_rows_is_refused(task):
+    with pytest.raises(UserError, match="is empty: run `dvc repro`, which writes it again"):
+        encode(task, [], tiny.tokenizer())

@@ -34,6 +34,18 @@ def test_a_label_that_is_not_a_number_is_reported_with_its_line(value):
         read({"text": "a film", "score": value})
 
 
+def test_a_label_too_large_for_the_loss_is_reported_with_its_line():
+    with pytest.raises(UserError, match="rows.csv, line 2: column 'score': .* found -1e[+]20, which is above 1e[+]12"):
+        read({"text": "a film", "score": -1e20})
+
+
+def test_labels_far_from_zero_are_doubtful(capsys):
+    TASK.label_names(scored([0, 1000]), Source(location="x"), "tasks.tiny.source")
+    assert not capsys.readouterr().out
+    TASK.label_names(scored([0, -250_000]), Source(location="x"), "tasks.tiny.source")
+    assert capsys.readouterr().out.startswith("DOUBTFUL: tasks.tiny.source: labels up to 250000: ")
+
+
 def test_labels_that_are_all_equal_are_refused():
     with pytest.raises(UserError, match=r"^tasks.tiny.source: all rows of train have the score 3: check `label`"):
         TASK.label_names(scored([3, 3.0]), Source(location="x"), "tasks.tiny.source")

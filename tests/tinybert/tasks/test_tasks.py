@@ -80,3 +80,10 @@ def test_a_loaded_task_equals_the_saved_one(tmp_path):
     loaded = tasks.load(tmp_path / "task.json", settings, "tiny")
     assert type(loaded) is tasks.KINDS["text_classification"]
     assert (loaded.labels, loaded.metric, loaded.max_length) == (["é", "b"], "mcc", 77)
+
+
+@pytest.mark.parametrize("content", ["", '{"labels": [', "[]", "{}"])
+def test_a_damaged_file_of_labels_is_named_with_what_to_do(tmp_path, content):
+    (tmp_path / "task.json").write_text(content)
+    with pytest.raises(UserError, match="task.json is damaged: run `dvc repro`, which writes it again"):
+        tasks.load(tmp_path / "task.json", tiny.task_settings(), "tiny")
