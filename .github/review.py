@@ -54,7 +54,7 @@ def main() -> None:
         "\n".join(["**Does not pass:**", "", *failing]) if failing else passes(tolerance),
         table(COLUMNS, [row(base, task, compared[task]) for task in tasks]) if tasks else "No scores.",
         NOTE,
-        section("Settings that differ", dvc("params", "diff", base, "--md")),
+        section("Settings that differ", settings_table(json.loads(dvc("params", "diff", base, "--json") or "{}"))),
         folded("Gain and retention in words", gains_table(base, tasks)),
         folded("Times", times_table(base, tasks)),
         folded("Metrics that differ", metrics_table(json.loads(dvc("metrics", "diff", base, "--json") or "{}"))),
@@ -314,6 +314,15 @@ def metrics_table(difference: dict) -> str:
         for name, values in sorted(metrics.items())
     ]  # fmt: skip
     return table(["Path", "Metric", "before", "now", "change"], lines)
+
+
+def settings_table(difference: dict) -> str:
+    lines = [
+        [path, name, *(str(values.get(key, "-")) for key in ("old", "new"))]
+        for path, settings in sorted(difference.items())
+        for name, values in sorted(settings.items())
+    ]
+    return table(["Path", "Setting", "before", "now"], lines)
 
 
 def table(columns: list[str], lines: list[list[str]]) -> str:
