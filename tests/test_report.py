@@ -34,18 +34,6 @@ def test_the_page_stands_alone_and_shows_scores_charts_and_examples(world, monke
     assert "Teacher and student differ" in text and "surest mistakes" in text
 
 
-@pytest.mark.parametrize("kind", ["regression", "multi_label", "named_entities", "question_answering"])
-def test_every_kind_has_a_page(world, exported_kind, monkeypatch, kind):
-    exported_kind(kind)
-    for stage in ("finetune_student", "evaluate"):
-        path = Path("metrics", kind, "distill_prediction", "validation.json")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(Path("metrics", kind, "finetune_teacher", "validation.json").read_text())
-        tiny.run_stage(stage, kind)
-    text = write(monkeypatch)
-    assert f"{kind} in detail" in text and "rows with a mistake" in text
-
-
 def test_experiments_stand_beside_this_folder_with_a_verdict_and_their_settings(world, monkeypatch):
     git("init", "--quiet", "--initial-branch", "main")
     Path(".gitignore").write_text("data\nmodels\n")
@@ -85,3 +73,13 @@ def test_an_answer_and_tags_are_shown_as_words():
 def test_a_scale_covers_every_range(values):
     place, ticks = charts.scale(values, 0, 100)
     assert ticks and all(0 <= place(value) <= 100 for value in (*values, *ticks))
+
+
+def test_numbers_that_differ_most_come_first_and_classes_are_in_order():
+    run = page.Run("here", "films", "pearson", {"student": {}}, examples=[
+        ({"text": text, "label": 1.0}, {"teacher": 1.0, "student": number, "mistake": 0.0})
+        for text, number in (("near", 1.1), ("far", 4.0), ("equal", 1.0))])  # fmt: skip
+    shown = page.examples(run)
+    assert shown.index("far") < shown.index("near") and "equal" not in shown
+    chart = charts.confusion([("10", "2"), ("2", "2"), ("10", "10")])
+    assert chart.index(">2</text>") < chart.index(">10</text>")

@@ -82,8 +82,10 @@ def scatter(points: list[tuple[str, float, float]], x_label: str, y_label: str) 
 def confusion(pairs: Iterable[tuple[str, str]]) -> str:
     """Actual by predicted class, with counts; the colour is the share of the actual class."""
     counts = Counter(pairs)
-    sizes = Counter(name for pair, count in counts.items() for name in pair for _ in range(count))
-    names = sorted(name for name, _ in sizes.most_common(MOST_CLASSES))
+    sizes: Counter[str] = Counter()
+    for pair, count in counts.items():
+        sizes.update(dict.fromkeys(pair, count))
+    names = sorted((name for name, _ in sizes.most_common(MOST_CLASSES)), key=in_order)
     left = min(150, 30 + CHARACTER * max(map(len, names)))
     cell = min(70, (WIDTH - left - RIGHT) / len(names))
     height = 34 + cell * len(names) + 20
@@ -105,6 +107,14 @@ def confusion(pairs: Iterable[tuple[str, str]]) -> str:
                 text(x + cell / 2 - 1, y + cell / 2 + 4, str(count), "middle", "strong" if share > 0.5 else "")
             )
     return svg(parts, height=height)
+
+
+def in_order(name: str) -> tuple[float, str]:
+    """Numbers by their value, before names."""
+    try:
+        return float(name), name
+    except ValueError:
+        return math.inf, name
 
 
 def legend(names: Iterable[str]) -> str:

@@ -141,13 +141,19 @@ def grid(figures: list[tuple[str, str]]) -> str:
 def examples(run: Run) -> str:
     if not run.examples:
         return "<p>No examples: the test rows or their predictions are not here (<code>dvc pull</code>).</p>"
-    differ = [pair for pair in run.examples if pair[1]["teacher"] != pair[1]["student"]]
+    differ = sorted((pair for pair in run.examples if distance(pair[1])), key=lambda pair: -distance(pair[1]))
     surest = sorted((pair for pair in run.examples if pair[1]["mistake"]), key=lambda pair: -pair[1]["mistake"])
     shown = {
         f"Teacher and student differ ({len(differ)} of {len(run.examples)} rows)": differ[:EXAMPLES],
         f"The student's surest mistakes ({len(surest)} rows with a mistake)": surest[:EXAMPLES],
     }
     return "".join(f"<h3>{escape(title)}</h3>{example_table(run, pairs)}" for title, pairs in shown.items())
+
+
+def distance(predicted: dict) -> float:
+    """How far student and teacher are apart: for regression, the difference of their numbers."""
+    teacher, student = predicted["teacher"], predicted["student"]
+    return abs(teacher - student) if isinstance(teacher, float) else float(teacher != student)
 
 
 def example_table(run: Run, pairs: list[tuple[dict, dict]]) -> str:
