@@ -1,16 +1,20 @@
 """Review of a branch, in Markdown: ``python .github/review.py origin/main``.
 
-It reports, in this order: whether dvc.lock is up to date with code and parameters (exit code 1 if not), which student
-scores fell or are missing, which tasks are no longer run, what distillation gains, and how parameters and metrics
-differ from the commit where the branch left origin/main. ``--plots FOLDER`` also writes a page that compares the plots.
-Needs dvc and the repository's full history, but no remote and no data.
+It compares the working folder with the commit where the branch left origin/main: for each task a row with the student's
+and the int8 model's score, gain, retention, agreement, latency and size, and a verdict; then the settings that differ;
+then, folded, gains in words, times and metrics. Scores are compared by a paired bootstrap on the same test rows.
+
+The exit code is 1 if dvc.lock is not up to date with code and parameters, if a model is worse by more than
+``review.tolerance`` in params.yaml, or if its scores cannot be compared. Times never fail.
+
+``--plots FOLDER`` also writes a page that compares the plots. Needs dvc and the repository's full history, but no
+remote and no data: what it compares is in git.
 """
 
 import argparse
 import json
 import math
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,16 +22,13 @@ from pathlib import Path
 import ruamel.yaml
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from pipeline.tinybert.evaluation import verdicts
+from pipeline.tinybert.evaluation import comparison, verdicts
+from pipeline.tinybert.evaluation.comparison import Comparison
 
-# Metrics that must not fall: the student's scores on all test sets, retention, and the released ONNX models' scores.
-WATCHED = {
-    "scores.json": re.compile(r"(.+\.)?student\..+|retention"),
-    "export.json": re.compile(r"(onnx|int8)\..+"),
-}
-NOT_SCORES = re.compile(
-    r".*\.(low|high|calibration_error|confidence|overconfidence|threshold|megabytes|largest_difference)"
-)
+MODELS = {"student": "scores.json", "int8": "export.json"}  # whose scores are compared: the report that has them
+SERVED = ("student", "int8")  # the file whose latency and size are in the table
+COLUMNS = ["Task", "Student", "int8", "Gain", "Retention", "Agreement", "int8, ms", "int8, MB", "Verdict"]
+MOST_ROWS = 40  # of a table of settings or metrics
 
 
 def main() -> None:
@@ -39,18 +40,34 @@ def main() -> None:
     arguments = parser.parse_args()
     sys.stdout.reconfigure(encoding="utf-8")
     base, stale = branch_point(arguments.base), stale_stages()
-    difference, run = json.loads(dvc("metrics", "diff", base, "--json") or "{}"), tasks_that_run()
+    parameters = read_parameters()
+    tolerance = parameters.get("review", {}).get("tolerance")
+    if not is_finite(tolerance):
+        sys.exit("review: params.yaml: expected a number as review.tolerance (0.005: half a point)")
+    tasks, gone = tasks_to_compare(base, parameters.get("run"))
+    compared = {task: compare(base, task) for task in tasks}
+    failing = [line for task in tasks for line in failures(task, compared[task], tolerance)]
     print("\n\n".join([
         "## DVC review",
         verdict(stale),
-        fallen(difference, run),
-        section("Distillation", gains_table(base, run), empty="No scores."),
-        section("Parameters", dvc("params", "diff", base, "--md")),
-        section("Metrics", metrics_table(difference)),
+        *([f"No longer in `run`: {', '.join(gone)}."] if gone else []),
+        "\n".join(["**Does not pass:**", "", *failing]) if failing else passes(tolerance),
+        table(COLUMNS, [row(base, task, compared[task]) for task in tasks]) if tasks else "No scores.",
+        NOTE,
+        section("Settings that differ", settings_table(json.loads(dvc("params", "diff", base, "--json") or "{}"))),
+        folded("Gain and retention in words", gains_table(base, tasks)),
+        folded("Times", times_table(base, tasks)),
+        folded("Metrics that differ", metrics_table(json.loads(dvc("metrics", "diff", base, "--json") or "{}"))),
     ]))  # fmt: skip
     if arguments.plots:
         dvc("plots", "diff", base, "--out", str(arguments.plots))
-    sys.exit(bool(stale))
+    sys.exit(bool(stale or failing))
+
+
+NOTE = (
+    "Before → now, on test, in percent or points. In brackets: the difference and its 95 % interval (paired bootstrap);"
+    " for times, the ratio and its spread. The interval covers the choice of test rows, not that of the seed."
+)
 
 
 def branch_point(base: str) -> str:
@@ -133,70 +150,179 @@ def verdict(stale: dict[str, list[str]]) -> str:
     ])  # fmt: skip
 
 
-def tasks_that_run() -> list[str] | None:
-    """``run`` of params.yaml; None if there is none."""
-    parameters = ruamel.yaml.YAML(typ="safe", pure=True).load(Path("params.yaml").read_text(encoding="utf-8"))
-    return parameters.get("run")
+def read_parameters() -> dict:
+    return ruamel.yaml.YAML(typ="safe", pure=True).load(Path("params.yaml").read_text(encoding="utf-8"))
 
 
-def fallen(difference: dict, run: list[str] | None) -> str:
-    """The watched scores that are lower than before, undefined or missing; and the tasks that are no longer run."""
-    lines, gone = [], set()
-    for path, metrics in sorted(difference.items()):
-        task, file = Path(path).parent.name, Path(path).name
-        worse = [(name, values) for name, values in sorted(metrics.items()) if is_score(file, name) and fell(values)]
-        if run is not None and task not in run:
-            gone.update([task] if worse else [])
-        else:
-            lines += [f"- {task}: {name} {values['old']} → {shown(values.get('new'))}" for name, values in worse]
-    parts = ["\n".join(["**Worse than before:**", "", *lines]) if lines else "No student score fell."]
-    parts += [f"No longer in `run`: {', '.join(sorted(gone))}."] if gone else []
-    return "\n\n".join(parts)
+def tasks_to_compare(base: str, run: list[str] | None) -> tuple[list[str], list[str]]:
+    """The tasks with scores, now or at ``base``, that `run` names (without it: all); and those that it leaves out."""
+    here = {path.parent.name for path in Path("metrics").glob("*/scores.json")}
+    there = {Path(name).parent.name for name in git("ls-tree", "-rz", "--name-only", base, "metrics/")
+             if Path(name).name == "scores.json"}  # fmt: skip
+    tasks = sorted(here | there)
+    return [task for task in tasks if run is None or task in run], sorted(there - set(tasks if run is None else run))
 
 
-def gains_table(base: str, run: list[str] | None) -> str:
-    """The gain and the retention of each task in words, at ``base`` and now."""
+def at_base(base: str, path: Path) -> str:
+    """The text of a file at a commit; empty if it is not there."""
+    show = ["git", "show", f"{base}:{path.as_posix()}"]
+    return subprocess.run(show, capture_output=True, encoding="utf-8").stdout
+
+
+def both(base: str, task: str, file: str) -> tuple[str, str]:
+    """The text of a file of the task's metrics at ``base`` and now; empty where it is missing."""
+    path = Path("metrics", task, file)
+    return at_base(base, path), path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def reports(base: str, task: str, file: str) -> tuple[dict, dict]:
+    """The same as JSON."""
+    before, now = (json.loads(text or "{}") for text in both(base, task, file))
+    return before, now
+
+
+def compare(base: str, task: str) -> dict[str, Comparison]:
+    """Model, and test set if it is not `test` → how its score has changed."""
+    found = {}
+    for model, report in MODELS.items():
+        had_scores, has_scores = (bool(text) for text in both(base, task, report))
+        if not had_scores:
+            found |= {model: Comparison(comparison.NEW)} if has_scores else {}
+            continue
+        before, now = (by_test_set(text) for text in both(base, task, f"resampled/{model}.jsonl"))
+        for part in dict.fromkeys(["test", *before]):
+            key = model if part == "test" else f"{model} on {part}"
+            found[key] = compare_test_set(f"metrics/{task}/resampled/{model}.jsonl", before.get(part), now.get(part))
+    return found
+
+
+def by_test_set(text: str) -> dict[str, dict]:
+    return {line["part"]: line for line in map(json.loads, text.splitlines())}
+
+
+def compare_test_set(path: str, before: dict | None, now: dict | None) -> Comparison:
+    if now is None:
+        return comparison.impossible(f"no scores in {path}: run `dvc repro`, and commit it")
+    if before is None:
+        return comparison.impossible(
+            f"the commit compared with has no scores in {path}: run `dvc repro` there, and commit it first"
+        )
+    if not all(math.isfinite(value) for value in now["resampled"]):
+        return comparison.impossible(f"{path}: scores that are not finite: a model is damaged")
+    return comparison.scores(before, now)
+
+
+def passes(tolerance: float) -> str:
+    return f"No student or int8 model is worse by more than {100 * tolerance:g} points (`review.tolerance`)."
+
+
+def failures(task: str, compared: dict[str, Comparison], tolerance: float) -> list[str]:
+    return [
+        f"- {task}: {model} {in_words(found)}"
+        + (f"; the tolerance is {100 * tolerance:g} (`review.tolerance`)" if found.verdict == comparison.WORSE else "")
+        for model, found in compared.items()
+        if found.fails(tolerance)
+    ]
+
+
+def in_words(found: Comparison) -> str:
+    if found.verdict == comparison.IMPOSSIBLE:
+        return f"{found.verdict}: {found.reason}"
+    return f"is {found.verdict}: {difference(found)} points"
+
+
+def difference(found: Comparison) -> str:
+    return f"{100 * found.value:+z.1f}, {100 * found.low:z.1f} to {100 * found.high:z.1f}"
+
+
+def row(base: str, task: str, compared: dict[str, Comparison]) -> list[str]:
+    """The task's row of the table; see ``COLUMNS``."""
+    scores, export, benchmark = (reports(base, task, f"{name}.json") for name in ("scores", "export", "benchmark"))
+    metric = next((line["metric"] for text in both(base, task, "resampled/student.jsonl")[::-1]
+                   for line in by_test_set(text).values()), None)  # fmt: skip
+    student, int8 = (
+        change(*(percent(report.get(model, {}).get(metric)) for report in of_both), compared.get(model))
+        for model, of_both in (("student", scores), ("int8", export))
+    )
+    gain = change(*(percent(report.get("gain", {}).get("value"), "+") for report in scores))
+    retention, agreement = (
+        change(*(percent(report.get(key)) for report in scores)) for key in ("retention", "agreement")
+    )
+    served = [report.get(SERVED[0], {}).get(SERVED[1], {}) for report in benchmark]
+    sizes = change(*(number(form.get("megabytes")) for form in served))
+    verdict_of_all = "; ".join(f"{model}: {found.verdict}" for model, found in compared.items())
+    title = f"{task} ({metric})" if metric else task
+    return [title, student, int8, gain, retention, agreement, time_change(*served), sizes, verdict_of_all]
+
+
+def number(value: object, sign: str = "", digits: str = ".4g") -> str:
+    return format(value, f"{sign}z{digits}") if is_finite(value) else "–"
+
+
+def percent(value: object, sign: str = "") -> str:
+    return number(100 * value, sign, ".1f") if is_finite(value) else "–"
+
+
+def change(before: str, now: str, found: Comparison | None = None) -> str:
+    shown = now if before == now else f"{before} → {now}"
+    compared = found is not None and found.verdict not in (comparison.NEW, comparison.IMPOSSIBLE)
+    return f"{shown} ({difference(found)})" if compared and before != now and "–" not in (before, now) else shown
+
+
+def time_change(before: dict, now: dict) -> str:
+    shown = change(number(before.get("p50")), number(now.get("p50")))
+    if not (before and now):
+        return shown
+    ratio, low, high = comparison.times(before, now)
+    return f"{shown} (×{ratio:.2f}, {low:.2f} to {high:.2f})"
+
+
+def times_table(base: str, tasks: list[str]) -> str:
+    """The latency of one text on one thread, of each model in each format."""
     lines = []
-    for path in sorted(Path("metrics").glob("*/scores.json")):
-        if run is None or path.parent.name in run:
-            show = ["git", "show", f"{base}:{path.as_posix()}"]
-            before = subprocess.run(show, capture_output=True, encoding="utf-8").stdout
-            now = path.read_text(encoding="utf-8")
-            lines.append([path.parent.name, *(in_words(json.loads(scores or "{}")) for scores in (before, now))])
+    for task in tasks:
+        before, now = reports(base, task, "benchmark.json")
+        machines = [report.get("machine", {}) for report in (before, now)]
+        other = " on another machine or with other libraries" if all(machines) and machines[0] != machines[1] else ""
+        for model in ("teacher", "student"):
+            for form, found in now.get(model, {}).items():
+                if isinstance(found, dict):
+                    old = before.get(model, {}).get(form, {})
+                    lines.append([task, f"{model}, {form}", f"{time_change(old, found)}{other}"])
+    return table(["Task", "Model", "ms"], lines)
+
+
+def gains_table(base: str, tasks: list[str]) -> str:
+    """The gain and the retention of each task in words, at ``base`` and now."""
+    lines = [[task, *map(gain_in_words, reports(base, task, "scores.json"))] for task in tasks]
     return table(["Task", "before", "now"], lines)
 
 
-def in_words(scores: dict) -> str:
+def gain_in_words(scores: dict) -> str:
     return f"{verdicts.gain(scores)}; {verdicts.retention(scores)}" if "gain" in scores else "not measured"
-
-
-def is_score(file: str, name: str) -> bool:
-    return file in WATCHED and bool(WATCHED[file].fullmatch(name)) and not NOT_SCORES.fullmatch(name)
-
-
-def fell(values: dict) -> bool:
-    """Whether a number is lower than before, undefined, not finite or missing."""
-    old, new = (values.get(when) for when in ("old", "new"))
-    if not is_finite(old):
-        return False
-    return not is_finite(new) or new < old
 
 
 def is_finite(value: object) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def shown(value: object) -> str:
-    return "undefined or missing" if value is None else str(value)
-
-
 def metrics_table(difference: dict) -> str:
+    """The metrics that differ, without times and machines."""
     lines = [
         [path, name, *(cell(values.get(key)) for key in ("old", "new", "diff"))]
-        for path, metrics in sorted(difference.items())
+        for path, metrics in sorted(difference.items()) if Path(path).name != "benchmark.json"
         for name, values in sorted(metrics.items())
-    ]
+    ]  # fmt: skip
     return table(["Path", "Metric", "before", "now", "change"], lines)
+
+
+def settings_table(difference: dict) -> str:
+    lines = [
+        [path, name, *(str(values.get(key, "-")) for key in ("old", "new"))]
+        for path, settings in sorted(difference.items())
+        for name, values in sorted(settings.items())
+    ]
+    return table(["Path", "Setting", "before", "now"], lines)
 
 
 def table(columns: list[str], lines: list[list[str]]) -> str:
@@ -207,9 +333,21 @@ def cell(value: object) -> str:
     return "-" if value is None else f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
-def section(title: str, table: str, empty: str = "No difference.") -> str:
-    rows = table.splitlines()[2:]  # without the header, which an empty table has too
-    return f"### {title}\n\n{table if rows else empty}"
+def section(title: str, table: str) -> str:
+    return f"### {title}\n\n{shortened(table)}"
+
+
+def folded(title: str, table: str) -> str:
+    return f"<details><summary>{title}</summary>\n\n{shortened(table)}\n\n</details>"
+
+
+def shortened(table: str) -> str:
+    lines = table.splitlines()
+    if len(lines) <= 2:  # the header, which an empty table has too
+        return "No difference."
+    left = len(lines) - 2 - MOST_ROWS
+    more = f"\n\nAnd {left} more: run `dvc params diff` or `dvc metrics diff`." if left > 0 else ""
+    return "\n".join(lines[: 2 + MOST_ROWS]) + more
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 If a task has answers that need a threshold, the stage uses the best one on validation. It writes the student's and the
 teacher's predictions for splits without labels to `data/<task>/submission`, in the format of GLUE's server.
+`predictions.jsonl` has all models' predictions for each test row, by a hash of the row, without texts.
+`resampled/student.jsonl` has the student's scores on resamples, which `review.py` compares.
 """
 
 import json
@@ -53,6 +55,8 @@ def main(name: str) -> None:
                 of_models[which] = task.apply_threshold(rows_of_part.predictions(logits), thresholds.get(which))
                 if part == "test":
                     curves[which] = scoring.reliability(*task.calibration(test, of_models[which], logits))
+                if (part, which) == ("test", "student"):
+                    mistakes = task.surest_mistakes(test, of_models[which], logits)
     trivial = task.trivial_predictions(parts["train"], test)
     scores = scoring.report(task, test, predictions["test"], trivial, recipe, curves, thresholds)
     for part in source.more_tests:
@@ -64,6 +68,11 @@ def main(name: str) -> None:
 
     with output(Path("metrics", name, "scores.json")) as out:
         write_json(out, scores)
+    with output(Path("data", name, "predictions.jsonl")) as out:
+        rows.write(out, scoring.without_texts(task, test, predictions["test"], mistakes))
+    with output(Path("metrics", name, "resampled", "student.jsonl")) as out:
+        students = {part: (parts[part], predictions[part]["student"]) for part in ("test", *source.more_tests)}
+        rows.write(out, scoring.comparable(task, students))
     for file, (columns, records) in plots(task, test, predictions["test"], scores, curves).items():
         with output(Path("metrics", name, file)) as out:
             write_csv(out, columns, records)

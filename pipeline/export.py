@@ -36,16 +36,19 @@ def main(name: str) -> None:
 
     with output(Path("models", name, "onnx")) as out:
         if recipe.frequent_words is None:
-            report = write_and_score(out, task, student, tokenizer, parts, recipe)
+            report = write_and_score(out, name, task, student, tokenizer, parts, recipe)
         else:
             train_ids = inference.encode(task, parts["train"], tokenizer)["input_ids"]
             needed = needed_word_pieces(tokenizer, train_ids, recipe.frequent_words)
             with tempfile.TemporaryDirectory() as folder_of_untrimmed:
-                untrimmed = write_and_score(Path(folder_of_untrimmed), task, student, tokenizer, parts, recipe)
+                untrimmed = write_and_score(Path(folder_of_untrimmed), name, task, student, tokenizer, parts, recipe)
             trimmed = vocabulary.trim(student, tokenizer, needed)
             trimmed_ids = inference.encode(task, parts["train"], trimmed)["input_ids"]
             vocabulary.check(tokenizer, train_ids, trimmed, trimmed_ids, KEY)
-            report = {**write_and_score(out, task, student, trimmed, parts, recipe), "whole_vocabulary": untrimmed}
+            report = {
+                **write_and_score(out, name, task, student, trimmed, parts, recipe),
+                "whole_vocabulary": untrimmed,
+            }
     with output(Path("metrics", name, "export.json")) as out:
         write_json(out, report)
 
@@ -60,6 +63,7 @@ def needed_word_pieces(tokenizer, train_ids: list[list[int]], frequent_words: in
 
 def write_and_score(
     out: Path,
+    name: str,
     task: Task,
     student: PreTrainedModel,
     tokenizer,
@@ -67,6 +71,8 @@ def write_and_score(
     recipe: settings.Export,
 ) -> dict:
     """Write the student into a folder in all formats. Returns the size and scores of each.
+
+    Also writes the scores of the int8 model on resamples, which `review.py` compares.
 
     Raises UserError if the ONNX outputs differ from PyTorch's.
     """
@@ -87,6 +93,8 @@ def write_and_score(
     predictions = {
         which: task.apply_threshold(test.predictions(of_model), threshold) for which, of_model in logits.items()
     }
+    with output(Path("metrics", name, "resampled", "int8.jsonl")) as resampled:
+        rows.write(resampled, scoring.comparable(task, {"test": (test.rows, predictions["int8"])}))
     report = scoring.scores_of(task, test.rows, predictions)
     for which, file in files.items():
         report[which]["megabytes"] = round(file.stat().st_size / 1e6, 1)

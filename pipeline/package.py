@@ -7,8 +7,8 @@ from pathlib import Path
 from pipeline.tinybert import tasks
 from pipeline.tinybert.core import settings, stage
 from pipeline.tinybert.core.log import log
-from pipeline.tinybert.core.output import output, write_csv
-from pipeline.tinybert.evaluation import verdicts
+from pipeline.tinybert.core.output import output, write_csv, write_json
+from pipeline.tinybert.evaluation import summary, verdicts
 from pipeline.tinybert.models import checkpoints
 from pipeline.tinybert.release import model_card
 
@@ -47,6 +47,8 @@ def main(name: str) -> None:
         size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     with output(Path("metrics", name, "package")) as out:
         write_csv(out / "score.csv", ["model", "milliseconds", "score"], scores_and_times(task.metric, facts))
+    with output(Path("metrics", "summary", f"{name}.json")) as out:
+        write_json(out, summary.of_task(task.metric, **facts))
     log(f"models/{name}/release: {size / 1e6:.1f} MB; the model card is its README.md")
 
 

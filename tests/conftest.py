@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from tiny import COMMON, PER_TASK, ROOT, run_stage
+from tiny import COMMON, OF_ALL, PER_TASK, ROOT, run_stage
 
 PAD = tiny.tokenizer().pad_token_id
 
@@ -34,7 +34,7 @@ def finished_world(tmp_path_factory) -> Path:
     tiny.write_world(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        for stage in (*COMMON, *PER_TASK):
+        for stage in (*COMMON, *PER_TASK, *OF_ALL):
             run_stage(stage)
     return folder
 

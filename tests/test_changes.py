@@ -17,11 +17,14 @@ import pytest
 import ruamel.yaml
 from dvc.repo import Repo
 from dvc.utils.serialize import _yaml
-from tiny import COMMON, PER_TASK, ROOT, set_value
+from tiny import COMMON, OF_ALL, PER_TASK, ROOT, set_value
 
 TASK, OTHER = TASKS = ("rotten_tomatoes", "sst2")
 LIBRARY = "pipeline/tinybert"
 SCORES = '{"student": {"accuracy": 0.75}}\n'
+RESAMPLED = (
+    '{"part": "test", "metric": "accuracy", "rows": 4, "digest": "aa", "score": 0.75, "resampled": [0.5, 0.75, 1]}\n'
+)
 TEACHER = f"data/raw/{TASK}/teacher/model.safetensors"
 
 
@@ -57,7 +60,7 @@ def repository(tmp_path_factory) -> Iterator[Repo]:
             for name in outputs | inputs:
                 path = Path(name) if Path(name).suffix else Path(name, "file")
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(SCORES if path.suffix == ".json" else name)
+                path.write_text({".json": SCORES, ".jsonl": RESAMPLED}.get(path.suffix, name))
             repo.commit(force=True)
             assert repo.status() == {}
             with repo.lock:
@@ -96,12 +99,18 @@ def expand(stages: str, tasks: tuple[str, ...] = TASKS) -> set[str]:
     return {
         name
         for stage in stages.split()
-        for name in ([stage] if stage in COMMON else [f"{stage}@{task}" for task in tasks])
+        for name in ([stage] if stage in (*COMMON, *OF_ALL) else [f"{stage}@{task}" for task in tasks])
     }
 
 
+def with_summary(named: str, further: str, tasks: tuple[str, ...] = TASKS) -> tuple[set[str], set[str]]:
+    """Both expanded; `summary` follows each stage of a task."""
+    follows = named and not set(OF_ALL) & set(named.split())
+    return expand(named, tasks), expand(" ".join([further, *(OF_ALL if follows else ())]), tasks)
+
+
 def test_every_stage_is_recorded_for_each_task(repository):
-    assert {stage.addressing for stage in repository.index.stages} == expand(" ".join([*COMMON, *PER_TASK]))
+    assert {stage.addressing for stage in repository.index.stages} == expand(" ".join([*COMMON, *PER_TASK, *OF_ALL]))
 
 
 DEPLOY = "export benchmark package"
@@ -114,7 +123,7 @@ CODE = {
         f"general_student {DISTIL}",
         f"finetune_student evaluate {DEPLOY}",
     ),
-    "scoring": ("evaluation/scoring.py", "evaluate export package", "benchmark"),
+    "scoring": ("evaluation/scoring.py", "evaluate export package summary", "benchmark"),
     "the settings schema": ("core/settings.py", "", ""),
     "a plot": ("core/curves.py", "", ""),
     "a progress bar, a message": ("core/log.py", "", ""),
@@ -141,10 +150,10 @@ CODE = {
 
 @pytest.mark.parametrize(("file", "named", "further"), CODE.values(), ids=CODE)
 def test_a_changed_line_of_code_makes_these_stages_stale(stale, file, named, further):
-    assert stale(f"{LIBRARY}/{file}", further_line) == (expand(named), expand(further))
+    assert stale(f"{LIBRARY}/{file}", further_line) == with_summary(named, further)
 
 
-@pytest.mark.parametrize("stage", [*COMMON, *PER_TASK])
+@pytest.mark.parametrize("stage", [*COMMON, *PER_TASK, *OF_ALL])
 def test_a_stage_s_script_makes_only_this_stage_stale(stale, stage):
     assert stale(f"pipeline/{stage}.py", further_line)[0] == expand(stage)
 
@@ -173,13 +182,13 @@ SETTINGS = {
     ("key", "value", "named", "further"), [(key, *row) for key, row in SETTINGS.items()], ids=SETTINGS
 )
 def test_a_changed_setting_makes_these_stages_stale(stale, key, value, named, further):
-    assert stale("params.yaml", set_value(key, value)) == (expand(named), expand(further))
+    assert stale("params.yaml", set_value(key, value)) == with_summary(named, further)
 
 
 def test_a_task_s_own_setting_makes_only_its_own_stages_stale(stale):
     named, further = stale("params.yaml", set_value(f"tasks.{TASK}.finetune_student", {"epochs": 1}))
     assert named == expand("finetune_student package", (TASK,))
-    assert further == expand("evaluate", (TASK,))
+    assert further == expand("evaluate summary", (TASK,))
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,11 @@ import tiny
 import transformers
 from tiny import PER_TASK, run_stage
 
+from pipeline import report
+from pipeline.tinybert.core import settings
 from pipeline.tinybert.data import rows
 from pipeline.tinybert.models import checkpoints
+from pipeline.tinybert.report import page
 
 KINDS = {  # task kind → the transformers pipeline that loads its student
     "text_classification": "text-classification",
@@ -53,6 +56,10 @@ def test_every_stage_runs_and_the_student_learns_from_the_teacher(world, kind):
     unlabelled = list(rows.read(Path("data", kind, "unlabelled", "rows.jsonl")))
     augmented = list(rows.read(Path("data", kind, "augmented", "rows.jsonl")))
     assert len(augmented) > 2 * 112 and all("label" not in row and "tags" not in row for row in unlabelled)
+    kept = list(rows.read(Path("data", kind, "predictions.jsonl")))
+    assert len(kept) == scores["test_rows"] and all({"id", "mistake", *MODELS} == row.keys() for row in kept)
+    run = report.read_run("here", None, kind, settings.load().task(kind).metric)
+    assert run.resampled["rows"] == len(run.examples) == len(kept) and "rows with a mistake" in page.of([run], [[]])
     if pipeline := KINDS[kind]:
         assert transformers.pipeline(pipeline, model=str(Path("models", kind, "student")))("a good film")
 

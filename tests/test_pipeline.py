@@ -19,9 +19,9 @@ import ruamel.yaml
 import tiny
 import transformers
 from moto.server import ThreadedMotoServer
-from tiny import COMMON, PER_TASK, ROOT, set_value
+from tiny import COMMON, OF_ALL, PER_TASK, ROOT, set_value
 
-STAGES = [*COMMON, *(f"{stage}@tiny" for stage in PER_TASK)]
+STAGES = [*COMMON, *(f"{stage}@tiny" for stage in PER_TASK), *OF_ALL]
 IDENTITY = {"user.name": "A Tester", "user.email": "tester@example.org", "init.defaultBranch": "main"}
 
 
@@ -107,7 +107,7 @@ def clone(fresh_clone) -> Clone:
     return fresh_clone
 
 
-TIMED = ("benchmark", "package", "release")  # outputs that contain measured times
+TIMED = ("benchmark", "package", "release", "summary")  # outputs that contain measured times
 
 
 def outputs(dvc_yaml: str) -> dict[str, list[str]]:
@@ -215,7 +215,7 @@ def test_an_experiment_runs_only_the_stages_that_depend_on_it(clone):
         "dvc", "exp", "run", "-S", "distill_prediction.temperature=2e0", "-S", "distill_prediction.learning_rate=1e-9"
     )
     try:
-        assert sorted(ran(printed)) == sorted(f"{stage}@tiny" for stage in DISTILLED.split())
+        assert sorted(ran(printed)) == sorted([*(f"{stage}@tiny" for stage in DISTILLED.split()), *OF_ALL])
         assert clone.settings()["distill_prediction"]["temperature"] == 2.0
         difference = json.loads(clone("dvc", "metrics", "diff", "--json"))
         student = difference["metrics/tiny/scores.json"]["student.accuracy"]

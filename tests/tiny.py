@@ -31,6 +31,7 @@ from pipeline.tinybert.core.settings import STAGES_A_TASK_MAY_CHANGE, Numerics
 ROOT = Path(__file__).parents[1]
 COMMON = ("encoder", "word_vectors")
 PER_TASK = ("prepare", *STAGES_A_TASK_MAY_CHANGE)  # in the order of the pipeline
+OF_ALL = ("summary",)  # after all tasks
 
 ADJECTIVES = {
     "positive": "good great fine lovely superb charming brilliant warm funny touching".split(),
@@ -336,7 +337,7 @@ def write_task(folder: Path, kind: str, **changes) -> None:
 
 def run_stage(stage: str, task: str = "tiny") -> None:
     """A stage in this process, in the working folder: the start of a process of its own takes seconds."""
-    importlib.import_module(f"pipeline.{stage}").main(*([] if stage in COMMON else [task]))
+    importlib.import_module(f"pipeline.{stage}").main(*([] if stage in (*COMMON, *OF_ALL) else [task]))
 
 
 def start_python(*arguments: str, processes: int = 1, **options) -> subprocess.Popen:

@@ -33,7 +33,14 @@ RESERVED_NAMES = (
     "teacher_gain",
     "test_rows",
 )
-RESERVED_TASK_NAMES = ("pretrained", "raw", "encoder", "word_vectors", "general_student")  # folders of their own
+RESERVED_TASK_NAMES = (
+    "pretrained",
+    "raw",
+    "encoder",
+    "word_vectors",
+    "general_student",
+    "summary",
+)  # folders of their own
 Share = Annotated[float, Field(gt=0, lt=1)]
 Warmup = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -351,6 +358,16 @@ class Benchmark(Group):
     runs: PositiveInt = Field(description="timed runs of each model and situation; for larger batches, a fifth of this")
 
 
+class Review(Group):
+    """What `.github/review.py` lets pass. No stage reads it."""
+
+    tolerance: float = Field(
+        ge=0,
+        lt=1,
+        description="a student or int8 model that is measurably worse fails only if its score fell by more than this",
+    )
+
+
 class Licenses(Group):
     encoder: str | None = Field(description="licence of the encoder; blank: not stated")
     teacher: str | None = Field(description="licence of your own teacher; blank: not stated")
@@ -413,6 +430,7 @@ class Settings(Group):
     evaluate: Evaluate
     export: Export
     benchmark: Benchmark
+    review: Review
     package: Package
     tasks: dict[str, Task]
 

@@ -2,7 +2,8 @@
 agreement.
 """
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Mapping
 from itertools import product
 from pathlib import Path
 
@@ -10,12 +11,15 @@ import numpy as np
 
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.settings import Evaluate
-from pipeline.tinybert.data.rows import Row
+from pipeline.tinybert.data.rows import Row, line
 from pipeline.tinybert.evaluation import verdicts
 from pipeline.tinybert.tasks import Task
 
 DIGITS = 4
 BINS = 10
+ID_DIGITS = 12  # of hashes; with a million rows, two are equal with a probability of 0.2 %
+# Of the scores that `review.py` compares. They are no settings: with others, old scores could not be compared.
+RESAMPLING = Evaluate(seed=1, resamples=1000)
 
 Bin = tuple[float, float, int]  # of a reliability curve: mean confidence, accuracy, count; see `reliability`
 
@@ -84,6 +88,38 @@ def resampled_scores(
     resamples = (draw.integers(len(rows), size=len(rows)) for _ in range(settings.resamples))
     scores = np.array([[score(chosen)[task.metric] for score in scorers] for chosen in resamples])
     return dict(zip(predictions, scores.T, strict=True))
+
+
+def comparable(task: Task, parts: Mapping[str, tuple[list[Row], list]]) -> Iterator[Row]:
+    """Yield for each test set the model's main metric on resamples that depend on the number of rows alone.
+
+    Two runs with the same ``digest`` have the same test rows, so their scores are paired resample by resample.
+    ``parts``: test set → its rows and the model's predictions.
+    """
+    for part, (rows, predictions) in parts.items():
+        scores = resampled_scores(task, rows, {"model": predictions}, RESAMPLING)["model"]
+        yield {
+            "part": part,
+            "metric": task.metric,
+            "rows": len(rows),
+            "digest": hashlib.sha256("".join(map(line, rows)).encode()).hexdigest()[:ID_DIGITS],
+            "score": round(task.score(rows, predictions)[task.metric], DIGITS),
+            "resampled": [round(float(score), DIGITS) for score in scores],
+        }
+
+
+def without_texts(
+    task: Task, rows: list[Row], predictions: dict[str, list], mistakes: np.ndarray
+) -> Iterator[dict[str, object]]:
+    """Yield for each row a hash of it, each model's prediction and the confidence of the student's surest mistake."""
+    for number, row in enumerate(rows):
+        of_models = {which: task.without_text(predicted[number]) for which, predicted in predictions.items()}
+        yield {"id": row_id(row), **of_models, "mistake": round(float(mistakes[number]), DIGITS)}
+
+
+def row_id(row: Row) -> str:
+    """A hash of the row: another one if its text or label changes."""
+    return hashlib.sha256(line(row).encode()).hexdigest()[:ID_DIGITS]
 
 
 def interval(resampled: np.ndarray) -> dict[str, float]:

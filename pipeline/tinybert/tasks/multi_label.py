@@ -95,6 +95,12 @@ class MultiLabel(Texts):
         present = occurrences((row["label"] for row in rows), self.labels)
         return expit(np.concatenate(logits)).ravel(), present.toarray().ravel()
 
+    def surest_mistakes(self, rows: list[Row], predictions: list[list[str]], logits: list[np.ndarray]) -> np.ndarray:
+        probability, present = self.calibration(rows, predictions, logits)
+        predicted = probability >= 0.5
+        mistakes = np.where(predicted == present, 0.0, np.where(predicted, probability, 1 - probability))
+        return mistakes.reshape(len(rows), -1).max(axis=1)
+
     def trivial_predictions(self, train: list[Row], rows: list[Row]) -> list[list[str]]:
         """Always the most frequent label."""
         return [[Counter(label for row in train for label in row["label"]).most_common(1)[0][0]]] * len(rows)

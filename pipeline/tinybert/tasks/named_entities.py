@@ -168,6 +168,11 @@ class NamedEntities(Task):
         ]
         return softmax(np.concatenate(logits), axis=-1).max(axis=-1), np.array(correct)
 
+    def surest_mistakes(self, rows: list[Row], predictions: list[list[str]], logits: list[np.ndarray]) -> np.ndarray:
+        confidence, correct = self.calibration(rows, predictions, logits)
+        by_row = np.split(np.where(correct, 0.0, confidence), np.cumsum([len(values) for values in logits])[:-1])
+        return np.array([mistakes.max(initial=0) for mistakes in by_row])
+
     def trivial_predictions(self, train: list[Row], rows: list[Row]) -> list[list[str]]:
         """No entity in any row."""
         return [[OUTSIDE] * len(row["words"]) for row in rows]

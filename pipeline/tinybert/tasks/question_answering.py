@@ -269,6 +269,11 @@ class QuestionAnswering(Task):
         correct = [exact_match(row, answer["text"]) for row, answer in zip(rows, predictions, strict=True)]
         return np.array(confidence), np.array(correct)
 
+    def without_text(self, prediction: dict) -> list[int] | None:
+        """The span of the answer in the passage; None for "no answer"."""
+        start, text = prediction["start"], prediction["text"]
+        return [start, start + len(text)] if text else None
+
     def trivial_predictions(self, train: list[Row], rows: list[Row]) -> list[dict]:
         """Always the passage's first sentence; or always "no answer", if allowed and no worse on train."""
         first_sentence_f1 = sum(f1(row, _first_sentence(row["passage"])) for row in train)

@@ -80,6 +80,13 @@ class Regression(Texts):
         """The predicted numbers and the labels."""
         return np.array(predictions), np.array([row["label"] for row in rows])
 
+    def surest_mistakes(self, rows: list[Row], predictions: list[float], logits: list[np.ndarray]) -> np.ndarray:
+        predicted, actual = self.calibration(rows, predictions, logits)
+        return np.abs(predicted - actual)
+
+    def without_text(self, prediction: float) -> float:
+        return round(prediction, 4)
+
     def trivial_predictions(self, train: list[Row], rows: list[Row]) -> list[float]:
         return [float(np.mean([row["label"] for row in train]))] * len(rows)
 

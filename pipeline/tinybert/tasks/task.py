@@ -186,6 +186,18 @@ class Task(ABC):
         ``logits``: for each sequence, the class logits of the positions that count, (positions, C).
         """
 
+    def surest_mistakes(self, rows: list[Row], predictions: list, logits: list[np.ndarray]) -> np.ndarray:
+        """For each row, the confidence of its surest mistake, (N,); 0 if it has none. For regression: the error.
+
+        The arguments are those of ``calibration``.
+        """
+        confidence, correct = self.calibration(rows, predictions, logits)
+        return np.where(correct, 0.0, confidence)
+
+    def without_text(self, prediction: Any) -> Any:
+        """A prediction as JSON, without any text of its row."""
+        return prediction
+
     @abstractmethod
     def trivial_predictions(self, train: list[Row], rows: list[Row]) -> list:
         """Predictions for ``rows`` that ignore the text: the baseline that a teacher has to beat."""

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pipeline.tinybert import tasks
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.settings import Evaluate
-from pipeline.tinybert.evaluation import scoring
+from pipeline.tinybert.evaluation import comparison, scoring
 
 LABELS = ["negative", "positive"]
 TEN = [{"id": f"test-{n}", "text": f"text {n}", "label": LABELS[n < 6]} for n in range(10)]  # 6 positive, 4 negative
@@ -269,3 +269,30 @@ def test_resamples_are_drawn_with_replacement_from_all_rows(task, monkeypatch):
     assert {len(ids) for ids in seen} == {10}
     assert np.mean([len(set(ids)) for ids in seen]) == pytest.approx(10 * (1 - 0.9**10), abs=0.7)
     assert {row for ids in seen for row in ids} == set(range(10))
+
+
+def test_scores_on_resamples_are_paired_by_the_test_rows_alone(task):
+    rows = [{"id": str(number), "text": "a", "label": "positive"} for number in range(50)]
+    right, wrong = ["positive"] * 50, ["positive"] * 40 + ["negative"] * 10
+    lines = [next(scoring.comparable(task, {"test": (rows, predictions)})) for predictions in (right, wrong)]
+    assert lines[0]["digest"] == lines[1]["digest"] and [line["score"] for line in lines] == [1, 0.8]
+    found = comparison.scores(*lines)
+    assert (found.verdict, round(found.value, 4)) == (comparison.WORSE, -0.2) and found.low < -0.2 < found.high < 0
+    assert comparison.scores(*lines[::-1]).verdict == comparison.BETTER
+    assert comparison.scores(lines[0], lines[0]).verdict == comparison.SAME
+    other = next(scoring.comparable(task, {"test": ([{**row, "label": "negative"} for row in rows], right)}))
+    assert comparison.scores(lines[0], other).reason.startswith("another test rows, by their hash")
+
+
+def test_kept_predictions_hold_a_hash_of_each_row_and_no_text(task):
+    rows = [
+        {"id": "1", "text": "a secret film", "label": "positive"},
+        {"id": "2", "text": "a film", "label": "negative"},
+    ]
+    predictions = {"teacher": ["positive", "negative"], "student": ["negative", "negative"]}
+    kept = list(scoring.without_texts(task, rows, predictions, np.array([0.87654321, 0])))
+    assert [(row["teacher"], row["student"], row["mistake"]) for row in kept] == [
+        ("positive", "negative", 0.8765),
+        ("negative", "negative", 0),
+    ]
+    assert "secret" not in str(kept) and kept[0]["id"] == scoring.row_id(rows[0]) != scoring.row_id(rows[1])

@@ -1,5 +1,6 @@
 """Behaviour that tasks of all kinds share."""
 
+import numpy as np
 import pytest
 import tiny
 
@@ -87,3 +88,26 @@ def test_a_damaged_file_of_labels_is_named_with_what_to_do(tmp_path, content):
     (tmp_path / "task.json").write_text(content)
     with pytest.raises(UserError, match="task.json is damaged: run `dvc repro`, which writes it again"):
         tasks.load(tmp_path / "task.json", tiny.task_settings(), "tiny")
+
+
+def test_the_surest_mistake_of_each_row_is_what_the_model_gets_most_wrong():
+    logits = [np.array([[2.0, 0.0]]), np.array([[0.0, 1.0]])]
+    rows = [{"text": "a", "label": "negative"}, {"text": "b", "label": "negative"}]
+    classes = tiny.task(["negative", "positive"])
+    assert classes.surest_mistakes(rows, ["negative", "positive"], logits) == pytest.approx([0, 0.7311], abs=1e-4)
+    labels = tiny.task(["negative", "positive"], "micro_f1", kind="multi_label")
+    of_sets = [{"text": "a", "label": ["negative"]}, {"text": "b", "label": ["negative"]}]
+    found = labels.surest_mistakes(of_sets, [["negative", "positive"], ["positive"]], logits)
+    assert found == pytest.approx([0.5, 0.7311], abs=1e-4)
+    numbers = tiny.task(["score"], "pearson", kind="regression")
+    assert numbers.surest_mistakes([{"text": "a", "label": 1.0}], [3.5], [np.array([[3.5]])]) == pytest.approx([2.5])
+    tags = tiny.task(["O", "B-PER", "I-PER"], "f1", kind="named_entities")
+    words = [{"words": ["Ann", "is"], "tags": ["B-PER", "O"]}, {"words": ["so"], "tags": ["O"]}]
+    values = [np.array([[0.0, 3.0, 0.0], [0.0, 2.0, 0.0]]), np.array([[3.0, 0.0, 0.0]])]
+    assert tags.surest_mistakes(words, [["B-PER", "B-PER"], ["O"]], values) == pytest.approx([0.787, 0], abs=1e-3)
+
+
+def test_an_answer_is_kept_as_its_place_in_the_passage():
+    questions = tiny.task([], "f1", kind="question_answering", unanswerable=True)
+    assert questions.without_text({"text": "warm", "start": 7}) == [7, 11]
+    assert questions.without_text({"text": "", "start": 0}) is None

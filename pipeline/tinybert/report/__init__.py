@@ -1,0 +1,1 @@
+"""One page with the results: charts and HTML."""

@@ -1,0 +1,85 @@
+"""`report`: one page that opens offline, with what the files of the run say."""
+
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import tiny
+
+from pipeline import report
+from pipeline.tinybert.core.errors import UserError
+from pipeline.tinybert.report import charts, page
+
+
+def write(monkeypatch, *arguments: str) -> str:
+    monkeypatch.setattr(sys, "argv", ["report", *arguments])
+    report.main()
+    return Path("report.html").read_text(encoding="utf-8")
+
+
+def git(*command: str) -> None:
+    subprocess.run(["git", "-c", "user.name=A", "-c", "user.email=a@example.org", *command], check=True)
+
+
+def test_the_page_stands_alone_and_shows_scores_charts_and_examples(world, monkeypatch):
+    text = write(monkeypatch)
+    HTMLParser().feed(text)
+    assert not re.search(r"<script|<link|<img|https?://|url\(", text)
+    for title in ("Scores with 95 % intervals", "Score and latency", "Calibration", "Score by length",
+                  "Confusion of the student", "finetune_teacher: loss"):  # fmt: skip
+        assert f"<h3>{title}</h3>" in text
+    assert "Teacher and student differ" in text and "surest mistakes" in text
+
+
+def test_experiments_stand_beside_this_folder_with_a_verdict_and_their_settings(world, monkeypatch):
+    git("init", "--quiet", "--initial-branch", "main")
+    Path(".gitignore").write_text("data\nmodels\n")
+    git("add", "--all")
+    git("commit", "--quiet", "-m", "Before")
+    git("update-ref", "refs/exps/ab/abc/brisk-yolk", "HEAD")
+    Path("params.yaml").write_text(tiny.set_value("seed", 7)(Path("params.yaml").read_text()))
+    text = write(monkeypatch, "brisk-yolk", "main")
+    assert text.count("no difference (+0.0, 0.0 to 0.0)") == 2
+    assert re.search(r">seed</td><td[^>]*>7</td><td[^>]*>1</td><td[^>]*>1</td>", text)
+    with pytest.raises(UserError, match="nothing: expected a commit, a branch or an experiment"):
+        write(monkeypatch, "nothing")
+
+
+def test_without_scores_or_predictions_the_page_says_what_to_run(world, monkeypatch):
+    Path("data/tiny/predictions.jsonl").unlink()
+    assert "No examples: the test rows or their predictions are not here" in write(monkeypatch)
+    Path("metrics/tiny/scores.json").unlink()
+    with pytest.raises(UserError, match=r"no metrics/<task>/scores.json of tiny .*run `dvc repro`"):
+        write(monkeypatch)
+
+
+def test_texts_cannot_change_the_page():
+    row, predicted = {"text": "<b>a & b</b>", "label": "x"}, {"teacher": "<i>", "student": "y", "mistake": 0.9}
+    run = page.Run("here", "films", "accuracy", {"student": {}})
+    shown = page.example_table(run, [(row, predicted)])
+    assert "&lt;b&gt;a &amp; b&lt;/b&gt;" in shown and "<b>" not in shown and "<i>" not in shown
+
+
+def test_an_answer_and_tags_are_shown_as_words():
+    question = {"question": "how", "passage": "it is warm", "answers": []}
+    assert page.readable(question, [6, 10]) == "warm" and page.readable(question, None) == "no answer"
+    assert page.readable({"words": ["Ann", "is"]}, ["B-PER", "O"]) == "Ann: B-PER"
+
+
+@pytest.mark.parametrize("values", [[0.5], [0.5, 0.5], [0.0], [-3, 1e6], [1e-9, 2e-9]])
+def test_a_scale_covers_every_range(values):
+    place, ticks = charts.scale(values, 0, 100)
+    assert ticks and all(0 <= place(value) <= 100 for value in (*values, *ticks))
+
+
+def test_numbers_that_differ_most_come_first_and_classes_are_in_order():
+    run = page.Run("here", "films", "pearson", {"student": {}}, examples=[
+        ({"text": text, "label": 1.0}, {"teacher": 1.0, "student": number, "mistake": 0.0})
+        for text, number in (("near", 1.1), ("far", 4.0), ("equal", 1.0))])  # fmt: skip
+    shown = page.examples(run)
+    assert shown.index("far") < shown.index("near") and "equal" not in shown
+    chart = charts.confusion([("10", "2"), ("2", "2"), ("10", "10")])
+    assert chart.index(">2</text>") < chart.index(">10</text>")
