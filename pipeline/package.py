@@ -1,7 +1,6 @@
 """Assemble the release folder: the student for PyTorch and ONNX, its tokenizer, and a model card with its results."""
 
 import json
-import shutil
 from pathlib import Path
 
 from pipeline.tinybert import tasks
@@ -10,7 +9,7 @@ from pipeline.tinybert.core.log import log
 from pipeline.tinybert.core.output import output, write_csv
 from pipeline.tinybert.evaluation import verdicts
 from pipeline.tinybert.models import checkpoints
-from pipeline.tinybert.release import model_card
+from pipeline.tinybert.release import model_card, release_folder
 
 REPORTS = ("scores", "export", "benchmark")
 TRAININGS = {
@@ -38,9 +37,8 @@ def main(name: str) -> None:
     ]
 
     with output(models / "release") as out:
-        (out / "onnx").mkdir()
-        for file in sorted((models / "onnx").iterdir()):
-            shutil.copyfile(file, out / ("onnx" if file.suffix == ".onnx" else "") / file.name)
+        serving = release_folder.serving_settings(task, configuration.task(name), facts["export"]["threshold"])
+        release_folder.write(models / "onnx", out, serving)
         numerics = configuration.numerics
         card = model_card.of(task, name, configuration, numerics, facts, trainings, verdict, files)
         card.save(out / "README.md")

@@ -45,7 +45,7 @@ def of(
         license=recipe.license,
         library_name="transformers",
         pipeline_tag=task.pipeline_tag,
-        tags=["tinybert", "distillation", "onnx"],
+        tags=["tinybert", "distillation", "onnx", "transformers.js"],
         metrics=[task.metric],
         model_name=name,
         eval_results=[result(task, configuration.task(name).source, name, facts["export"])],
