@@ -2,7 +2,11 @@
 
 import json
 import shutil
+from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
+
+import ruamel.yaml
 
 from pipeline.tinybert.core.settings import Task as TaskSettings
 from pipeline.tinybert.data.records import column_names
@@ -10,6 +14,8 @@ from pipeline.tinybert.release import stand_alone
 from pipeline.tinybert.tasks.task import Task
 
 FIELDS = {"passage": "context"}  # a task's field → its name outside, which is that of other libraries
+SERVED = ("text", "pair", "words", "question", "passage")  # the fields of all kinds that a model reads
+LOOKED_AT, SHORT, LONG = 200, 40, 160  # rows of test; characters of one
 HALF = 0.5  # the least probability of a label of `multi_label`
 # What transformers.js loads by default: int8 on the CPU; float32 on a GPU, which has no int8 operators.
 TRANSFORMERS_JS = {"dtype": "q8", "device_config": {"webgpu": {"dtype": "fp32"}}}
@@ -23,6 +29,30 @@ def serving_settings(task: Task, settings: TaskSettings, threshold: float | None
         threshold = HALF
     sometimes = {"labels": task.labels or None, "threshold": threshold, "scheme": settings.source.scheme}
     return always | {name: value for name, value in sometimes.items() if value is not None}
+
+
+def to_served(row: dict) -> dict:
+    """A row of the task in the form that `stand_alone` takes, with its texts as the user wrote them (``given``)."""
+    given = {field: value for field, value in row.get("given", {}).items() if isinstance(value, str)}
+    fields = {field: value for field, value in row.items() if field in SERVED}
+    texts = {**fields, **{field: value for field, value in given.items() if field in (*fields, "text")}}
+    return {FIELDS.get(field, field): value for field, value in texts.items()}
+
+
+def example(test: Iterable[dict]) -> dict:
+    """A row of test to show: the first that is neither very short nor long, or else the shortest of the first."""
+    looked_at = [to_served(row) for row in islice(test, LOOKED_AT)]
+    return next(
+        (row for row in looked_at if SHORT <= len(str(row)) <= LONG), min(looked_at, key=lambda row: len(str(row)))
+    )
+
+
+def write_evaluation_results(out: Path, results: list[dict] | None) -> None:
+    """Write what the hub reads as evaluation results, if the score is on a dataset of the hub."""
+    if results:
+        (out / ".eval_results").mkdir()
+        with open(out / ".eval_results" / "results.yaml", "w", encoding="utf-8", newline="\n") as file:
+            ruamel.yaml.YAML().dump(results, file)
 
 
 def write(exported: Path, out: Path, serving: dict) -> None:
