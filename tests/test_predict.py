@@ -19,6 +19,8 @@ from pipeline.tinybert.core.output import write_json
 from pipeline.tinybert.data import rows
 from pipeline.tinybert.models import checkpoints
 from pipeline.tinybert.models.inference import EvaluationSet, pytorch_forward
+from pipeline.tinybert.release import answer_files
+from pipeline.tinybert.tasks.named_entities import spans_of, to_iob2
 
 TEXTS = ["The film was really great with story .", "the plot is dull", "a heartwarming film"]
 THRESHOLD = 0.0
@@ -133,6 +135,90 @@ def test_a_table_is_read_as_the_source_is(world, monkeypatch, capsys, name):
     assert [answer["label"] for answer in found] == ["positive", "negative"]
 
 
+TYPED = [
+    {"id": 7, "text": TEXTS[0], "label": "gold", "note": None},
+    {"id": 8, "text": "  ", "label": None, "note": "odd"},
+    {"id": 9, "text": TEXTS[1], "label": None, "note": "a, b"},
+]
+READ_BACK = {
+    "out.csv": lambda path: pandas.read_csv(path),
+    "out.tsv": lambda path: pandas.read_csv(path, sep="\t"),
+    "out.parquet": lambda path: pandas.read_parquet(path),
+    "out.jsonl": lambda path: pandas.read_json(path, lines=True),
+}
+
+
+@pytest.mark.parametrize("name", READ_BACK)
+def test_a_file_of_answers_has_all_fields_of_the_input_in_its_order(world, monkeypatch, capsys, name):
+    rows.write("asked.jsonl", TYPED)
+    with pytest.raises(UserError, match="^1 of 3 could not be answered: asked.jsonl, row 2: .*empty text|line 2"):
+        said(monkeypatch, capsys, "tiny", "--file", "asked.jsonl", "--output", name)
+    found = READ_BACK[name](name)
+    assert list(found["id"]) == [7, 8, 9] and list(found["text"].str.strip()) == [TEXTS[0], "", TEXTS[1]]
+    first, second, third = found.astype(object).where(found.notna(), None).to_dict("records")
+    assert (first["label"], third["label"]) == ("positive", "negative")
+    assert "empty text" in second["error"] and second["label"] in (None, "") and not first.get("error")
+    assert first["input_label"] == "gold" and third["note"] == "a, b"
+    probabilities = first["probabilities"]
+    probabilities = json.loads(probabilities) if isinstance(probabilities, str) else dict(probabilities)
+    assert probabilities["positive"] > 0.5
+
+
+def test_fields_that_the_task_does_not_read_stand_beside_the_answer(world, monkeypatch, capsys):
+    rows.write("asked.jsonl", TYPED[::2])
+    first, third = said(monkeypatch, capsys, "tiny", "--file", "asked.jsonl")
+    assert (first["id"], first["text"], first["input_label"], first["label"]) == (7, TEXTS[0], "gold", "positive")
+    assert (third["id"], third["note"]) == (9, "a, b")
+
+
+@pytest.mark.parametrize("kind", tasks.KINDS)
+def test_every_kind_is_written_to_a_parquet_file(exported_kind, monkeypatch, capsys, kind):
+    name = exported_kind(kind)
+    file = Path("data", "raw", kind, "text.jsonl")
+    printed = said(monkeypatch, capsys, name, "--file", str(file))
+    said(monkeypatch, capsys, name, "--file", str(file), "--output", "out.parquet")
+    found = pandas.read_parquet("out.parquet").to_dict("records")
+    assert len(found) == len(printed)
+    for answer, cells in zip(printed, found, strict=True):
+        for field in answer_files.FIELDS[kind]:
+            if field in ("label", "number", "answer"):
+                assert cells[field] == answer[field]
+            elif field in ("labels", "tags"):
+                assert list(cells[field]) == answer[field]
+
+
+def test_blocks_of_a_long_file_are_answered_in_order(world, monkeypatch, capsys):
+    monkeypatch.setattr(predict, "BLOCK", 3)
+    asked = [text for text, _ in tiny.sentences(10, seed=5)]
+    Path("asked.txt").write_text("\n".join(asked))
+    one_by_one = [said(monkeypatch, capsys, "tiny", text, "--model", "int8")[0] for text in asked]
+    assert said(monkeypatch, capsys, "tiny", "--file", "asked.txt", "--model", "int8") == one_by_one
+    found = said(monkeypatch, capsys, "tiny", "--file", "asked.txt")
+    assert [answer["text"] for answer in found] == asked
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [("out.xls", r"--output: out.xls: expected a file that ends with one of .jsonl, .ndjson, .csv"),
+     ("nowhere/out.csv", "--output: nowhere/out.csv: there is no folder nowhere: create it first")],
+)  # fmt: skip
+def test_a_file_that_cannot_be_written_is_refused(world, monkeypatch, capsys, name, why):
+    with pytest.raises(UserError, match=why):
+        said(monkeypatch, capsys, "tiny", TEXTS[0], "--output", name)
+
+
+def test_inputs_that_do_not_fit_into_a_table_are_refused(world, monkeypatch, capsys):
+    monkeypatch.setattr(predict, "BLOCK", 1)
+    for more, name, why in [
+        ({"id": 2, "new": 1}, "out.csv", "an input has the field 'new', the inputs before have none: write a .jsonl"),
+        ({"id": "two"}, "out.parquet", "a column has values of several types: write a .jsonl file"),
+    ]:
+        rows.write("asked.jsonl", [{"text": TEXTS[0], "id": 1}, {"text": TEXTS[0], **more}])
+        with pytest.raises(UserError, match=why):
+            said(monkeypatch, capsys, "tiny", "--file", "asked.jsonl", "--output", name)
+        assert not Path(name).exists()
+
+
 def test_a_table_has_the_column_and_the_delimiter_of_the_source(world, monkeypatch, capsys):
     settings = tiny.set_value("tasks.tiny.source.text", "review")
     settings = tiny.set_value("tasks.tiny.source.delimiter", ";")(settings(Path("params.yaml").read_text()))
@@ -240,6 +326,23 @@ def test_words_may_be_a_text_or_a_list_written_as_text(exported_kind, monkeypatc
     found = said(monkeypatch, capsys, name, "--file", "asked.csv")
     expected = [["the", "film", "is", "great"], ["the", "film"], ["the", "film"], ["[", "sic", "]", "film"]]
     assert [answer["words"] for answer in found] == expected
+
+
+def test_tags_are_answered_in_the_scheme_of_the_source(exported_kind, monkeypatch, capsys):
+    name = exported_kind("named_entities")
+    file = Path("data", "raw", name, "text.jsonl")
+    in_iob2 = said(monkeypatch, capsys, name, "--file", str(file))
+    params = tiny.set_value(f"tasks.{name}.source.scheme", "BIOES")(Path("params.yaml").read_text())
+    Path("params.yaml").write_text(params)
+    for model in ("onnx", "pytorch"):
+        found = said(monkeypatch, capsys, name, "--file", str(file), "--model", model)
+        assert [answer["entities"] for answer in found] == [answer["entities"] for answer in in_iob2]
+        for answer in found:
+            words = [f"word{number}" for number in range(len(answer["tags"]))]
+            assert spans_of(to_iob2(words, answer["tags"], "BIOES")) == {
+                (entity["type"], entity["first"], entity["first"] + len(entity["words"]))
+                for entity in answer["entities"]
+            }
 
 
 def test_entities_stand_beside_their_tags():
