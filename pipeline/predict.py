@@ -27,7 +27,7 @@ from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import log_count
 from pipeline.tinybert.data.records import BadRecordError, column_names, flat, list_in_text
 from pipeline.tinybert.data.rows import Row, blocks, parse_json
-from pipeline.tinybert.models import checkpoints
+from pipeline.tinybert.models.formats import FILES
 from pipeline.tinybert.release import answer_files, release_folder
 from pipeline.tinybert.release.stand_alone import Model
 from pipeline.tinybert.tasks.task import Task
@@ -45,7 +45,7 @@ def main() -> None:
     with contextlib.redirect_stdout(sys.stderr), contextlib.ExitStack() as around:  # notes go to the standard error
         configuration = settings.load()
         name, task_settings = options.task, configuration.task(options.task)
-        file = require_built(Path("models", name, "onnx", checkpoints.FILES[options.model]), name)
+        file = require_built(Path("models", name, "onnx", FILES[options.model]), name)
         task = tasks.load(require_built(Path("data", name, "prepared", "task.json"), name), task_settings, name)
         report = json.loads(require_built(Path("metrics", name, "export.json"), name).read_text(encoding="utf-8"))
         columns = column_names(task, task_settings.source, labelled=False)
@@ -97,7 +97,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m pipeline.predict", description=__doc__.splitlines()[0])
     parser.add_argument("task")
     parser.add_argument("texts", nargs="*", metavar="text")
-    parser.add_argument("--model", choices=checkpoints.FILES, default="onnx", help="default: onnx")
+    parser.add_argument("--model", choices=FILES, default="onnx", help="default: onnx")
     parser.add_argument(
         "--context", "--pair", dest="other", metavar="TEXT", help="the passage of all questions, or all second texts"
     )
@@ -129,6 +129,7 @@ def open_model(task: Task, file: Path, serving: dict) -> Iterator[Model]:
         return
     import torch  # slow to import, and the other formats do not need it
 
+    from pipeline.tinybert.models import checkpoints
     from pipeline.tinybert.models.inference import pytorch_forward
 
     names = checkpoints.tokenizer(file.parent).model_input_names
@@ -237,7 +238,7 @@ def first_field(row: Row | None, columns: Columns) -> dict:
     return {first: row[first]} if row else {}
 
 
-def with_fields(record: dict, answer: dict, hidden: Container[str] = ()) -> dict:
+def with_fields(record: dict, answer: dict, hidden: Container[Any] = ()) -> dict:
     """The fields of a record that are not ``hidden``, and its answer."""
     fields = {name: value for name, value in record.items() if name not in hidden}
     return {**{f"input_{name}" if name in answer else name: value for name, value in fields.items()}, **answer}

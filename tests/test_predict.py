@@ -81,6 +81,16 @@ def test_each_line_of_the_standard_input_is_answered_as_it_comes(world):
         assert process.wait() == 0
 
 
+def test_an_onnx_file_is_run_without_libraries_that_take_seconds_to_import(world):
+    with tiny.start_python(
+        "-X", "importtime", "-m", "pipeline.predict", "tiny", TEXTS[0], "--model", "int8"
+    ) as process:
+        out, err = process.communicate()
+    assert json.loads(out)["label"] == "positive"
+    imported = {line.rpartition("|")[2].strip() for line in err.splitlines() if line.startswith("import time:")}
+    assert "onnxruntime" in imported and not imported & {"torch", "transformers", "scipy", "pandas", "datasets"}
+
+
 def test_a_reader_that_has_enough_ends_it_quietly(world):
     Path("asked.txt").write_text("the plot is dull\n" * 20_000)  # more than a pipe holds
     with tiny.start_python("-m", "pipeline.predict", "tiny", "--file", "asked.txt") as process:

@@ -17,12 +17,11 @@ from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import log, log_count
 from pipeline.tinybert.models import tokenizers, weights
 from pipeline.tinybert.models.families import FAMILIES, check_family
+from pipeline.tinybert.models.formats import FILES as FILES
 
 if TYPE_CHECKING:
     from pipeline.tinybert.core.settings import Shape
 
-# Released formats of the student, and their files.
-FILES = {"pytorch": "model.safetensors", "onnx": "model.onnx", "int8": "model_int8.onnx"}
 # The code reads a model's outputs by name, and asks for hidden states where it needs them.
 OUTPUTS = {"return_dict": True, "output_attentions": False, "output_hidden_states": False}
 MOST_LABELS = 100_000  # the library spells out a name for each

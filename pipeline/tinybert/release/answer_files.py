@@ -80,7 +80,8 @@ def _parquet(partial: Path, path: Path, fields: dict[str, str]) -> Iterator[Writ
     places = {"first": types["int64"], "start": types["int64"], "end": types["int64"]}
     entity = pyarrow.struct({"type": types["string"], "words": types["strings"], **places})
     types["entities"] = pyarrow.list_(entity)
-    schema = None
+    schema: Any = None
+    file: Any = None
     with contextlib.ExitStack() as around:
 
         def write(answers: list[dict]) -> None:
@@ -100,7 +101,6 @@ def _parquet(partial: Path, path: Path, fields: dict[str, str]) -> Iterator[Writ
         def text_if_blank(kind: Any) -> Any:
             return types["string"] if pyarrow.types.is_null(kind) else kind
 
-        file: Any = None
         try:
             yield write
             if file is None:

@@ -143,7 +143,7 @@ def hub_name(location: str) -> tuple[str, str | None]:
 
 def on_hub(*locations: str | None) -> list[str]:
     """The names of the locations that are on the hub, each once."""
-    return list(dict.fromkeys(hub_name(location)[0] for location in locations if (location or "").startswith(HUB)))
+    return list(dict.fromkeys(hub_name(location)[0] for location in locations if location and location.startswith(HUB)))
 
 
 def base_models(configuration: Settings, name: str) -> list[str]:
