@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # The code reads a model's outputs by name, and asks for hidden states where it needs them.
 OUTPUTS = {"return_dict": True, "output_attentions": False, "output_hidden_states": False}
+# What the library writes into tokenizer_config.json about how a tokenizer was loaded and last called.
+CALL_STATE = ("is_local", "local_files_only", "max_length", "pad_to_multiple_of", "stride", "truncation_strategy")
 MOST_LABELS = 100_000  # the library spells out a name for each
 
 transformers.logging.set_verbosity_error()
@@ -99,6 +101,8 @@ def save(folder: Path, model: PreTrainedModel, tokenizer=None, **options) -> Non
     if tokenizer is not None:
         # Reset what the last call of the tokenizer set; otherwise it would be saved.
         tokenizer.backend_tokenizer.no_truncation(), tokenizer.backend_tokenizer.no_padding()
+        for name in CALL_STATE:
+            tokenizer.init_kwargs.pop(name, None)
         tokenizer.save_pretrained(folder)
 
 
