@@ -16,6 +16,7 @@ import torch
 from onnx.external_data_helper import set_external_data
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
 from pipeline.tinybert.core.errors import UserError
@@ -126,9 +127,21 @@ def session(path: Path, threads: int = 0) -> onnxruntime.InferenceSession:
 
 
 def onnx_forward(task: Task, path: Path) -> Forward:
-    """A function from model inputs to class logits, computed by onnxruntime."""
+    """A function from model inputs to class logits, computed by onnxruntime.
+
+    A single sequence is computed without padding, as it is served: padding would change the scales of an int8 model.
+    """
     open_session = session(path)
-    return lambda inputs: task.class_logits(run(open_session, inputs))
+
+    def forward(inputs: dict[str, Tensor]) -> Tensor:
+        mask = inputs["attention_mask"]
+        if len(mask) > 1:
+            return task.class_logits(run(open_session, inputs))
+        length = int(mask.sum())
+        logits = task.class_logits(run(open_session, {name: values[:, :length] for name, values in inputs.items()}))
+        return logits if logits.size(1) == 1 else pad(logits, (0, 0, 0, mask.size(1) - length))
+
+    return forward
 
 
 def run(open_session: onnxruntime.InferenceSession, inputs: dict[str, Tensor]) -> SimpleNamespace:
