@@ -272,7 +272,8 @@ def latency_table(benchmark: dict) -> str:
         [which, title, f"{benchmark[which]['parameters'] / 1e6:.1f} M", *(str(benchmark[which][form][key]) for key in
          ("megabytes", "p50", "p95", "times_faster"))]
         for which in ("teacher", "student")
-        for form, title in FORMATS.items()
+        for form, title in {**FORMATS, "openvino": "ONNX, in OpenVINO"}.items()
+        if form in benchmark[which]  # OpenVINO is optional
     ]  # fmt: skip
     machine = ", ".join(f"{name} {value}" for name, value in benchmark["machine"].items())
     columns = ["model", "format", "parameters", "MB", "p50, ms", "p95, ms", "times faster than the teacher in PyTorch"]
