@@ -1,7 +1,8 @@
 """Size, operations and latency of teacher and student: in PyTorch, as ONNX and as int8 ONNX, on this machine's CPU.
 
 All are measured alternately in one run. The student's files are those of `export`. The teacher's ONNX files are
-temporary; they show how much of the speed-up is due to ONNX and how much to the smaller model.
+temporary; they show how much of the speed-up is due to ONNX and how much to the smaller model. If OpenVINO is installed
+(tested: openvino 2026.4.1), it runs the float32 ONNX files too.
 """
 
 import tempfile
@@ -37,14 +38,15 @@ def main(name: str) -> None:
     test = list(rows.read(prepared / "test.jsonl"))
     pieces = length_percentiles(inference.encode(task, test, tokenizers["teacher"]))
 
+    formats = FILES | ({"openvino": FILES["onnx"]} if latency.openvino_is_installed() else {})
     with tempfile.TemporaryDirectory() as temporary:
         onnx_folders = {"teacher": Path(temporary), "student": folders["student"]}
         teacher_onnx, teacher_int8 = (onnx_folders["teacher"] / FILES[form] for form in ("onnx", "int8"))
         onnx_model.write(teacher_onnx, loaded["teacher"], task, tokenizers["teacher"], export.opset)
         onnx_model.quantise(teacher_onnx, teacher_int8, export.per_channel, export.reduce_range)
         files = {
-            f"{which} {form}": (folders if form == "pytorch" else onnx_folders)[which] / FILES[form]
-            for which, form in product(MODELS, FILES)
+            f"{which} {form}": (folders if form == "pytorch" else onnx_folders)[which] / formats[form]
+            for which, form in product(MODELS, formats)
         }
         records = measure(loaded, files, tokenizers["student"], pieces, recipe)
         megabytes = {model: round(file.stat().st_size / 1e6, 1) for model, file in files.items()}
@@ -76,12 +78,7 @@ def measure(
     """
     records = []
     for threads in sorted({1, latency.cores()}):
-        runners = {
-            model: latency.pytorch_runner(loaded[model.split()[0]], threads)
-            if model.endswith("pytorch")
-            else latency.onnx_runner(file, threads)
-            for model, file in files.items()
-        }
+        runners = {model: runner(loaded, model, file, threads) for model, file in files.items()}
         for batch_size, length in product(sorted({1, *recipe.batch_sizes}), sorted(set(pieces.values()))):
             what = f"batch {batch_size}, {length} word-pieces, {threads} threads"
             inputs = latency.random_inputs(tokenizer, batch_size, length)
@@ -94,6 +91,14 @@ def measure(
                 for model, of_model in times.items()
             ]  # fmt: skip
     return records
+
+
+def runner(loaded: dict[str, PreTrainedModel], model: str, file: Path, threads: int) -> latency.Run:
+    """A function that runs a model ("student int8", for example) in the runtime of its format."""
+    which, form = model.split()
+    if form == "pytorch":
+        return latency.pytorch_runner(loaded[which], threads)
+    return (latency.openvino_runner if form == "openvino" else latency.onnx_runner)(file, threads)
 
 
 def make_report(

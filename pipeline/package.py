@@ -1,16 +1,16 @@
 """Assemble the release folder: the student for PyTorch and ONNX, its tokenizer, and a model card with its results."""
 
 import json
-import shutil
 from pathlib import Path
 
 from pipeline.tinybert import tasks
 from pipeline.tinybert.core import settings, stage
 from pipeline.tinybert.core.log import log
 from pipeline.tinybert.core.output import output, write_csv, write_json
+from pipeline.tinybert.data import rows
 from pipeline.tinybert.evaluation import summary, verdicts
 from pipeline.tinybert.models import checkpoints
-from pipeline.tinybert.release import model_card
+from pipeline.tinybert.release import model_card, release_folder, stand_alone
 
 REPORTS = ("scores", "export", "benchmark")
 TRAININGS = {
@@ -32,17 +32,20 @@ def main(name: str) -> None:
     scores = facts["scores"]
     doubts = verdicts.doubts(name, scores, configuration.teacher_may_know_test(name))
     verdict = [verdicts.gain(scores), verdicts.retention(scores), *(f"DOUBTFUL: {doubt}" for doubt in doubts)]
-    files = [
-        *(prepared / f"{part}.jsonl" for part in SPLITS),
-        *(models / "onnx" / file for file in checkpoints.FILES.values()),
-    ]
+    entry = configuration.task(name)
 
     with output(models / "release") as out:
-        (out / "onnx").mkdir()
-        for file in sorted((models / "onnx").iterdir()):
-            shutil.copyfile(file, out / ("onnx" if file.suffix == ".onnx" else "") / file.name)
+        serving = release_folder.serving_settings(task, entry, facts["export"]["threshold"])
+        release_folder.write(models / "onnx", out, serving)
+        row = release_folder.example(rows.read(prepared / "test.jsonl"))
+        example = row, stand_alone.Model(out).predict([row])[0]
+        release_folder.write_evaluation_results(out, model_card.evaluation_results(task, entry.source, facts["export"]))
+        released = {path.relative_to(out).as_posix(): path for path in sorted(out.rglob("*")) if path.is_file()}
+        files = {path.as_posix(): path for path in (prepared / f"{part}.jsonl" for part in SPLITS)}
         numerics = configuration.numerics
-        card = model_card.of(task, name, configuration, numerics, facts, trainings, verdict, files)
+        card = model_card.of(
+            task, name, configuration, numerics, facts, trainings, verdict, example, {**files, **released}
+        )
         card.save(out / "README.md")
         size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     with output(Path("metrics", name, "package")) as out:

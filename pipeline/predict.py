@@ -2,86 +2,110 @@
 
 Without texts on the command line it reads a file (``--file``) or the standard input. It reads a table (.csv, .tsv,
 .parquet, …) with the settings of the task's source. In a .jsonl file, each line is a JSON object; in any other file and
-on the standard input, each line is a text or a JSON object. It answers each line as soon as it has read it.
-``--context`` is the passage of all questions, ``--pair`` the second text of all pairs.
+on the standard input, each line is a text or a JSON object. ``--context`` is the passage of all questions, ``--pair``
+the second text of all pairs.
 
-For an invalid text it prints ``{"error": …}``, and the exit code is 1.
+There is one answer for each input, in order: its first field, the fields that the task does not read, and the
+prediction. ``--output`` writes a file with all fields of the input and the prediction. If the prediction has a field of
+the same name, that of the input becomes ``input_<name>``. For an invalid input the answer is ``{"error": …}``, and the
+exit code is 1. Without ``--file`` and ``--output``, each line is answered as soon as it is read.
 """
 
 import argparse
 import contextlib
+import functools
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from pipeline.tinybert import tasks
 from pipeline.tinybert.core import settings, stage
 from pipeline.tinybert.core.errors import UserError
-from pipeline.tinybert.data import readers
+from pipeline.tinybert.core.log import log_count
 from pipeline.tinybert.data.records import BadRecordError, column_names, flat, list_in_text
-from pipeline.tinybert.data.rows import Row, parse_json
-from pipeline.tinybert.evaluation import scoring
-from pipeline.tinybert.models import checkpoints
-from pipeline.tinybert.models.inference import EvaluationSet, Forward, pytorch_forward
-from pipeline.tinybert.release import onnx_model
+from pipeline.tinybert.data.rows import Row, blocks, parse_json
+from pipeline.tinybert.models.formats import FILES
+from pipeline.tinybert.release import answer_files, release_folder
+from pipeline.tinybert.release.stand_alone import Model
 from pipeline.tinybert.tasks.task import Task
 
 LINES = (".jsonl", ".ndjson")  # read line by line, like text
+BLOCK = 1024  # inputs of a file that are answered together
+BATCH = {"pytorch": 32, "onnx": 32, "int8": 1}  # int8 activations are scaled over the whole batch
 Columns = dict[str, Any]  # field → the source's column, or a list of columns whose texts are joined
-Inputs = Iterator[tuple[str, dict | BadRecordError]]  # the position of each record in the input, and the record
+Input = tuple[str, dict | BadRecordError]  # the position of a record in the input, and the record
+Inputs = Iterator[Input]
 
 
 def main() -> None:
     options, stdout = parse_arguments(), sys.stdout
-    with contextlib.redirect_stdout(sys.stderr):  # notes, for example that a text is truncated
+    with contextlib.redirect_stdout(sys.stderr), contextlib.ExitStack() as around:  # notes go to the standard error
         configuration = settings.load()
         name, task_settings = options.task, configuration.task(options.task)
-        file = require_built(Path("models", name, "onnx", checkpoints.FILES[options.model]), name)
+        file = require_built(Path("models", name, "onnx", FILES[options.model]), name)
         task = tasks.load(require_built(Path("data", name, "prepared", "task.json"), name), task_settings, name)
         report = json.loads(require_built(Path("metrics", name, "export.json"), name).read_text(encoding="utf-8"))
         columns = column_names(task, task_settings.source, labelled=False)
+        hidden = {*columns, *flat(columns.values())}  # the task reads them
         inputs = read_inputs(options, columns, task_settings.source)
-        tokenizer = checkpoints.tokenizer(file.parent)
+        serving = release_folder.serving_settings(task, task_settings, report["threshold"])
+        model = around.enter_context(open_model(task, file, serving))
         print(f"{options.model} model of {name}: {file}", file=sys.stderr, flush=True)
-        bad, total = [], 0
-        with open_model(task, file) as forward:
-            for where, record in inputs:
-                total += 1
-                try:
-                    row = to_row(task, record, columns)
-                    answer = predict(task, row, tokenizer, forward, report["threshold"], file)
-                except BadRecordError as error:
-                    bad.append(f"{where}: {error}")
-                    answer = {"error": bad[-1]}
-                print(json.dumps(answer, ensure_ascii=False), file=stdout, flush=True)
+        if options.output:
+            write = around.enter_context(answer_files.open_file(options.output, serving["kind"]))
+        bad, total, first_bad = 0, 0, ""
+        streams = str(options.file or "-") == "-" and not options.output  # someone waits for each answer
+        for block in blocks(inputs, 1 if streams else BLOCK):
+            answers = answer_block(task, columns, model, block, BATCH[options.model], file)
+            errors = [answer["error"] for _, answer in answers if "error" in answer]
+            bad, total, first_bad = bad + len(errors), total + len(block), first_bad or "".join(errors[:1])
+            records = [record if isinstance(record, dict) else {} for _, record in block]
+            if options.output:
+                write([with_fields(record, answer) for record, (_, answer) in zip(records, answers, strict=True)])
+                continue
+            for record, (row, answer) in zip(records, answers, strict=True):
+                shown = {**first_field(row, columns), **with_fields(record, answer, hidden)}
+                print(json.dumps(shown, ensure_ascii=False, default=str), file=stdout, flush=streams)
+        longer = f"texts are longer than the model reads (max_length: {task.max_length}) and are cut"
+        log_count(model.truncated, total, longer)
     if not total:
         print("no text to answer", file=sys.stderr)
     if bad:
-        raise UserError(f"{len(bad)} of {total} could not be answered: {bad[0]}")
+        raise UserError(f"{bad} of {total} could not be answered: {first_bad}")
 
 
-def predict(task: Task, row: Row, tokenizer, forward: Forward, threshold: float | None, file: Path) -> dict:
-    """The JSON object for a row: its first field, then the prediction."""
-    evaluation_set = EvaluationSet(task, [row], tokenizer)
-    logits = evaluation_set.logits(forward, batch_size=1)  # int8 activations are scaled over the whole batch
-    scoring.check_finite(logits, file)
-    [prediction] = task.apply_threshold(evaluation_set.predictions(logits), threshold)
-    first_field = next(iter(task.columns))
-    return {first_field: row[first_field], **task.format_prediction(row, prediction, logits)}
+def answer_block(
+    task: Task, columns: Columns, model: Model, block: list[Input], batch_size: int, file: Path
+) -> list[tuple[Row | None, dict]]:
+    """For each input, in order: its row (None if it is invalid), and the prediction or ``{"error": …}``."""
+    found: list[tuple[Row | None, dict]] = []
+    for where, record in block:
+        try:
+            found.append((to_row(task, record, columns), {}))
+        except BadRecordError as error:
+            found.append((None, {"error": f"{where}: {error}"}))
+    rows = [row for row, _ in found if row is not None]
+    try:
+        predictions = iter(model.predict([release_folder.to_served(row) for row in rows], batch_size))
+    except ValueError as error:
+        raise UserError(f"{file}: {error}: run `dvc repro`, or train again with a smaller learning rate") from error
+    return [(row, error if row is None else next(predictions)) for row, error in found]
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m pipeline.predict", description=__doc__.splitlines()[0])
     parser.add_argument("task")
     parser.add_argument("texts", nargs="*", metavar="text")
-    parser.add_argument("--model", choices=checkpoints.FILES, default="onnx", help="default: onnx")
+    parser.add_argument("--model", choices=FILES, default="onnx", help="default: onnx")
     parser.add_argument(
         "--context", "--pair", dest="other", metavar="TEXT", help="the passage of all questions, or all second texts"
     )
     parser.add_argument("--file", type=Path, help="a table, or one text or JSON object per line; -: the standard input")
+    written = ", ".join(answer_files.WRITERS)
+    parser.add_argument("--output", type=Path, help=f"the file to write ({written}); default: print")
     options = parser.parse_intermixed_args()  # texts may follow options
     if options.texts and options.file:
         raise UserError("texts and --file: give one of them")
@@ -94,11 +118,29 @@ def require_built(path: Path, name: str) -> Path:
     return path
 
 
-def open_model(task: Task, file: Path) -> contextlib.AbstractContextManager[Forward]:
-    """A function from model inputs to class logits."""
+@contextlib.contextmanager
+def open_model(task: Task, file: Path, serving: dict) -> Iterator[Model]:
+    """The model in a file of any format. ``serving``: `release_folder.serving_settings`."""
     if file.suffix == ".onnx":
-        return contextlib.nullcontext(onnx_model.onnx_forward(task, file))
-    return pytorch_forward(task, task.load_model(file.parent))
+        try:
+            model = Model(file.parent, file.name, serving)
+        except Exception as error:  # onnxruntime's exceptions have no public base class
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"{file} cannot be loaded: {reason}: run `dvc repro` or `dvc pull`") from error
+        yield model
+        return
+    import torch  # slow to import, and the other formats do not need it
+
+    from pipeline.tinybert.models import checkpoints
+    from pipeline.tinybert.models.inference import pytorch_forward
+
+    names = checkpoints.tokenizer(file.parent).model_input_names
+    with pytorch_forward(task, task.load_model(file.parent)) as forward:
+
+        def compute(inputs: dict) -> Any:
+            return forward({name: torch.from_numpy(values) for name, values in inputs.items()}).float().cpu().numpy()
+
+        yield Model(file.parent, settings=serving, forward=compute, inputs=names)
 
 
 def read_inputs(options: argparse.Namespace, columns: Columns, source: settings.Source) -> Inputs:
@@ -111,6 +153,8 @@ def read_inputs(options: argparse.Namespace, columns: Columns, source: settings.
         return ((f"text {number}", {first: text, **more}) for number, text in enumerate(options.texts, 1))
     if options.file is None or str(options.file) == "-":
         return records_of_lines(sys.stdin.buffer, "standard input", first, more)
+    from pipeline.tinybert.data import readers  # slow to import
+
     suffix = options.file.suffix.lower()
     if suffix in readers.READERS and suffix not in LINES:
         return records_of_table(options.file, columns, source, more)
@@ -123,6 +167,8 @@ def read_inputs(options: argparse.Namespace, columns: Columns, source: settings.
 
 def records_of_table(path: Path, columns: Columns, source: settings.Source, more: dict) -> Inputs:
     """The records of a table, read with the settings of the task's source. ``more``: fields that all records get."""
+    from pipeline.tinybert.data import readers
+
     for number, (position, record) in enumerate(readers.records(path, source, "--file")):
         known = {**more, **record}
         missing = [
@@ -180,12 +226,30 @@ def to_row(task: Task, record: dict | BadRecordError, columns: Columns) -> Row:
         record, names = {field: value}, {field: field}
     if missing := [name for name in names.values() if not isinstance(name, list) and name not in record]:
         raise BadRecordError(f"no {missing[0]}: expected {' and '.join(columns)}")
-    row = task.parse_record(record, settings.Table.model_validate({"location": "-", **names}), labelled=False)
+    row = task.parse_record(record, table_of(json.dumps(names)), labelled=False)
     try:
         json.dumps(row, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError:
         raise BadRecordError("a character is not valid Unicode (half of a surrogate pair, or not UTF-8)") from None
     return {**row, "given": {field: record[name] for field, name in names.items() if not isinstance(name, list)}}
+
+
+@functools.cache
+def table_of(names: str) -> settings.Table:
+    """A source with these columns (JSON: field → column). Its validation takes longer than an answer: cached."""
+    return settings.Table.model_validate({"location": "-", **json.loads(names)})
+
+
+def first_field(row: Row | None, columns: Columns) -> dict:
+    """The first field that the task reads, with its value; nothing for an invalid row."""
+    first = next(iter(columns))
+    return {first: row[first]} if row else {}
+
+
+def with_fields(record: dict, answer: dict, hidden: Container[Any] = ()) -> dict:
+    """The fields of a record that are not ``hidden``, and its answer."""
+    fields = {name: value for name, value in record.items() if name not in hidden}
+    return {**{f"input_{name}" if name in answer else name: value for name, value in fields.items()}, **answer}
 
 
 if __name__ == "__main__":

@@ -15,6 +15,10 @@ import tiny
 import torch
 from tiny import COMMON, OF_ALL, PER_TASK, ROOT, run_stage
 
+from pipeline.tinybert import tasks
+from pipeline.tinybert.core import settings
+from pipeline.tinybert.release import release_folder
+
 PAD = tiny.tokenizer().pad_token_id
 
 
@@ -73,6 +77,22 @@ def exported_kind(world, exported_kinds, tmp_path_factory) -> Callable[[str], st
         for part in ("models", "data", "metrics"):
             shutil.copytree(Path(part, kind), exported_kinds[kind] / part / kind)
         return kind
+
+    return make
+
+
+@pytest.fixture
+def release(exported_kind) -> Callable[[str], Path]:
+    """``release(kind)``: the release folder of a task of this kind, without its card. ``threshold``: of "no answer"."""
+
+    def make(kind: str, threshold: float = 0.0) -> Path:
+        name = exported_kind(kind)
+        configuration, folder = settings.load(), Path("models", name, "release")
+        task = tasks.load(Path("data", name, "prepared", "task.json"), configuration.task(name), name)
+        folder.mkdir()
+        serving = release_folder.serving_settings(task, configuration.task(name), threshold)
+        release_folder.write(folder.with_name("onnx"), folder, serving)
+        return folder.absolute()
 
     return make
 

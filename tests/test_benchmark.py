@@ -14,7 +14,8 @@ from transformers import AutoModelForSequenceClassification
 
 from pipeline.tinybert.release import latency
 
-MODELS = [f"{which} {form}" for which in ("teacher", "student") for form in ("pytorch", "onnx", "int8")]
+FORMS = ["pytorch", "onnx", "int8", *(["openvino"] if latency.openvino_is_installed() else [])]
+MODELS = [f"{which} {form}" for which in ("teacher", "student") for form in FORMS]
 
 
 def read(path: str) -> list[dict]:
@@ -50,6 +51,13 @@ def test_sizes_and_operations_are_those_of_the_files(world):
         assert report[which]["parameters"] == sum(weights.numel() for weights in model.parameters())
     size = Path("models/tiny/onnx/model_int8.onnx").stat().st_size
     assert report["student"]["int8"]["megabytes"] == pytest.approx(size / 1e6, abs=0.05)
+
+
+def test_openvino_answers_as_onnxruntime_does(world):
+    pytest.importorskip("openvino")
+    file, inputs = Path("models/tiny/onnx/model.onnx"), latency.random_inputs(tiny.tokenizer(), 2, 9)
+    [expected] = latency.onnx_runner(file, 1)(inputs)
+    assert latency.openvino_runner(file, 1)(inputs)["logits"] == pytest.approx(expected, abs=1e-4)
 
 
 def test_models_answer_in_turn_and_the_first_rounds_do_not_count(monkeypatch):

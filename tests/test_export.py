@@ -42,6 +42,17 @@ def test_onnx_answers_as_the_model_whatever_the_batch_its_length_and_padding(exp
         torch.testing.assert_close(found[kept], expected[kept], atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("kind", tasks.KINDS)
+def test_int8_is_scored_as_it_is_served(exported_kind, batch, kind):
+    """One text at a time, and padding changes nothing."""
+    exported_kind(kind)
+    task, _, path = exported(kind)
+    forward = onnx_model.onnx_forward(task, path.with_name("model_int8.onnx"))
+    plain, padded = forward(batch((7,))), forward(batch((7,), padding=9))
+    assert padded.size(1) in (1, 16)
+    torch.testing.assert_close(padded[:, : plain.size(1)], plain, rtol=0, atol=0)
+
+
 def test_the_report_has_the_scores_of_each_file_beside_pytorch_s(world):
     report = json.loads(Path("metrics/tiny/export.json").read_text())
     scores = json.loads(Path("metrics/tiny/scores.json").read_text())

@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 import ruamel.yaml
 import tiny
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, parse_eval_result_entries
 from tiny import run_stage
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from pipeline.tinybert.core import settings
 from pipeline.tinybert.core.errors import UserError
+from pipeline.tinybert.data import rows
 from pipeline.tinybert.models import checkpoints
-from pipeline.tinybert.release import onnx_model
+from pipeline.tinybert.release import model_card, onnx_model, stand_alone
 
 RELEASE = Path("models/tiny/release")
 
@@ -43,6 +45,47 @@ def test_the_cards_code_example_loads_the_model(released, monkeypatch):
     monkeypatch.chdir(RELEASE)
     exec(code, names)
     assert names["model"].config.id2label == {0: "negative", 1: "positive"}
+
+
+def test_the_card_shows_an_input_and_the_answer_of_the_released_file(released):
+    code = released.text.split("```python\n")[2].split("```")[0]
+    call, shown = code.splitlines()[-2:]
+    row, *_ = json.loads(call.removeprefix("model.predict(").removesuffix(")"))
+    assert row["text"] in {row["text"] for row in rows.read("data/tiny/prepared/test.jsonl")}
+    assert json.loads(shown.removeprefix("# ")) == stand_alone.Model(RELEASE).predict([row])
+
+
+def test_the_card_says_what_the_model_is_for_and_lists_the_folders_files(released):
+    assert "to give a text one of the labels negative, positive, in the language `en`" in released.text
+    assert "Text after 32 word pieces is not read." in released.text
+    for path in RELEASE.rglob("*"):
+        if path.is_file() and path.name != "README.md":
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            assert f"| {path.relative_to(RELEASE).as_posix()} | `{digest}` |" in released.text
+
+
+def test_what_is_on_the_hub_is_named_for_the_hub(world):
+    hub = {"encoder.checkpoint": "hub:owner/encoder@0a1", "tasks.tiny.source.location": "hub:owner/films@0b2"}
+    tiny.write_params(world / "params.yaml", **hub, **{"tasks.tiny.metric": "macro_f1"})
+    run_stage("package")
+    data = ModelCard.load(RELEASE / "README.md").data
+    assert (data.base_model, data.datasets, data.metrics) == (["owner/encoder"], ["owner/films"], ["f1"])
+    [result] = data.eval_results
+    score = report("export")["pytorch"]["macro_f1"]
+    assert (result.metric_type, result.metric_args, result.metric_value) == ("f1", {"average": "macro"}, score)
+    assert (result.dataset_type, result.dataset_revision) == ("owner/films", "0b2")
+    [written] = parse_eval_result_entries(ruamel.yaml.YAML(typ="safe").load(RELEASE / ".eval_results" / "results.yaml"))
+    assert (written.dataset_id, written.dataset_revision, written.value) == ("owner/films", "0b2", score)
+
+
+def test_strict_f1_is_said(world):
+    task = tiny.task(["O", "B-PER", "I-PER"], metric="f1", kind="named_entities")
+    scores = {"f1": 0.5, "low": 0.4, "high": 0.6, "value": 0.0}
+    scores = {"teacher": scores, "student": scores, "student_alone": scores, "gain": scores}
+    export = {"threshold": None, **dict.fromkeys(checkpoints.FILES, {"f1": 0.5})}
+    assert model_card.STRICT_F1 in model_card.score_table(task, scores, export)
+    source = settings.Source(location="data/raw/rows.conll")
+    assert model_card.result(task, source, "tiny", export).metric_name == "f1, strict"
 
 
 def test_the_cards_metadata_are_what_the_hub_expects(released):
@@ -77,6 +120,8 @@ def test_the_card_shows_the_tasks_effective_settings(world):
     run_stage("package")
     text = ModelCard.load(RELEASE / "README.md").text.split("```yaml\n")[1].split("```")[0]
     shown = ruamel.yaml.YAML(typ="safe", pure=True).load(text)
+    assert set(shown["general_student"]) == {"start", "shape", "layers"}  # no other start
+    assert "null" not in text and "finetune_student" in shown
     assert (shown["augment"]["variants"], shown["augment"]["candidates"], shown["seed"]) == (1, 15, 7)
 
 

@@ -20,6 +20,8 @@ from pipeline.tinybert.core.output import write_json
 from pipeline.tinybert.data import rows
 from pipeline.tinybert.models import checkpoints
 from pipeline.tinybert.models.inference import EvaluationSet, pytorch_forward
+from pipeline.tinybert.release import answer_files, stand_alone
+from pipeline.tinybert.tasks.named_entities import spans_of, to_iob2
 
 TEXTS = ["The film was really great with story .", "the plot is dull", "a heartwarming film"]
 THRESHOLD = 0.0
@@ -78,6 +80,16 @@ def test_each_line_of_the_standard_input_is_answered_as_it_comes(world):
         process.stdin.close()
         assert "onnx model of tiny: models/tiny/onnx/model.onnx" in process.stderr.read()
         assert process.wait() == 0
+
+
+def test_an_onnx_file_is_run_without_libraries_that_take_seconds_to_import(world):
+    with tiny.start_python(
+        "-X", "importtime", "-m", "pipeline.predict", "tiny", TEXTS[0], "--model", "int8"
+    ) as process:
+        out, err = process.communicate()
+    assert json.loads(out)["label"] == "positive"
+    imported = {line.rpartition("|")[2].strip() for line in err.splitlines() if line.startswith("import time:")}
+    assert "onnxruntime" in imported and not imported & {"torch", "transformers", "scipy", "pandas", "datasets"}
 
 
 def test_a_reader_that_has_enough_ends_it_quietly(world):
@@ -150,6 +162,90 @@ def test_a_table_is_read_as_the_source_is(world, monkeypatch, capsys, name):
     found = said(monkeypatch, capsys, "tiny", "--file", name)
     assert [answer["text"] for answer in found] == [row["text"] for row in TABLE]
     assert [answer["label"] for answer in found] == ["positive", "negative"]
+
+
+TYPED = [
+    {"id": 7, "text": TEXTS[0], "label": "gold", "note": None},
+    {"id": 8, "text": "  ", "label": None, "note": "odd"},
+    {"id": 9, "text": TEXTS[1], "label": None, "note": "a, b"},
+]
+READ_BACK = {
+    "out.csv": lambda path: pandas.read_csv(path),
+    "out.tsv": lambda path: pandas.read_csv(path, sep="\t"),
+    "out.parquet": lambda path: pandas.read_parquet(path),
+    "out.jsonl": lambda path: pandas.read_json(path, lines=True),
+}
+
+
+@pytest.mark.parametrize("name", READ_BACK)
+def test_a_file_of_answers_has_all_fields_of_the_input_in_its_order(world, monkeypatch, capsys, name):
+    rows.write("asked.jsonl", TYPED)
+    with pytest.raises(UserError, match="^1 of 3 could not be answered: asked.jsonl, row 2: .*empty text|line 2"):
+        said(monkeypatch, capsys, "tiny", "--file", "asked.jsonl", "--output", name)
+    found = READ_BACK[name](name)
+    assert list(found["id"]) == [7, 8, 9] and list(found["text"].str.strip()) == [TEXTS[0], "", TEXTS[1]]
+    first, second, third = found.astype(object).where(found.notna(), None).to_dict("records")
+    assert (first["label"], third["label"]) == ("positive", "negative")
+    assert "empty text" in second["error"] and second["label"] in (None, "") and not first.get("error")
+    assert first["input_label"] == "gold" and third["note"] == "a, b"
+    probabilities = first["probabilities"]
+    probabilities = json.loads(probabilities) if isinstance(probabilities, str) else dict(probabilities)
+    assert probabilities["positive"] > 0.5
+
+
+def test_fields_that_the_task_does_not_read_stand_beside_the_answer(world, monkeypatch, capsys):
+    rows.write("asked.jsonl", TYPED[::2])
+    first, third = said(monkeypatch, capsys, "tiny", "--file", "asked.jsonl")
+    assert (first["id"], first["text"], first["input_label"], first["label"]) == (7, TEXTS[0], "gold", "positive")
+    assert (third["id"], third["note"]) == (9, "a, b")
+
+
+@pytest.mark.parametrize("kind", tasks.KINDS)
+def test_every_kind_is_written_to_a_parquet_file(exported_kind, monkeypatch, capsys, kind):
+    name = exported_kind(kind)
+    file = Path("data", "raw", kind, "text.jsonl")
+    printed = said(monkeypatch, capsys, name, "--file", str(file))
+    said(monkeypatch, capsys, name, "--file", str(file), "--output", "out.parquet")
+    found = pandas.read_parquet("out.parquet").to_dict("records")
+    assert len(found) == len(printed)
+    for answer, cells in zip(printed, found, strict=True):
+        for field in answer_files.FIELDS[kind]:
+            if field in ("label", "number", "answer"):
+                assert cells[field] == answer[field]
+            elif field in ("labels", "tags"):
+                assert list(cells[field]) == answer[field]
+
+
+def test_blocks_of_a_long_file_are_answered_in_order(world, monkeypatch, capsys):
+    monkeypatch.setattr(predict, "BLOCK", 3)
+    asked = [text for text, _ in tiny.sentences(10, seed=5)]
+    Path("asked.txt").write_text("\n".join(asked))
+    one_by_one = [said(monkeypatch, capsys, "tiny", text, "--model", "int8")[0] for text in asked]
+    assert said(monkeypatch, capsys, "tiny", "--file", "asked.txt", "--model", "int8") == one_by_one
+    found = said(monkeypatch, capsys, "tiny", "--file", "asked.txt")
+    assert [answer["text"] for answer in found] == asked
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [("out.xls", r"--output: out.xls: expected a file that ends with one of .jsonl, .ndjson, .csv"),
+     ("nowhere/out.csv", "--output: nowhere/out.csv: there is no folder nowhere: create it first")],
+)  # fmt: skip
+def test_a_file_that_cannot_be_written_is_refused(world, monkeypatch, capsys, name, why):
+    with pytest.raises(UserError, match=why):
+        said(monkeypatch, capsys, "tiny", TEXTS[0], "--output", name)
+
+
+def test_inputs_that_do_not_fit_into_a_table_are_refused(world, monkeypatch, capsys):
+    monkeypatch.setattr(predict, "BLOCK", 1)
+    for more, name, why in [
+        ({"id": 2, "new": 1}, "out.csv", "an input has the field 'new', the inputs before have none: write a .jsonl"),
+        ({"id": "two"}, "out.parquet", "a column has values of several types: write a .jsonl file"),
+    ]:
+        rows.write("asked.jsonl", [{"text": TEXTS[0], "id": 1}, {"text": TEXTS[0], **more}])
+        with pytest.raises(UserError, match=why):
+            said(monkeypatch, capsys, "tiny", "--file", "asked.jsonl", "--output", name)
+        assert not Path(name).exists()
 
 
 def test_a_table_has_the_column_and_the_delimiter_of_the_source(world, monkeypatch, capsys):
@@ -261,6 +357,23 @@ def test_words_may_be_a_text_or_a_list_written_as_text(exported_kind, monkeypatc
     assert [answer["words"] for answer in found] == expected
 
 
+def test_tags_are_answered_in_the_scheme_of_the_source(exported_kind, monkeypatch, capsys):
+    name = exported_kind("named_entities")
+    file = Path("data", "raw", name, "text.jsonl")
+    in_iob2 = said(monkeypatch, capsys, name, "--file", str(file))
+    params = tiny.set_value(f"tasks.{name}.source.scheme", "BIOES")(Path("params.yaml").read_text())
+    Path("params.yaml").write_text(params)
+    for model in ("onnx", "pytorch"):
+        found = said(monkeypatch, capsys, name, "--file", str(file), "--model", model)
+        assert [answer["entities"] for answer in found] == [answer["entities"] for answer in in_iob2]
+        for answer in found:
+            words = [f"word{number}" for number in range(len(answer["tags"]))]
+            assert spans_of(to_iob2(words, answer["tags"], "BIOES")) == {
+                (entity["type"], entity["first"], entity["first"] + len(entity["words"]))
+                for entity in answer["entities"]
+            }
+
+
 def test_entities_stand_beside_their_tags():
     task = tasks.KINDS["named_entities"]("f1", 32, None, ["O", "B-PER", "I-PER"])
     row = {"words": ["Ada", "Lovelace", "met", "Babbage"]}
@@ -269,3 +382,98 @@ def test_entities_stand_beside_their_tags():
         {"type": "PER", "words": ["Ada", "Lovelace"], "first": 0},
         {"type": "PER", "words": ["Babbage"], "first": 3},
     ]
+
+
+# predict.py of the release folder
+
+LONG = "The film is good , but the plot was very dull and the cast seems awful with a great script . " * 3
+ALONE = """
+import importlib.abc, runpy, sys
+class OnlyThese(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name in ("torch", "transformers", "pipeline", "scipy", "seqeval", "pandas"):
+            raise ImportError(name)
+sys.meta_path.insert(0, OnlyThese())
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def run_alone(folder: Path, *arguments: str, lines: str = "") -> list[dict]:
+    """The answers of the folder's predict.py where the libraries that it must not need are missing."""
+    command = [sys.executable, "-c", ALONE, folder / "predict.py", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, input=lines, cwd=folder.parent)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def expected_answers(kind: str, asked: list[dict]) -> list[dict]:
+    """The answers of the project's own code, in PyTorch."""
+    task = tasks.load(Path("data", kind, "prepared", "task.json"), settings.load().task(kind), kind)
+    asked = [
+        {field: value.strip() if isinstance(value, str) else value for field, value in row.items()} | {"given": row}
+        for row in asked
+    ]
+    evaluation = EvaluationSet(task, asked, checkpoints.tokenizer(f"models/{kind}/student"))
+    with pytorch_forward(task, task.load_model(f"models/{kind}/student")) as forward:
+        logits = evaluation.logits(forward, batch_size=1)
+    predictions = task.apply_threshold(evaluation.predictions(logits), THRESHOLD if task.needs_threshold else None)
+    of_row = [[] for _ in asked]
+    for number, values in zip(evaluation.columns["example"], logits, strict=True):
+        of_row[number].append(values)
+    return [task.format_prediction(*each) for each in zip(asked, predictions, of_row, strict=True)]
+
+
+def longer(row: dict) -> dict:
+    """A row of the same kind that is longer than max_length, with characters that the tokenizer drops."""
+    made = {name: f" {text}\u200b {LONG}" if isinstance(text, str) else text for name, text in row.items()}
+    return {**made, "words": [*row["words"], "\ufe0f", *LONG.split()]} if "words" in row else made
+
+
+@pytest.mark.parametrize("kind", tasks.KINDS)
+def test_the_folder_s_predict_py_answers_as_the_project_does(release, kind):
+    folder = release(kind)
+    asked = [
+        {field: value for field, value in row.items() if field in ("text", "pair", "words", "question", "passage")}
+        for row in rows.read(f"data/{kind}/prepared/test.jsonl")
+    ][:12]
+    asked += [longer(row) for row in asked[:3]]
+    given = [{"context" if field == "passage" else field: value for field, value in row.items()} for row in asked]
+    expected = expected_answers(kind, asked)
+    for batch_size in (1, 4):
+        found = stand_alone.Model(folder, "onnx/model.onnx").predict(given, batch_size)
+        for ours, theirs in zip(expected, found, strict=True):
+            for name, value in ours.items():
+                close = name in ("number", "probabilities")
+                assert theirs[name] == (pytest.approx(value, abs=2e-3) if close else value)
+    lines = "".join(json.dumps(row) + "\n" for row in given[-3:])
+    alone = run_alone(folder, "--file", "onnx/model.onnx", lines=lines)
+    assert alone == [{**row, **answer} for row, answer in zip(given[-3:], found[-3:], strict=True)]
+    assert stand_alone.Model(folder).predict(given[:3])  # int8
+
+
+def test_entities_in_a_text_have_their_places_in_it(release):
+    folder = release("named_entities")
+    text = " The film was really great with story ."
+    [found] = stand_alone.Model(folder, "onnx/model.onnx").predict([{"text": text}])
+    [in_words] = stand_alone.Model(folder, "onnx/model.onnx").predict([{"words": text.split()}])
+    assert found["tags"] == in_words["tags"] and found["entities"]
+    for entity, same in zip(found["entities"], in_words["entities"], strict=True):
+        assert text[entity["start"] : entity["end"]] == " ".join(entity["words"])
+        assert {**same, "start": entity["start"], "end": entity["end"]} == entity
+    assert run_alone(folder, text, "--file", "onnx/model.onnx") == [{"text": text, **found}]
+
+
+@pytest.mark.parametrize(
+    ("scheme", "expected"),
+    [
+        ("IOB2", ["B-PER", "I-PER", "B-PER", "O", "B-ORG", "I-ORG", "I-ORG", "I-PER"]),
+        ("IOB1", ["I-PER", "I-PER", "B-PER", "O", "I-ORG", "I-ORG", "I-ORG", "O"]),
+        ("BIOES", ["B-PER", "E-PER", "S-PER", "O", "B-ORG", "I-ORG", "E-ORG", "O"]),
+    ],
+)
+def test_tags_are_in_the_scheme_of_the_training_data(scheme, expected):
+    tags = ["B-PER", "I-PER", "B-PER", "O", "B-ORG", "I-ORG", "I-ORG", "I-PER"]
+    found = stand_alone.entities(tags)
+    assert set(found) == spans_of(tags)
+    assert stand_alone.in_scheme(tags, found, scheme) == expected

@@ -17,14 +17,15 @@ from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import log, log_count
 from pipeline.tinybert.models import tokenizers, weights
 from pipeline.tinybert.models.families import FAMILIES, check_family
+from pipeline.tinybert.models.formats import FILES as FILES
 
 if TYPE_CHECKING:
     from pipeline.tinybert.core.settings import Shape
 
-# Released formats of the student, and their files.
-FILES = {"pytorch": "model.safetensors", "onnx": "model.onnx", "int8": "model_int8.onnx"}
 # The code reads a model's outputs by name, and asks for hidden states where it needs them.
 OUTPUTS = {"return_dict": True, "output_attentions": False, "output_hidden_states": False}
+# What the library writes into tokenizer_config.json about how a tokenizer was loaded and last called.
+CALL_STATE = ("is_local", "local_files_only", "max_length", "pad_to_multiple_of", "stride", "truncation_strategy")
 MOST_LABELS = 100_000  # the library spells out a name for each
 
 transformers.logging.set_verbosity_error()
@@ -100,6 +101,8 @@ def save(folder: Path, model: PreTrainedModel, tokenizer=None, **options) -> Non
     if tokenizer is not None:
         # Reset what the last call of the tokenizer set; otherwise it would be saved.
         tokenizer.backend_tokenizer.no_truncation(), tokenizer.backend_tokenizer.no_padding()
+        for name in CALL_STATE:
+            tokenizer.init_kwargs.pop(name, None)
         tokenizer.save_pretrained(folder)
 
 

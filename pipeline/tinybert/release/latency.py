@@ -5,6 +5,7 @@ In each round every model runs once, so that a busy or quiet moment of the machi
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
 import time
@@ -53,6 +54,21 @@ def onnx_runner(path: Path, threads: int) -> Run:
     session = onnx_model.session(path, threads)
     names = [argument.name for argument in session.get_inputs()]
     return lambda inputs: session.run(None, {name: inputs[name].numpy() for name in names})
+
+
+def openvino_is_installed() -> bool:
+    return importlib.util.find_spec("openvino") is not None
+
+
+def openvino_runner(path: Path, threads: int) -> Run:
+    """A function that runs an ONNX file in OpenVINO on ``threads`` threads, in float32."""
+    import openvino  # optional
+
+    settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    compiled = openvino.Core().compile_model(path, "CPU", settings)
+    request = compiled.create_infer_request()
+    names = [argument.get_any_name() for argument in compiled.inputs]
+    return lambda inputs: request.infer({name: inputs[name].numpy() for name in names})
 
 
 def measure(models: dict[str, Run], inputs: Inputs, runs: int, title: str) -> dict[str, dict[str, float]]:

@@ -2,11 +2,12 @@
 
 import hashlib
 import io
+import json
 from pathlib import Path
 from typing import Any
 
 import ruamel.yaml
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 from transformers import AutoConfig
 
 from pipeline.tinybert.core.settings import STAGES_A_TASK_MAY_CHANGE, Numerics, Settings, Source
@@ -19,6 +20,36 @@ MODELS = {
     "student_alone": "student fine-tuned without distillation (baseline)",
 }
 NOT_STATED = "not stated"
+HUB = "hub:"
+# Our metrics, as the hub knows them: type, name, arguments.
+HUB_METRICS: dict[str, tuple[str, str, dict | None]] = {
+    "macro_f1": ("f1", "Macro F1", {"average": "macro"}),
+    "micro_f1": ("f1", "Micro F1", {"average": "micro"}),
+    "mcc": ("matthews_correlation", "Matthews correlation", None),
+    "pearson": ("pearsonr", "Pearson correlation", None),
+    "spearman": ("spearmanr", "Spearman correlation", None),
+    "pearson_spearman": ("pearsonr", "Mean of Pearson and Spearman correlation", None),
+}
+STRICT_F1 = "Strict F1: an entity counts as correct only if its type, its first word and its last word are right."
+# What a score means, by the hub's name of the kind.
+MEANINGS = {
+    "token-classification": STRICT_F1,
+    "question-answering": "Exact match and F1 over words, as in SQuAD's script: the best of the reference answers.",
+}
+PURPOSES = {
+    "text_classification": "to give {what} one of the labels {labels}",
+    "regression": "to give {what} a number",
+    "multi_label": "to give {what} any number of the labels {labels}",
+    "named_entities": "to find entities in a sentence: {labels}",
+    "question_answering": "to find the answer to a question in a passage",
+}
+MOST_LABELS = 20  # that a sentence lists
+# general_student: the settings that a start reads.
+READ_BY_START = {
+    "checkpoint": ("start", "shape", "checkpoint"),
+    "layers": ("start", "shape", "layers"),
+    "distillation": ("start", "shape", "distillation"),
+}
 FORMATS = {"pytorch": "PyTorch", "onnx": "ONNX", "int8": "ONNX, int8"}
 
 
@@ -30,34 +61,40 @@ def of(
     facts: dict[str, dict],
     trainings: dict[str, dict],
     verdict: list[str],
-    files: list[Path],
+    example: tuple[dict, dict],
+    files: dict[str, Path],
 ) -> ModelCard:
     """The card of task ``name``.
 
     facts: the contents of scores.json, export.json and benchmark.json, under these names.
     trainings: stage → rows, steps, learning rate and temperature of its training.
     verdict: the scores in words: gain, retention, doubts.
-    files: the files that the card lists with their hashes.
+    example: a row, and the released int8 model's answer.
+    files: the files that the card lists with their hashes, by the names that it gives them.
     """
-    recipe = configuration.quietly("package", name)
+    recipe, source = configuration.quietly("package", name), configuration.task(name).source
+    metric = HUB_METRICS.get(task.metric, (task.metric, None, None))[0]
     data = ModelCardData(
         language=recipe.language,
         license=recipe.license,
         library_name="transformers",
         pipeline_tag=task.pipeline_tag,
-        tags=["tinybert", "distillation", "onnx"],
-        metrics=[task.metric],
+        tags=["tinybert", "distillation", "onnx", "transformers.js"],
+        metrics=[metric],
         model_name=name,
-        eval_results=[result(task, configuration.task(name).source, name, facts["export"])],
+        base_model=base_models(configuration, name) or None,
+        datasets=data_sets(task, configuration, name) or None,
+        eval_results=[result(task, source, name, facts["export"])],
     )
     sections = {
-        "Use": usage(task),
+        "Use": usage(task, configuration.task(name).kind, source, *example),
+        "Intended use and limits": limits(task, name, configuration, trainings, facts["export"]),
         f"Scores on test ({task.metric})": score_table(task, facts["scores"], facts["export"]),
         "Size and latency": latency_table(facts["benchmark"]),
         "Training": training_table(trainings),
         "Sources and licences": source_table(task, name, configuration),
         "Parameters": parameters(name, configuration, numerics),
-        "Files": table(["file", "SHA-256"], [[path.as_posix(), f"`{sha256(path)}`"] for path in files]),
+        "Files": table(["file", "SHA-256"], [[title, f"`{sha256(path)}`"] for title, path in files.items()]),
     }
     text = "\n\n".join(f"## {title}\n\n{content}" for title, content in sections.items())
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n# {name}\n\n{description(name, verdict)}\n\n{text}\n")
@@ -65,13 +102,59 @@ def of(
 
 def result(task: Task, source: Source, name: str, export: dict) -> EvalResult:
     """The released model's score, as the hub shows it. It names a dataset of the hub only if the rows came from it."""
-    dataset, _, revision = source.location.removeprefix("hub:").partition("@")
     data: dict[str, Any] = {"dataset_type": name, "dataset_name": f"{name}, test split of this pipeline"}
-    if source.location.startswith("hub:"):
+    if source.location.startswith(HUB):
+        dataset, revision = hub_name(source.location)
         data = {"dataset_type": dataset, "dataset_name": dataset, "dataset_config": source.config}
-        data |= {"dataset_revision": revision or None, "dataset_split": (source.splits or {}).get("test")}
-    score = export["pytorch"][task.metric]
-    return EvalResult(task_type=task.pipeline_tag, metric_type=task.metric, metric_value=score, **data)
+        data |= {"dataset_revision": revision, "dataset_split": (source.splits or {}).get("test")}
+    metric, title, arguments = HUB_METRICS.get(task.metric, (task.metric, None, None))
+    if task.pipeline_tag == "token-classification":
+        title = f"{task.metric}, strict"
+    return EvalResult(
+        task_type=task.pipeline_tag,
+        metric_type=metric,
+        metric_name=title,
+        metric_args=arguments,
+        metric_value=export["pytorch"][task.metric],
+        **data,
+    )
+
+
+def evaluation_results(task: Task, source: Source, export: dict) -> list[dict] | None:
+    """The content of `.eval_results/*.yaml`, which the hub reads for a dataset of its own; None for other sources."""
+    if not source.location.startswith(HUB):
+        return None
+    dataset, revision = hub_name(source.location)
+    entry = EvalResultEntry(
+        dataset_id=dataset,
+        task_id=source.config or "default",
+        value=export["pytorch"][task.metric],
+        dataset_revision=revision,
+        notes=f"{task.metric} on {(source.splits or {}).get('test', 'the test split of this pipeline')}",
+    )
+    return eval_result_entries_to_yaml([entry])
+
+
+def hub_name(location: str) -> tuple[str, str | None]:
+    """OWNER/NAME and the revision of a location of the hub."""
+    name, _, revision = location.removeprefix(HUB).partition("@")
+    return name, revision or None
+
+
+def on_hub(*locations: str | None) -> list[str]:
+    """The names of the locations that are on the hub, each once."""
+    return list(dict.fromkeys(hub_name(location)[0] for location in locations if location and location.startswith(HUB)))
+
+
+def base_models(configuration: Settings, name: str) -> list[str]:
+    """The models of the hub that the student's weights come from."""
+    student = configuration.quietly("general_student", name)
+    return on_hub(student.checkpoint if student.start == "checkpoint" else configuration.encoder.checkpoint)
+
+
+def data_sets(task: Task, configuration: Settings, name: str) -> list[str]:
+    _, unlabelled = configuration.unlabelled(name, task.reads_texts)
+    return on_hub(configuration.task(name).source.location, unlabelled.location if unlabelled else None)
 
 
 def description(name: str, verdict: list[str]) -> str:
@@ -92,15 +175,62 @@ def description(name: str, verdict: list[str]) -> str:
     )
 
 
-def usage(task: Task) -> str:
+def usage(task: Task, kind: str, source: Source, row: dict, answer: dict) -> str:
     head = task.head.__name__
-    code = [
+    transformers = [
         f"from transformers import {head}, AutoTokenizer",
         f'model = {head}.from_pretrained(".")  # this folder',
         'tokenizer = AutoTokenizer.from_pretrained(".")',
     ]
-    contents = "`onnx/` contains the same model for onnxruntime, in float32 and quantized to int8."
-    return "\n".join(["```python", *code, "```", "", contents])
+    alone = [
+        "from predict import Model  # predict.py of this folder",
+        'model = Model(".")  # int8; Model(".", "onnx/model.onnx"): float32',
+        f"model.predict([{json.dumps(row, ensure_ascii=False)}])",
+        f"# {json.dumps([answer], ensure_ascii=False)}",
+    ]
+    parts = [
+        "With transformers:",
+        *("```python", *transformers, "```"),
+        "",
+        "With onnxruntime, tokenizers and numpy only (`python predict.py --help` for the command line):",
+        *("```python", *alone, "```"),
+        "",
+        "`onnx/` contains the model for onnxruntime: `model.onnx` in float32 and `model_quantized.onnx` in int8."
+        " `model_int8.onnx` is the int8 model under another name, and needs `model_quantized.onnx` beside it.",
+    ]
+    if kind != "regression" and source.pair is None:  # its pipelines take no pairs and give no numbers
+        texts = [" ".join(value) if isinstance(value, list) else value for value in row.values()]
+        javascript = [
+            'import { pipeline } from "@huggingface/transformers";',
+            f'const model = await pipeline("{task.pipeline_tag}", "OWNER/NAME");  // this folder on the hub',
+            f"await model({', '.join(json.dumps(text, ensure_ascii=False) for text in texts)});",
+        ]
+        parts += ["", "In a browser or Node, with transformers.js (int8 by default):", "```js", *javascript, "```"]
+    return "\n".join(parts)
+
+
+def limits(task: Task, name: str, configuration: Settings, trainings: dict[str, dict], export: dict) -> str:
+    """What the model is for, and where its scores say nothing."""
+    entry, language = configuration.task(name), configuration.quietly("package", name).language
+    labels = list(dict.fromkeys(label.removeprefix("B-") for label in task.labels if label[:2] not in ("I-", "O")))
+    more = f" and {len(labels) - MOST_LABELS} more" if len(labels) > MOST_LABELS else ""
+    what = "a pair of texts" if entry.source.pair else "a text"
+    purpose = PURPOSES[entry.kind].format(what=what, labels=", ".join(labels[:MOST_LABELS]) + more)
+    rows = trainings["finetune_student"].get("rows", "unknown")
+    points = [
+        f"Intended use: {purpose}, in the language `{language}`, on texts like the training data ({rows} rows of"
+        f" `{entry.source.location}`).",
+        "The scores below hold for such texts. Test the model on your own texts before you rely on it, and do not let"
+        " it decide alone about people.",
+        "The student learned the teacher's answers, mistakes and biases included.",
+    ]
+    if entry.kind == "question_answering":
+        points.append(f"Questions are cut at {task.max_length // 2} word pieces; passages are read whole, in windows.")
+    else:
+        points.append(f"Text after {task.max_length} word pieces is not read.")
+    if export["threshold"] is not None:
+        points.append(f"Questions without an answer: the threshold is {export['threshold']} (see Scores).")
+    return "\n".join(f"- {point}" for point in points)
 
 
 def score_table(task: Task, scores: dict, export: dict) -> str:
@@ -118,6 +248,8 @@ def score_table(task: Task, scores: dict, export: dict) -> str:
     ]
     columns = ["mean confidence", "overconfidence"] if task.has_probabilities else []
     scored = table(["model", task.metric, "95 % interval", *columns], lines)
+    if task.pipeline_tag in MEANINGS:
+        scored += f"\n\n{MEANINGS[task.pipeline_tag]}"
     if export["threshold"] is None:
         return scored
     return (
@@ -140,7 +272,8 @@ def latency_table(benchmark: dict) -> str:
         [which, title, f"{benchmark[which]['parameters'] / 1e6:.1f} M", *(str(benchmark[which][form][key]) for key in
          ("megabytes", "p50", "p95", "times_faster"))]
         for which in ("teacher", "student")
-        for form, title in FORMATS.items()
+        for form, title in {**FORMATS, "openvino": "ONNX, in OpenVINO"}.items()
+        if form in benchmark[which]  # OpenVINO is optional
     ]  # fmt: skip
     machine = ", ".join(f"{name} {value}" for name, value in benchmark["machine"].items())
     columns = ["model", "format", "parameters", "MB", "p50, ms", "p95, ms", "times faster than the teacher in PyTorch"]
@@ -176,14 +309,23 @@ def source_table(task: Task, name: str, configuration: Settings) -> str:
 
 
 def parameters(name: str, configuration: Settings, numerics: Numerics) -> str:
-    """The task's effective settings, as a block of params.yaml."""
+    """The task's effective settings, as a block of params.yaml: those that the stages read, without blank ones."""
     groups = ("encoder", "word_vectors", "prepare")
     values = {**numerics.model_dump(), **{group: getattr(configuration, group).model_dump() for group in groups}}
     values |= {stage: configuration.quietly(stage, name).model_dump() for stage in STAGES_A_TASK_MAY_CHANGE}
     values["task"] = configuration.task(name).model_dump(exclude=set(STAGES_A_TASK_MAY_CHANGE))
+    student, teacher = values["general_student"], values["finetune_teacher"]
+    values["general_student"] = {key: student[key] for key in READ_BY_START[student["start"]]}
+    if teacher["checkpoint"]:  # it is not fine-tuned
+        values["finetune_teacher"] = {"checkpoint": teacher["checkpoint"]}
     text = io.StringIO()
-    ruamel.yaml.YAML(typ="safe", pure=True).dump(values, text)
-    return f"```yaml\n{text.getvalue()}```"
+    ruamel.yaml.YAML(typ="safe", pure=True).dump(_without_blanks(values), text)
+    return f"<details>\n<summary>All settings</summary>\n\n```yaml\n{text.getvalue()}```\n\n</details>"
+
+
+def _without_blanks(values: dict) -> dict:
+    stated = {key: _without_blanks(value) if isinstance(value, dict) else value for key, value in values.items()}
+    return {key: value for key, value in stated.items() if value not in (None, {})}
 
 
 def table(columns: list[str], lines: list[list[str]]) -> str:

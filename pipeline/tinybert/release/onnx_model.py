@@ -10,10 +10,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
+import onnx
 import onnxruntime
 import torch
+from onnx.external_data_helper import set_external_data
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
 from pipeline.tinybert.core.errors import UserError
@@ -22,6 +25,7 @@ from pipeline.tinybert.models.inference import Forward, last_layer_first_positio
 if TYPE_CHECKING:
     from pipeline.tinybert.tasks import Task
 
+SMALL = 1024  # bytes: weights up to this size stay in a file that `second_name` writes
 EXAMPLE = (2, 9)  # sequences, word pieces: any numbers will do, because both dimensions are dynamic in the file
 
 
@@ -83,6 +87,20 @@ def quantise(path: Path, to: Path, per_channel: bool, reduce_range: bool) -> Non
         quantize_dynamic(path, to, weight_type=QuantType.QInt8, per_channel=per_channel, reduce_range=reduce_range)
 
 
+def second_name(path: Path, to: Path) -> None:
+    """Write a small file ``to`` that runs the quantised model ``path``. Both must stay in the same folder: the weights
+    of ``to`` are bytes of ``path`` (ONNX's external data).
+    """
+    content = path.read_bytes()
+    model = onnx.load_from_string(content)
+    for weights in model.graph.initializer:
+        data = weights.raw_data
+        if weights.data_type in (onnx.TensorProto.INT8, onnx.TensorProto.UINT8) and len(data) > SMALL:  # any alignment
+            set_external_data(weights, path.name, content.find(data), len(data))
+            weights.ClearField("raw_data")
+    to.write_bytes(model.SerializeToString(deterministic=True))
+
+
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
     """Silence the warnings that libraries address to their own developers."""
@@ -109,9 +127,21 @@ def session(path: Path, threads: int = 0) -> onnxruntime.InferenceSession:
 
 
 def onnx_forward(task: Task, path: Path) -> Forward:
-    """A function from model inputs to class logits, computed by onnxruntime."""
+    """A function from model inputs to class logits, computed by onnxruntime.
+
+    A single sequence is computed without padding, as it is served: padding would change the scales of an int8 model.
+    """
     open_session = session(path)
-    return lambda inputs: task.class_logits(run(open_session, inputs))
+
+    def forward(inputs: dict[str, Tensor]) -> Tensor:
+        mask = inputs["attention_mask"]
+        if len(mask) > 1:
+            return task.class_logits(run(open_session, inputs))
+        length = int(mask.sum())
+        logits = task.class_logits(run(open_session, {name: values[:, :length] for name, values in inputs.items()}))
+        return logits if logits.size(1) == 1 else pad(logits, (0, 0, 0, mask.size(1) - length))
+
+    return forward
 
 
 def run(open_session: onnxruntime.InferenceSession, inputs: dict[str, Tensor]) -> SimpleNamespace:

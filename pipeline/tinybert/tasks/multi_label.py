@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import numpy as np
-from scipy.special import expit
 
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.settings import Source
@@ -70,6 +69,8 @@ class MultiLabel(Texts):
         return [sorted(self.labels[index] for index in np.flatnonzero(row[0] >= 0)) for row in logits]
 
     def format_prediction(self, row: Row, prediction: list[str], logits: list[np.ndarray]) -> dict[str, Any]:
+        from scipy.special import expit
+
         return {"labels": prediction, "probabilities": label_probabilities(self.labels, expit(logits[0][0]))}
 
     def scorer(self, rows: list[Row], predictions: list[list[str]]) -> Callable[[np.ndarray], dict[str, float]]:
@@ -92,6 +93,8 @@ class MultiLabel(Texts):
         self, rows: list[Row], predictions: list[list[str]], logits: list[np.ndarray]
     ) -> tuple[np.ndarray, np.ndarray]:
         """For each label of each row: its probability, and whether the row has it."""
+        from scipy.special import expit
+
         present = occurrences((row["label"] for row in rows), self.labels)
         return expit(np.concatenate(logits)).ravel(), present.toarray().ravel()
 

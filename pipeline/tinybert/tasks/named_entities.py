@@ -3,16 +3,15 @@
 A row has ``words`` and ``tags``. For augmentation, its text is the words joined by single spaces.
 """
 
+from __future__ import annotations
+
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from scipy.special import softmax
 from seqeval.scheme import IOB2, Entities
-from torch import Tensor
-from transformers import AutoModelForTokenClassification
 
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import log_count
@@ -20,7 +19,6 @@ from pipeline.tinybert.core.settings import Source, Table
 from pipeline.tinybert.data.records import BadRecordError, list_in_text, text_of
 from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.data.words import tokens
-from pipeline.tinybert.models import checkpoints
 from pipeline.tinybert.tasks.task import (
     Edit,
     Span,
@@ -32,6 +30,9 @@ from pipeline.tinybert.tasks.task import (
     splice,
 )
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 OUTSIDE = "O"
 IGNORED = -100  # the label that torch's cross-entropy ignores
 TAG = re.compile(r"O|[BIES]-\S+")
@@ -42,7 +43,7 @@ class NamedEntities(Task):
     source_settings: ClassVar = ("labels", "scheme", "text")
     loss: ClassVar = "soft_cross_entropy"
     metrics: ClassVar = ("f1", "precision", "recall")
-    head: ClassVar = AutoModelForTokenClassification
+    head_name: ClassVar = "AutoModelForTokenClassification"
     pipeline_tag: ClassVar = "token-classification"
     columns: ClassVar = {"words": "words", "tags": "tags"}
     target_fields: ClassVar = ("tags",)
@@ -89,6 +90,8 @@ class NamedEntities(Task):
         return ", ".join(f"{kind} {count}" for kind, count in sorted(counts.items()))
 
     def encode(self, rows: list[Row], tokenizer) -> dict[str, list]:
+        from pipeline.tinybert.models import checkpoints
+
         longest = min(self.max_length, tokenizer.model_max_length)
         sentences = [_without_empty_words(row["words"], tokenizer) for row in rows]
         encoded = tokenizer(sentences, is_split_into_words=True, truncation=True, max_length=longest)
@@ -161,6 +164,8 @@ class NamedEntities(Task):
         self, rows: list[Row], predictions: list[list[str]], logits: list[np.ndarray]
     ) -> tuple[np.ndarray, np.ndarray]:
         """One entry per word. Words cut off by truncation have no logits and are left out."""
+        from scipy.special import softmax
+
         correct = [
             actual == predicted
             for row, tags, values in zip(rows, predictions, logits, strict=True)

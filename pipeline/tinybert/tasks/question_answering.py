@@ -5,21 +5,18 @@ without answers is unanswerable. A passage longer than the model's limit is spli
 ``stride`` word pieces.
 """
 
+from __future__ import annotations
+
 import re
 import string
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from numbers import Integral
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import regex
-import torch
 from pydantic import Field, NonNegativeInt, PositiveInt
-from scipy.special import log_softmax
-from torch import Tensor
-from torch.nn.functional import cross_entropy
-from transformers import AutoModelForQuestionAnswering
 
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import first_ten, log_count
@@ -28,6 +25,9 @@ from pipeline.tinybert.data import words
 from pipeline.tinybert.data.records import BadRecordError, text_of
 from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.tasks.task import Edit, Span, Task, splice, with_dropped_characters
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 NEARBY = 50  # an answer's offset is repaired if it is wrong by at most this many characters
 SHORTEST_WINDOW = 32  # word pieces
@@ -43,7 +43,7 @@ class Options(Group):
 
 class QuestionAnswering(Task):
     loss: ClassVar = "span_cross_entropy"
-    head: ClassVar = AutoModelForQuestionAnswering
+    head_name: ClassVar = "AutoModelForQuestionAnswering"
     pipeline_tag: ClassVar = "question-answering"
     reads_texts: ClassVar = False
     columns: ClassVar = {"question": "question", "passage": "context", "answers": "answers"}
@@ -154,6 +154,9 @@ class QuestionAnswering(Task):
 
         The loss of the transformers model would count padding as possible positions of an answer.
         """
+        import torch
+        from torch.nn.functional import cross_entropy
+
         padding = ~inputs["attention_mask"].bool().unsqueeze(-1)
         logits = self.class_logits(outputs).float().masked_fill(padding, -torch.inf)
         targets = torch.stack([inputs["start_positions"], inputs["end_positions"]], dim=-1)
@@ -162,10 +165,14 @@ class QuestionAnswering(Task):
 
     def count_distributions(self, label_mask: Tensor) -> Tensor:
         """One per sequence: a distribution over its positions."""
+        import torch
+
         return torch.ones_like(label_mask[:, 0]).sum()
 
     def class_logits(self, outputs) -> Tensor:
         """Start and end logits as two classes, (B, P, 2)."""
+        import torch
+
         return torch.stack([outputs.start_logits, outputs.end_logits], dim=-1)
 
     # A prediction is the best answer: {"text", "start", "probability", "margin", "none_probability"}. The margin is the
@@ -173,6 +180,8 @@ class QuestionAnswering(Task):
     # each within its window.
 
     def predictions(self, logits: list[np.ndarray], data: Any, rows: list[Row]) -> list[dict]:
+        from scipy.special import log_softmax
+
         best = [(-np.inf, {"text": "", "start": 0, "probability": 0.0})] * len(rows)  # (score, answer)
         no_answer = [(np.inf, 0.0)] * len(rows)  # (score, probability)
         for number, window, values in zip(data["example"], data["spans"], logits, strict=True):

@@ -1,20 +1,26 @@
-"""The interface of a task kind, and code that several kinds share."""
+"""The interface of a task kind, and code that several kinds share.
+
+The libraries that only models and scores need are imported where they are used: `predict` starts without them.
+"""
+
+from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from scipy import sparse
-from torch import Tensor
-from transformers import PreTrainedModel
 
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.settings import Group, Source, Table
 from pipeline.tinybert.data.rows import Row
-from pipeline.tinybert.models import checkpoints
+
+if TYPE_CHECKING:
+    from scipy import sparse
+    from torch import Tensor
+    from transformers import PreTrainedModel
 
 Span = tuple[int, int]
 Edit = tuple[int, int, str]  # start, end, the new text of this span
@@ -36,7 +42,7 @@ class Task(ABC):
     reads_texts: ClassVar[bool] = True  # whether an unlabelled row may be a single text
     accepts_label_columns: ClassVar[bool] = False  # whether the setting `label` may list several columns
     source_settings: ClassVar[tuple[str, ...]] = ()  # further settings of a source that this kind reads
-    head: ClassVar[type]  # the transformers class that loads a model with this kind's head
+    head_name: ClassVar[str]  # of the transformers class that loads a model with this kind's head
     pipeline_tag: ClassVar[str]  # the hub's name of the kind
     uses_first_position_only: ClassVar[bool] = False  # whether the head reads only the first hidden state
     has_submissions: ClassVar[bool] = False  # whether benchmark servers accept prediction files of this kind
@@ -92,8 +98,17 @@ class Task(ABC):
         the model's targets (``labels``, for example), if all rows are labelled.
         """
 
+    @property
+    def head(self) -> type:
+        """The transformers class that loads a model with this kind's head."""
+        import transformers
+
+        return getattr(transformers, self.head_name)
+
     def load_model(self, folder: str | Path, seed: int = 0) -> PreTrainedModel:
         """The model in ``folder`` with this task's head. A missing head is initialised at random from ``seed``."""
+        from pipeline.tinybert.models import checkpoints
+
         return checkpoints.load(self.head, folder, seed=seed, **self.head_options())
 
     def head_options(self) -> dict[str, Any]:
@@ -298,6 +313,8 @@ def occurrences(names_of_rows: Iterable[Iterable[str]], names: list[str]) -> spa
 
     It is sparse: with ten thousand names, summing a dense matrix for each bootstrap resample would take hours.
     """
+    from scipy import sparse
+
     index_of = {name: index for index, name in enumerate(names)}
     of_rows = [[index_of[name] for name in found] for found in names_of_rows]
     row = np.repeat(np.arange(len(of_rows)), [len(found) for found in of_rows])

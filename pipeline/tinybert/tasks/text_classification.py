@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import numpy as np
-from scipy.special import softmax
 
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.settings import Source
@@ -71,6 +70,8 @@ class TextClassification(Texts):
         return [self.labels[index] for index in np.concatenate(logits).argmax(axis=-1)]
 
     def format_prediction(self, row: Row, prediction: str, logits: list[np.ndarray]) -> dict[str, Any]:
+        from scipy.special import softmax
+
         return {"label": prediction, "probabilities": label_probabilities(self.labels, softmax(logits[0][0]))}
 
     def scorer(self, rows: list[Row], predictions: list[str]) -> Callable[[np.ndarray], dict[str, float]]:
@@ -90,6 +91,8 @@ class TextClassification(Texts):
     def calibration(
         self, rows: list[Row], predictions: list[str], logits: list[np.ndarray]
     ) -> tuple[np.ndarray, np.ndarray]:
+        from scipy.special import softmax
+
         correct = [row["label"] == predicted for row, predicted in zip(rows, predictions, strict=True)]
         return softmax(np.concatenate(logits), axis=-1).max(axis=-1), np.array(correct)
 

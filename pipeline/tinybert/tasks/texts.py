@@ -4,13 +4,11 @@ from abc import abstractmethod
 from typing import Any, ClassVar
 
 import numpy as np
-from transformers import AutoModelForSequenceClassification
 
 from pipeline.tinybert.core.settings import Source, Table
 from pipeline.tinybert.data import words
 from pipeline.tinybert.data.records import text_of
 from pipeline.tinybert.data.rows import Row
-from pipeline.tinybert.models import checkpoints
 from pipeline.tinybert.tasks.task import Edit, Span, Task, splice
 
 FIELDS = ("text", "pair")
@@ -26,7 +24,7 @@ class Texts(Task):
 
     columns: ClassVar = {"text": "text", "pair": None, "label": "label"}
     target_fields: ClassVar = ("label",)
-    head: ClassVar = AutoModelForSequenceClassification
+    head_name: ClassVar = "AutoModelForSequenceClassification"
     pipeline_tag: ClassVar = "text-classification"
     uses_first_position_only: ClassVar = True
     problem_type: ClassVar[str]  # selects the loss of the transformers model
@@ -52,6 +50,8 @@ class Texts(Task):
         return (row["text"], row["pair"]) if "pair" in row else row["text"]
 
     def encode(self, rows: list[Row], tokenizer) -> dict[str, list]:
+        from pipeline.tinybert.models import checkpoints
+
         longest = min(self.max_length, tokenizer.model_max_length)
         texts = [[row[field] for row in rows] for field in FIELDS if rows and field in rows[0]]
         encoded = tokenizer(*(texts or [[]]), truncation=True, max_length=longest)

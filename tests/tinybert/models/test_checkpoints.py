@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import tiny
 import torch
@@ -103,3 +105,18 @@ def test_word_logits_equal_the_whole_models_and_compute_the_last_layer_at_those_
     restricted = word_logits(restrict_head(model, words), inputs, positions)
     torch.testing.assert_close(restricted, expected[:, words])
     torch.testing.assert_close(model(**inputs).logits[positions], expected)  # the model itself is unchanged
+
+
+def test_a_saved_tokenizer_says_nothing_of_how_it_was_loaded_and_called(tmp_path):
+    tiny.write_checkpoint(tmp_path / "original")
+    tokenizer = checkpoints.tokenizer(tmp_path / "original")
+    tokenizer("a good film", truncation=True, max_length=4, padding="max_length", stride=1)
+    tokenizer.save_pretrained(tmp_path / "called")
+    model, tokenizer = AutoModel.from_pretrained(tmp_path / "original"), checkpoints.tokenizer(tmp_path / "original")
+    tokenizer.init_kwargs |= json.loads((tmp_path / "called" / "tokenizer_config.json").read_text())
+    tokenizer("a good film", truncation=True, max_length=4, padding="max_length")
+    checkpoints.save(tmp_path / "saved", model, tokenizer)
+    saved = json.loads((tmp_path / "saved" / "tokenizer_config.json").read_text())
+    assert not saved.keys() & {*checkpoints.CALL_STATE, "name_or_path"} and saved["model_max_length"] == 64
+    description = json.loads((tmp_path / "saved" / "tokenizer.json").read_text())
+    assert description["truncation"] is None and description["padding"] is None
