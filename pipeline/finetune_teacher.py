@@ -29,7 +29,7 @@ def main(name: str) -> None:
         tokenizer = checkpoints.tokenizer(ENCODER)
         validation = EvaluationSet(task, validation_rows, tokenizer)
         weights = task.class_weights(train) if recipe.class_weights else None
-        with similarity.start(ENCODER, tokenizer, task, train, recipe, numerics) as start:
+        with similarity.start(ENCODER, tokenizer, task, train, recipe, numerics) as (start, recipe):
             teacher = fine_tuning.fine_tune(start, tokenizer, task, train, validation, recipe, numerics, STAGE, weights)
     score = teacher.result.score
     trivial = task.score(validation_rows, task.trivial_predictions(train, validation_rows))[task.metric]

@@ -282,7 +282,8 @@ class FinetuneTeacher(Schedule):
     )
     similarity_steps: NonNegativeInt = Field(
         description="optimizer steps on the encoder's own similarity of two texts, before the labels, if the rows are"
-        " pairs and it explains 10 % of the variance of their labels; 0: none"
+        " pairs and it explains 10 % of the variance of their labels; the labels then have 0.3 of the learning rate;"
+        " 0: none"
     )
     class_weights: bool = Field(
         description="true: rare classes weigh more in the loss (text_classification, named_entities)"

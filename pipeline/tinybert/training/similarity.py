@@ -37,17 +37,20 @@ BATCH_SIZE = 32
 WARMUP = 0.1
 MOST_TEXTS = 4000  # a similarity of all with all is held in memory
 LEAST_EXPLAINED = 0.1  # share of the labels' variance
+LABELS = 0.3  # of the learning rate: a teacher that has learned similarity has less to learn, and more to lose
 
 
 @contextlib.contextmanager
 def start(
     encoder: Path, tokenizer, task: Task, train: list[Row], settings: FinetuneTeacher, numerics: Numerics
-) -> Iterator[Path]:
-    """The folder of the encoder in which the teacher starts: ``encoder``, or, if the rows are pairs whose labels have
-    something to do with the similarity of their texts, one that has learned it in ``settings.similarity_steps``.
+) -> Iterator[tuple[Path, FinetuneTeacher]]:
+    """The folder of the encoder in which the teacher starts, and the settings to train it with.
+
+    The folder is ``encoder``, or, if the rows are pairs whose labels have something to do with the similarity of their
+    texts, one that has learned it in ``settings.similarity_steps``. Then the labels have a smaller learning rate.
     """
     if not settings.similarity_steps or not task.is_pair(train[0]):
-        yield encoder
+        yield encoder, settings
         return
     with resume.folder("similarity") as folder:
         model = checkpoints.load(AutoModel, encoder).to(launch.device())
@@ -56,14 +59,15 @@ def start(
         share = explained(train, dict(zip(texts, embeddings, strict=True)))
         log(f"similarity of the two texts, by the encoder: it explains {share:.0%} of the labels' variance")
         if share < LEAST_EXPLAINED:
-            yield encoder
+            yield encoder, settings
             return
         pairs = pairs_of(texts, embeddings, settings.similarity_steps * BATCH_SIZE, numerics.seed)
         model = learned(encoder, tokenizer, task, pairs, settings, numerics)
         if launch.rank() == 0:
             checkpoints.save(folder / "encoder", model.base_model, tokenizer)
         launch.wait()
-        yield folder / "encoder"
+        rates = [LABELS * rate for rate in settings.learning_rates]
+        yield folder / "encoder", settings.model_copy(update={"learning_rate": rates})
 
 
 def explained(rows: list[Row], embeddings: dict[str, np.ndarray]) -> float:

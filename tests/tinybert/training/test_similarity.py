@@ -79,8 +79,12 @@ def test_a_teacher_starts_from_similarity_if_it_explains_the_labels_of_pairs(
     monkeypatch.setattr(similarity, "explained", lambda *_: explained)
     recipe = settings.load().of("finetune_teacher", "tiny").model_copy(update={"similarity_steps": steps})
     tokenizer = checkpoints.tokenizer(ENCODER)
-    with similarity.start(ENCODER, tokenizer, tiny.task(["bad", "good"]), rows, recipe, tiny.numerics()) as folder:
+    with similarity.start(ENCODER, tokenizer, tiny.task(["bad", "good"]), rows, recipe, tiny.numerics()) as (
+        folder,
+        found,
+    ):
         assert (folder != ENCODER) == starts_there
+        assert found.learning_rates == [pytest.approx(0.3 * 4e-3 if starts_there else 4e-3)]
         theirs, ours = (load_file(where / "model.safetensors") for where in (ENCODER, folder))
         assert theirs.keys() == ours.keys()
         assert any(not torch.equal(theirs[name], ours[name]) for name in theirs) == starts_there
