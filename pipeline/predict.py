@@ -248,7 +248,7 @@ def first_field(row: Row | None, columns: Columns) -> dict:
 
 def with_fields(record: dict, answer: dict, hidden: Container[Any] = ()) -> dict:
     """The fields of a record that are not ``hidden``, and its answer."""
-    fields = {name: value for name, value in record.items() if name not in hidden}
+    fields = {str(name): value for name, value in record.items() if name not in hidden}  # a CoNLL file numbers columns
     return {**{f"input_{name}" if name in answer else name: value for name, value in fields.items()}, **answer}
 
 

@@ -200,6 +200,16 @@ def test_fields_that_the_task_does_not_read_stand_beside_the_answer(world, monke
     assert (third["id"], third["note"]) == (9, "a, b")
 
 
+def test_numbered_columns_of_a_conll_file_pass_through_under_their_numbers(tmp_path):
+    answers = [predict.with_fields({1: ["Ada"], 2: ["NNP"]}, {"tags": ["O"], "entities": []})]
+    for name in ("out.parquet", "out.csv", "out.jsonl"):
+        with answer_files.open_file(tmp_path / name, "named_entities") as write:
+            write(answers)
+    assert list(pandas.read_parquet(tmp_path / "out.parquet")["2"][0]) == ["NNP"]
+    assert pandas.read_csv(tmp_path / "out.csv")["2"][0] == '["NNP"]'
+    assert json.loads((tmp_path / "out.jsonl").read_text())["2"] == ["NNP"]
+
+
 @pytest.mark.parametrize("kind", tasks.KINDS)
 def test_every_kind_is_written_to_a_parquet_file(exported_kind, monkeypatch, capsys, kind):
     name = exported_kind(kind)

@@ -10,6 +10,7 @@ import ruamel.yaml
 
 from pipeline.tinybert.core.settings import Task as TaskSettings
 from pipeline.tinybert.data.records import column_names
+from pipeline.tinybert.models.formats import FILES
 from pipeline.tinybert.release import stand_alone
 from pipeline.tinybert.tasks.task import Task
 
@@ -61,13 +62,12 @@ def write(exported: Path, out: Path, serving: dict) -> None:
     transformers.js finds the int8 model as ``dtype: "q8"`` and as ``dtype: "int8"``. The second file is small, because
     it reads its weights from the first.
     """
-    from pipeline.tinybert.models import checkpoints  # slow to import, and `predict` needs only the settings
-    from pipeline.tinybert.release import onnx_model
+    from pipeline.tinybert.release import onnx_model  # slow to import, and `predict` needs only the settings
 
     (out / "onnx").mkdir()
     for file in sorted(exported.iterdir()):
         shutil.copyfile(file, out / ("onnx" if file.suffix == ".onnx" else "") / file.name)
-    int8 = out / "onnx" / checkpoints.FILES["int8"]
+    int8 = out / "onnx" / FILES["int8"]
     onnx_model.second_name(int8.rename(out / stand_alone.INT8), int8)
     config = json.loads((out / "config.json").read_text(encoding="utf-8"))
     config |= {"transformers.js_config": TRANSFORMERS_JS, "tinybert": serving}
