@@ -7,6 +7,7 @@ temporary; they show how much of the speed-up is due to ONNX and how much to the
 import tempfile
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedModel
@@ -46,10 +47,11 @@ def main(name: str) -> None:
             f"{which} {form}": (folders if form == "pytorch" else onnx_folders)[which] / FILES[form]
             for which, form in product(MODELS, FILES)
         }
-        records = measure(loaded, files, tokenizers["student"], pieces, recipe)
+        records = measure(loaded, files, tokenizers, pieces, recipe)
         megabytes = {model: round(file.stat().st_size / 1e6, 1) for model, file in files.items()}
 
-    report = make_report(loaded, latency.random_inputs(tokenizers["student"], 1, pieces["median"]), megabytes, records)
+    examples = {which: latency.random_inputs(tokenizers[which], 1, pieces["median"]) for which in MODELS}
+    report = make_report(loaded, examples, megabytes, records)
     with output(Path("metrics", name, "benchmark.json")) as out:
         write_json(out, {"machine": latency.machine(), "word_pieces": pieces, **report})
     with output(Path("metrics", name, "benchmark")) as out:
@@ -67,7 +69,7 @@ def length_percentiles(encoded: dict[str, list]) -> dict[str, int]:
 def measure(
     loaded: dict[str, PreTrainedModel],
     files: dict[str, Path],
-    tokenizer,
+    tokenizers: dict[str, Any],
     pieces: dict[str, int],
     recipe: settings.Benchmark,
 ) -> list[tuple]:
@@ -84,7 +86,7 @@ def measure(
         }
         for batch_size, length in product(sorted({1, *recipe.batch_sizes}), sorted(set(pieces.values()))):
             what = f"batch {batch_size}, {length} word-pieces, {threads} threads"
-            inputs = latency.random_inputs(tokenizer, batch_size, length)
+            inputs = {model: latency.random_inputs(tokenizers[model.split()[0]], batch_size, length) for model in files}
             runs = recipe.runs if batch_size == 1 else max(1, recipe.runs // FEWER_RUNS)
             times = latency.measure(runners, inputs, runs, f"latency, {what}")
             base = times["teacher pytorch"]["p50"]
@@ -97,16 +99,19 @@ def measure(
 
 
 def make_report(
-    loaded: dict[str, PreTrainedModel], example: latency.Inputs, megabytes: dict[str, float], records: list[tuple]
+    loaded: dict[str, PreTrainedModel],
+    examples: dict[str, latency.Inputs],
+    megabytes: dict[str, float],
+    records: list[tuple],
 ) -> dict[str, dict]:
     """The parameters and operations of each model; for each of its formats the file size, and the times for one text of
-    the example's length on one thread.
+    the examples' length on one thread.
     """
     report: dict = {
-        which: {"parameters": model.num_parameters(), "operations": latency.operations(model, example)}
+        which: {"parameters": model.num_parameters(), "operations": latency.operations(model, examples[which])}
         for which, model in loaded.items()
     }
-    length = example["input_ids"].size(1)
+    length = examples["student"]["input_ids"].size(1)
     for model, *at, p50, p95, faster in records:
         if at == [1, length, 1]:
             which, form = model.split()

@@ -5,7 +5,8 @@ Also writes the teacher's logits of every row of the transfer set (augmented row
 """
 
 import math
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from pipeline.tinybert.core.output import output, write_json
 from pipeline.tinybert.distillation import teacher_logits, transfer_set
 from pipeline.tinybert.distillation.intermediate import LogitsRecorder, learn_intermediate
 from pipeline.tinybert.distillation.teacher_logits import TeacherLogits
-from pipeline.tinybert.models import checkpoints
+from pipeline.tinybert.models import alignment, checkpoints
+from pipeline.tinybert.models.alignment import SecondReading
+from pipeline.tinybert.tasks import Task
 from pipeline.tinybert.training.loop import Result
 
 
@@ -26,8 +29,9 @@ def main(name: str) -> None:
     recipe, numerics = configuration.of("distill_intermediate", name), configuration.numerics
     task = tasks.load(Path("data", name, "prepared", "task.json"), configuration.task(name), name)
     tokenizer, other = (checkpoints.tokenizer(Path("models", name, which)) for which in ("general_student", "teacher"))
-    checkpoints.check_vocabulary(tokenizer, other, "general_student")
-    tokenizer.model_max_length = min(tokenizer.model_max_length, other.model_max_length)
+    same = alignment.reads_the_same(tokenizer, other)
+    if same:
+        tokenizer.model_max_length = min(tokenizer.model_max_length, other.model_max_length)
     teacher = task.load_model(Path("models", name, "teacher"))
     student = task.load_model(Path("models", name, "general_student"), configuration.seed)
     learned = Result(score=math.nan, epoch=0, rows=0, steps=0, curves={})
@@ -35,6 +39,7 @@ def main(name: str) -> None:
         resume.folder("transfer") as folder,
         closing(transfer_set.encode(task, transfer_set.rows(task, name), tokenizer, folder)) as data,
         closing(TeacherLogits.open_or_create(folder, data.logit_counts(), task.num_classes)) as logits,
+        second_reading(task, name, tokenizer, None if same else other) as reading,
     ):
         rest = np.ones(len(data), dtype=bool)
         if recipe.epochs:
@@ -42,10 +47,10 @@ def main(name: str) -> None:
             recorder = LogitsRecorder(task, logits)
             body: Any = student.base_model
             stage = "distill_intermediate"
-            learned = learn_intermediate(body, teacher, part, tokenizer, recipe, numerics, stage, recorder)
+            learned = learn_intermediate(body, teacher, part, tokenizer, recipe, numerics, stage, recorder, reading)
             rest[slice(None) if part.numbers is None else part.numbers] = False
         numbers = np.flatnonzero(rest).astype(np.int32)
-        teacher_logits.fill(logits, teacher, task, data, tokenizer, numerics, numbers)
+        teacher_logits.fill(logits, teacher, task, data, tokenizer, numerics, numbers, reading)
         with output(Path("data", name, "teacher_logits")) as out:
             if launch.rank() == 0:
                 logits.save(out)
@@ -57,6 +62,18 @@ def main(name: str) -> None:
         write_json(
             out / "training.json", {"rows": learned.rows, "steps": learned.steps, "learning_rate": recipe.learning_rate}
         )
+
+
+@contextmanager
+def second_reading(task: Task, name: str, tokenizer, other) -> Iterator[SecondReading | None]:
+    """The transfer set as the teacher's tokenizer ``other`` reads it; None if there is none."""
+    if other is None:
+        yield None
+        return
+    with resume.folder("transfer_of_teacher") as folder:
+        reading = transfer_set.read_again(task, transfer_set.rows(task, name), tokenizer, other, folder)
+        with closing(reading.encoded):
+            yield reading
 
 
 if __name__ == "__main__":

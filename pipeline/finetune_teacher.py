@@ -23,13 +23,15 @@ def main(name: str) -> None:
     train, validation_rows = (list(rows.read(prepared / f"{split}.jsonl")) for split in ("train", "validation"))
 
     if recipe.checkpoint:
-        model, tokenizer = own_teacher.load(task, recipe.checkpoint, ENCODER, locations.own_teacher_folder(name))
+        model, tokenizer = own_teacher.load(task, recipe.checkpoint, locations.own_teacher_folder(name))
         teacher = fine_tuning.score_as_it_is(model, EvaluationSet(task, validation_rows, tokenizer))
     else:
-        tokenizer = checkpoints.tokenizer(ENCODER)
+        encoder, tokenizer = ENCODER, checkpoints.tokenizer(ENCODER)
+        if recipe.encoder:
+            encoder, tokenizer = own_teacher.encoder(recipe.encoder)
         validation = EvaluationSet(task, validation_rows, tokenizer)
         weights = task.class_weights(train) if recipe.class_weights else None
-        teacher = fine_tuning.fine_tune(ENCODER, tokenizer, task, train, validation, recipe, numerics, STAGE, weights)
+        teacher = fine_tuning.fine_tune(encoder, tokenizer, task, train, validation, recipe, numerics, STAGE, weights)
     score = teacher.result.score
     trivial = task.score(validation_rows, task.trivial_predictions(train, validation_rows))[task.metric]
     log(f"teacher: {task.metric} {score:.4f} on validation, a trivial predictor {trivial:.4f}")

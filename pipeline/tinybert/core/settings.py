@@ -33,7 +33,14 @@ RESERVED_NAMES = (
     "teacher_gain",
     "test_rows",
 )
-RESERVED_TASK_NAMES = ("pretrained", "raw", "encoder", "word_vectors", "general_student")  # folders of their own
+RESERVED_TASK_NAMES = (
+    "pretrained",
+    "raw",
+    "encoder",
+    "word_vectors",
+    "general_student",
+    "finetune_teacher",
+)  # folders of their own
 Share = Annotated[float, Field(gt=0, lt=1)]
 Warmup = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -44,7 +51,7 @@ Character = Annotated[str, Field(min_length=1, max_length=1)]
 Column = Name | PositiveInt  # the number of the column, from 1, if columns have no names
 Texts = Name | Annotated[list[Name], Field(min_length=1)]  # a column, or columns whose texts are joined
 Value = str | int | float | bool
-LayerMap = Literal["uniform", "first", "last"] | list[PositiveInt]
+LayerMap = Literal["auto", "uniform", "first", "last"] | list[PositiveInt]
 
 
 class Table(Group):
@@ -227,7 +234,10 @@ class Losses(Group):
     attention: NonNegativeFloat = Field(description="weight of the attention score loss; 0: off")
 
 
-LAYER_MAP = "teacher layer for each student layer: a rule, or a list of teacher layers from 1"
+LAYER_MAP = (
+    "teacher layer for each student layer: a rule (auto: from the first to the last in equal steps), or a list of"
+    " teacher layers from 1"
+)
 PROJECTIONS = "linear maps from the student's width to the teacher's: one for all states, or one for each"
 STUDENT_DROPOUT = "dropout of the student; blank: that of its configuration"
 
@@ -263,6 +273,10 @@ class GeneralStudent(Group):
 
 
 class FinetuneTeacher(Schedule):
+    encoder: str | None = Field(
+        description="the teacher's own encoder, of any family that has a tokenizer of its own, in the form of"
+        " encoder.checkpoint (a folder below data/raw/finetune_teacher); blank: the encoder"
+    )
     checkpoint: str | None = Field(
         description="your own fine-tuned teacher: data/raw/<task>/teacher or hub:OWNER/NAME@COMMIT; blank: fine-tune"
     )

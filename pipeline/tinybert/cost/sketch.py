@@ -81,7 +81,8 @@ class Cost:
 class Sketch:
     """The costs of a task's stages.
 
-    parts: its splits. encoder: the folder of the encoder, whose shape the teacher has too.
+    parts: its splits. encoder: the folder of the encoder. teacher: that of the teacher's own encoder, if it has one:
+    without, the teacher has the encoder's shape. Its lengths are counted in the encoder's word pieces.
     """
 
     def __init__(
@@ -93,11 +94,14 @@ class Sketch:
         unlabelled: list[Row],
         encoder: Path,
         tokenizer,
+        teacher: Path | None = None,
     ):
         self.configuration, self.name, self.task = configuration, name, task
         self.parts, self.unlabelled, self.tokenizer = parts, unlabelled, tokenizer
         self.config = AutoConfig.from_pretrained(encoder, local_files_only=True, trust_remote_code=False)
-        self.teacher, self.student = checkpoints.shape_of(self.config), self.of("general_student").shape
+        self.shape, self.student = checkpoints.shape_of(self.config), self.of("general_student").shape
+        of_teacher = AutoConfig.from_pretrained(teacher or encoder, local_files_only=True, trust_remote_code=False)
+        self.teacher = checkpoints.shape_of(of_teacher)
         self.machine = Machine(self.config, configuration.precision)
 
     def of(self, stage: str) -> Any:
@@ -192,7 +196,7 @@ class Sketch:
         group = self.configuration.encoder.masked_language_model
         text = self.texts(group.text, group.max_length, self.configuration.encoder.seed)
         read = text.times(group.steps * group.batch_size / text.count)
-        seconds = self.seconds("train", self.teacher, read, group.steps)
+        seconds = self.seconds("train", self.shape, read, group.steps)
         return Cost("encoder", "once for all tasks, if the encoder has no head", group.steps, START + seconds)
 
     def general_student(self) -> Cost:
@@ -230,9 +234,9 @@ class Sketch:
         if not self.variants:
             return Cost("augment", "no variants", 0, START)
         forwards = self.forwards()
-        hidden, wide = self.teacher.hidden**2, self.teacher.hidden * self.teacher.feed_forward
-        layers = self.teacher.layers - 2 * wide / (4 * hidden + 2 * wide)  # the last one: of masked positions only
-        seconds = self.seconds("infer", self.teacher, forwards, forwards.count / BATCH, layers)
+        hidden, wide = self.shape.hidden**2, self.shape.hidden * self.shape.feed_forward
+        layers = self.shape.layers - 2 * wide / (4 * hidden + 2 * wide)  # the last one: of masked positions only
+        seconds = self.seconds("infer", self.shape, forwards, forwards.count / BATCH, layers)
         what = f"{len(self.parts['train'])} rows, {self.variants} variants each, {forwards.count} forward passes"
         return Cost("augment", what, 0, START + HEAD_AND_DRAW * seconds)
 
@@ -267,6 +271,7 @@ class Sketch:
         self, stage: str, recipe: Any, data: Sequences, of: str, transfer: Sequences | None = None
     ) -> Cost:
         """The teacher's forward and the student's step; then the teacher's logits of the rest of ``transfer``."""
+        teacher = self.teacher if stage == "distill_intermediate" else self.shape
         precision, steps, seconds, text = self.configuration.precision, 0, START, []
         if data.count:
             batch_size, epochs = batches_and_epochs(
@@ -274,11 +279,11 @@ class Sketch:
             )
             steps_per_epoch = steps_of(data.count, 1, batch_size)
             steps, read = epochs * steps_per_epoch, data.times(epochs)
-            seconds += self.seconds("infer", self.teacher, read, steps, precision=precision)
+            seconds += self.seconds("infer", teacher, read, steps, precision=precision)
             seconds += self.seconds("train", self.student, read, steps, dropout=recipe.dropout)
             text.append(f"{data.count} {of}, {_epochs(epochs)}")
         if transfer and (rest := transfer.count - data.count) > 0:
-            seconds += self.inference(self.teacher, transfer.upto(rest), precision)
+            seconds += self.inference(teacher, transfer.upto(rest), precision)
             text.append(f"the teacher's logits of {rest} {'more ' if data.count else ''}rows")
         return Cost(stage, "; ".join(text), steps, seconds)
 

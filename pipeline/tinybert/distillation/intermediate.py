@@ -7,7 +7,7 @@ from __future__ import annotations
 from functools import reduce
 from operator import add
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import set_seed
@@ -16,13 +16,17 @@ from transformers import PreTrainedModel
 
 from pipeline.tinybert.core import launch
 from pipeline.tinybert.core.errors import UserError
+from pipeline.tinybert.core.log import log
 from pipeline.tinybert.distillation import losses
 from pipeline.tinybert.distillation.layer_map import map_layers
 from pipeline.tinybert.distillation.teacher_logits import TeacherLogits
 from pipeline.tinybert.models import checkpoints
+from pipeline.tinybert.models.alignment import END, FIRST, SecondReading, cut_alike, overlap_weights
 from pipeline.tinybert.models.attention import attention_scores, our_attention
-from pipeline.tinybert.models.batches import Collator
+from pipeline.tinybert.models.batches import COLUMNS, Collator
+from pipeline.tinybert.models.batches import Batch as Rows
 from pipeline.tinybert.models.encoded_rows import EncodedRows
+from pipeline.tinybert.models.families import FAMILIES
 from pipeline.tinybert.models.precision import to_inference
 from pipeline.tinybert.training.loop import Batch, Objective, Plan, Result, Tensors, train_or_load
 
@@ -32,6 +36,8 @@ if TYPE_CHECKING:
 
 PARTS = ("embeddings", "hidden", "attention")
 BATCHES_PER_WRITE = 64  # of teacher logits
+TEACHER = "teacher: "  # begins the names of the inputs of a teacher with another tokenizer
+RECORDED = ("number", "label_mask", *(TEACHER + name for name in ("label_mask", FIRST, END)))
 
 
 class StudentWithProjections(nn.Module):
@@ -77,13 +83,14 @@ def intermediate_losses(
     inputs: Batch,
     layer_map: list[int],
     weights: Losses,
+    mask: Tensor | None = None,
 ) -> Tensors:
     """The weighted parts of the intermediate loss (equations 7 to 9), each summed over its layers.
 
     student: a `StudentWithProjections`. teacher_states: all of the teacher's. teacher_scores: those of ``layer_map``.
-    Parts with weight 0 are left out.
+    mask: the positions (B, S) that count; by default all real ones. Parts with weight 0 are left out.
     """
-    mask = inputs["attention_mask"]
+    mask = inputs["attention_mask"] if mask is None else mask
     student_layers = range(1, len(layer_map) + 1)
     states, scores = student(inputs, list(student_layers) if weights.attention else [])
     parts: Tensors = {}
@@ -107,18 +114,35 @@ class LogitsRecorder:
 
     def __init__(self, task: Task, logits: TeacherLogits):
         self.task, self.logits = task, logits
-        self.waiting: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.waiting: list[tuple[Batch, Tensor]] = []
 
-    def add(self, numbers: Tensor, logits: Tensor, mask: Tensor) -> None:
-        """A batch's sequence numbers (B,), logits (B, P, C) and label mask (B, P)."""
-        self.waiting.append((numbers, logits, mask))
+    def add(self, batch: Batch, logits: Tensor) -> None:
+        """A batch with its sequence numbers (B,) and label mask (B, P), and its logits (B, P, C)."""
+        self.waiting.append(({name: batch[name] for name in RECORDED if name in batch}, logits))
         if len(self.waiting) == BATCHES_PER_WRITE:
             self.write()
 
     def write(self) -> None:
-        for numbers, logits, mask in self.waiting:
-            self.logits.put(numbers.cpu().numpy(), logits, mask)
+        for batch, logits in self.waiting:
+            numbers, mask, *theirs = (values.cpu() for values in batch.values())
+            if theirs:  # of a teacher with another tokenizer
+                teacher_mask, *ranges = theirs
+                logits = self.task.align_logits(logits.float().cpu(), teacher_mask, mask, *ranges)
+            self.logits.put(numbers.numpy(), logits, mask)
         self.waiting = []
+
+
+class CollatorWithReading(Collator):
+    """Adds to a batch the inputs of a teacher with another tokenizer; their names begin with ``TEACHER``."""
+
+    def __init__(self, tokenizer, reading: SecondReading, *also: str):
+        super().__init__(tokenizer, "number", *also)
+        self.reading, self.collate_theirs = reading, Collator(reading.tokenizer, "label_mask", FIRST, END)
+
+    def __call__(self, batch: Rows) -> dict[str, Tensor]:
+        made = super().__call__(batch)
+        theirs = self.collate_theirs(self.reading.encoded.batch(made["number"].numpy()))
+        return made | {TEACHER + name: values for name, values in theirs.items()}
 
 
 class IntermediateObjective(Objective):
@@ -131,21 +155,30 @@ class IntermediateObjective(Objective):
         self.parts = tuple(part for part in PARTS if getattr(weights, part))
 
     def losses(self, model: nn.Module, batch: Batch) -> tuple[Tensors, Tensors]:
-        inputs = {name: values for name, values in batch.items() if name not in ("number", "label_mask")}
+        inputs = {name: values for name, values in batch.items() if name in COLUMNS}
+        theirs = {name: batch[TEACHER + name] for name in COLUMNS if TEACHER + name in batch}
         with torch.no_grad(), attention_scores(self.layer_map if self.weights.attention else []) as scores:
-            outputs = self.teacher(**inputs, output_hidden_states=True)
-        teacher_scores = [scores[layer] for layer in self.layer_map if layer in scores]
-        parts = intermediate_losses(model, outputs.hidden_states, teacher_scores, inputs, self.layer_map, self.weights)
+            outputs = self.teacher(**(theirs or inputs), output_hidden_states=True)
+            states: Any = outputs.hidden_states
+            teacher_scores = [scores[layer] for layer in self.layer_map if layer in scores]
+            if theirs:
+                overlap = overlap_of(batch)
+                states = {layer: overlap @ states[layer].float() for layer in (0, *self.layer_map)}
+                teacher_scores = [
+                    overlap.unsqueeze(1) @ found.float() @ overlap.mT.unsqueeze(1) for found in teacher_scores
+                ]
+        mask = positions(batch)
+        parts = intermediate_losses(model, states, teacher_scores, inputs, self.layer_map, self.weights, mask)
         return parts, {"logits": self.recorder.task.class_logits(outputs)} if self.recorder else {}
 
     def counts(self, batch: Batch) -> Tensors:
         """Positions; for attention scores, pairs of positions."""
-        lengths = batch["attention_mask"].sum(dim=1)
+        lengths = positions(batch).sum(dim=1)
         return {"embeddings": lengths.sum(), "hidden": lengths.sum(), "attention": lengths.square().sum()}
 
     def after_batch(self, batch: Batch, found: Tensors) -> None:
         if self.recorder and self.is_last_epoch:  # each epoch would overwrite the logits of the one before
-            self.recorder.add(batch["number"], found["logits"], batch["label_mask"])
+            self.recorder.add(batch, found["logits"])
 
     def before_checkpoint(self) -> None:
         if self.recorder:
@@ -154,6 +187,35 @@ class IntermediateObjective(Objective):
 
     def files(self) -> list[Path]:
         return self.recorder.logits.files() if self.recorder else []
+
+
+def overlap_of(batch: Batch) -> Tensor:
+    """The weights (B, S, T) of the teacher's positions for each of the student's, see `alignment.overlap_weights`."""
+    return overlap_weights(batch[TEACHER + FIRST], batch[TEACHER + END], batch["input_ids"].size(1))
+
+
+def positions(batch: Batch) -> Tensor:
+    """The real positions (B, S) of the student that a position of the teacher overlaps."""
+    mask = batch["attention_mask"]
+    return mask * overlap_of(batch).any(dim=-1) if TEACHER + FIRST in batch else mask
+
+
+def learnable(
+    weights: Losses, student: PreTrainedModel, teacher: PreTrainedModel, tokenizer, reading: SecondReading, key: str
+) -> Losses:
+    """The losses that a teacher with another tokenizer can teach. Logs why there are no attention scores."""
+    heads = [model.config.num_attention_heads for model in (student, teacher)]
+    if teacher.config.model_type not in FAMILIES:
+        reason = f"those of a {teacher.config.model_type} are not captured"
+    elif heads[0] != heads[1]:
+        reason = f"the student has {heads[0]} heads, the teacher {heads[1]}"
+    elif not cut_alike(tokenizer, reading.tokenizer):
+        reason = "the tokenizers of student and teacher cut texts into different pieces"
+    else:
+        return weights
+    if weights.attention:
+        log(f"{key}.losses.attention: attention scores are not learned: {reason}")
+    return weights.model_copy(update={"attention": 0})
 
 
 def check_heads(student: PreTrainedModel, teacher: PreTrainedModel, weights: Losses, key: str) -> None:
@@ -174,17 +236,22 @@ def learn_intermediate(
     numerics: Numerics,
     key: str,
     recorder: LogitsRecorder | None = None,
+    reading: SecondReading | None = None,
 ) -> Result:
     """Train ``student`` (an encoder) in place on the teacher's states and attention scores; the last epoch is kept.
 
     ``teacher`` becomes an inference-only model. ``key``: the group of settings, for messages. The learning rate is
-    constant, as in the paper.
+    constant, as in the paper. ``reading``: the data as the teacher's own tokenizer reads them; None if that is
+    ``tokenizer``.
     """
-    check_heads(student, teacher, settings.losses, key)
+    weights = settings.losses
+    if reading:
+        weights = learnable(weights, student, teacher, tokenizer, reading, key)
+    check_heads(student, teacher, weights, key)
     layer_map = map_layers(
         settings.layer_map, student.config.num_hidden_layers, teacher.config.num_hidden_layers, f"{key}.layer_map"
     )
-    if not any(settings.losses.model_dump().values()):
+    if not any(weights.model_dump().values()):
         raise UserError(f"{key}.losses: all are 0: the student would learn nothing; set epochs to 0 to skip the stage")
     checkpoints.set_dropout(student, settings.dropout)
     set_seed(numerics.seed)
@@ -200,6 +267,7 @@ def learn_intermediate(
         min_steps=settings.min_steps,
         schedule="constant",
     )
-    objective = IntermediateObjective(teacher, layer_map, settings.losses, recorder)
-    collate = Collator(tokenizer, *(("number", "label_mask") if recorder else ()))
+    objective = IntermediateObjective(teacher, layer_map, weights, recorder)
+    also = ("number", "label_mask") if recorder else ()
+    collate = CollatorWithReading(tokenizer, reading, *also) if reading else Collator(tokenizer, *also)
     return train_or_load("intermediate", objective, projected, data, collate, plan)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from pipeline.tinybert.core import launch
 from pipeline.tinybert.core.log import log
 from pipeline.tinybert.core.whole import AppendedFile
 from pipeline.tinybert.data.arrays import MappedArray
+from pipeline.tinybert.models.alignment import SecondReading
 from pipeline.tinybert.models.encoded_rows import EncodedRows
 from pipeline.tinybert.models.inference import class_logits, pytorch_forward
 from pipeline.tinybert.models.precision import to_inference
@@ -95,6 +96,16 @@ class TeacherLogits:
         """Whether the logits of all of these sequences are computed."""
         return not np.isnan(self.values[self._rows(sequences)[0]]).any()
 
+    def known_sequences(self) -> np.ndarray:
+        """Whether any logits of a sequence are known, or it has none, (sequences,)."""
+        found = np.zeros(len(self), dtype=bool)
+        for begin in range(0, len(self), SEQUENCES_PER_BLOCK):
+            starts = self.starts[begin : begin + SEQUENCES_PER_BLOCK + 1]
+            known = ~np.isnan(self.values[starts[0] : starts[-1]]).any(axis=1)
+            sums = np.concatenate([[0], np.cumsum(known)])[starts - starts[0]]
+            found[begin : begin + SEQUENCES_PER_BLOCK] = (np.diff(sums) > 0) | (np.diff(starts) == 0)
+        return found
+
     def put(self, sequences: np.ndarray, logits: Tensor, mask: Tensor) -> None:
         """Write the logits (B, P, C) of a batch of sequences, at the positions of the mask (B, P)."""
         chosen = mask.cpu().numpy()
@@ -110,7 +121,7 @@ class TeacherLogits:
             self.log.append(numbers.tobytes() + values.tobytes())
 
     def batch(self, sequences: np.ndarray, mask: Tensor) -> Tensor:
-        """(B, P, C): the logits at the positions of the mask (B, P), 0 elsewhere."""
+        """(B, P, C): the logits at the positions of the mask (B, P), 0 elsewhere; NaN where they are unknown."""
         made = torch.zeros(*mask.shape, self.values.shape[1])
         made[mask] = torch.from_numpy(self.values[self._rows(sequences)[0]])
         return made
@@ -145,8 +156,11 @@ def fill(
     tokenizer,
     numerics: Numerics,
     numbers: np.ndarray | None = None,
+    reading: SecondReading | None = None,
 ) -> None:
     """Compute the teacher's logits of the sequences ``numbers`` of ``data``, in ascending order; by default of all.
+
+    reading: ``data`` as the teacher's own tokenizer reads it; None if that is ``tokenizer``.
 
     The last digits of the logits depend on the batch: a resumed run must get the same ``numbers`` as the interrupted
     run.
@@ -162,7 +176,12 @@ def fill(
     with bar, pytorch_forward(task, teacher, numerics.precision) as forward:
         committed = time.monotonic()
         for block in _blocks(numbers):
-            for found in class_logits(forward, data, tokenizer, block, progress=bar, skip=logits.known):
+            options: Any = {"progress": bar, "skip": logits.known}
+            if reading:
+                all_found = reading.class_logits(task, forward, data, tokenizer, block, **options)
+            else:
+                all_found = class_logits(forward, data, tokenizer, block, **options)
+            for found in all_found:
                 logits.put(*found)
                 if time.monotonic() - committed > SECONDS_BETWEEN_COMMITS:
                     logits.commit()

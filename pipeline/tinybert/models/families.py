@@ -1,4 +1,6 @@
-"""Model families (BERT, RoBERTa, ELECTRA, DistilBERT): where each keeps its layers, attention and heads."""
+"""Model families: where each keeps its layers, attention and heads. ``FAMILIES`` are those of encoders and students,
+``TEACHER_FAMILIES`` further ones that only a teacher may have, since nothing looks inside it.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,24 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+@dataclass(frozen=True, kw_only=True)
+class TeacherFamily:
+    """What has to be known of any model.
+
+    feed_forward: the configuration's name for the feed-forward size.
+    reserved_positions: positions that cannot hold a token (RoBERTa counts positions from its padding id).
+    prefix: the library's name for the body in a model with a head; "": the family's name.
+    has_positions: whether position embeddings bound the length of a text, and are among the weights.
+    """
+
+    feed_forward: str = "intermediate_size"
+    reserved_positions: int = 0
+    prefix: str = ""
+    has_positions: bool = True
+
+
 @dataclass(frozen=True)
-class Family:
+class Family(TeacherFamily):
     """Names of a family's submodules and settings. Names below ``layers`` are relative to one layer.
 
     layers: the encoder's list of layers.
@@ -25,9 +43,7 @@ class Family:
     output_projection: its fourth projection, if it applies one itself.
     attention_end: the module that ends the attention part. Its inputs are the attention's result and the layer's input,
         as an argument or already added.
-    feed_forward: the configuration's name for the feed-forward size.
     feed_forward_projections: the two projections of the feed-forward part.
-    reserved_positions: positions that cannot hold a token (RoBERTa counts positions from its padding id).
     """
 
     layers: str
@@ -36,9 +52,7 @@ class Family:
     queries_keys_values: tuple[str, str, str] = ("query", "key", "value")
     output_projection: str | None = None
     attention_end: str = "attention.output"
-    feed_forward: str = "intermediate_size"
     feed_forward_projections: tuple[str, str] = ("intermediate.dense", "output.dense")
-    reserved_positions: int = 0
 
 
 FAMILIES = {
@@ -60,15 +74,32 @@ FAMILIES = {
         feed_forward_projections=("ffn.lin1", "ffn.lin2"),
     ),
 }
+TEACHER_FAMILIES = {
+    "xlm-roberta": TeacherFamily(reserved_positions=2, prefix="roberta"),
+    "mpnet": TeacherFamily(reserved_positions=2),
+    "deberta-v2": TeacherFamily(prefix="deberta", has_positions=False),
+    "modernbert": TeacherFamily(prefix="model", has_positions=False),
+    "albert": TeacherFamily(),
+}
 
 
-def check_family(config, key: str) -> None:
+def family_of(config) -> TeacherFamily:
+    """The family of a model's configuration. Raises KeyError for an unknown one."""
+    return {**FAMILIES, **TEACHER_FAMILIES}[config.model_type]
+
+
+def check_family(config, key: str, is_teacher: bool = False) -> None:
     """Raise UserError, which names the setting ``key``, for a model of another family, or for a decoder."""
-    family = config.model_type
+    family, known = config.model_type, [*FAMILIES, *(TEACHER_FAMILIES if is_teacher else ())]
     if getattr(config, "is_decoder", False):
         raise UserError(f"{key}: is_decoder is true in config.json: expected an encoder, which reads a text both ways")
-    if family not in FAMILIES:
-        raise UserError(f"{key}: model family '{family}' is not supported: expected one of {', '.join(FAMILIES)}")
+    if family in TEACHER_FAMILIES and not is_teacher:
+        raise UserError(
+            f"{key}: model family '{family}' is supported for a teacher only (finetune_teacher.encoder): expected one"
+            f" of {', '.join(known)}"
+        )
+    if family not in known:
+        raise UserError(f"{key}: model family '{family}' is not supported: expected one of {', '.join(known)}")
 
 
 def layers(encoder: nn.Module) -> nn.ModuleList:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from scipy.special import softmax
 from seqeval.scheme import IOB2, Entities
 from torch import Tensor
@@ -20,7 +21,7 @@ from pipeline.tinybert.core.settings import Source, Table
 from pipeline.tinybert.data.records import BadRecordError, list_in_text, text_of
 from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.data.words import tokens
-from pipeline.tinybert.models import checkpoints
+from pipeline.tinybert.models import alignment, checkpoints
 from pipeline.tinybert.tasks.task import (
     Edit,
     Span,
@@ -88,7 +89,7 @@ class NamedEntities(Task):
         counts = Counter(kind for row in rows for kind, _, _ in spans_of(row["tags"]))
         return ", ".join(f"{kind} {count}" for kind, count in sorted(counts.items()))
 
-    def encode(self, rows: list[Row], tokenizer) -> dict[str, list]:
+    def encode(self, rows: list[Row], tokenizer, with_spans: bool = False) -> dict[str, list]:
         longest = min(self.max_length, tokenizer.model_max_length)
         sentences = [_without_empty_words(row["words"], tokenizer) for row in rows]
         encoded = tokenizer(sentences, is_split_into_words=True, truncation=True, max_length=longest)
@@ -99,6 +100,9 @@ class NamedEntities(Task):
             "label_mask": [[word is not None for word in words] for words in first],
             "example": list(range(len(rows))),
         }
+        if with_spans:
+            starts = [[0, *np.cumsum([len(word) + 1 for word in row["words"]]).tolist()] for row in rows]
+            columns["piece_spans"] = [alignment.spans(encoded, number, of) for number, of in enumerate(starts)]
         if rows and all("tags" in row for row in rows):
             index_of = {name: index for index, name in enumerate(self.labels)}
             columns["labels"] = [
@@ -106,6 +110,14 @@ class NamedEntities(Task):
                 for row, words in zip(rows, first, strict=True)
             ]
         return columns
+
+    def align_logits(self, logits: Tensor, mask: Tensor, own: Tensor, first: Tensor, end: Tensor) -> Tensor:
+        """By word: where a word begins, the logits of where it begins for the other model."""
+        made = logits.new_full((*own.shape, logits.size(-1)), torch.nan)
+        for row, found in enumerate(logits):
+            words = min(int(own[row].sum()), int(mask[row].sum()))  # a text that is cut has fewer
+            made[row, own[row].nonzero()[:words, 0]] = found[mask[row]][:words]
+        return made
 
     def class_weights(self, rows: list[Row]) -> list[float]:
         counts = Counter(tag for row in rows for tag in row["tags"])

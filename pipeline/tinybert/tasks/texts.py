@@ -10,7 +10,7 @@ from pipeline.tinybert.core.settings import Source, Table
 from pipeline.tinybert.data import words
 from pipeline.tinybert.data.records import text_of
 from pipeline.tinybert.data.rows import Row
-from pipeline.tinybert.models import checkpoints
+from pipeline.tinybert.models import alignment, checkpoints
 from pipeline.tinybert.tasks.task import Edit, Span, Task, splice
 
 FIELDS = ("text", "pair")
@@ -51,12 +51,15 @@ class Texts(Task):
     def duplicate_key(self, row: Row) -> Any:
         return (row["text"], row["pair"]) if "pair" in row else row["text"]
 
-    def encode(self, rows: list[Row], tokenizer) -> dict[str, list]:
+    def encode(self, rows: list[Row], tokenizer, with_spans: bool = False) -> dict[str, list]:
         longest = min(self.max_length, tokenizer.model_max_length)
         texts = [[row[field] for row in rows] for field in FIELDS if rows and field in rows[0]]
         encoded = tokenizer(*(texts or [[]]), truncation=True, max_length=longest)
+        piece_spans = [alignment.spans(encoded, number) for number in range(len(rows))] if with_spans else []
         checkpoints.log_truncated(encoded, longest)
         columns = {**encoded, "label_mask": [[True]] * len(rows), "example": list(range(len(rows)))}
+        if with_spans:
+            columns["piece_spans"] = piece_spans
         if rows and all("label" in row for row in rows):
             columns["labels"] = [self.target(row) for row in rows]
         return columns

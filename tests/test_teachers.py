@@ -1,0 +1,74 @@
+"""Teachers that are no model of the student's family: the stages from `finetune_teacher` to `evaluate`."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from tiny import run_stage
+
+from pipeline.tinybert import tasks
+from pipeline.tinybert.core import settings
+from pipeline.tinybert.distillation import transfer_set
+from pipeline.tinybert.distillation.teacher_logits import TeacherLogits
+from pipeline.tinybert.models import checkpoints
+
+THEIRS = "data/raw/finetune_teacher"
+
+
+@pytest.fixture
+def with_teacher(world):
+    """``with_teacher(family, kind, **changes)``: a task whose teacher has its own encoder; gives back its name."""
+
+    def make(family: str, kind: str = "tiny", **changes) -> str:
+        tiny.write_family(Path(THEIRS, family), family)
+        changes |= {"finetune_teacher.encoder": f"{THEIRS}/{family}", "finetune_teacher.epochs": 1}
+        if kind == "tiny":
+            tiny.write_params(world / "params.yaml", **changes)
+        else:
+            tiny.write_task(world, kind, **changes)
+            for stage in ("prepare", "general_student", "augment"):
+                run_stage(stage, kind)
+        run_stage("finetune_teacher", kind)
+        return kind
+
+    return make
+
+
+def teacher_logits(name: str) -> list[np.ndarray]:
+    """For each sequence of the transfer set, its rows of logits."""
+    logits = TeacherLogits.load(Path("data", name, "teacher_logits"))
+    return np.split(logits.values[:], logits.starts[:][1:-1])
+
+
+@pytest.mark.parametrize("family", ["mpnet", "xlm-roberta"])
+def test_texts_get_the_logits_that_the_teacher_gives_with_its_own_tokenizer(with_teacher, family):
+    name = with_teacher(family)
+    run_stage("distill_intermediate")
+    task = tasks.load(Path("data", name, "prepared", "task.json"), settings.load().task(name), name)
+    model, tokenizer = (
+        task.load_model(Path("models", name, "teacher")).eval(),
+        checkpoints.tokenizer("models/tiny/teacher"),
+    )
+    for row, found in zip(list(transfer_set.rows(task, name))[:5], teacher_logits(name), strict=False):
+        inputs = tokenizer(row["text"], truncation=True, max_length=32, return_tensors="pt")
+        with torch.no_grad():
+            np.testing.assert_allclose(found, model(**inputs).logits, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["named_entities", "question_answering"])
+def test_a_student_learns_from_a_teacher_with_another_tokenizer(with_teacher, kind, capfd):
+    name = with_teacher("xlm-roberta", kind)
+    for stage in ("distill_intermediate", "distill_prediction"):
+        run_stage(stage, kind)
+    reason = "the tokenizers of student and teacher cut texts into different pieces"
+    assert (
+        f"distill_intermediate.losses.attention: attention scores are not learned: {reason}" in capfd.readouterr().out
+    )
+    known = [not np.isnan(values).any() for values in teacher_logits(name) if len(values)]
+    assert np.mean(known) > 0.9
+    curves = {path.stem for path in Path("metrics", name, "distill_intermediate", "plots").iterdir()}
+    assert {"hidden", "embeddings"} <= curves and "attention" not in curves
+    assert json.loads(Path("metrics", name, "distill_prediction", "validation.json").read_text())["rows"] > 0
