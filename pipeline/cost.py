@@ -31,8 +31,8 @@ def log_costs(
     encoder: Path,
 ) -> None:
     tokenizer = checkpoints.tokenizer(encoder, prepare.ENCODER)
-    own = configuration.quietly("finetune_teacher", name).encoder
-    teacher = locations.checkpoint_folder(own, prepare.TEACHER_ENCODER) if own else None
+    own = configuration.quietly("finetune_teacher", name).encoders
+    teacher = locations.checkpoint_folder(own[0], prepare.TEACHER_ENCODER) if own else None
     Sketch(configuration, name, task, parts, unlabelled, encoder, tokenizer, teacher).log()
 
 

@@ -1,12 +1,12 @@
-"""The student learns the teacher's embeddings, hidden states and attention scores.
+"""The student learns the teacher's embeddings, hidden states and attention scores (of several teachers, the first's).
 
 Also writes the teacher's logits of every row of the transfer set (augmented rows, then unlabelled ones) to
-`data/<task>/teacher_logits`.
+`data/<task>/teacher_logits`: of several teachers, the mean.
 """
 
 import math
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from pipeline.tinybert.core.output import output, write_json
 from pipeline.tinybert.distillation import teacher_logits, transfer_set
 from pipeline.tinybert.distillation.intermediate import LogitsRecorder, learn_intermediate
 from pipeline.tinybert.distillation.teacher_logits import TeacherLogits
-from pipeline.tinybert.models import alignment, checkpoints
+from pipeline.tinybert.models import alignment, checkpoints, ensembles
 from pipeline.tinybert.models.alignment import SecondReading
 from pipeline.tinybert.tasks import Task
 from pipeline.tinybert.training.loop import Result
@@ -28,32 +28,39 @@ def main(name: str) -> None:
     configuration = settings.load()
     recipe, numerics = configuration.of("distill_intermediate", name), configuration.numerics
     task = tasks.load(Path("data", name, "prepared", "task.json"), configuration.task(name), name)
-    tokenizer, other = (checkpoints.tokenizer(Path("models", name, which)) for which in ("general_student", "teacher"))
-    same = alignment.reads_the_same(tokenizer, other)
-    if same:
-        tokenizer.model_max_length = min(tokenizer.model_max_length, other.model_max_length)
-    teacher = task.load_model(Path("models", name, "teacher"))
+    tokenizer = checkpoints.tokenizer(Path("models", name, "general_student"))
+    folders = ensembles.folders(Path("models", name, "teacher"))
+    others = [checkpoints.tokenizer(folder) for folder in folders]
     student = task.load_model(Path("models", name, "general_student"), configuration.seed)
     learned = Result(score=math.nan, epoch=0, rows=0, steps=0, curves={})
+    for other in others:
+        if alignment.reads_the_same(tokenizer, other):
+            tokenizer.model_max_length = min(tokenizer.model_max_length, other.model_max_length)
+    others = [None if alignment.reads_the_same(tokenizer, other) else other for other in others]
     with (
         resume.folder("transfer") as folder,
         closing(transfer_set.encode(task, transfer_set.rows(task, name), tokenizer, folder)) as data,
-        closing(TeacherLogits.open_or_create(folder, data.logit_counts(), task.num_classes)) as logits,
-        second_reading(task, name, tokenizer, None if same else other) as reading,
+        ExitStack() as opened,
     ):
-        rest = np.ones(len(data), dtype=bool)
-        if recipe.epochs:
-            part = transfer_set.sample(data, recipe.max_rows, configuration.seed)
-            recorder = LogitsRecorder(task, logits)
-            body: Any = student.base_model
-            stage = "distill_intermediate"
-            learned = learn_intermediate(body, teacher, part, tokenizer, recipe, numerics, stage, recorder, reading)
-            rest[slice(None) if part.numbers is None else part.numbers] = False
-        numbers = np.flatnonzero(rest).astype(np.int32)
-        teacher_logits.fill(logits, teacher, task, data, tokenizer, numerics, numbers, reading)
+        found: list[TeacherLogits] = []
+        for number, (of_teacher, other) in enumerate(zip(folders, others, strict=True), 1):
+            own = folder if number == 1 else opened.enter_context(resume.folder(f"teacher-{number}"))
+            logits = TeacherLogits.open_or_create(own, data.logit_counts(), task.num_classes)
+            found.append(opened.enter_context(closing(logits)))
+            reading = opened.enter_context(second_reading(task, name, tokenizer, other, number))
+            teacher, rest = task.load_model(of_teacher), np.ones(len(data), dtype=bool)
+            if recipe.epochs and number == 1:
+                part = transfer_set.sample(data, recipe.max_rows, configuration.seed)
+                recorder = LogitsRecorder(task, logits)
+                body: Any = student.base_model
+                stage = "distill_intermediate"
+                learned = learn_intermediate(body, teacher, part, tokenizer, recipe, numerics, stage, recorder, reading)
+                rest[slice(None) if part.numbers is None else part.numbers] = False
+            numbers = np.flatnonzero(rest).astype(np.int32)
+            teacher_logits.fill(logits, teacher, task, data, tokenizer, numerics, numbers, reading)
         with output(Path("data", name, "teacher_logits")) as out:
             if launch.rank() == 0:
-                logits.save(out)
+                teacher_logits.save_mean(found, out)
 
     with output(Path("models", name, "intermediate")) as out:
         checkpoints.save(out, student, tokenizer)
@@ -65,12 +72,12 @@ def main(name: str) -> None:
 
 
 @contextmanager
-def second_reading(task: Task, name: str, tokenizer, other) -> Iterator[SecondReading | None]:
-    """The transfer set as the teacher's tokenizer ``other`` reads it; None if there is none."""
+def second_reading(task: Task, name: str, tokenizer, other, number: int) -> Iterator[SecondReading | None]:
+    """The transfer set as the tokenizer ``other`` of the teacher of this number reads it; None if there is none."""
     if other is None:
         yield None
         return
-    with resume.folder("transfer_of_teacher") as folder:
+    with resume.folder(f"transfer-{number}") as folder:
         reading = transfer_set.read_again(task, transfer_set.rows(task, name), tokenizer, other, folder)
         with closing(reading.encoded):
             yield reading

@@ -15,8 +15,7 @@ from pipeline.tinybert.core.log import log
 from pipeline.tinybert.core.output import output, write_csv, write_json
 from pipeline.tinybert.data import rows
 from pipeline.tinybert.evaluation import scoring, verdicts
-from pipeline.tinybert.models import checkpoints
-from pipeline.tinybert.models.inference import EvaluationSet, pytorch_forward
+from pipeline.tinybert.models import checkpoints, ensembles
 from pipeline.tinybert.models.precision import to_inference
 from pipeline.tinybert.tasks import Task
 
@@ -35,26 +34,29 @@ def main(name: str) -> None:
     test = parts["test"]
 
     predictions: dict[str, dict[str, list]] = {part: {} for part in names[2:]}
-    thresholds, curves = {}, {}
+    thresholds, curves, single = {}, {}, {}
     for which in MODELS:
         folder = Path("models", name, which)
-        model = to_inference(task.load_model(folder), "float32", launch.device())
-        tokenizer = checkpoints.tokenizer(folder)
-        with pytorch_forward(task, model) as forward:
+        with ensembles.opened(task, [load(task, member) for member in ensembles.folders(folder)]) as ensemble:
             if task.needs_threshold:
-                validation = EvaluationSet(task, parts["validation"], tokenizer)
-                logits = validation.logits(forward, description=f"{which} on validation")
+                validation, members = ensemble.logits(parts["validation"], f"{which} on validation")
+                logits = ensembles.mean(members)
                 scoring.check_finite(logits, folder)
                 thresholds[which] = task.best_threshold(parts["validation"], validation.predictions(logits))
             for part, of_models in predictions.items():
-                rows_of_part = EvaluationSet(task, parts[part], tokenizer)
-                logits = rows_of_part.logits(forward, description=f"{which} on {part}")
+                rows_of_part, members = ensemble.logits(parts[part], f"{which} on {part}")
+                logits = ensembles.mean(members)
                 scoring.check_finite(logits, folder)
+                if part == "test" and len(members) > 1:
+                    single |= {f"{which}_{number}": rows_of_part.answers(own) for number, own in enumerate(members, 1)}
                 of_models[which] = task.apply_threshold(rows_of_part.predictions(logits), thresholds.get(which))
                 if part == "test":
                     curves[which] = scoring.reliability(*task.calibration(test, of_models[which], logits))
     trivial = task.trivial_predictions(parts["train"], test)
     scores = scoring.report(task, test, predictions["test"], trivial, recipe, curves, thresholds)
+    if single:
+        scores["teachers"] = scoring.scores_of(task, test, single)
+        log(f"teachers alone: {', '.join(f'{of_one[task.metric]:.4f}' for of_one in scores['teachers'].values())}")
     for part in source.more_tests:
         scores[part] = scoring.scores_of(task, parts[part], predictions[part])
     log(scoring.summary(task, scores))
@@ -72,6 +74,11 @@ def main(name: str) -> None:
             answers = task.submission_values(predictions[file][which], source, parts["train"])
             (out / which).mkdir(exist_ok=True)
             write_csv(out / which / file, ["index", "prediction"], enumerate(answers), delimiter="\t")
+
+
+def load(task: Task, folder: Path) -> ensembles.Member:
+    """A model, ready for inference, and its tokenizer."""
+    return to_inference(task.load_model(folder), "float32", launch.device()), checkpoints.tokenizer(folder)
 
 
 def score_on_validation(name: str, stage: str, metric: str) -> float:

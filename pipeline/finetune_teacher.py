@@ -1,15 +1,18 @@
-"""Fine-tune the encoder on the task's labels: the teacher. Or take the user's own."""
+"""Fine-tune the encoder on the task's labels: the teacher. Or take the user's own, or make several."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from pipeline.tinybert import tasks
 from pipeline.tinybert.core import launch, resume, settings
 from pipeline.tinybert.core.log import log
 from pipeline.tinybert.core.output import output
 from pipeline.tinybert.data import locations, rows
-from pipeline.tinybert.models import checkpoints
+from pipeline.tinybert.models import checkpoints, ensembles
 from pipeline.tinybert.models.inference import EvaluationSet
 from pipeline.tinybert.training import fine_tuning, own_teacher
+from pipeline.tinybert.training.fine_tuning import Trained
 
 ENCODER = Path("models/pretrained/encoder")
 STAGE = "finetune_teacher"
@@ -22,17 +25,31 @@ def main(name: str) -> None:
     task = tasks.load(prepared / "task.json", configuration.task(name), name)
     train, validation_rows = (list(rows.read(prepared / f"{split}.jsonl")) for split in ("train", "validation"))
 
+    members: list[tuple[Trained, Any]] = []  # with their tokenizers
     if recipe.checkpoint:
         model, tokenizer = own_teacher.load(task, recipe.checkpoint, locations.own_teacher_folder(name))
-        teacher = fine_tuning.score_as_it_is(model, EvaluationSet(task, validation_rows, tokenizer))
+        members = [(fine_tuning.score_as_it_is(model, EvaluationSet(task, validation_rows, tokenizer)), tokenizer)]
     else:
-        encoder, tokenizer = ENCODER, checkpoints.tokenizer(ENCODER)
-        if recipe.encoder:
-            encoder, tokenizer = own_teacher.encoder(recipe.encoder)
-        validation = EvaluationSet(task, validation_rows, tokenizer)
         weights = task.class_weights(train) if recipe.class_weights else None
-        teacher = fine_tuning.fine_tune(encoder, tokenizer, task, train, validation, recipe, numerics, STAGE, weights)
+        encoders = [own_teacher.encoder(encoder) for encoder in recipe.encoders]
+        for encoder, tokenizer in encoders or [(ENCODER, checkpoints.tokenizer(ENCODER))]:
+            validation = EvaluationSet(task, validation_rows, tokenizer)
+            for seed in recipe.seeds or [numerics.seed]:
+                of_seed = numerics.model_copy(update={"seed": seed})
+                run = f"training{f'-{len(members) + 1}' if members else ''}"
+                trained = fine_tuning.fine_tune(
+                    encoder, tokenizer, task, train, validation, recipe, of_seed, STAGE, weights, run
+                )
+                members.append((trained, tokenizer))
+    teacher, tokenizer = members[0]
     score = teacher.result.score
+    if len(members) > 1:
+        scores = [member.result.score for member, _ in members]
+        with ensembles.opened(task, [(member.model, tokenizer) for member, tokenizer in members]) as ensemble:
+            read, logits = ensemble.logits(validation_rows)
+        score = read.score(ensembles.mean(logits))[task.metric]
+        log(f"{len(members)} teachers: {', '.join(f'{own:.4f}' for own in scores)}; their mean logits: {score:.4f}")
+        teacher = replace(teacher, result=replace(teacher.result, score=score), members=scores)
     trivial = task.score(validation_rows, task.trivial_predictions(train, validation_rows))[task.metric]
     log(f"teacher: {task.metric} {score:.4f} on validation, a trivial predictor {trivial:.4f}")
     if score <= trivial:
@@ -44,7 +61,8 @@ def main(name: str) -> None:
         )
 
     with output(Path("models", name, "teacher")) as out:
-        checkpoints.save(out, teacher.model, tokenizer)
+        for number, (member, tokenizer) in enumerate(members, 1):
+            checkpoints.save(out if number == 1 else out / str(number), member.model, tokenizer)
     with output(Path("metrics", name, STAGE)) as out:
         fine_tuning.write_result(out, task, teacher)
 

@@ -13,18 +13,21 @@ from pipeline.tinybert import tasks
 from pipeline.tinybert.core import settings
 from pipeline.tinybert.distillation import transfer_set
 from pipeline.tinybert.distillation.teacher_logits import TeacherLogits
-from pipeline.tinybert.models import checkpoints
+from pipeline.tinybert.models import checkpoints, ensembles
 
 THEIRS = "data/raw/finetune_teacher"
 
 
 @pytest.fixture
 def with_teacher(world):
-    """``with_teacher(family, kind, **changes)``: a task whose teacher has its own encoder; gives back its name."""
+    """``with_teacher(*families, kind, **changes)``: a task whose teachers have these encoders; gives back its name."""
 
-    def make(family: str, kind: str = "tiny", **changes) -> str:
-        tiny.write_family(Path(THEIRS, family), family)
-        changes |= {"finetune_teacher.encoder": f"{THEIRS}/{family}", "finetune_teacher.epochs": 1}
+    def make(*families: str, kind: str = "tiny", **changes) -> str:
+        for family in families:
+            tiny.write_family(Path(THEIRS, family), family)
+        encoders = [f"{THEIRS}/{family}" for family in families]
+        changes |= {"finetune_teacher.encoder": encoders[0] if len(encoders) == 1 else encoders}
+        changes |= {"finetune_teacher.epochs": 1}
         if kind == "tiny":
             tiny.write_params(world / "params.yaml", **changes)
         else:
@@ -60,7 +63,7 @@ def test_texts_get_the_logits_that_the_teacher_gives_with_its_own_tokenizer(with
 
 @pytest.mark.parametrize("kind", ["named_entities", "question_answering"])
 def test_a_student_learns_from_a_teacher_with_another_tokenizer(with_teacher, kind, capfd):
-    name = with_teacher("xlm-roberta", kind)
+    name = with_teacher("xlm-roberta", kind=kind)
     for stage in ("distill_intermediate", "distill_prediction"):
         run_stage(stage, kind)
     reason = "the tokenizers of student and teacher cut texts into different pieces"
@@ -72,3 +75,22 @@ def test_a_student_learns_from_a_teacher_with_another_tokenizer(with_teacher, ki
     curves = {path.stem for path in Path("metrics", name, "distill_intermediate", "plots").iterdir()}
     assert {"hidden", "embeddings"} <= curves and "attention" not in curves
     assert json.loads(Path("metrics", name, "distill_prediction", "validation.json").read_text())["rows"] > 0
+
+
+def test_of_several_teachers_the_student_learns_the_mean_logits_and_each_is_scored(with_teacher):
+    name = with_teacher("mpnet", "xlm-roberta", **{"finetune_teacher.seeds": [1, 2]})
+    for stage in ("distill_intermediate", "distill_prediction", "evaluate"):
+        run_stage(stage)
+    task = tasks.load(Path("data", name, "prepared", "task.json"), settings.load().task(name), name)
+    folders = ensembles.folders(Path("models", name, "teacher"))
+    assert [folder.name for folder in folders] == ["teacher", "2", "3", "4"]
+    members = [(task.load_model(folder).eval(), checkpoints.tokenizer(folder)) for folder in folders]
+    assert [type(model).__name__[:5] for model, _ in members] == ["MPNet", "MPNet", "XLMRo", "XLMRo"]
+    for row, found in zip(list(transfer_set.rows(task, name))[:3], teacher_logits(name), strict=False):
+        inputs = [read(row["text"], truncation=True, max_length=32, return_tensors="pt") for _, read in members]
+        with torch.no_grad():
+            logits = [model(**own).logits.numpy() for (model, _), own in zip(members, inputs, strict=True)]
+        np.testing.assert_allclose(found, np.mean(logits, axis=0), atol=1e-4)
+    validation = json.loads(Path("metrics", name, "finetune_teacher", "validation.json").read_text())
+    scores = json.loads(Path("metrics", name, "scores.json").read_text())
+    assert len(validation["teachers"]) == len(scores["teachers"]) == 4

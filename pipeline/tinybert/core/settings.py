@@ -31,6 +31,7 @@ RESERVED_NAMES = (
     "agreement",
     "gain",
     "teacher_gain",
+    "teachers",
     "test_rows",
 )
 RESERVED_TASK_NAMES = (
@@ -273,9 +274,12 @@ class GeneralStudent(Group):
 
 
 class FinetuneTeacher(Schedule):
-    encoder: str | None = Field(
-        description="the teacher's own encoder, of any family that has a tokenizer of its own, in the form of"
-        " encoder.checkpoint (a folder below data/raw/finetune_teacher); blank: the encoder"
+    encoder: str | Annotated[list[str], Field(min_length=1)] | None = Field(
+        description="the teacher's own encoder, of any family, in the form of encoder.checkpoint (a folder below"
+        " data/raw/finetune_teacher); a list: a teacher from each; blank: the encoder"
+    )
+    seeds: Annotated[list[Seed], Field(min_length=1)] | None = Field(
+        description="a teacher with each of these seeds, of which the student learns the mean logits; blank: one"
     )
     checkpoint: str | None = Field(
         description="your own fine-tuned teacher: data/raw/<task>/teacher or hub:OWNER/NAME@COMMIT; blank: fine-tune"
@@ -283,6 +287,11 @@ class FinetuneTeacher(Schedule):
     class_weights: bool = Field(
         description="true: rare classes weigh more in the loss (text_classification, named_entities)"
     )
+
+    @property
+    def encoders(self) -> list[str]:
+        """The encoders of the teachers' own; empty if they start from the encoder."""
+        return [self.encoder] if isinstance(self.encoder, str) else self.encoder or []
 
 
 class Augment(Group):

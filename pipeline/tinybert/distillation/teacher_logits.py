@@ -144,6 +144,19 @@ class TeacherLogits:
                 file.close()
 
 
+def save_mean(several: list[TeacherLogits], folder: Path) -> None:
+    """Save the mean of several teachers' logits, of those that know a row; of a single one, its own."""
+    first, *others = several
+    if others:
+        for begin in range(0, len(first.values), SEQUENCES_PER_BLOCK):
+            block = slice(begin, begin + SEQUENCES_PER_BLOCK)
+            values = np.stack([logits.values[block] for logits in several])
+            known = ~np.isnan(values)
+            with np.errstate(invalid="ignore"):  # NaN where no teacher knows a row
+                first.values[block] = np.where(known, values, 0).sum(axis=0) / known.sum(axis=0)
+    first.save(folder)
+
+
 def _log(folder: str | Path, process: int) -> Path:
     return Path(folder, f"logits-{process}.bin")
 

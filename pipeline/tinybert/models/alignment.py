@@ -96,12 +96,11 @@ class SecondReading:
         """As `inference.class_logits` of the other model, but at the positions of ``data`` and its ``tokenizer``. NaN
         where the other model has read nothing.
         """
-        collate = Collator(tokenizer, "label_mask")
+        collate, collate_theirs = Collator(tokenizer, "label_mask"), Collator(self.tokenizer, FIRST, END)
         for found, logits, mask in inference.class_logits(forward, self.encoded, self.tokenizer, numbers, **options):
             own: Any = collate(data.batch(found))["label_mask"]
-            theirs: Any = self.encoded.batch(found)
-            first, end = (torch.from_numpy(theirs[name].padded(mask.size(1), 0)) for name in (FIRST, END))
-            yield found, task.align_logits(logits.float().cpu(), mask, own, first, end), own
+            theirs = collate_theirs(self.encoded.batch(found))
+            yield found, task.align_logits(logits.float().cpu(), mask, own, theirs[FIRST], theirs[END]), own
 
 
 def reads_the_same(one, other) -> bool:

@@ -164,7 +164,7 @@ def source_table(task: Task, name: str, configuration: Settings) -> str:
     student, teacher = (configuration.quietly(stage, name) for stage in ("general_student", "finetune_teacher"))
     sources = {
         "encoder": configuration.encoder.checkpoint,
-        "teacher": teacher.checkpoint or teacher.encoder,
+        "teacher": teacher.checkpoint or ", ".join(teacher.encoders),
         "general_student": student.checkpoint if student.start == "checkpoint" else None,
         "data": configuration.task(name).source.location,
         "unlabelled": unlabelled.location if unlabelled else None,
