@@ -19,9 +19,9 @@ from pipeline.tinybert.core.output import output, write_csv, write_json
 from pipeline.tinybert.data import rows
 from pipeline.tinybert.models import checkpoints, inference
 from pipeline.tinybert.models.checkpoints import FILES
+from pipeline.tinybert.models.known_logits import KnownLogits
 from pipeline.tinybert.release import latency, onnx_model
 
-MODELS = ("teacher", "student")
 LENGTHS = {"median": 50, "long": 95}  # percentiles of the lengths of test
 FEWER_RUNS = 5  # times fewer runs of batches of several texts, which take longer and vary less
 COLUMNS = ["model", "batch_size", "word_pieces", "threads", "p50", "p95", "times_faster"]
@@ -33,24 +33,28 @@ def main(name: str) -> None:
     prepared = Path("data", name, "prepared")
     task = tasks.load(prepared / "task.json", configuration.task(name), name)
     folders = {"teacher": Path("models", name, "teacher"), "student": Path("models", name, "onnx")}
+    if KnownLogits.load(task, folders["teacher"]):
+        log("the teacher is a file of predictions: the student is compared with its own PyTorch model")
+        del folders["teacher"]
     loaded = {which: task.load_model(folder) for which, folder in folders.items()}
     tokenizers = {which: checkpoints.tokenizer(folder) for which, folder in folders.items()}
     test = list(rows.read(prepared / "test.jsonl"))
-    pieces = length_percentiles(inference.encode(task, test, tokenizers["teacher"]))
+    pieces = length_percentiles(inference.encode(task, test, next(iter(tokenizers.values()))))
 
     with tempfile.TemporaryDirectory() as temporary:
         onnx_folders = {"teacher": Path(temporary), "student": folders["student"]}
-        teacher_onnx, teacher_int8 = (onnx_folders["teacher"] / FILES[form] for form in ("onnx", "int8"))
-        onnx_model.write(teacher_onnx, loaded["teacher"], task, tokenizers["teacher"], export.opset)
-        onnx_model.quantise(teacher_onnx, teacher_int8, export.per_channel, export.reduce_range)
+        if "teacher" in loaded:
+            teacher_onnx, teacher_int8 = (onnx_folders["teacher"] / FILES[form] for form in ("onnx", "int8"))
+            onnx_model.write(teacher_onnx, loaded["teacher"], task, tokenizers["teacher"], export.opset)
+            onnx_model.quantise(teacher_onnx, teacher_int8, export.per_channel, export.reduce_range)
         files = {
             f"{which} {form}": (folders if form == "pytorch" else onnx_folders)[which] / FILES[form]
-            for which, form in product(MODELS, FILES)
+            for which, form in product(loaded, FILES)
         }
         records = measure(loaded, files, tokenizers, pieces, recipe)
         megabytes = {model: round(file.stat().st_size / 1e6, 1) for model, file in files.items()}
 
-    examples = {which: latency.random_inputs(tokenizers[which], 1, pieces["median"]) for which in MODELS}
+    examples = {which: latency.random_inputs(tokenizers[which], 1, pieces["median"]) for which in loaded}
     report = make_report(loaded, examples, megabytes, records)
     with output(Path("metrics", name, "benchmark.json")) as out:
         write_json(out, {"machine": latency.machine(), "word_pieces": pieces, **report})
@@ -74,7 +78,7 @@ def measure(
     recipe: settings.Benchmark,
 ) -> list[tuple]:
     """The rows of situations.csv (see ``COLUMNS``): milliseconds of each model by number of threads, batch size and
-    length, and how many times faster than the teacher in PyTorch it is.
+    length, and how many times faster than the teacher in PyTorch it is; without a teacher, than the student in PyTorch.
     """
     records = []
     for threads in sorted({1, latency.cores()}):
@@ -89,7 +93,7 @@ def measure(
             inputs = {model: latency.random_inputs(tokenizers[model.split()[0]], batch_size, length) for model in files}
             runs = recipe.runs if batch_size == 1 else max(1, recipe.runs // FEWER_RUNS)
             times = latency.measure(runners, inputs, runs, f"latency, {what}")
-            base = times["teacher pytorch"]["p50"]
+            base = times[next(iter(files))]["p50"]
             records += [
                 (model, batch_size, length, threads, *(round(of_model[at], 3) for at in ("p50", "p95")),
                  round(base / of_model["p50"], 2))

@@ -14,12 +14,15 @@ import numpy as np
 
 from pipeline.tinybert import tasks
 from pipeline.tinybert.core import curves, launch, resume, settings
+from pipeline.tinybert.core.log import log
 from pipeline.tinybert.core.output import output, write_json
 from pipeline.tinybert.distillation import teacher_logits, transfer_set
 from pipeline.tinybert.distillation.intermediate import LogitsRecorder, learn_intermediate
 from pipeline.tinybert.distillation.teacher_logits import TeacherLogits
 from pipeline.tinybert.models import alignment, checkpoints, ensembles
 from pipeline.tinybert.models.alignment import SecondReading
+from pipeline.tinybert.models.encoded_rows import EncodedRows
+from pipeline.tinybert.models.known_logits import KnownLogits
 from pipeline.tinybert.tasks import Task
 from pipeline.tinybert.training.loop import Result
 
@@ -29,7 +32,8 @@ def main(name: str) -> None:
     recipe, numerics = configuration.of("distill_intermediate", name), configuration.numerics
     task = tasks.load(Path("data", name, "prepared", "task.json"), configuration.task(name), name)
     tokenizer = checkpoints.tokenizer(Path("models", name, "general_student"))
-    folders = ensembles.folders(Path("models", name, "teacher"))
+    known = KnownLogits.load(task, Path("models", name, "teacher"))
+    folders = [] if known else ensembles.folders(Path("models", name, "teacher"))
     others = [checkpoints.tokenizer(folder) for folder in folders]
     student = task.load_model(Path("models", name, "general_student"), configuration.seed)
     learned = Result(score=math.nan, epoch=0, rows=0, steps=0, curves={})
@@ -43,10 +47,15 @@ def main(name: str) -> None:
         ExitStack() as opened,
     ):
         found: list[TeacherLogits] = []
+        if known:
+            log("the teacher is a file of predictions, without hidden states: the intermediate stage is skipped")
+            found.append(opened.enter_context(open_logits(folder, data, task)))
+            if launch.rank() == 0:
+                teacher_logits.put_known(found[0], known, transfer_set.rows(task, name))
         for number, (of_teacher, other) in enumerate(zip(folders, others, strict=True), 1):
             own = folder if number == 1 else opened.enter_context(resume.folder(f"teacher-{number}"))
-            logits = TeacherLogits.open_or_create(own, data.logit_counts(), task.num_classes)
-            found.append(opened.enter_context(closing(logits)))
+            logits = opened.enter_context(open_logits(own, data, task))
+            found.append(logits)
             reading = opened.enter_context(second_reading(task, name, tokenizer, other, number))
             teacher, rest = task.load_model(of_teacher), np.ones(len(data), dtype=bool)
             if recipe.epochs and number == 1:
@@ -69,6 +78,10 @@ def main(name: str) -> None:
         write_json(
             out / "training.json", {"rows": learned.rows, "steps": learned.steps, "learning_rate": recipe.learning_rate}
         )
+
+
+def open_logits(folder: Path, data: EncodedRows, task: Task) -> closing[TeacherLogits]:
+    return closing(TeacherLogits.open_or_create(folder, data.logit_counts(), task.num_classes))
 
 
 @contextmanager

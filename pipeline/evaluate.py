@@ -4,6 +4,7 @@ If a task has answers that need a threshold, the stage uses the best one on vali
 teacher's predictions for splits without labels to `data/<task>/submission`, in the format of GLUE's server.
 """
 
+import contextlib
 import json
 from collections.abc import Iterable
 from itertools import chain, product
@@ -16,6 +17,7 @@ from pipeline.tinybert.core.output import output, write_csv, write_json
 from pipeline.tinybert.data import rows
 from pipeline.tinybert.evaluation import scoring, verdicts
 from pipeline.tinybert.models import checkpoints, ensembles
+from pipeline.tinybert.models.known_logits import KnownLogits
 from pipeline.tinybert.models.precision import to_inference
 from pipeline.tinybert.tasks import Task
 
@@ -37,7 +39,7 @@ def main(name: str) -> None:
     thresholds, curves, single = {}, {}, {}
     for which in MODELS:
         folder = Path("models", name, which)
-        with ensembles.opened(task, [load(task, member) for member in ensembles.folders(folder)]) as ensemble:
+        with opened(task, folder) as ensemble:
             if task.needs_threshold:
                 validation, members = ensemble.logits(parts["validation"], f"{which} on validation")
                 logits = ensembles.mean(members)
@@ -45,6 +47,8 @@ def main(name: str) -> None:
                 thresholds[which] = task.best_threshold(parts["validation"], validation.predictions(logits))
             for part, of_models in predictions.items():
                 rows_of_part, members = ensemble.logits(parts[part], f"{which} on {part}")
+                if not members:  # a file of predictions that lacks some of these rows
+                    continue
                 logits = ensembles.mean(members)
                 scoring.check_finite(logits, folder)
                 if part == "test" and len(members) > 1:
@@ -71,14 +75,22 @@ def main(name: str) -> None:
             write_csv(out, columns, records)
     with output(Path("data", name, "submission")) as out:
         for file, which in product(source.submissions, ("teacher", "student")):
+            if which not in predictions[file]:
+                continue
             answers = task.submission_values(predictions[file][which], source, parts["train"])
             (out / which).mkdir(exist_ok=True)
             write_csv(out / which / file, ["index", "prediction"], enumerate(answers), delimiter="\t")
 
 
-def load(task: Task, folder: Path) -> ensembles.Member:
-    """A model, ready for inference, and its tokenizer."""
-    return to_inference(task.load_model(folder), "float32", launch.device()), checkpoints.tokenizer(folder)
+def opened(task: Task, folder: Path) -> contextlib.AbstractContextManager:
+    """The model of a folder, or several, or a file of predictions, ready to give logits of rows."""
+    if known := KnownLogits.load(task, folder):
+        return contextlib.nullcontext(known)
+    members = [
+        (to_inference(task.load_model(member), "float32", launch.device()), checkpoints.tokenizer(member))
+        for member in ensembles.folders(folder)
+    ]
+    return ensembles.opened(task, members)
 
 
 def score_on_validation(name: str, stage: str, metric: str) -> float:
@@ -90,10 +102,13 @@ def plots(
     task: Task, test: list[rows.Row], predictions: dict[str, list], scores: dict, curves: dict[str, list[scoring.Bin]]
 ) -> dict[str, tuple[list[str], Iterable[tuple]]]:
     """File → columns and records of each plot of the test split."""
-    intervals = ((which, *(scores[which][key] for key in (task.metric, "low", "high"))) for which in MODELS)
+    intervals = ((which, *(scores[which][key] for key in (task.metric, "low", "high"))) for which in predictions)
     bins = ((which, *bin) for which, curve in curves.items() for bin in curve)
     by_length = scoring.by_length(task, test, predictions)
-    confused = {which: sorted(task.confusion(test, predictions[which])) for which in ("teacher", "student")}
+    confused = {
+        which: sorted(task.confusion(test, predictions[which])) if which in predictions else []
+        for which in ("teacher", "student")
+    }
     return {
         "scores.csv": (["model", "score", "low", "high"], intervals),
         "calibration.csv": (["model", "confidence", "accuracy", "count"], bins),

@@ -1,17 +1,19 @@
 """Fine-tune the encoder on the task's labels: the teacher. Or take the user's own, or make several."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.tinybert import tasks
-from pipeline.tinybert.core import launch, resume, settings
+from pipeline.tinybert.core import curves, launch, resume, settings
 from pipeline.tinybert.core.log import log
-from pipeline.tinybert.core.output import output
+from pipeline.tinybert.core.output import output, write_json
 from pipeline.tinybert.data import locations, rows
 from pipeline.tinybert.models import checkpoints, ensembles
 from pipeline.tinybert.models.inference import EvaluationSet
-from pipeline.tinybert.training import fine_tuning, own_teacher
+from pipeline.tinybert.tasks import Task
+from pipeline.tinybert.training import fine_tuning, own_teacher, predictions
 from pipeline.tinybert.training.fine_tuning import Trained
 
 ENCODER = Path("models/pretrained/encoder")
@@ -25,6 +27,9 @@ def main(name: str) -> None:
     task = tasks.load(prepared / "task.json", configuration.task(name), name)
     train, validation_rows = (list(rows.read(prepared / f"{split}.jsonl")) for split in ("train", "validation"))
 
+    if recipe.predictions:
+        take_predictions(task, name, recipe.predictions, validation_rows)
+        return
     members: list[tuple[Trained, Any]] = []  # with their tokenizers
     if recipe.checkpoint:
         model, tokenizer = own_teacher.load(task, recipe.checkpoint, locations.own_teacher_folder(name))
@@ -65,6 +70,26 @@ def main(name: str) -> None:
             checkpoints.save(out if number == 1 else out / str(number), member.model, tokenizer)
     with output(Path("metrics", name, STAGE)) as out:
         fine_tuning.write_result(out, task, teacher)
+
+
+def take_predictions(task: Task, name: str, location: str, validation: list[rows.Row]) -> None:
+    """Write the logits of a file of predictions, and their score on validation if it has all of its rows."""
+    known = predictions.read(task, location, locations.own_teacher_folder(name))
+    logits, score = known.of_all(validation), math.nan
+    log(f"teacher: {len(known.by_key)} rows with predictions: no teacher is trained")
+    if logits is None:
+        log("teacher: not scored on validation: the file lacks some of its rows")
+    else:
+        score = task.score(validation, task.predictions(logits, None, validation))[task.metric]
+        log(f"teacher: {task.metric} {score:.4f} on validation")
+    with output(Path("models", name, "teacher")) as out:
+        known.save(out)
+    with output(Path("metrics", name, STAGE)) as out:
+        curves.write(out, {})
+        write_json(
+            out / "validation.json",
+            {task.metric: None if logits is None else round(score, 4), "epoch": 0, "rows": 0, "steps": 0},
+        )
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ from tiny import run_stage
 
 from pipeline.tinybert import tasks
 from pipeline.tinybert.core import settings
+from pipeline.tinybert.core.errors import UserError
+from pipeline.tinybert.data import rows
 from pipeline.tinybert.distillation import transfer_set
 from pipeline.tinybert.distillation.teacher_logits import TeacherLogits
 from pipeline.tinybert.models import checkpoints, ensembles
@@ -94,3 +96,40 @@ def test_of_several_teachers_the_student_learns_the_mean_logits_and_each_is_scor
     validation = json.loads(Path("metrics", name, "finetune_teacher", "validation.json").read_text())
     scores = json.loads(Path("metrics", name, "scores.json").read_text())
     assert len(validation["teachers"]) == len(scores["teachers"]) == 4
+
+
+@pytest.mark.parametrize("has_test", [True, False])
+def test_a_file_of_predictions_takes_the_teacher_s_place(world, has_test, capfd):
+    prepared = {part: list(rows.read(f"data/tiny/prepared/{part}.jsonl")) for part in ("train", "test")}
+    answers = [
+        {"text": row["text"], **{name: 0.9 if name == row["label"] else 0.1 for name in ("negative", "positive")}}
+        for row in prepared["train"] + has_test * prepared["test"]
+    ]
+    Path("data/raw/tiny/teacher").mkdir()
+    rows.write("data/raw/tiny/teacher/answers.jsonl", answers)
+    tiny.write_params(world / "params.yaml", **{"finetune_teacher.predictions": "data/raw/tiny/teacher/answers.jsonl"})
+    for stage in ("finetune_teacher", "distill_intermediate", "distill_prediction", "evaluate", "export"):
+        run_stage(stage)
+    total = rows.count("data/tiny/augmented/rows.jsonl") + rows.count("data/tiny/unlabelled/rows.jsonl")
+    printed = capfd.readouterr().out
+    assert "the intermediate stage is skipped" in printed
+    known = [not np.isnan(values).any() for values in teacher_logits("tiny")]
+    assert sum(known) == len(prepared["train"]) and f"{total - sum(known)} of {total} rows are left out" in printed
+    scores = json.loads(Path("metrics/tiny/scores.json").read_text())
+    if has_test:
+        assert scores["teacher"]["accuracy"] == 1 and scores["retention"] == scores["student"]["accuracy"]
+    else:
+        assert "teacher" not in scores and scores["retention"] is None
+        assert "retention unknown: the teacher's file of predictions lacks test rows" in printed
+    for stage in ("benchmark", "package"):
+        run_stage(stage)
+    assert "distilled from predictions of another system" in Path("models/tiny/release/README.md").read_text()
+
+
+def test_a_file_without_any_row_to_learn_from_is_refused(world):
+    Path("data/raw/tiny/teacher").mkdir()
+    rows.write("data/raw/tiny/teacher/answers.jsonl", [{"id": "other-1", "negative": 0.5, "positive": 0.5}])
+    tiny.write_params(world / "params.yaml", **{"finetune_teacher.predictions": "data/raw/tiny/teacher/answers.jsonl"})
+    run_stage("finetune_teacher")
+    with pytest.raises(UserError, match="^finetune_teacher.predictions: the file has none of the"):
+        run_stage("distill_intermediate")

@@ -284,9 +284,20 @@ class FinetuneTeacher(Schedule):
     checkpoint: str | None = Field(
         description="your own fine-tuned teacher: data/raw/<task>/teacher or hub:OWNER/NAME@COMMIT; blank: fine-tune"
     )
+    predictions: str | None = Field(
+        description="a file below data/raw/<task>/teacher with the probability of each class for training and"
+        " unlabelled rows, in place of a teacher; blank: none"
+    )
     class_weights: bool = Field(
         description="true: rare classes weigh more in the loss (text_classification, named_entities)"
     )
+
+    @pydantic.model_validator(mode="after")
+    def _is_one(self) -> "FinetuneTeacher":
+        named = [name for name in ("encoder", "checkpoint", "predictions") if getattr(self, name)]
+        if len(named) > 1:
+            raise ValueError(f"{' and '.join(named)} exclude one another: leave all but one of them blank")
+        return self
 
     @property
     def encoders(self) -> list[str]:

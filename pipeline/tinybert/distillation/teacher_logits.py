@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,16 +15,19 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from pipeline.tinybert.core import launch
+from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import log
 from pipeline.tinybert.core.whole import AppendedFile
 from pipeline.tinybert.data.arrays import MappedArray
 from pipeline.tinybert.models.alignment import SecondReading
 from pipeline.tinybert.models.encoded_rows import EncodedRows
 from pipeline.tinybert.models.inference import class_logits, pytorch_forward
+from pipeline.tinybert.models.known_logits import KnownLogits
 from pipeline.tinybert.models.precision import to_inference
 
 if TYPE_CHECKING:
     from pipeline.tinybert.core.settings import Numerics
+    from pipeline.tinybert.data.rows import Row
     from pipeline.tinybert.tasks import Task
 
 SEQUENCES_PER_BLOCK = 1 << 17
@@ -142,6 +146,23 @@ class TeacherLogits:
         for file in (self.values, self.starts, self.log):
             if file is not None:
                 file.close()
+
+
+def put_known(logits: TeacherLogits, known: KnownLogits, rows: Iterable[Row]) -> None:
+    """Write the logits of the rows, one sequence each, that a teacher's file has. Raises UserError if it has none."""
+    count = total = 0
+    for number, row in enumerate(rows):
+        total += 1
+        found = known.of(row)
+        if found is not None:
+            count += 1
+            logits.put(np.array([number]), torch.from_numpy(np.float32(found))[None, None], torch.tensor([[True]]))
+    if not count:
+        raise UserError(
+            f"finetune_teacher.predictions: the file has none of the {total} rows to learn from: give ids or texts of"
+            " rows in data/<task>/prepared/train.jsonl and data/<task>/unlabelled/rows.jsonl"
+        )
+    log(f"the teacher's file, of {len(known.by_key)} rows, has {count} of {total} rows; the others are left out")
 
 
 def save_mean(several: list[TeacherLogits], folder: Path) -> None:

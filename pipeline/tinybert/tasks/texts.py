@@ -8,12 +8,14 @@ from transformers import AutoModelForSequenceClassification
 
 from pipeline.tinybert.core.settings import Source, Table
 from pipeline.tinybert.data import words
-from pipeline.tinybert.data.records import text_of
+from pipeline.tinybert.data.records import BadRecordError, text_of
 from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.models import alignment, checkpoints
 from pipeline.tinybert.tasks.task import Edit, Span, Task, splice
 
 FIELDS = ("text", "pair")
+ROUNDING = 0.01  # probabilities may sum to this much more or less than 1
+SMALLEST_PROBABILITY = 1e-6
 
 
 def label_probabilities(labels: list[str], probabilities: np.ndarray) -> dict[str, float]:
@@ -63,6 +65,14 @@ class Texts(Task):
         if rows and all("label" in row for row in rows):
             columns["labels"] = [self.target(row) for row in rows]
         return columns
+
+    def logits_of_probabilities(self, numbers: np.ndarray) -> np.ndarray:
+        """Class logits (C,) with these probabilities (C,). Raises BadRecordError if they cannot be probabilities."""
+        if numbers.min() < 0 or numbers.max() > 1:
+            raise BadRecordError("a probability is not between 0 and 1")
+        if abs(numbers.sum() - 1) > ROUNDING:
+            raise BadRecordError(f"the probabilities sum to {numbers.sum():.4g}, expected 1")
+        return np.log(numbers.clip(min=SMALLEST_PROBABILITY))
 
     def length(self, row: Row) -> int:
         return sum(words.count(row[field]) for field in FIELDS if field in row)
