@@ -233,12 +233,18 @@ class Losses(Group):
     embeddings: NonNegativeFloat = Field(description="weight of the embedding loss; 0: off")
     hidden: NonNegativeFloat = Field(description="weight of the hidden state loss; 0: off")
     attention: NonNegativeFloat = Field(description="weight of the attention score loss; 0: off")
+    relations: NonNegativeFloat = Field(
+        0,
+        description="weight of the relation loss (MiniLMv2) between the last layers of both, with any numbers of heads;"
+        " 0: off",
+    )
 
 
 LAYER_MAP = (
     "teacher layer for each student layer: a rule (auto: from the first to the last in equal steps), or a list of"
     " teacher layers from 1"
 )
+RELATION_HEADS = "heads into which the relation loss divides both models; it divides both widths"
 PROJECTIONS = "linear maps from the student's width to the teacher's: one for all states, or one for each"
 STUDENT_DROPOUT = "dropout of the student; blank: that of its configuration"
 
@@ -252,6 +258,7 @@ class GeneralDistillation(Group):
     learning_rate: PositiveFloat = Field(description="learning rate; it is constant")
     layer_map: LayerMap = Field(description=LAYER_MAP)
     losses: Losses = Field(description="weights of the losses")
+    relation_heads: PositiveInt = Field(12, description=RELATION_HEADS)
     projections: Literal["shared", "each"] = Field(description=PROJECTIONS)
     dropout: Dropout = Field(description=STUDENT_DROPOUT)
 
@@ -335,6 +342,7 @@ class DistillIntermediate(Group):
     learning_rate: PositiveFloat = Field(description="learning rate; it is constant")
     layer_map: LayerMap = Field(description=LAYER_MAP)
     losses: Losses = Field(description="weights of the losses")
+    relation_heads: PositiveInt = Field(12, description=RELATION_HEADS)
     projections: Literal["shared", "each"] = Field(description=PROJECTIONS)
     dropout: Dropout = Field(description=STUDENT_DROPOUT)
     max_rows: PositiveInt | None = Field(description="train on this many rows, drawn at random; blank: on all rows")

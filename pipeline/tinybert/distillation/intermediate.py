@@ -26,7 +26,7 @@ from pipeline.tinybert.models.attention import attention_scores, our_attention
 from pipeline.tinybert.models.batches import COLUMNS, Collator
 from pipeline.tinybert.models.batches import Batch as Rows
 from pipeline.tinybert.models.encoded_rows import EncodedRows
-from pipeline.tinybert.models.families import FAMILIES
+from pipeline.tinybert.models.families import FAMILIES, LastVectors, family_of
 from pipeline.tinybert.models.precision import to_inference
 from pipeline.tinybert.training.loop import Batch, Objective, Plan, Result, Tensors, train_or_load
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pipeline.tinybert.core.settings import DistillIntermediate, GeneralDistillation, Losses, Numerics
     from pipeline.tinybert.tasks import Task
 
-PARTS = ("embeddings", "hidden", "attention")
+PARTS = ("embeddings", "hidden", "attention", "relations")
 BATCHES_PER_WRITE = 64  # of teacher logits
 TEACHER = "teacher: "  # begins the names of the inputs of a teacher with another tokenizer
 RECORDED = ("number", "label_mask", *(TEACHER + name for name in ("label_mask", FIRST, END)))
@@ -150,8 +150,18 @@ class IntermediateObjective(Objective):
 
     needs_all_weights = False  # an encoder's pooler has no part in the loss
 
-    def __init__(self, teacher: nn.Module, layer_map: list[int], weights: Losses, recorder: LogitsRecorder | None):
+    def __init__(
+        self,
+        teacher: nn.Module,
+        layer_map: list[int],
+        weights: Losses,
+        recorder: LogitsRecorder | None,
+        vectors: tuple[LastVectors, LastVectors] | None = None,
+        relation_heads: int = 1,
+    ):
+        """``vectors``: of student and teacher, for relations."""
         self.teacher, self.layer_map, self.weights, self.recorder = teacher, layer_map, weights, recorder
+        self.vectors, self.relation_heads = vectors, relation_heads
         self.parts = tuple(part for part in PARTS if getattr(weights, part))
 
     def losses(self, model: nn.Module, batch: Batch) -> tuple[Tensors, Tensors]:
@@ -169,12 +179,24 @@ class IntermediateObjective(Objective):
                 ]
         mask = positions(batch)
         parts = intermediate_losses(model, states, teacher_scores, inputs, self.layer_map, self.weights, mask)
+        if self.vectors:
+            ours, goals = (vectors.take() for vectors in self.vectors)
+            if theirs:
+                goals = [overlap @ goal.float() for goal in goals]
+            pairs = zip(ours, goals, strict=True)
+            of_each = [losses.relation_loss(own, goal, mask, self.relation_heads) for own, goal in pairs]
+            parts["relations"] = self.weights.relations * reduce(add, of_each)
         return parts, {"logits": self.recorder.task.class_logits(outputs)} if self.recorder else {}
 
     def counts(self, batch: Batch) -> Tensors:
         """Positions; for attention scores, pairs of positions."""
         lengths = positions(batch).sum(dim=1)
-        return {"embeddings": lengths.sum(), "hidden": lengths.sum(), "attention": lengths.square().sum()}
+        return {
+            "embeddings": lengths.sum(),
+            "hidden": lengths.sum(),
+            "attention": lengths.square().sum(),
+            "relations": lengths.sum(),
+        }
 
     def after_batch(self, batch: Batch, found: Tensors) -> None:
         if self.recorder and self.is_last_epoch:  # each epoch would overwrite the logits of the one before
@@ -212,10 +234,30 @@ def learnable(
     elif not cut_alike(tokenizer, reading.tokenizer):
         reason = "the tokenizers of student and teacher cut texts into different pieces"
     else:
+        reason = ""
+    if weights.relations and not family_of(teacher.config).queries_keys_values:
+        log(f"{key}.losses.relations: relations are not learned: a {teacher.config.model_type} has one projection")
+        weights = weights.model_copy(update={"relations": 0})
+    if not reason:
         return weights
     if weights.attention:
         log(f"{key}.losses.attention: attention scores are not learned: {reason}")
     return weights.model_copy(update={"attention": 0})
+
+
+def last_vectors(
+    student: PreTrainedModel, teacher: PreTrainedModel, weights: Losses, heads: int, key: str
+) -> tuple[LastVectors, LastVectors] | None:
+    """Those of student and teacher, if relations are learned. Raises UserError if ``heads`` does not divide a width."""
+    if not weights.relations:
+        return None
+    for which, model in (("student", student), ("teacher", teacher)):
+        if model.config.hidden_size % heads:
+            raise UserError(
+                f"{key}.relation_heads: {heads}: the {which}'s width, {model.config.hidden_size}, is no multiple of it:"
+                " set another number"
+            )
+    return LastVectors(student), LastVectors(teacher.base_model)
 
 
 def check_heads(student: PreTrainedModel, teacher: PreTrainedModel, weights: Losses, key: str) -> None:
@@ -253,6 +295,7 @@ def learn_intermediate(
     )
     if not any(weights.model_dump().values()):
         raise UserError(f"{key}.losses: all are 0: the student would learn nothing; set epochs to 0 to skip the stage")
+    vectors = last_vectors(student, teacher, weights, settings.relation_heads, key)
     checkpoints.set_dropout(student, settings.dropout)
     set_seed(numerics.seed)
     projected = StudentWithProjections(our_attention(student), teacher.config.hidden_size, settings.projections)
@@ -267,7 +310,7 @@ def learn_intermediate(
         min_steps=settings.min_steps,
         schedule="constant",
     )
-    objective = IntermediateObjective(teacher, layer_map, weights, recorder)
+    objective = IntermediateObjective(teacher, layer_map, weights, recorder, vectors, settings.relation_heads)
     also = ("number", "label_mask") if recorder else ()
     collate = CollatorWithReading(tokenizer, reading, *also) if reading else Collator(tokenizer, *also)
     return train_or_load("intermediate", objective, projected, data, collate, plan)
