@@ -9,7 +9,7 @@ from transformers import AutoModel, PreTrainedModel
 
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.data import locations
-from pipeline.tinybert.models import checkpoints, tokenizers, weights
+from pipeline.tinybert.models import checkpoints, memory, tokenizers, weights
 from pipeline.tinybert.tasks import Task
 
 KEY, ENCODER_KEY = "finetune_teacher.checkpoint", "finetune_teacher.encoder"
@@ -20,6 +20,7 @@ def encoder(location: str) -> tuple[Path, Any]:
     folder = locations.checkpoint_folder(location, ENCODER_KEY)
     tokenizer = checkpoints.tokenizer(folder, ENCODER_KEY)
     checkpoints.log_doubts(folder, tokenizer, ENCODER_KEY)
+    memory.check(folder, ENCODER_KEY, is_trained=True)
     checkpoints.load(AutoModel, folder, ENCODER_KEY)  # errors name the setting
     tokenizers.begin_words_with_a_space(tokenizer)
     return folder, tokenizer
@@ -33,6 +34,7 @@ def load(task: Task, location: str, within: Path) -> tuple[PreTrainedModel, Any]
     folder = locations.checkpoint_folder(location, KEY, within)
     tokenizer = checkpoints.tokenizer(folder, KEY)
     checkpoints.log_doubts(folder, tokenizer, KEY)
+    memory.check(folder, KEY, is_trained=False)
     teacher, report = checkpoints.load_and_report(task.head, folder, KEY)
     _check_head(teacher, report, location)
     _in_the_order_of(task, teacher, location)

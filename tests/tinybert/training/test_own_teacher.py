@@ -15,6 +15,7 @@ from transformers import (
 )
 
 from pipeline.tinybert.core.errors import UserError
+from pipeline.tinybert.models import memory
 from pipeline.tinybert.models.families import FAMILIES, TEACHER_FAMILIES
 from pipeline.tinybert.training import own_teacher
 
@@ -172,3 +173,21 @@ def test_a_family_that_no_teacher_may_have_is_refused_by_name(in_empty_folder, f
     known = ", ".join([*FAMILIES, *TEACHER_FAMILIES])
     with pytest.raises(UserError, match=f"^finetune_teacher.encoder: model family 'gpt2' is not .* one of {known}$"):
         own_teacher.encoder("theirs")
+
+
+@pytest.mark.parametrize(("part", "bytes_each", "what"), [("encoder", 16, "train"), ("load", 4, "load")])
+def test_a_teacher_for_which_the_memory_is_too_small_is_refused_with_what_it_needs(
+    encoder, files_anywhere, monkeypatch, part, bytes_each, what
+):
+    model = own(BertForSequenceClassification, NAMES, hidden=240, feed_forward=2400)
+    needed = bytes_each * model.num_parameters()
+    call = {
+        "encoder": lambda: own_teacher.encoder("own"),
+        "load": lambda: own_teacher.load(tiny.task(NAMES), "own", Path()),
+    }
+    monkeypatch.setattr(memory, "available", lambda: needed)
+    call[part]()
+    monkeypatch.setattr(memory, "available", lambda: needed - 1)
+    expected = f"^finetune_teacher.*: the model has 3 M parameters: to {what} it takes {needed / 1e9:.1f} GB of memory"
+    with pytest.raises(UserError, match=expected):
+        call[part]()
