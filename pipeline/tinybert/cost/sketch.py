@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -228,7 +228,20 @@ class Sketch:
         recipe = self.of(stage)
         if getattr(recipe, "checkpoint", None):
             return Cost(stage, "your own teacher", 0, START + self.inference(shape, self.validation))
-        return self.schedule(stage, shape, recipe, self.train, f"{self.train.count} rows")
+        if getattr(recipe, "predictions", None):
+            return Cost(stage, "a file of predictions", 0, START)
+        cost = self.schedule(stage, shape, recipe, self.train, f"{self.train.count} rows")
+        count = self.teachers if stage == "finetune_teacher" else 1
+        if count == 1:
+            return cost
+        what = f"{cost.what}, {count} teachers"
+        return replace(cost, what=what, steps=count * cost.steps, seconds=START + count * (cost.seconds - START))
+
+    @property
+    def teachers(self) -> int:
+        """How many models are fine-tuned as teachers, all taken for as large as the first."""
+        recipe = self.of("finetune_teacher")
+        return max(1, len(recipe.encoders)) * len(recipe.seeds or [1])
 
     def augment(self) -> Cost:
         if not self.variants:
@@ -264,8 +277,14 @@ class Sketch:
 
     def distill_intermediate(self) -> Cost:
         recipe = self.of("distill_intermediate")
+        if self.of("finetune_teacher").predictions:
+            return Cost("distill_intermediate", "skipped: a file of predictions", 0, START)
         data = self.transfer.upto(recipe.max_rows) if recipe.epochs else Sequences()
-        return self.intermediate("distill_intermediate", recipe, data, "rows", self.transfer)
+        cost = self.intermediate("distill_intermediate", recipe, data, "rows", self.transfer)
+        if self.teachers == 1:
+            return cost
+        further = (self.teachers - 1) * self.inference(self.teacher, self.transfer, self.configuration.precision)
+        return replace(cost, what=f"{cost.what}; those of all rows of further teachers", seconds=cost.seconds + further)
 
     def intermediate(
         self, stage: str, recipe: Any, data: Sequences, of: str, transfer: Sequences | None = None
