@@ -8,6 +8,7 @@ temporary; they show how much of the speed-up is due to ONNX and how much to the
 import tempfile
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedModel
@@ -19,9 +20,9 @@ from pipeline.tinybert.core.output import output, write_csv, write_json
 from pipeline.tinybert.data import rows
 from pipeline.tinybert.models import checkpoints, inference
 from pipeline.tinybert.models.checkpoints import FILES
+from pipeline.tinybert.models.known_logits import KnownLogits
 from pipeline.tinybert.release import latency, onnx_model
 
-MODELS = ("teacher", "student")
 LENGTHS = {"median": 50, "long": 95}  # percentiles of the lengths of test
 FEWER_RUNS = 5  # times fewer runs of batches of several texts, which take longer and vary less
 COLUMNS = ["model", "batch_size", "word_pieces", "threads", "p50", "p95", "times_faster"]
@@ -33,25 +34,30 @@ def main(name: str) -> None:
     prepared = Path("data", name, "prepared")
     task = tasks.load(prepared / "task.json", configuration.task(name), name)
     folders = {"teacher": Path("models", name, "teacher"), "student": Path("models", name, "onnx")}
+    if KnownLogits.load(task, folders["teacher"]):
+        log("the teacher is a file of predictions: the student is compared with its own PyTorch model")
+        del folders["teacher"]
     loaded = {which: task.load_model(folder) for which, folder in folders.items()}
     tokenizers = {which: checkpoints.tokenizer(folder) for which, folder in folders.items()}
     test = list(rows.read(prepared / "test.jsonl"))
-    pieces = length_percentiles(inference.encode(task, test, tokenizers["teacher"]))
+    pieces = length_percentiles(inference.encode(task, test, next(iter(tokenizers.values()))))
 
     formats = FILES | ({"openvino": FILES["onnx"]} if latency.openvino_is_installed() else {})
     with tempfile.TemporaryDirectory() as temporary:
         onnx_folders = {"teacher": Path(temporary), "student": folders["student"]}
-        teacher_onnx, teacher_int8 = (onnx_folders["teacher"] / FILES[form] for form in ("onnx", "int8"))
-        onnx_model.write(teacher_onnx, loaded["teacher"], task, tokenizers["teacher"], export.opset)
-        onnx_model.quantise(teacher_onnx, teacher_int8, export.per_channel, export.reduce_range)
+        if "teacher" in loaded:
+            teacher_onnx, teacher_int8 = (onnx_folders["teacher"] / FILES[form] for form in ("onnx", "int8"))
+            onnx_model.write(teacher_onnx, loaded["teacher"], task, tokenizers["teacher"], export.opset)
+            onnx_model.quantise(teacher_onnx, teacher_int8, export.per_channel, export.reduce_range)
         files = {
             f"{which} {form}": (folders if form == "pytorch" else onnx_folders)[which] / formats[form]
-            for which, form in product(MODELS, formats)
+            for which, form in product(loaded, formats)
         }
-        records = measure(loaded, files, tokenizers["student"], pieces, recipe)
+        records = measure(loaded, files, tokenizers, pieces, recipe)
         megabytes = {model: round(file.stat().st_size / 1e6, 1) for model, file in files.items()}
 
-    report = make_report(loaded, latency.random_inputs(tokenizers["student"], 1, pieces["median"]), megabytes, records)
+    examples = {which: latency.random_inputs(tokenizers[which], 1, pieces["median"]) for which in loaded}
+    report = make_report(loaded, examples, megabytes, records)
     with output(Path("metrics", name, "benchmark.json")) as out:
         write_json(out, {"machine": latency.machine(), "word_pieces": pieces, **report})
     with output(Path("metrics", name, "benchmark")) as out:
@@ -69,22 +75,22 @@ def length_percentiles(encoded: dict[str, list]) -> dict[str, int]:
 def measure(
     loaded: dict[str, PreTrainedModel],
     files: dict[str, Path],
-    tokenizer,
+    tokenizers: dict[str, Any],
     pieces: dict[str, int],
     recipe: settings.Benchmark,
 ) -> list[tuple]:
     """The rows of situations.csv (see ``COLUMNS``): milliseconds of each model by number of threads, batch size and
-    length, and how many times faster than the teacher in PyTorch it is.
+    length, and how many times faster than the teacher in PyTorch it is; without a teacher, than the student in PyTorch.
     """
     records = []
     for threads in sorted({1, latency.cores()}):
         runners = {model: runner(loaded, model, file, threads) for model, file in files.items()}
         for batch_size, length in product(sorted({1, *recipe.batch_sizes}), sorted(set(pieces.values()))):
             what = f"batch {batch_size}, {length} word-pieces, {threads} threads"
-            inputs = latency.random_inputs(tokenizer, batch_size, length)
+            inputs = {model: latency.random_inputs(tokenizers[model.split()[0]], batch_size, length) for model in files}
             runs = recipe.runs if batch_size == 1 else max(1, recipe.runs // FEWER_RUNS)
             times = latency.measure(runners, inputs, runs, f"latency, {what}")
-            base = times["teacher pytorch"]["p50"]
+            base = times[next(iter(files))]["p50"]
             records += [
                 (model, batch_size, length, threads, *(round(of_model[at], 3) for at in ("p50", "p95")),
                  round(base / of_model["p50"], 2))
@@ -102,16 +108,19 @@ def runner(loaded: dict[str, PreTrainedModel], model: str, file: Path, threads: 
 
 
 def make_report(
-    loaded: dict[str, PreTrainedModel], example: latency.Inputs, megabytes: dict[str, float], records: list[tuple]
+    loaded: dict[str, PreTrainedModel],
+    examples: dict[str, latency.Inputs],
+    megabytes: dict[str, float],
+    records: list[tuple],
 ) -> dict[str, dict]:
     """The parameters and operations of each model; for each of its formats the file size, and the times for one text of
-    the example's length on one thread.
+    the examples' length on one thread.
     """
     report: dict = {
-        which: {"parameters": model.num_parameters(), "operations": latency.operations(model, example)}
+        which: {"parameters": model.num_parameters(), "operations": latency.operations(model, examples[which])}
         for which, model in loaded.items()
     }
-    length = example["input_ids"].size(1)
+    length = examples["student"]["input_ids"].size(1)
     for model, *at, p50, p95, faster in records:
         if at == [1, length, 1]:
             which, form = model.split()

@@ -31,7 +31,9 @@ def log_costs(
     encoder: Path,
 ) -> None:
     tokenizer = checkpoints.tokenizer(encoder, prepare.ENCODER)
-    Sketch(configuration, name, task, parts, unlabelled, encoder, tokenizer).log()
+    own = configuration.quietly("finetune_teacher", name).encoders
+    teacher = locations.checkpoint_folder(own[0], prepare.TEACHER_ENCODER) if own else None
+    Sketch(configuration, name, task, parts, unlabelled, encoder, tokenizer, teacher).log()
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ teacher's predictions for splits without labels to `data/<task>/submission`, in 
 `resampled/student.jsonl` has the student's scores on resamples, which `review.py` compares.
 """
 
+import contextlib
 import json
 from collections.abc import Iterable
 from itertools import chain, product
@@ -17,8 +18,8 @@ from pipeline.tinybert.core.log import log
 from pipeline.tinybert.core.output import output, write_csv, write_json
 from pipeline.tinybert.data import rows
 from pipeline.tinybert.evaluation import scoring, verdicts
-from pipeline.tinybert.models import checkpoints
-from pipeline.tinybert.models.inference import EvaluationSet, pytorch_forward
+from pipeline.tinybert.models import checkpoints, ensembles
+from pipeline.tinybert.models.known_logits import KnownLogits
 from pipeline.tinybert.models.precision import to_inference
 from pipeline.tinybert.tasks import Task
 
@@ -37,21 +38,23 @@ def main(name: str) -> None:
     test = parts["test"]
 
     predictions: dict[str, dict[str, list]] = {part: {} for part in names[2:]}
-    thresholds, curves = {}, {}
+    thresholds, curves, single = {}, {}, {}
     for which in MODELS:
         folder = Path("models", name, which)
-        model = to_inference(task.load_model(folder), "float32", launch.device())
-        tokenizer = checkpoints.tokenizer(folder)
-        with pytorch_forward(task, model) as forward:
+        with opened(task, folder) as ensemble:
             if task.needs_threshold:
-                validation = EvaluationSet(task, parts["validation"], tokenizer)
-                logits = validation.logits(forward, description=f"{which} on validation")
+                validation, members = ensemble.logits(parts["validation"], f"{which} on validation")
+                logits = ensembles.mean(members)
                 scoring.check_finite(logits, folder)
                 thresholds[which] = task.best_threshold(parts["validation"], validation.predictions(logits))
             for part, of_models in predictions.items():
-                rows_of_part = EvaluationSet(task, parts[part], tokenizer)
-                logits = rows_of_part.logits(forward, description=f"{which} on {part}")
+                rows_of_part, members = ensemble.logits(parts[part], f"{which} on {part}")
+                if not members:  # a file of predictions that lacks some of these rows
+                    continue
+                logits = ensembles.mean(members)
                 scoring.check_finite(logits, folder)
+                if part == "test" and len(members) > 1:
+                    single |= {f"{which}_{number}": rows_of_part.answers(own) for number, own in enumerate(members, 1)}
                 of_models[which] = task.apply_threshold(rows_of_part.predictions(logits), thresholds.get(which))
                 if part == "test":
                     curves[which] = scoring.reliability(*task.calibration(test, of_models[which], logits))
@@ -59,6 +62,9 @@ def main(name: str) -> None:
                     mistakes = task.surest_mistakes(test, of_models[which], logits)
     trivial = task.trivial_predictions(parts["train"], test)
     scores = scoring.report(task, test, predictions["test"], trivial, recipe, curves, thresholds)
+    if single:
+        scores["teachers"] = scoring.scores_of(task, test, single)
+        log(f"teachers alone: {', '.join(f'{of_one[task.metric]:.4f}' for of_one in scores['teachers'].values())}")
     for part in source.more_tests:
         scores[part] = scoring.scores_of(task, parts[part], predictions[part])
     log(scoring.summary(task, scores))
@@ -78,9 +84,22 @@ def main(name: str) -> None:
             write_csv(out, columns, records)
     with output(Path("data", name, "submission")) as out:
         for file, which in product(source.submissions, ("teacher", "student")):
+            if which not in predictions[file]:
+                continue
             answers = task.submission_values(predictions[file][which], source, parts["train"])
             (out / which).mkdir(exist_ok=True)
             write_csv(out / which / file, ["index", "prediction"], enumerate(answers), delimiter="\t")
+
+
+def opened(task: Task, folder: Path) -> contextlib.AbstractContextManager:
+    """The model of a folder, or several, or a file of predictions, ready to give logits of rows."""
+    if known := KnownLogits.load(task, folder):
+        return contextlib.nullcontext(known)
+    members = [
+        (to_inference(task.load_model(member), "float32", launch.device()), checkpoints.tokenizer(member))
+        for member in ensembles.folders(folder)
+    ]
+    return ensembles.opened(task, members)
 
 
 def score_on_validation(name: str, stage: str, metric: str) -> float:
@@ -92,10 +111,13 @@ def plots(
     task: Task, test: list[rows.Row], predictions: dict[str, list], scores: dict, curves: dict[str, list[scoring.Bin]]
 ) -> dict[str, tuple[list[str], Iterable[tuple]]]:
     """File → columns and records of each plot of the test split."""
-    intervals = ((which, *(scores[which][key] for key in (task.metric, "low", "high"))) for which in MODELS)
+    intervals = ((which, *(scores[which][key] for key in (task.metric, "low", "high"))) for which in predictions)
     bins = ((which, *bin) for which, curve in curves.items() for bin in curve)
     by_length = scoring.by_length(task, test, predictions)
-    confused = {which: sorted(task.confusion(test, predictions[which])) for which in ("teacher", "student")}
+    confused = {
+        which: sorted(task.confusion(test, predictions[which])) if which in predictions else []
+        for which in ("teacher", "student")
+    }
     return {
         "scores.csv": (["model", "score", "low", "high"], intervals),
         "calibration.csv": (["model", "confidence", "accuracy", "count"], bins),

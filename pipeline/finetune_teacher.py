@@ -1,51 +1,115 @@
-"""Fine-tune the encoder on the task's labels: the teacher. Or take the user's own."""
+"""Fine-tune the encoder on the task's labels: the teacher. Or take the user's own, or make several."""
 
+import math
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from pipeline.tinybert import tasks
-from pipeline.tinybert.core import launch, resume, settings
+from pipeline.tinybert.core import curves, launch, resume, settings
 from pipeline.tinybert.core.log import log
-from pipeline.tinybert.core.output import output
+from pipeline.tinybert.core.output import output, write_json
+from pipeline.tinybert.core.settings import Numerics
 from pipeline.tinybert.data import locations, rows
-from pipeline.tinybert.models import checkpoints
+from pipeline.tinybert.data.rows import Row
+from pipeline.tinybert.models import checkpoints, ensembles
 from pipeline.tinybert.models.inference import EvaluationSet
-from pipeline.tinybert.training import fine_tuning, own_teacher, similarity
+from pipeline.tinybert.tasks import Task
+from pipeline.tinybert.training import fine_tuning, own_teacher, predictions, similarity
+from pipeline.tinybert.training.fine_tuning import Trained
 
 ENCODER = Path("models/pretrained/encoder")
 STAGE = "finetune_teacher"
+Members = list[tuple[Trained, Any]]  # the teachers and their tokenizers
 
 
 def main(name: str) -> None:
     configuration = settings.load()
-    recipe, numerics = configuration.of(STAGE, name), configuration.numerics
+    recipe = configuration.of(STAGE, name)
     prepared = Path("data", name, "prepared")
     task = tasks.load(prepared / "task.json", configuration.task(name), name)
     train, validation_rows = (list(rows.read(prepared / f"{split}.jsonl")) for split in ("train", "validation"))
 
+    if recipe.predictions:
+        take_predictions(task, name, recipe.predictions, validation_rows)
+        return
     if recipe.checkpoint:
-        model, tokenizer = own_teacher.load(task, recipe.checkpoint, ENCODER, locations.own_teacher_folder(name))
-        teacher = fine_tuning.score_as_it_is(model, EvaluationSet(task, validation_rows, tokenizer))
+        model, tokenizer = own_teacher.load(task, recipe.checkpoint, locations.own_teacher_folder(name))
+        members = [(fine_tuning.score_as_it_is(model, EvaluationSet(task, validation_rows, tokenizer)), tokenizer)]
     else:
-        tokenizer = checkpoints.tokenizer(ENCODER)
+        members = fine_tuned(task, train, validation_rows, recipe, configuration.numerics)
+    teacher = members[0][0] if len(members) == 1 else together(task, members, validation_rows)
+    remedy = "checkpoint" if recipe.checkpoint else "learning_rate and min_steps"
+    log_score(task, teacher.result.score, train, validation_rows, name, remedy)
+
+    with output(Path("models", name, "teacher")) as out:
+        for number, (member, tokenizer) in enumerate(members, 1):
+            checkpoints.save(out if number == 1 else out / str(number), member.model, tokenizer)
+    with output(Path("metrics", name, STAGE)) as out:
+        fine_tuning.write_result(out, task, teacher)
+
+
+def fine_tuned(
+    task: Task, train: list[Row], validation_rows: list[Row], recipe: settings.FinetuneTeacher, numerics: Numerics
+) -> Members:
+    """A teacher from each encoder and seed of the settings."""
+    weights = task.class_weights(train) if recipe.class_weights else None
+    encoders = [own_teacher.encoder(encoder) for encoder in recipe.encoders]
+    members: Members = []
+    for encoder, tokenizer in encoders or [(ENCODER, checkpoints.tokenizer(ENCODER))]:
         validation = EvaluationSet(task, validation_rows, tokenizer)
-        weights = task.class_weights(train) if recipe.class_weights else None
-        with similarity.start(ENCODER, tokenizer, task, train, recipe, numerics) as (start, recipe):
-            teacher = fine_tuning.fine_tune(start, tokenizer, task, train, validation, recipe, numerics, STAGE, weights)
-    score = teacher.result.score
-    trivial = task.score(validation_rows, task.trivial_predictions(train, validation_rows))[task.metric]
+        for seed in recipe.seeds or [numerics.seed]:
+            of_seed = numerics.model_copy(update={"seed": seed})
+            run = f"training{f'-{len(members) + 1}' if members else ''}"
+            with similarity.start(encoder, tokenizer, task, train, recipe, of_seed, run) as (start, adjusted):
+                trained = fine_tuning.fine_tune(
+                    start, tokenizer, task, train, validation, adjusted, of_seed, STAGE, weights, run
+                )
+            members.append((trained, tokenizer))
+    return members
+
+
+def together(task: Task, members: Members, validation_rows: list[Row]) -> Trained:
+    """The first of several teachers, with the score of their mean logits and the score of each."""
+    scores = [member.result.score for member, _ in members]
+    with ensembles.opened(task, [(member.model, tokenizer) for member, tokenizer in members]) as ensemble:
+        read, logits = ensemble.logits(validation_rows)
+    score = read.score(ensembles.mean(logits))[task.metric]
+    log(f"{len(members)} teachers: {', '.join(f'{own:.4f}' for own in scores)}; their mean logits: {score:.4f}")
+    first = members[0][0]
+    return replace(first, result=replace(first.result, score=score), members=scores)
+
+
+def log_score(task: Task, score: float, train: list[Row], validation: list[Row], name: str, remedy: str) -> None:
+    """Log the teacher's score beside a trivial predictor's. ``remedy``: the settings to try if it is no better."""
+    trivial = task.score(validation, task.trivial_predictions(train, validation))[task.metric]
     log(f"teacher: {task.metric} {score:.4f} on validation, a trivial predictor {trivial:.4f}")
     if score <= trivial:
-        remedy = "checkpoint" if recipe.checkpoint else "learning_rate and min_steps"
         log(
-            f"teacher: DOUBTFUL: {score:.4f} on {len(validation_rows)} rows of validation is no better than a"
+            f"teacher: DOUBTFUL: {score:.4f} on {len(validation)} rows of validation is no better than a"
             f" trivial predictor's {trivial:.4f}: if so on test too, there is nothing to distil. Check the labels of"
             f" tasks.{name}.source, and try other values of finetune_teacher.{remedy}"
         )
 
+
+def take_predictions(task: Task, name: str, location: str, validation: list[Row]) -> None:
+    """Write the logits of a file of predictions, and their score on validation if it has all of its rows."""
+    known = predictions.read(task, location, locations.own_teacher_folder(name))
+    logits, score = known.of_all(validation), math.nan
+    log(f"teacher: {len(known.by_key)} rows with predictions: no teacher is trained")
+    if logits is None:
+        log("teacher: not scored on validation: the file lacks some of its rows")
+    else:
+        score = task.score(validation, task.predictions(logits, None, validation))[task.metric]
+        log(f"teacher: {task.metric} {score:.4f} on validation")
     with output(Path("models", name, "teacher")) as out:
-        checkpoints.save(out, teacher.model, tokenizer)
+        known.save(out)
     with output(Path("metrics", name, STAGE)) as out:
-        fine_tuning.write_result(out, task, teacher)
+        curves.write(out, {})
+        write_json(
+            out / "validation.json",
+            {task.metric: None if logits is None else round(score, 4), "epoch": 0, "rows": 0, "steps": 0},
+        )
 
 
 if __name__ == "__main__":

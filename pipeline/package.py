@@ -60,8 +60,10 @@ def read_json(path: Path) -> dict:
 
 
 def scores_and_times(metric: str, facts: dict[str, dict]) -> list[tuple[str, float, float]]:
-    """(model, p50 in milliseconds, score on test) of the teacher in PyTorch and of each format of the student."""
-    scores = {("teacher", "pytorch"): facts["scores"]["teacher"]}
+    """(model, p50 in milliseconds, score on test) of the teacher in PyTorch, if it is a model, and of each format of
+    the student.
+    """
+    scores = {("teacher", "pytorch"): facts["scores"]["teacher"]} if "teacher" in facts["benchmark"] else {}
     scores |= {("student", form): facts["export"][form] for form in checkpoints.FILES}
     return [
         (f"{which} {form}", facts["benchmark"][which][form]["p50"], score[metric])

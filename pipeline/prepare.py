@@ -22,7 +22,8 @@ from pipeline.tinybert.models import checkpoints
 from pipeline.tinybert.tasks import Task
 
 SENTENCES_CHECKED = 100_000  # of unlabelled text, by `--check`
-ENCODER, TEACHER = "encoder.checkpoint", "finetune_teacher.checkpoint"  # the settings
+# The settings.
+ENCODER, TEACHER, TEACHER_ENCODER = "encoder.checkpoint", "finetune_teacher.checkpoint", "finetune_teacher.encoder"
 
 
 def main(name: str, check: bool = False) -> None:
@@ -37,7 +38,7 @@ def main(name: str, check: bool = False) -> None:
         teacher = configuration.quietly("finetune_teacher", name).checkpoint
         if teacher and not teacher.startswith("hub:"):
             folder = locations.checkpoint_folder(teacher, TEACHER, locations.own_teacher_folder(name))
-            checkpoints.check_vocabulary(tokenizer, checkpoints.tokenizer(folder, TEACHER), ENCODER)
+            checkpoints.tokenizer(folder, TEACHER)
         lengths.log_lengths(task, {**parts, **submissions, "unlabelled": unlabelled}, tokenizer)
         # Imported by name: it uses code of other stages, on which the files that this stage writes do not depend.
         importlib.import_module("pipeline.cost").log_costs(configuration, name, task, parts, unlabelled, encoder)

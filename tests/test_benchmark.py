@@ -69,7 +69,9 @@ def test_models_answer_in_turn_and_the_first_rounds_do_not_count(monkeypatch):
         asked.append(name)
         now[0] += next(seconds[name])
 
-    found = latency.measure({name: lambda inputs, name=name: answer(name) for name in seconds}, {}, 3, "test")
+    found = latency.measure(
+        {name: lambda inputs, name=name: answer(name) for name in seconds}, dict.fromkeys(seconds), 3, "test"
+    )
     assert {name: times["p50"] for name, times in found.items()} == {"a": 2000, "b": 5000}
     assert found["a"]["p95"] == pytest.approx(2900)
     rounds = ["".join(asked[start : start + 2]) for start in range(0, len(asked), 2)]

@@ -215,6 +215,7 @@ def test_a_comment_in_the_parameters_makes_nothing_stale(stale, change):
         ("data/raw/encoder/text.csv", expand("encoder prepare")),  # text for tasks without unlabelled text
         ("data/raw/word_vectors/vectors.txt", {"word_vectors"}),
         ("data/raw/general_student/text.csv", expand("general_student")),
+        ("data/raw/finetune_teacher/config.json", expand("finetune_teacher")),
     ],
     ids=[
         "new file",
@@ -224,6 +225,7 @@ def test_a_comment_in_the_parameters_makes_nothing_stale(stale, change):
         "encoder",
         "word vectors",
         "general student",
+        "teacher's encoder",
     ],
 )
 def test_a_user_s_file_makes_only_the_stage_of_its_folder_stale(stale, file, expected):

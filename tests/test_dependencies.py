@@ -147,7 +147,10 @@ def test_no_stage_depends_on_core_or_on_another_s_script():
 def test_every_folder_of_data_raw_that_a_stage_depends_on_exists():
     """DVC fails if a dependency is missing. git does not store an empty folder, so each has a README.md."""
     listed = {dep for stage in STAGES.values() for dep in stage["deps"] if dep.startswith("data/raw")}
-    assert listed == {f"data/raw/{name}" for name in ("encoder", "word_vectors", "general_student", "${item.task}")}
+    assert listed == {
+        f"data/raw/{name}"
+        for name in ("encoder", "word_vectors", "general_student", "finetune_teacher", "${item.task}")
+    }
     folders = {dep.replace("${item.task}", task) for dep in listed for task in read_yaml("params.yaml")["tasks"]}
     assert {folder for folder in folders if not (ROOT / folder / "README.md").is_file()} == set()
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import ruamel.yaml
 import torch
-from tokenizers import ByteLevelBPETokenizer
+from tokenizers import ByteLevelBPETokenizer, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -21,6 +21,7 @@ from transformers import (
     BertForMaskedLM,
     BertModel,
     BertTokenizerFast,
+    PreTrainedTokenizerFast,
     RobertaTokenizerFast,
 )
 
@@ -177,18 +178,32 @@ def write_checkpoint(folder: Path, kind: type = BertModel, seed: int = 0, **shap
 
 def write_family(folder: Path, family: str) -> None:
     """A random encoder of another family, with a tokenizer of its kind."""
-    words = byte_level_tokenizer() if family == "roberta" else tokenizer()
+    words = {
+        "roberta": byte_level_tokenizer,
+        "modernbert": byte_level_tokenizer,
+        "xlm-roberta": unigram_tokenizer,
+        "deberta-v2": unigram_tokenizer,
+        "albert": unigram_tokenizer,
+        "mpnet": shifted_tokenizer,
+    }.get(family, tokenizer)()
     size = {"hidden_size": 24, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 48}
     if family == "distilbert":
         size = {"dim": 24, "n_layers": 4, "n_heads": 2, "hidden_dim": 48}
-    if family == "roberta":  # two positions are taken, and there is one type
-        size |= {"type_vocab_size": 1, "pad_token_id": words.pad_token_id}
+    if family in ("roberta", "xlm-roberta"):  # two positions are taken, and there is one type
+        size |= {"type_vocab_size": 1}
+    size |= {"pad_token_id": words.pad_token_id}
+    if family == "modernbert":
+        special = {"bos_token_id": 0, "eos_token_id": 2, "cls_token_id": 0, "sep_token_id": 2}
+        size |= {"global_attn_every_n_layers": 2, "local_attention": 8, **special}
+    if family == "deberta-v2":  # as in version 3
+        size |= {"relative_attention": True, "position_biased_input": False, "pos_att_type": ["p2c", "c2p"]}
+        size |= {"position_buckets": 16, "norm_rel_ebd": "layer_norm", "share_att_key": True, "type_vocab_size": 0}
     config = AutoConfig.for_model(
         family,
         vocab_size=len(words),
-        max_position_embeddings=64 + 2 * (family == "roberta"),
+        max_position_embeddings=64 + 2 * (family in ("roberta", "xlm-roberta", "mpnet")),
         initializer_range=0.1,
-        **({"embedding_size": 16} if family == "electra" else {}),
+        **({"embedding_size": 16} if family in ("electra", "albert") else {}),
         **size,
     )
     torch.manual_seed(0)
@@ -207,6 +222,43 @@ def byte_level_tokenizer():
     state = json.loads(trained.to_str())["model"]
     merges = [tuple(pair) for pair in state["merges"]]
     return RobertaTokenizerFast(vocab=state["vocab"], merges=merges, model_max_length=64)
+
+
+def unigram_tokenizer():
+    """XLM-R's kind: sentence pieces, cased."""
+    made = Tokenizer(models.Unigram())
+    made.pre_tokenizer = pre_tokenizers.Metaspace()
+    text = [text for text, _ in sentences(160, seed=0)]
+    special = {name: number for number, name in enumerate(["<s>", "<pad>", "</s>", "<unk>", "<mask>"])}
+    trainer = trainers.UnigramTrainer(
+        vocab_size=150, special_tokens=list(special), unk_token="<unk>", show_progress=False
+    )
+    made.train_from_iterator(text * 20, trainer)
+    return _with_special_tokens(made, special)
+
+
+def shifted_tokenizer():
+    """MPNet's kind: BERT's word pieces with other numbers, and other special tokens."""
+    pieces = ["<s>", "<pad>", "</s>", "<unk>", *WORDS, *PIECES, *".,!'", "<mask>"]
+    special = {piece: number for number, piece in enumerate(pieces)}
+    made = Tokenizer(models.WordPiece(vocab=special, unk_token="<unk>"))
+    made.normalizer, made.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    return _with_special_tokens(made, special)
+
+
+def _with_special_tokens(made: Tokenizer, numbers: dict[str, int]) -> PreTrainedTokenizerFast:
+    begin_and_end = [(name, numbers[name]) for name in ("<s>", "</s>")]
+    made.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=begin_and_end
+    )
+    names = {
+        "cls_token": "<s>",
+        "sep_token": "</s>",
+        "pad_token": "<pad>",
+        "unk_token": "<unk>",
+        "mask_token": "<mask>",
+    }
+    return PreTrainedTokenizerFast(tokenizer_object=made, model_max_length=64, **names)
 
 
 @torch.no_grad()
@@ -319,9 +371,9 @@ DELETE = object()
 def write_world(folder: Path, **changes) -> None:
     """Everything that the stages read, in a folder that has the repository's params.yaml."""
     raw = folder / "data" / "raw"
-    for name in ("encoder", "word_vectors", "general_student", "tiny"):
+    for name in ("encoder", "word_vectors", "general_student", "finetune_teacher", "tiny"):
         (raw / name).mkdir(parents=True, exist_ok=True)
-        if name != "word_vectors":
+        if name not in ("word_vectors", "finetune_teacher"):
             write_text(raw / name / "text.csv")
     write_rows(raw / "tiny" / "rows.csv")
     write_vectors(raw / "word_vectors" / "vectors.txt")

@@ -31,6 +31,7 @@ RESERVED_NAMES = (
     "agreement",
     "gain",
     "teacher_gain",
+    "teachers",
     "test_rows",
 )
 RESERVED_TASK_NAMES = (
@@ -40,6 +41,7 @@ RESERVED_TASK_NAMES = (
     "word_vectors",
     "general_student",
     "summary",
+    "finetune_teacher",
 )  # folders of their own
 Share = Annotated[float, Field(gt=0, lt=1)]
 Warmup = Annotated[float, Field(ge=0, lt=1)]
@@ -51,7 +53,7 @@ Character = Annotated[str, Field(min_length=1, max_length=1)]
 Column = Name | PositiveInt  # the number of the column, from 1, if columns have no names
 Texts = Name | Annotated[list[Name], Field(min_length=1)]  # a column, or columns whose texts are joined
 Value = str | int | float | bool
-LayerMap = Literal["uniform", "first", "last"] | list[PositiveInt]
+LayerMap = Literal["auto", "uniform", "first", "last"] | list[PositiveInt]
 
 
 class Table(Group):
@@ -239,9 +241,18 @@ class Losses(Group):
     embeddings: NonNegativeFloat = Field(description="weight of the embedding loss; 0: off")
     hidden: NonNegativeFloat = Field(description="weight of the hidden state loss; 0: off")
     attention: NonNegativeFloat = Field(description="weight of the attention score loss; 0: off")
+    relations: NonNegativeFloat = Field(
+        0,
+        description="weight of the relation loss (MiniLMv2) between the last layers of both, with any numbers of heads;"
+        " 0: off",
+    )
 
 
-LAYER_MAP = "teacher layer for each student layer: a rule, or a list of teacher layers from 1"
+LAYER_MAP = (
+    "teacher layer for each student layer: a rule (auto: from the first to the last in equal steps), or a list of"
+    " teacher layers from 1"
+)
+RELATION_HEADS = "heads into which the relation loss divides both models; it divides both widths"
 PROJECTIONS = "linear maps from the student's width to the teacher's: one for all states, or one for each"
 STUDENT_DROPOUT = "dropout of the student; blank: that of its configuration"
 
@@ -255,6 +266,7 @@ class GeneralDistillation(Group):
     learning_rate: PositiveFloat = Field(description="learning rate; it is constant")
     layer_map: LayerMap = Field(description=LAYER_MAP)
     losses: Losses = Field(description="weights of the losses")
+    relation_heads: PositiveInt = Field(12, description=RELATION_HEADS)
     projections: Literal["shared", "each"] = Field(description=PROJECTIONS)
     dropout: Dropout = Field(description=STUDENT_DROPOUT)
 
@@ -277,6 +289,13 @@ class GeneralStudent(Group):
 
 
 class FinetuneTeacher(Schedule):
+    encoder: str | Annotated[list[str], Field(min_length=1)] | None = Field(
+        description="the teacher's own encoder, of any family, in the form of encoder.checkpoint (a folder below"
+        " data/raw/finetune_teacher); a list: a teacher from each; blank: the encoder"
+    )
+    seeds: Annotated[list[Seed], Field(min_length=1)] | None = Field(
+        description="a teacher with each of these seeds, of which the student learns the mean logits; blank: one"
+    )
     checkpoint: str | None = Field(
         description="your own fine-tuned teacher: data/raw/<task>/teacher or hub:OWNER/NAME@COMMIT; blank: fine-tune"
     )
@@ -285,9 +304,25 @@ class FinetuneTeacher(Schedule):
         " pairs and it explains 10 % of the variance of their labels; the labels then have 0.3 of the learning rate;"
         " 0: none"
     )
+    predictions: str | None = Field(
+        description="a file below data/raw/<task>/teacher with the probability of each class for training and"
+        " unlabelled rows, in place of a teacher; blank: none"
+    )
     class_weights: bool = Field(
         description="true: rare classes weigh more in the loss (text_classification, named_entities)"
     )
+
+    @pydantic.model_validator(mode="after")
+    def _is_one(self) -> "FinetuneTeacher":
+        named = [name for name in ("encoder", "checkpoint", "predictions") if getattr(self, name)]
+        if len(named) > 1:
+            raise ValueError(f"{' and '.join(named)} exclude one another: leave all but one of them blank")
+        return self
+
+    @property
+    def encoders(self) -> list[str]:
+        """The encoders of the teachers' own; empty if they start from the encoder."""
+        return [self.encoder] if isinstance(self.encoder, str) else self.encoder or []
 
 
 class Augment(Group):
@@ -320,6 +355,7 @@ class DistillIntermediate(Group):
     learning_rate: PositiveFloat = Field(description="learning rate; it is constant")
     layer_map: LayerMap = Field(description=LAYER_MAP)
     losses: Losses = Field(description="weights of the losses")
+    relation_heads: PositiveInt = Field(12, description=RELATION_HEADS)
     projections: Literal["shared", "each"] = Field(description=PROJECTIONS)
     dropout: Dropout = Field(description=STUDENT_DROPOUT)
     max_rows: PositiveInt | None = Field(description="train on this many rows, drawn at random; blank: on all rows")

@@ -82,7 +82,8 @@ class Cost:
 class Sketch:
     """The costs of a task's stages.
 
-    parts: its splits. encoder: the folder of the encoder, whose shape the teacher has too.
+    parts: its splits. encoder: the folder of the encoder. teacher: that of the teacher's own encoder, if it has one:
+    without, the teacher has the encoder's shape. Its lengths are counted in the encoder's word pieces.
     """
 
     def __init__(
@@ -94,11 +95,14 @@ class Sketch:
         unlabelled: list[Row],
         encoder: Path,
         tokenizer,
+        teacher: Path | None = None,
     ):
         self.configuration, self.name, self.task = configuration, name, task
         self.parts, self.unlabelled, self.tokenizer = parts, unlabelled, tokenizer
         self.config = AutoConfig.from_pretrained(encoder, local_files_only=True, trust_remote_code=False)
-        self.teacher, self.student = checkpoints.shape_of(self.config), self.of("general_student").shape
+        self.shape, self.student = checkpoints.shape_of(self.config), self.of("general_student").shape
+        of_teacher = AutoConfig.from_pretrained(teacher or encoder, local_files_only=True, trust_remote_code=False)
+        self.teacher = checkpoints.shape_of(of_teacher)
         self.machine = Machine(self.config, configuration.precision)
 
     def of(self, stage: str) -> Any:
@@ -194,7 +198,7 @@ class Sketch:
         key = "encoder.masked_language_model.text"
         text = self.texts(group.text, group.max_length, self.configuration.encoder.seed, key)
         read = text.times(group.steps * group.batch_size / text.count)
-        seconds = self.seconds("train", self.teacher, read, group.steps)
+        seconds = self.seconds("train", self.shape, read, group.steps)
         return Cost("encoder", "once for all tasks, if the encoder has no head", group.steps, START + seconds)
 
     def general_student(self) -> Cost:
@@ -226,23 +230,39 @@ class Sketch:
         recipe = self.of(stage)
         if getattr(recipe, "checkpoint", None):
             return Cost(stage, "your own teacher", 0, START + self.inference(shape, self.validation))
+        if getattr(recipe, "predictions", None):
+            return Cost(stage, "a file of predictions", 0, START)
         cost = self.schedule(stage, shape, recipe, self.train, f"{self.train.count} rows")
-        steps = getattr(recipe, "similarity_steps", 0) if self.task.is_pair(self.parts["train"][0]) else 0
-        return self.with_similarity(cost, shape, recipe, steps) if steps else cost
+        if stage != "finetune_teacher":
+            return cost
+        if recipe.similarity_steps and self.task.is_pair(self.parts["train"][0]):
+            cost = self.with_similarity(cost, shape, recipe)
+        if self.teachers == 1:
+            return cost
+        what = f"{cost.what}, {self.teachers} teachers"
+        seconds = START + self.teachers * (cost.seconds - START)
+        return replace(cost, what=what, steps=self.teachers * cost.steps, seconds=seconds)
 
-    def with_similarity(self, cost: Cost, shape: Shape, recipe: FinetuneTeacher, steps: int) -> Cost:
+    def with_similarity(self, cost: Cost, shape: Shape, recipe: FinetuneTeacher) -> Cost:
+        steps = recipe.similarity_steps
         pairs = self.train.times(steps * similarity.BATCH_SIZE / self.train.count)
         seconds = self.seconds("train", shape, pairs, steps, self.layers_of(shape), dropout=recipe.dropout)
         what = f"{steps} steps on similarity, {cost.what}"
         return replace(cost, what=what, steps=cost.steps + steps, seconds=cost.seconds + seconds)
 
+    @property
+    def teachers(self) -> int:
+        """How many models are fine-tuned as teachers, all taken for as large as the first."""
+        recipe = self.of("finetune_teacher")
+        return max(1, len(recipe.encoders)) * len(recipe.seeds or [1])
+
     def augment(self) -> Cost:
         if not self.variants:
             return Cost("augment", "no variants", 0, START)
         forwards = self.forwards()
-        hidden, wide = self.teacher.hidden**2, self.teacher.hidden * self.teacher.feed_forward
-        layers = self.teacher.layers - 2 * wide / (4 * hidden + 2 * wide)  # the last one: of masked positions only
-        seconds = self.seconds("infer", self.teacher, forwards, forwards.count / BATCH, layers)
+        hidden, wide = self.shape.hidden**2, self.shape.hidden * self.shape.feed_forward
+        layers = self.shape.layers - 2 * wide / (4 * hidden + 2 * wide)  # the last one: of masked positions only
+        seconds = self.seconds("infer", self.shape, forwards, forwards.count / BATCH, layers)
         what = f"{len(self.parts['train'])} rows, {self.variants} variants each, {forwards.count} forward passes"
         return Cost("augment", what, 0, START + HEAD_AND_DRAW * seconds)
 
@@ -270,13 +290,20 @@ class Sketch:
 
     def distill_intermediate(self) -> Cost:
         recipe = self.of("distill_intermediate")
+        if self.of("finetune_teacher").predictions:
+            return Cost("distill_intermediate", "skipped: a file of predictions", 0, START)
         data = self.transfer.upto(recipe.max_rows) if recipe.epochs else Sequences()
-        return self.intermediate("distill_intermediate", recipe, data, "rows", self.transfer)
+        cost = self.intermediate("distill_intermediate", recipe, data, "rows", self.transfer)
+        if self.teachers == 1:
+            return cost
+        further = (self.teachers - 1) * self.inference(self.teacher, self.transfer, self.configuration.precision)
+        return replace(cost, what=f"{cost.what}; those of all rows of further teachers", seconds=cost.seconds + further)
 
     def intermediate(
         self, stage: str, recipe: Any, data: Sequences, of: str, transfer: Sequences | None = None
     ) -> Cost:
         """The teacher's forward and the student's step; then the teacher's logits of the rest of ``transfer``."""
+        teacher = self.teacher if stage == "distill_intermediate" else self.shape
         precision, steps, seconds, text = self.configuration.precision, 0, START, []
         if data.count:
             batch_size, epochs = batches_and_epochs(
@@ -284,11 +311,11 @@ class Sketch:
             )
             steps_per_epoch = steps_of(data.count, 1, batch_size)
             steps, read = epochs * steps_per_epoch, data.times(epochs)
-            seconds += self.seconds("infer", self.teacher, read, steps, precision=precision)
+            seconds += self.seconds("infer", teacher, read, steps, precision=precision)
             seconds += self.seconds("train", self.student, read, steps, dropout=recipe.dropout)
             text.append(f"{data.count} {of}, {_epochs(epochs)}")
         if transfer and (rest := transfer.count - data.count) > 0:
-            seconds += self.inference(self.teacher, transfer.upto(rest), precision)
+            seconds += self.inference(teacher, transfer.upto(rest), precision)
             text.append(f"the teacher's logits of {rest} {'more ' if data.count else ''}rows")
         return Cost(stage, "; ".join(text), steps, seconds)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 from functools import reduce
 from operator import add
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import set_seed
@@ -16,13 +16,17 @@ from transformers import PreTrainedModel
 
 from pipeline.tinybert.core import launch
 from pipeline.tinybert.core.errors import UserError
+from pipeline.tinybert.core.log import log
 from pipeline.tinybert.distillation import losses
 from pipeline.tinybert.distillation.layer_map import map_layers
 from pipeline.tinybert.distillation.teacher_logits import TeacherLogits
 from pipeline.tinybert.models import checkpoints
+from pipeline.tinybert.models.alignment import END, FIRST, SecondReading, cut_alike, overlap_weights
 from pipeline.tinybert.models.attention import attention_scores, our_attention
-from pipeline.tinybert.models.batches import Collator
+from pipeline.tinybert.models.batches import COLUMNS, Collator
+from pipeline.tinybert.models.batches import Batch as Rows
 from pipeline.tinybert.models.encoded_rows import EncodedRows
+from pipeline.tinybert.models.families import FAMILIES, LastVectors, family_of
 from pipeline.tinybert.models.precision import to_inference
 from pipeline.tinybert.training.loop import Batch, Objective, Plan, Result, Tensors, train_or_load
 
@@ -30,8 +34,10 @@ if TYPE_CHECKING:
     from pipeline.tinybert.core.settings import DistillIntermediate, GeneralDistillation, Losses, Numerics
     from pipeline.tinybert.tasks import Task
 
-PARTS = ("embeddings", "hidden", "attention")
+PARTS = ("embeddings", "hidden", "attention", "relations")
 BATCHES_PER_WRITE = 64  # of teacher logits
+TEACHER = "teacher: "  # begins the names of the inputs of a teacher with another tokenizer
+RECORDED = ("number", "label_mask", *(TEACHER + name for name in ("label_mask", FIRST, END)))
 
 
 class StudentWithProjections(nn.Module):
@@ -77,13 +83,14 @@ def intermediate_losses(
     inputs: Batch,
     layer_map: list[int],
     weights: Losses,
+    mask: Tensor | None = None,
 ) -> Tensors:
     """The weighted parts of the intermediate loss (equations 7 to 9), each summed over its layers.
 
     student: a `StudentWithProjections`. teacher_states: all of the teacher's. teacher_scores: those of ``layer_map``.
-    Parts with weight 0 are left out.
+    mask: the positions (B, S) that count; by default all real ones. Parts with weight 0 are left out.
     """
-    mask = inputs["attention_mask"]
+    mask = inputs["attention_mask"] if mask is None else mask
     student_layers = range(1, len(layer_map) + 1)
     states, scores = student(inputs, list(student_layers) if weights.attention else [])
     parts: Tensors = {}
@@ -107,18 +114,35 @@ class LogitsRecorder:
 
     def __init__(self, task: Task, logits: TeacherLogits):
         self.task, self.logits = task, logits
-        self.waiting: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.waiting: list[tuple[Batch, Tensor]] = []
 
-    def add(self, numbers: Tensor, logits: Tensor, mask: Tensor) -> None:
-        """A batch's sequence numbers (B,), logits (B, P, C) and label mask (B, P)."""
-        self.waiting.append((numbers, logits, mask))
+    def add(self, batch: Batch, logits: Tensor) -> None:
+        """A batch with its sequence numbers (B,) and label mask (B, P), and its logits (B, P, C)."""
+        self.waiting.append(({name: batch[name] for name in RECORDED if name in batch}, logits))
         if len(self.waiting) == BATCHES_PER_WRITE:
             self.write()
 
     def write(self) -> None:
-        for numbers, logits, mask in self.waiting:
-            self.logits.put(numbers.cpu().numpy(), logits, mask)
+        for batch, logits in self.waiting:
+            numbers, mask, *theirs = (values.cpu() for values in batch.values())
+            if theirs:  # of a teacher with another tokenizer
+                teacher_mask, *ranges = theirs
+                logits = self.task.align_logits(logits.float().cpu(), teacher_mask, mask, *ranges)
+            self.logits.put(numbers.numpy(), logits, mask)
         self.waiting = []
+
+
+class CollatorWithReading(Collator):
+    """Adds to a batch the inputs of a teacher with another tokenizer; their names begin with ``TEACHER``."""
+
+    def __init__(self, tokenizer, reading: SecondReading, *also: str):
+        super().__init__(tokenizer, "number", *also)
+        self.reading, self.collate_theirs = reading, Collator(reading.tokenizer, "label_mask", FIRST, END)
+
+    def __call__(self, batch: Rows) -> dict[str, Tensor]:
+        made = super().__call__(batch)
+        theirs = self.collate_theirs(self.reading.encoded.batch(made["number"].numpy()))
+        return made | {TEACHER + name: values for name, values in theirs.items()}
 
 
 class IntermediateObjective(Objective):
@@ -126,26 +150,57 @@ class IntermediateObjective(Objective):
 
     needs_all_weights = False  # an encoder's pooler has no part in the loss
 
-    def __init__(self, teacher: nn.Module, layer_map: list[int], weights: Losses, recorder: LogitsRecorder | None):
+    def __init__(
+        self,
+        teacher: nn.Module,
+        layer_map: list[int],
+        weights: Losses,
+        recorder: LogitsRecorder | None,
+        vectors: tuple[LastVectors, LastVectors] | None = None,
+        relation_heads: int = 1,
+    ):
+        """``vectors``: of student and teacher, for relations."""
         self.teacher, self.layer_map, self.weights, self.recorder = teacher, layer_map, weights, recorder
+        self.vectors, self.relation_heads = vectors, relation_heads
         self.parts = tuple(part for part in PARTS if getattr(weights, part))
 
     def losses(self, model: nn.Module, batch: Batch) -> tuple[Tensors, Tensors]:
-        inputs = {name: values for name, values in batch.items() if name not in ("number", "label_mask")}
+        inputs = {name: values for name, values in batch.items() if name in COLUMNS}
+        theirs = {name: batch[TEACHER + name] for name in COLUMNS if TEACHER + name in batch}
         with torch.no_grad(), attention_scores(self.layer_map if self.weights.attention else []) as scores:
-            outputs = self.teacher(**inputs, output_hidden_states=True)
-        teacher_scores = [scores[layer] for layer in self.layer_map if layer in scores]
-        parts = intermediate_losses(model, outputs.hidden_states, teacher_scores, inputs, self.layer_map, self.weights)
+            outputs = self.teacher(**(theirs or inputs), output_hidden_states=True)
+            states: Any = outputs.hidden_states
+            teacher_scores = [scores[layer] for layer in self.layer_map if layer in scores]
+            if theirs:
+                overlap = overlap_of(batch)
+                states = {layer: overlap @ states[layer].float() for layer in (0, *self.layer_map)}
+                teacher_scores = [
+                    overlap.unsqueeze(1) @ found.float() @ overlap.mT.unsqueeze(1) for found in teacher_scores
+                ]
+        mask = positions(batch)
+        parts = intermediate_losses(model, states, teacher_scores, inputs, self.layer_map, self.weights, mask)
+        if self.vectors:
+            ours, goals = (vectors.take() for vectors in self.vectors)
+            if theirs:
+                goals = [overlap @ goal.float() for goal in goals]
+            pairs = zip(ours, goals, strict=True)
+            of_each = [losses.relation_loss(own, goal, mask, self.relation_heads) for own, goal in pairs]
+            parts["relations"] = self.weights.relations * reduce(add, of_each)
         return parts, {"logits": self.recorder.task.class_logits(outputs)} if self.recorder else {}
 
     def counts(self, batch: Batch) -> Tensors:
         """Positions; for attention scores, pairs of positions."""
-        lengths = batch["attention_mask"].sum(dim=1)
-        return {"embeddings": lengths.sum(), "hidden": lengths.sum(), "attention": lengths.square().sum()}
+        lengths = positions(batch).sum(dim=1)
+        return {
+            "embeddings": lengths.sum(),
+            "hidden": lengths.sum(),
+            "attention": lengths.square().sum(),
+            "relations": lengths.sum(),
+        }
 
     def after_batch(self, batch: Batch, found: Tensors) -> None:
         if self.recorder and self.is_last_epoch:  # each epoch would overwrite the logits of the one before
-            self.recorder.add(batch["number"], found["logits"], batch["label_mask"])
+            self.recorder.add(batch, found["logits"])
 
     def before_checkpoint(self) -> None:
         if self.recorder:
@@ -154,6 +209,55 @@ class IntermediateObjective(Objective):
 
     def files(self) -> list[Path]:
         return self.recorder.logits.files() if self.recorder else []
+
+
+def overlap_of(batch: Batch) -> Tensor:
+    """The weights (B, S, T) of the teacher's positions for each of the student's, see `alignment.overlap_weights`."""
+    return overlap_weights(batch[TEACHER + FIRST], batch[TEACHER + END], batch["input_ids"].size(1))
+
+
+def positions(batch: Batch) -> Tensor:
+    """The real positions (B, S) of the student that a position of the teacher overlaps."""
+    mask = batch["attention_mask"]
+    return mask * overlap_of(batch).any(dim=-1) if TEACHER + FIRST in batch else mask
+
+
+def learnable(
+    weights: Losses, student: PreTrainedModel, teacher: PreTrainedModel, tokenizer, reading: SecondReading, key: str
+) -> Losses:
+    """The losses that a teacher with another tokenizer can teach. Logs why there are no attention scores."""
+    heads = [model.config.num_attention_heads for model in (student, teacher)]
+    if teacher.config.model_type not in FAMILIES:
+        reason = f"those of a {teacher.config.model_type} are not captured"
+    elif heads[0] != heads[1]:
+        reason = f"the student has {heads[0]} heads, the teacher {heads[1]}"
+    elif not cut_alike(tokenizer, reading.tokenizer):
+        reason = "the tokenizers of student and teacher cut texts into different pieces"
+    else:
+        reason = ""
+    if weights.relations and not family_of(teacher.config).queries_keys_values:
+        log(f"{key}.losses.relations: relations are not learned: a {teacher.config.model_type} has one projection")
+        weights = weights.model_copy(update={"relations": 0})
+    if not reason:
+        return weights
+    if weights.attention:
+        log(f"{key}.losses.attention: attention scores are not learned: {reason}")
+    return weights.model_copy(update={"attention": 0})
+
+
+def last_vectors(
+    student: PreTrainedModel, teacher: PreTrainedModel, weights: Losses, heads: int, key: str
+) -> tuple[LastVectors, LastVectors] | None:
+    """Those of student and teacher, if relations are learned. Raises UserError if ``heads`` does not divide a width."""
+    if not weights.relations:
+        return None
+    for which, model in (("student", student), ("teacher", teacher)):
+        if model.config.hidden_size % heads:
+            raise UserError(
+                f"{key}.relation_heads: {heads}: the {which}'s width, {model.config.hidden_size}, is no multiple of it:"
+                " set another number"
+            )
+    return LastVectors(student), LastVectors(teacher.base_model)
 
 
 def check_heads(student: PreTrainedModel, teacher: PreTrainedModel, weights: Losses, key: str) -> None:
@@ -174,18 +278,24 @@ def learn_intermediate(
     numerics: Numerics,
     key: str,
     recorder: LogitsRecorder | None = None,
+    reading: SecondReading | None = None,
 ) -> Result:
     """Train ``student`` (an encoder) in place on the teacher's states and attention scores; the last epoch is kept.
 
     ``teacher`` becomes an inference-only model. ``key``: the group of settings, for messages. The learning rate is
-    constant, as in the paper.
+    constant, as in the paper. ``reading``: the data as the teacher's own tokenizer reads them; None if that is
+    ``tokenizer``.
     """
-    check_heads(student, teacher, settings.losses, key)
+    weights = settings.losses
+    if reading:
+        weights = learnable(weights, student, teacher, tokenizer, reading, key)
+    check_heads(student, teacher, weights, key)
     layer_map = map_layers(
         settings.layer_map, student.config.num_hidden_layers, teacher.config.num_hidden_layers, f"{key}.layer_map"
     )
-    if not any(settings.losses.model_dump().values()):
+    if not any(weights.model_dump().values()):
         raise UserError(f"{key}.losses: all are 0: the student would learn nothing; set epochs to 0 to skip the stage")
+    vectors = last_vectors(student, teacher, weights, settings.relation_heads, key)
     checkpoints.set_dropout(student, settings.dropout)
     set_seed(numerics.seed)
     projected = StudentWithProjections(our_attention(student), teacher.config.hidden_size, settings.projections)
@@ -200,6 +310,7 @@ def learn_intermediate(
         min_steps=settings.min_steps,
         schedule="constant",
     )
-    objective = IntermediateObjective(teacher, layer_map, settings.losses, recorder)
-    collate = Collator(tokenizer, *(("number", "label_mask") if recorder else ()))
+    objective = IntermediateObjective(teacher, layer_map, weights, recorder, vectors, settings.relation_heads)
+    also = ("number", "label_mask") if recorder else ()
+    collate = CollatorWithReading(tokenizer, reading, *also) if reading else Collator(tokenizer, *also)
     return train_or_load("intermediate", objective, projected, data, collate, plan)

@@ -35,6 +35,25 @@ def attention_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     return _SquaredError.apply(student, teacher, mask.bool())
 
 
+def relation_loss(student: Tensor, teacher: Tensor, mask: Tensor, heads: int) -> Tensor:
+    """Divergence of the student's self-attention relations from the teacher's (MiniLMv2, arXiv 2012.15828, equation 5).
+
+    student, teacher: queries, keys or values (B, S, D) and (B, S, D') of one layer; both widths are multiples of
+    ``heads``. A relation is softmax(VVᵀ/√d) of the vectors V of one of ``heads`` relation heads. mask: (B, S). Mean
+    over heads and real positions. Returns a scalar.
+    """
+    real = mask.bool()
+
+    def log_relations(vectors: Tensor) -> Tensor:
+        split = vectors.float().unflatten(-1, (heads, -1)).transpose(1, 2)
+        scores = split @ split.mT / split.size(-1) ** 0.5
+        return log_softmax(scores.masked_fill(~real[:, None, None], torch.finfo(torch.float32).min), dim=-1)
+
+    ours, theirs = log_relations(student), log_relations(teacher)
+    divergence = (theirs.exp() * (theirs - ours)).sum(dim=-1)  # (B, heads, S)
+    return masked_mean(divergence.mean(dim=1), real)
+
+
 def soft_cross_entropy(student: Tensor, teacher: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
     """Cross-entropy of the student's class distribution against the teacher's (equation 10).
 

@@ -7,9 +7,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import numpy as np
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from pipeline.tinybert.core.errors import UserError
+from pipeline.tinybert.core.log import log
 from pipeline.tinybert.distillation import losses
 from pipeline.tinybert.distillation.teacher_logits import TeacherLogits
 from pipeline.tinybert.models.batches import Batch as Rows
@@ -37,7 +40,9 @@ class LogitsCollator(Collator):
     def __call__(self, batch: Rows) -> dict[str, Tensor]:
         tensors = super().__call__(batch)
         numbers = tensors.pop("number").numpy()
-        return {**tensors, "teacher_logits": self.logits.batch(numbers, tensors["label_mask"])}
+        logits = self.logits.batch(numbers, tensors["label_mask"])
+        tensors["label_mask"] &= ~logits.isnan().any(dim=-1)
+        return {**tensors, "teacher_logits": logits.nan_to_num()}
 
 
 class PredictionObjective(Objective):
@@ -65,7 +70,13 @@ def learn_logits(
     settings: DistillPrediction,
     numerics: Numerics,
 ) -> Trained:
-    """Train a student on the teacher's ``logits`` of ``data``."""
+    """Train a student on the teacher's ``logits`` of ``data``, without the rows that the teacher does not know."""
+    known = logits.known_sequences()[slice(None) if data.numbers is None else data.numbers]
+    if not known.any():
+        raise UserError(f"{STAGE}: the teacher knows none of {len(data)} rows: there is nothing to learn")
+    if not known.all():
+        log(f"{len(data) - known.sum()} of {len(data)} rows are left out: the teacher has no logits for them")
+        data = data.select(np.flatnonzero(known))
     objective = PredictionObjective(validation.task, settings.temperature)
     collate = LogitsCollator(tokenizer, logits)
     return Training(objective, data, collate, validation, settings, numerics, STAGE).best(new_student)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -18,12 +19,15 @@ from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import log
 from pipeline.tinybert.core.whole import AppendedFile
 from pipeline.tinybert.data.arrays import MappedArray
+from pipeline.tinybert.models.alignment import SecondReading
 from pipeline.tinybert.models.encoded_rows import EncodedRows
 from pipeline.tinybert.models.inference import class_logits, pytorch_forward
+from pipeline.tinybert.models.known_logits import KnownLogits
 from pipeline.tinybert.models.precision import to_inference
 
 if TYPE_CHECKING:
     from pipeline.tinybert.core.settings import Numerics
+    from pipeline.tinybert.data.rows import Row
     from pipeline.tinybert.tasks import Task
 
 SEQUENCES_PER_BLOCK = 1 << 17
@@ -111,6 +115,16 @@ class TeacherLogits:
         """Whether the logits of all of these sequences are computed."""
         return not np.isnan(self.values[self._rows(sequences)[0]]).any()
 
+    def known_sequences(self) -> np.ndarray:
+        """Whether any logits of a sequence are known, or it has none, (sequences,)."""
+        found = np.zeros(len(self), dtype=bool)
+        for begin in range(0, len(self), SEQUENCES_PER_BLOCK):
+            starts = self.starts[begin : begin + SEQUENCES_PER_BLOCK + 1]
+            known = ~np.isnan(self.values[starts[0] : starts[-1]]).any(axis=1)
+            sums = np.concatenate([[0], np.cumsum(known)])[starts - starts[0]]
+            found[begin : begin + SEQUENCES_PER_BLOCK] = (np.diff(sums) > 0) | (np.diff(starts) == 0)
+        return found
+
     def put(self, sequences: np.ndarray, logits: Tensor, mask: Tensor) -> None:
         """Write the logits (B, P, C) of a batch of sequences, at the positions of the mask (B, P)."""
         chosen = mask.cpu().numpy()
@@ -126,7 +140,7 @@ class TeacherLogits:
             self.log.append(numbers.tobytes() + values.tobytes())
 
     def batch(self, sequences: np.ndarray, mask: Tensor) -> Tensor:
-        """(B, P, C): the logits at the positions of the mask (B, P), 0 elsewhere."""
+        """(B, P, C): the logits at the positions of the mask (B, P), 0 elsewhere; NaN where they are unknown."""
         made = torch.zeros(*mask.shape, self.values.shape[1])
         made[mask] = torch.from_numpy(self.values[self._rows(sequences)[0]])
         return made
@@ -149,6 +163,36 @@ class TeacherLogits:
                 file.close()
 
 
+def put_known(logits: TeacherLogits, known: KnownLogits, rows: Iterable[Row]) -> None:
+    """Write the logits of the rows, one sequence each, that a teacher's file has. Raises UserError if it has none."""
+    count = total = 0
+    for number, row in enumerate(rows):
+        total += 1
+        found = known.of(row)
+        if found is not None:
+            count += 1
+            logits.put(np.array([number]), torch.from_numpy(np.float32(found))[None, None], torch.tensor([[True]]))
+    if not count:
+        raise UserError(
+            f"finetune_teacher.predictions: the file has none of the {total} rows to learn from: give ids or texts of"
+            " rows in data/<task>/prepared/train.jsonl and data/<task>/unlabelled/rows.jsonl"
+        )
+    log(f"the teacher's file, of {len(known.by_key)} rows, has {count} of {total} rows; the others are left out")
+
+
+def save_mean(several: list[TeacherLogits], folder: Path) -> None:
+    """Save the mean of several teachers' logits, of those that know a row; of a single one, its own."""
+    first, *others = several
+    if others:
+        for begin in range(0, len(first.values), SEQUENCES_PER_BLOCK):
+            block = slice(begin, begin + SEQUENCES_PER_BLOCK)
+            values = np.stack([logits.values[block] for logits in several])
+            known = ~np.isnan(values)
+            with np.errstate(invalid="ignore"):  # NaN where no teacher knows a row
+                first.values[block] = np.where(known, values, 0).sum(axis=0) / known.sum(axis=0)
+    first.save(folder)
+
+
 def _log(folder: str | Path, process: int) -> Path:
     return Path(folder, f"logits-{process}.bin")
 
@@ -161,8 +205,11 @@ def fill(
     tokenizer,
     numerics: Numerics,
     numbers: np.ndarray | None = None,
+    reading: SecondReading | None = None,
 ) -> None:
     """Compute the teacher's logits of the sequences ``numbers`` of ``data``, in ascending order; by default of all.
+
+    reading: ``data`` as the teacher's own tokenizer reads it; None if that is ``tokenizer``.
 
     The last digits of the logits depend on the batch: a resumed run must get the same ``numbers`` as the interrupted
     run.
@@ -178,7 +225,12 @@ def fill(
     with bar, pytorch_forward(task, teacher, numerics.precision) as forward:
         committed = time.monotonic()
         for block in _blocks(numbers):
-            for found in class_logits(forward, data, tokenizer, block, progress=bar, skip=logits.known):
+            options: Any = {"progress": bar, "skip": logits.known}
+            if reading:
+                all_found = reading.class_logits(task, forward, data, tokenizer, block, **options)
+            else:
+                all_found = class_logits(forward, data, tokenizer, block, **options)
+            for found in all_found:
                 logits.put(*found)
                 if time.monotonic() - committed > SECONDS_BETWEEN_COMMITS:
                     logits.commit()

@@ -16,7 +16,8 @@ from pipeline.tinybert.core import launch
 from pipeline.tinybert.core.log import summed_counts
 from pipeline.tinybert.data import rows as rows_on_disk
 from pipeline.tinybert.data.rows import Row
-from pipeline.tinybert.models import inference
+from pipeline.tinybert.models import alignment, inference
+from pipeline.tinybert.models.alignment import SecondReading
 from pipeline.tinybert.models.encoded_rows import EncodedRows, EncodedRowsWriter
 
 if TYPE_CHECKING:
@@ -72,6 +73,19 @@ def _encoded(task: Task, transfer_rows: Iterable[Row], tokenizer, folder: str | 
             writer.add(columns)
     np.save(originals, np.concatenate(found))
     return writer.finished(originals)
+
+
+def read_again(task: Task, transfer_rows: Iterable[Row], tokenizer, other, folder: str | Path) -> SecondReading:
+    """The sequences of ``encode`` as the tokenizer ``other`` reads them, encoded into files in ``folder`` likewise."""
+    with launch.main_process_first():
+        data = EncodedRows.load(folder)
+        if data is None:
+            writer = EncodedRowsWriter(folder)
+            with summed_counts():
+                for block in rows_on_disk.blocks(transfer_rows, ROWS_PER_BLOCK):
+                    writer.add(alignment.read_again(task, block, tokenizer, other))
+            data = writer.finished()
+    return SecondReading(data, other)
 
 
 def sample(data: EncodedRows, count: int | None, seed: int) -> EncodedRows:

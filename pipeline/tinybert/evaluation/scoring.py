@@ -35,7 +35,8 @@ def report(
 ) -> dict[str, dict | float | None]:
     """Scores of each model, and comparisons between them.
 
-    predictions: model → a prediction for each row, after the threshold if the task needs one.
+    predictions: model → a prediction for each row, after the threshold if the task needs one. Without "teacher", what
+    compares with it is None or left out.
     trivial: the predictions of the trivial predictor.
     curves: model → its reliability curve.
     thresholds: model → its threshold, copied to its scores.
@@ -52,12 +53,16 @@ def report(
             scores[name] |= calibration(curves[name])
         if thresholds:
             scores[name]["threshold"] = thresholds[name]
-    teacher, student, alone = (scores[name][task.metric] for name in ("teacher", "student", "student_alone"))
-    above_trivial = teacher > task.score(rows, trivial)[task.metric]
-    scores["retention"] = student / teacher if above_trivial else None
-    scores["agreement"] = task.agreement(rows, predictions["teacher"], predictions["student"])
+    student, alone = (scores[name][task.metric] for name in ("student", "student_alone"))
+    scores |= dict.fromkeys(("retention", "agreement"))
     scores["gain"] = {"value": student - alone, **interval(resampled["student"] - resampled["student_alone"])}
-    scores["teacher_gain"] = {"value": teacher - alone, **interval(resampled["teacher"] - resampled["student_alone"])}
+    if "teacher" in scores:
+        teacher = scores["teacher"][task.metric]
+        above_trivial = teacher > task.score(rows, trivial)[task.metric]
+        scores["retention"] = student / teacher if above_trivial else None
+        scores["agreement"] = task.agreement(rows, predictions["teacher"], predictions["student"])
+        difference = resampled["teacher"] - resampled["student_alone"]
+        scores["teacher_gain"] = {"value": teacher - alone, **interval(difference)}
     scores["test_rows"] = len(rows)
     return _rounded(scores)
 
@@ -179,8 +184,10 @@ def _length_class(length: int) -> str:
 
 def summary(task: Task, scores: dict) -> str:
     """One line for the log."""
-    parts = [f"{name} {scores[name][task.metric]:.4f}" for name in ("teacher", "student", "student_alone")]
-    compared = "; ".join([verdicts.gain(scores), verdicts.retention(scores), f"agreement {scores['agreement']:.4f}"])
+    names = [name for name in ("teacher", "student", "student_alone") if name in scores]
+    parts = [f"{name} {scores[name][task.metric]:.4f}" for name in names]
+    agreement = [f"agreement {scores['agreement']:.4f}"] if "teacher" in scores else []
+    compared = "; ".join([verdicts.gain(scores), verdicts.retention(scores), *agreement])
     return f"{task.metric} on test: {', '.join(parts)}; {compared}"
 
 

@@ -37,6 +37,8 @@ def is_below_zero(scores: dict, key: str) -> bool:
 
 def retention(scores: dict) -> str:
     """Retention on test in percent, and whether it means anything."""
+    if "teacher" not in scores:
+        return "retention unknown: the teacher's file of predictions lacks test rows"
     if scores["retention"] is None:
         return "retention undefined: the teacher is no better than a trivial predictor on test"
     doubt = ""

@@ -63,8 +63,11 @@ def attention_scores(layers: Collection[int]) -> Iterator[dict[int, Tensor]]:
 
 
 def our_attention(model: Model) -> Model:
-    """Make ``model`` use this module's attention function. On a GPU, outputs at padding differ from SDPA's."""
-    model.set_attn_implementation(NAME)
+    """Make ``model`` use this module's attention function, unless it is a teacher of a family that cannot. On a GPU,
+    outputs at padding differ from SDPA's.
+    """
+    if model.config.model_type in FAMILIES:
+        model.set_attn_implementation(NAME)
     return model
 
 
@@ -173,8 +176,11 @@ def first_position_only(model: PreTrainedModel) -> Iterator[None]:
 
     This is all that a head for text classification reads; its logits are the same except for rounding. In the last
     layer only the key and value projections still run on all positions: one sixth of its multiplications, if the
-    feed-forward size is four times the hidden size. Blocks may be nested.
+    feed-forward size is four times the hidden size. Blocks may be nested. Teachers of further families compute all.
     """
+    if model.config.model_type not in FAMILIES:
+        yield
+        return
     family = FAMILIES[model.config.model_type]
     last = layers(model.base_model)[-1]
     attention = last.get_submodule(family.attention)

@@ -95,6 +95,7 @@ class Collator:
             "attention_mask": 0,
             "labels": -100,
             "label_mask": False,
+            **dict.fromkeys(("overlaps_from", "overlaps_to"), 0),
         }
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:

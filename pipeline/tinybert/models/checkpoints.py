@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import log, log_count
 from pipeline.tinybert.models import tokenizers, weights
-from pipeline.tinybert.models.families import FAMILIES, check_family
+from pipeline.tinybert.models.families import check_family, family_of
 from pipeline.tinybert.models.formats import FILES as FILES
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def load_and_report(loader: Any, folder: str | Path, key: str = "", seed: int = 
     with _loading(folder, key), torch.random.fork_rng():
         held = weights.shapes(Path(folder))
         weights.check_sizes(config, held)
-        wrapper = weights.wrapper(held, config.model_type)
+        wrapper = weights.wrapper(held, config)
         torch.manual_seed(seed)
         model, report = loader.from_pretrained(
             folder,
@@ -77,7 +77,8 @@ def _configuration(folder: str | Path, key: str) -> Any:
         if (stated.get("num_labels") or 0) > MOST_LABELS:
             raise ValueError(f"num_labels is {stated['num_labels']} in config.json: expected at most {MOST_LABELS}")
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    check_family(config, key or str(folder))
+    # Without a key it is a model of this project's, perhaps a teacher.
+    check_family(config, key or str(folder), is_teacher=not key or key.startswith("finetune_teacher."))
     return config
 
 
@@ -122,7 +123,7 @@ def tokenizer(folder: str | Path, key: str = ""):
             folder, local_files_only=True, trust_remote_code=False, **options
         )
         tokenizers.check(loaded, config)
-    positions = config.max_position_embeddings - FAMILIES[config.model_type].reserved_positions
+    positions = config.max_position_embeddings - family_of(config).reserved_positions
     loaded.model_max_length = min(loaded.model_max_length, positions)
     loaded.padding_side = "right"  # positions are counted from the left
     if getattr(config, "type_vocab_size", 0) < 2:  # the model has one token type, or none
@@ -134,7 +135,7 @@ def log_doubts(folder: Path, tokenizer, key: str) -> None:
     """Log what is usable but unusual in a checkpoint. ``key``: the setting that names it."""
     with _loading(folder, key):
         names = weights.shapes(folder)
-    if wrapper := weights.wrapper(names, _configuration(folder, key).model_type):
+    if wrapper := weights.wrapper(names, _configuration(folder, key)):
         log(f"{key}: the names of the weights begin with '{wrapper}', which is left out")
     if found := tokenizers.difference_to_file(tokenizer, folder):
         text, ours, theirs = found
@@ -173,7 +174,7 @@ def shape_of(config) -> Shape:
         layers=config.num_hidden_layers,
         hidden=config.hidden_size,
         heads=config.num_attention_heads,
-        feed_forward=getattr(config, FAMILIES[config.model_type].feed_forward),
+        feed_forward=getattr(config, family_of(config).feed_forward),
     )
 
 
@@ -181,7 +182,7 @@ def set_shape(config, shape: Shape) -> None:
     """Write a shape into a configuration, under the names of its model family."""
     config.num_hidden_layers, config.hidden_size = shape.layers, shape.hidden
     config.num_attention_heads = shape.heads
-    setattr(config, FAMILIES[config.model_type].feed_forward, shape.feed_forward)
+    setattr(config, family_of(config).feed_forward, shape.feed_forward)
 
 
 def check_vocabulary(student, teacher, key: str) -> None:

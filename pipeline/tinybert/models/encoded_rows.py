@@ -15,6 +15,7 @@ from pipeline.tinybert.models.batches import Batch, Pieces
 Array = np.ndarray | MappedArray
 Columns = dict[str, list]  # what `Task.encode` returns, one entry per sequence
 PIECES = {"input_ids": np.int32, "token_type_ids": np.uint8, "label_mask": np.bool_, "labels": np.int64}
+PIECES |= {"overlaps_from": np.uint16, "overlaps_to": np.uint16}  # see `alignment`
 ON_DISK = {"starts": np.int64, "counts": np.uint16, **PIECES}
 LENGTHS, SEAL = "lengths.npy", "encoded.json"
 
@@ -124,7 +125,7 @@ class EncodedRowsWriter:
         self.lengths.append(lengths)
         self._append("starts", self.place + np.cumsum(lengths, dtype=np.int64))
         self.place += int(lengths.sum())
-        for name in ("input_ids", "token_type_ids", "label_mask"):
+        for name in ("input_ids", "token_type_ids", "label_mask", "overlaps_from", "overlaps_to"):
             if name in columns and _is_by_piece(columns[name], lengths):
                 self._append(name, _flat(columns[name], PIECES[name]))
                 if name == "label_mask":

@@ -1,7 +1,10 @@
-"""Model families (BERT, RoBERTa, ELECTRA, DistilBERT): where each keeps its layers, attention and heads."""
+"""Model families: where each keeps its layers, attention and heads. ``FAMILIES`` are those of encoders and students,
+``TEACHER_FAMILIES`` further ones that only a teacher may have, since nothing looks inside it.
+"""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,44 +17,54 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+@dataclass(frozen=True, kw_only=True)
+class TeacherFamily:
+    """What has to be known of any model.
+
+    feed_forward: the configuration's name for the feed-forward size.
+    reserved_positions: positions that cannot hold a token (RoBERTa counts positions from its padding id).
+    prefix: the library's name for the body in a model with a head; "": the family's name.
+    has_positions: whether position embeddings bound the length of a text, and are among the weights.
+    layers: the encoder's list of layers. Names of submodules are relative to one layer.
+    attention: the attention module.
+    queries_keys_values: its three projections; empty if they are one.
+    """
+
+    feed_forward: str = "intermediate_size"
+    reserved_positions: int = 0
+    prefix: str = ""
+    has_positions: bool = True
+    layers: str = "encoder.layer"
+    attention: str = "attention.self"
+    queries_keys_values: tuple[str, ...] = ("query", "key", "value")
+
+
 @dataclass(frozen=True)
-class Family:
+class Family(TeacherFamily):
     """Names of a family's submodules and settings. Names below ``layers`` are relative to one layer.
 
-    layers: the encoder's list of layers.
     head: applies the masked language model's head: (model, hidden states (N, D)) → logits (N, V).
-    attention: the attention module.
-    queries_keys_values: its three projections.
     output_projection: its fourth projection, if it applies one itself.
     attention_end: the module that ends the attention part. Its inputs are the attention's result and the layer's input,
         as an argument or already added.
-    feed_forward: the configuration's name for the feed-forward size.
     feed_forward_projections: the two projections of the feed-forward part.
-    reserved_positions: positions that cannot hold a token (RoBERTa counts positions from its padding id).
     """
 
-    layers: str
     head: Callable[[Any, Tensor], Tensor]
-    attention: str = "attention.self"
-    queries_keys_values: tuple[str, str, str] = ("query", "key", "value")
     output_projection: str | None = None
     attention_end: str = "attention.output"
-    feed_forward: str = "intermediate_size"
     feed_forward_projections: tuple[str, str] = ("intermediate.dense", "output.dense")
-    reserved_positions: int = 0
 
 
 FAMILIES = {
-    "bert": Family("encoder.layer", lambda model, hidden: model.cls(hidden)),
-    "roberta": Family("encoder.layer", lambda model, hidden: model.lm_head(hidden), reserved_positions=2),
-    "electra": Family(
-        "encoder.layer", lambda model, hidden: model.generator_lm_head(model.generator_predictions(hidden))
-    ),
+    "bert": Family(lambda model, hidden: model.cls(hidden)),
+    "roberta": Family(lambda model, hidden: model.lm_head(hidden), reserved_positions=2),
+    "electra": Family(lambda model, hidden: model.generator_lm_head(model.generator_predictions(hidden))),
     "distilbert": Family(
-        "transformer.layer",
         lambda model, hidden: model.vocab_projector(
             model.vocab_layer_norm(model.activation(model.vocab_transform(hidden)))
         ),
+        layers="transformer.layer",
         attention="attention",
         queries_keys_values=("q_lin", "k_lin", "v_lin"),
         output_projection="out_lin",
@@ -60,22 +73,63 @@ FAMILIES = {
         feed_forward_projections=("ffn.lin1", "ffn.lin2"),
     ),
 }
+TEACHER_FAMILIES = {
+    "xlm-roberta": TeacherFamily(reserved_positions=2, prefix="roberta"),
+    "mpnet": TeacherFamily(reserved_positions=2, attention="attention.attn", queries_keys_values=("q", "k", "v")),
+    "deberta-v2": TeacherFamily(
+        prefix="deberta", has_positions=False, queries_keys_values=("query_proj", "key_proj", "value_proj")
+    ),
+    "modernbert": TeacherFamily(prefix="model", has_positions=False, queries_keys_values=()),
+    "albert": TeacherFamily(layers="encoder.albert_layer_groups.0.albert_layers", attention="attention"),
+}
 
 
-def check_family(config, key: str) -> None:
+def family_of(config) -> TeacherFamily:
+    """The family of a model's configuration. Raises KeyError for an unknown one."""
+    return {**FAMILIES, **TEACHER_FAMILIES}[config.model_type]
+
+
+def check_family(config, key: str, is_teacher: bool = False) -> None:
     """Raise UserError, which names the setting ``key``, for a model of another family, or for a decoder."""
-    family = config.model_type
+    family, known = config.model_type, [*FAMILIES, *(TEACHER_FAMILIES if is_teacher else ())]
     if getattr(config, "is_decoder", False):
         raise UserError(f"{key}: is_decoder is true in config.json: expected an encoder, which reads a text both ways")
-    if family not in FAMILIES:
-        raise UserError(f"{key}: model family '{family}' is not supported: expected one of {', '.join(FAMILIES)}")
+    if family in TEACHER_FAMILIES and not is_teacher:
+        raise UserError(
+            f"{key}: model family '{family}' is supported for a teacher only (finetune_teacher.encoder): expected one"
+            f" of {', '.join(known)}"
+        )
+    if family not in known:
+        raise UserError(f"{key}: model family '{family}' is not supported: expected one of {', '.join(known)}")
 
 
 def layers(encoder: nn.Module) -> nn.ModuleList:
     """The Transformer layers of an encoder (a model without a head)."""
     config: Any = encoder.config
-    found: Any = encoder.get_submodule(FAMILIES[config.model_type].layers)
+    found: Any = encoder.get_submodule(family_of(config).layers)
     return found
+
+
+class LastVectors:
+    """The queries, keys and values (B, S, D) of an encoder's last layer in its latest forward pass: ``found``."""
+
+    def __init__(self, encoder: nn.Module):
+        family = family_of(encoder.config)
+        self.names, self.latest = family.queries_keys_values, dict[str, Tensor]()
+        attention = layers(encoder)[-1].get_submodule(family.attention)
+        for name in self.names:
+            attention.get_submodule(name).register_forward_hook(functools.partial(self._keep, name))
+
+    def _keep(self, name: str, module: nn.Module, inputs: Any, states: Tensor) -> None:
+        """DeBERTa also projects its positions; ALBERT's layers are one module, of which the last call counts."""
+        if name not in self.latest or states.shape == self.latest[name].shape:
+            self.latest[name] = states
+
+    def take(self) -> list[Tensor]:
+        """Those of the latest forward pass."""
+        found = [self.latest[name] for name in self.names]
+        self.latest.clear()
+        return found
 
 
 def feed_forward(block: nn.Module, family: str) -> tuple[nn.Linear, nn.Linear]:

@@ -24,13 +24,14 @@ from pipeline.tinybert.models.encoded_rows import Columns, EncodedRows
 from pipeline.tinybert.models.precision import autocast
 
 if TYPE_CHECKING:
+    from pipeline.tinybert.models.alignment import SecondReading
     from pipeline.tinybert.tasks import Task
 
 BATCH = 64  # sequences of one forward pass in inference
 Forward = Callable[[dict[str, Tensor]], Tensor]  # model inputs → class logits (B, P, C)
 
 
-def encode(task: Task, rows: list[Row], tokenizer) -> Columns:
+def encode(task: Task, rows: list[Row], tokenizer, with_spans: bool = False) -> Columns:
     """Rows as model inputs (`Task.encode`). Raises UserError if ``max_length`` is more than the model takes."""
     if task.max_length > tokenizer.model_max_length:
         raise UserError(
@@ -39,7 +40,7 @@ def encode(task: Task, rows: list[Row], tokenizer) -> Columns:
         )
     if not rows:
         raise UserError("a file of rows in data/<task>/prepared is empty: run `dvc repro`, which writes it again")
-    columns = task.encode(rows, tokenizer)
+    columns = task.encode(rows, tokenizer, with_spans)
     pieces, unknown, letters = count_unread(columns["input_ids"], tokenizer)
     mostly = int((2 * (unknown + letters) > pieces).sum())
     log_count(
@@ -106,14 +107,19 @@ class EvaluationSet:
         self.columns = encode(task, rows, tokenizer)
         self.encoded = EncodedRows.in_memory(self.columns)
 
-    def logits(self, forward: Forward, batch_size: int = BATCH, description: str = "") -> list[np.ndarray]:
-        """For each sequence, in order: the class logits of the positions that count, (positions, C)."""
+    def logits(
+        self, forward: Forward, batch_size: int = BATCH, description: str = "", reading: SecondReading | None = None
+    ) -> list[np.ndarray]:
+        """For each sequence, in order: the class logits of the positions that count, (positions, C).
+
+        reading: the sequences as the model of ``forward`` reads them, if it has another tokenizer.
+        """
         numbers = np.arange(len(self.encoded))
         own: dict[int, np.ndarray] = {}
         with tqdm(total=len(numbers), desc=description, leave=False, disable=not description) as progress:
-            for chosen, logits, mask in class_logits(
-                forward, self.encoded, self.tokenizer, numbers, batch_size, progress
-            ):
+            rest = forward, self.encoded, self.tokenizer, numbers
+            found = reading.class_logits(self.task, *rest) if reading else class_logits(*rest, batch_size, progress)
+            for chosen, logits, mask in found:
                 values, masks = logits.float().cpu().numpy(), mask.numpy()
                 own |= {int(number): row[at] for number, row, at in zip(chosen, values, masks, strict=True)}
         return [logits for _, logits in sorted(launch.gather(own.items()))]

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers.models import WordPiece
+from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedTokenizerFast
 
-from pipeline.tinybert.models.families import FAMILIES
+from pipeline.tinybert.models.families import family_of
 
 # What tokenizers treat differently: case, accents, composed characters, punctuation, blanks, scripts without blanks.
 SAMPLE = (
@@ -50,7 +51,7 @@ def check(tokenizer, config: Any) -> None:
             raise ValueError(f"its tokenizer has no {name}: name it in tokenizer_config.json")
     if not tokenizer.num_special_tokens_to_add():
         raise ValueError("its tokenizer adds no special tokens to a text: expected a post_processor in tokenizer.json")
-    if FAMILIES[config.model_type].reserved_positions and config.pad_token_id != tokenizer.pad_token_id:
+    if family_of(config).reserved_positions and config.pad_token_id != tokenizer.pad_token_id:
         raise ValueError(
             f"pad_token_id is {config.pad_token_id} in config.json, but {tokenizer.pad_token_id} in its tokenizer:"
             " positions are counted from it"
@@ -62,14 +63,26 @@ def difference(one, other) -> tuple[str, str, str] | None:
     """The first sample text that two tokenizers of the same vocabulary split differently, and the word-pieces of each;
     None if they agree. The sample: some words of the vocabulary, each in several forms, and ``SAMPLE``.
     """
-    words = [word for word in _words(one) if len(word) > 2][:SAMPLED_WORDS]
-    texts = [*chain.from_iterable(map(_forms, words)), *SAMPLE]
+    texts = sample_of(one)
     ours, theirs = (tokenizer(texts, texts) for tokenizer in (one, other))
     for name in ours.keys() & theirs.keys():
         for text, our_ids, their_ids in zip(texts, ours[name], theirs[name], strict=True):
             if our_ids != their_ids:
                 return text, _pieces(one, text), _pieces(other, text)
     return None
+
+
+def sample_of(tokenizer) -> list[str]:
+    """Words of the vocabulary, each in several forms, and ``SAMPLE``."""
+    words = [word for word in _words(tokenizer) if len(word) > 2][:SAMPLED_WORDS]
+    return [*chain.from_iterable(map(_forms, words)), *SAMPLE]
+
+
+def begin_words_with_a_space(tokenizer) -> None:
+    """Let a byte-level tokenizer read words that are given one by one as it reads them in a text."""
+    splitter = tokenizer.backend_tokenizer.pre_tokenizer
+    if isinstance(splitter, ByteLevel):
+        splitter.add_prefix_space = True
 
 
 def _forms(word: str) -> tuple[str, ...]:

@@ -12,14 +12,17 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.modeling_utils import load_state_dict
 
-from pipeline.tinybert.models.families import FAMILIES
+from pipeline.tinybert.models.families import family_of
 
 FILES = ("model.safetensors", "pytorch_model.bin")  # in the order in which the library looks for them
-WORD_EMBEDDINGS = "embeddings.word_embeddings.weight"  # in every family
+WORD_EMBEDDINGS = "embeddings.word_embeddings.weight"  # in every family but ModernBERT
 # Prefixes of the weights' names if the model was part of another module: DistributedDataParallel, torch.compile, a
 # LightningModule, a SentenceTransformer, a class of the user's.
 WRAPPERS = r"module|_orig_mod|model|base_model|auto_model|encoder|backbone|net|network|\d+"
-HEADS = ("cls", "lm_head", "generator_", "discriminator_predictions", "vocab_")  # of language models
+HEADS = (  # of language models
+    *("cls", "lm_head", "generator_", "discriminator_predictions", "vocab_"),
+    *("predictions.", "sop_classifier.", "lm_predictions.", "mask_predictions.", "decoder."),
+)
 SHOWN = 3
 
 
@@ -54,8 +57,8 @@ def check_sizes(config: Any, held: dict[str, tuple[int, ...]]) -> None:
     This bounds the time and the memory that building the model takes.
     """
     sizes = {size for shape in held.values() for size in shape}
-    names = ("vocab_size", "hidden_size", "embedding_size", "max_position_embeddings", "type_vocab_size")
-    for name in (*names, FAMILIES[config.model_type].feed_forward):
+    family, names = family_of(config), ["vocab_size", "hidden_size", "embedding_size", "type_vocab_size"]
+    for name in (*names, *["max_position_embeddings"] * family.has_positions, family.feed_forward):
         size = getattr(config, name, 0)
         if held and size and size not in sizes:
             raise ValueError(f"{name} is {size} in config.json, but no weight has this size")
@@ -63,8 +66,9 @@ def check_sizes(config: Any, held: dict[str, tuple[int, ...]]) -> None:
         raise ValueError(f"config.json states {config.num_hidden_layers} layers, but there are {len(held)} weights")
 
 
-def wrapper(names: Collection[str], family: str) -> str:
+def wrapper(names: Collection[str], config: Any) -> str:
     """The prefix that a wrapper added to the names of all weights ("module.model."); "" if there is none."""
+    family = family_of(config).prefix or config.model_type
     before = {name.removesuffix(WORD_EMBEDDINGS) for name in names if name.endswith(WORD_EMBEDDINGS)}
     found = {prefix.removesuffix(f"{family}.") for prefix in before}
     known = re.compile(rf"(?:(?:{WRAPPERS}|{family})\.)+")

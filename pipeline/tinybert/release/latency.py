@@ -71,8 +71,8 @@ def openvino_runner(path: Path, threads: int) -> Run:
     return lambda inputs: request.infer({name: inputs[name].numpy() for name in names})
 
 
-def measure(models: dict[str, Run], inputs: Inputs, runs: int, title: str) -> dict[str, dict[str, float]]:
-    """Model → p50 and p95 of ``runs`` runs on ``inputs``, in milliseconds. ``title``: of the progress bar."""
+def measure(models: dict[str, Run], inputs: dict[str, Inputs], runs: int, title: str) -> dict[str, dict[str, float]]:
+    """Model → p50 and p95 of ``runs`` runs on its ``inputs``, in milliseconds. ``title``: of the progress bar."""
     before, names = torch.get_num_threads(), list(models)
     seconds: dict[str, list[float]] = {name: [] for name in models}
     try:
@@ -80,7 +80,7 @@ def measure(models: dict[str, Run], inputs: Inputs, runs: int, title: str) -> di
             turn = number % len(names)
             for name in names[turn:] + names[:turn]:  # each round starts with another model
                 start = time.perf_counter()
-                models[name](inputs)
+                models[name](inputs[name])
                 if number >= WARM_UP:
                     seconds[name].append(time.perf_counter() - start)
     finally:

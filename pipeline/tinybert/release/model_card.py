@@ -159,20 +159,27 @@ def data_sets(task: Task, configuration: Settings, name: str) -> list[str]:
 
 def description(name: str, verdict: list[str]) -> str:
     """Shapes of student and teacher, how the student was distilled, and its scores in words."""
-    shapes = {
-        which: checkpoints.shape_of(AutoConfig.from_pretrained(Path("models", name, folder), local_files_only=True))
-        for which, folder in {"teacher": "teacher", "student": "onnx"}.items()
-    }
-    teacher, student = (f"{shape.layers} layers of {shape.hidden}" for shape in shapes.values())
+    student, teacher = (shape_in_words(Path("models", name, folder)) for folder in ("onnx", "teacher"))
+    learned = "the student learned the teacher's embeddings, hidden states and attention scores first, then its logits"
+    if teacher is None:
+        teacher, learned = "predictions of another system", "the student learned its probabilities"
+    else:
+        teacher = f"a larger model ({teacher}) that was fine-tuned for the same task"
     findings = "\n".join(f"- {finding}" for finding in verdict)
     return (
-        f"A small model ({student}, feed-forward {shapes['student'].feed_forward}), distilled from a larger model"
-        f" ({teacher}, feed-forward {shapes['teacher'].feed_forward}) that was fine-tuned for the same task. The method"
-        " is [TinyBERT](https://arxiv.org/abs/1909.10351)'s: the student learned the teacher's embeddings, hidden"
-        f" states and attention scores first, then its logits.\n\nOn test, compared with"
+        f"A small model ({student}), distilled from {teacher}. The method is"
+        f" [TinyBERT](https://arxiv.org/abs/1909.10351)'s: {learned}.\n\nOn test, compared with"
         " the same student fine-tuned without distillation (in points, with the 95 % interval) and with the teacher:"
         f"\n\n{findings}"
     )
+
+
+def shape_in_words(folder: Path) -> str | None:
+    """The shape of the model in a folder; None if there is none."""
+    if not (folder / "config.json").exists():
+        return None
+    shape = checkpoints.shape_of(AutoConfig.from_pretrained(folder, local_files_only=True))
+    return f"{shape.layers} layers of {shape.hidden}, feed-forward {shape.feed_forward}"
 
 
 def usage(task: Task, kind: str, source: Source, row: dict, answer: dict) -> str:
@@ -237,6 +244,7 @@ def score_table(task: Task, scores: dict, export: dict) -> str:
     lines = [
         [title, f"{scores[which][task.metric]:.4f}", interval(scores[which]), *confidence(scores[which])]
         for which, title in MODELS.items()
+        if which in scores
     ]
     lines += [
         ["gain of distillation (student minus baseline)", f"{scores['gain']['value']:+.4f}", interval(scores["gain"])]
@@ -273,10 +281,11 @@ def latency_table(benchmark: dict) -> str:
          ("megabytes", "p50", "p95", "times_faster"))]
         for which in ("teacher", "student")
         for form, title in {**FORMATS, "openvino": "ONNX, in OpenVINO"}.items()
-        if form in benchmark[which]  # OpenVINO is optional
+        if form in benchmark.get(which, {})  # OpenVINO is optional
     ]  # fmt: skip
     machine = ", ".join(f"{name} {value}" for name, value in benchmark["machine"].items())
-    columns = ["model", "format", "parameters", "MB", "p50, ms", "p95, ms", "times faster than the teacher in PyTorch"]
+    base = "the teacher" if "teacher" in benchmark else "the student"
+    columns = ["model", "format", "parameters", "MB", "p50, ms", "p95, ms", f"times faster than {base} in PyTorch"]
     return (
         f"One text of {benchmark['word_pieces']['median']} word-pieces (the median of test) on one thread, without"
         f" tokenization ({machine}). The ONNX files compute only the part of the last layer that the head reads.\n\n"
@@ -297,7 +306,7 @@ def source_table(task: Task, name: str, configuration: Settings) -> str:
     student, teacher = (configuration.quietly(stage, name) for stage in ("general_student", "finetune_teacher"))
     sources = {
         "encoder": configuration.encoder.checkpoint,
-        "teacher": teacher.checkpoint,
+        "teacher": teacher.checkpoint or teacher.predictions or ", ".join(teacher.encoders),
         "general_student": student.checkpoint if student.start == "checkpoint" else None,
         "data": configuration.task(name).source.location,
         "unlabelled": unlabelled.location if unlabelled else None,

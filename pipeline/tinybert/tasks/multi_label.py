@@ -15,7 +15,7 @@ from pipeline.tinybert.core.settings import Source
 from pipeline.tinybert.data.records import BadRecordError, list_in_text
 from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.tasks.task import f1_of, occurrences, resampled_sums
-from pipeline.tinybert.tasks.texts import Texts, label_probabilities
+from pipeline.tinybert.tasks.texts import SMALLEST_PROBABILITY, Texts, label_probabilities
 
 BRACKETS = {"[": "]", "(": ")", "{": "}"}
 ON, OFF = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no", "")
@@ -63,6 +63,13 @@ class MultiLabel(Texts):
 
     def summary(self, rows: list[Row]) -> str:
         return ", ".join(f"{label} {count}" for label, count in _counts(rows).items())
+
+    def logits_of_probabilities(self, numbers: np.ndarray) -> np.ndarray:
+        if numbers.min() < 0 or numbers.max() > 1:
+            raise BadRecordError("a probability is not between 0 and 1")
+        from scipy.special import logit
+
+        return logit(numbers.clip(SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY))
 
     def predictions(self, logits: list[np.ndarray], data: Any, rows: list[Row]) -> list[list[str]]:
         """All labels with a probability of at least one half."""

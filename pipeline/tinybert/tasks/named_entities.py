@@ -5,6 +5,7 @@ A row has ``words`` and ``tags``. For augmentation, its text is the words joined
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -19,6 +20,7 @@ from pipeline.tinybert.core.settings import Source, Table
 from pipeline.tinybert.data.records import BadRecordError, list_in_text, text_of
 from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.data.words import tokens
+from pipeline.tinybert.models import piece_spans
 from pipeline.tinybert.tasks.task import (
     Edit,
     Span,
@@ -89,7 +91,7 @@ class NamedEntities(Task):
         counts = Counter(kind for row in rows for kind, _, _ in spans_of(row["tags"]))
         return ", ".join(f"{kind} {count}" for kind, count in sorted(counts.items()))
 
-    def encode(self, rows: list[Row], tokenizer) -> dict[str, list]:
+    def encode(self, rows: list[Row], tokenizer, with_spans: bool = False) -> dict[str, list]:
         from pipeline.tinybert.models import checkpoints
 
         longest = min(self.max_length, tokenizer.model_max_length)
@@ -102,6 +104,9 @@ class NamedEntities(Task):
             "label_mask": [[word is not None for word in words] for words in first],
             "example": list(range(len(rows))),
         }
+        if with_spans:
+            starts = [[0, *np.cumsum([len(word) + 1 for word in row["words"]]).tolist()] for row in rows]
+            columns["piece_spans"] = [piece_spans.spans(encoded, number, of) for number, of in enumerate(starts)]
         if rows and all("tags" in row for row in rows):
             index_of = {name: index for index, name in enumerate(self.labels)}
             columns["labels"] = [
@@ -109,6 +114,14 @@ class NamedEntities(Task):
                 for row, words in zip(rows, first, strict=True)
             ]
         return columns
+
+    def align_logits(self, logits: Tensor, mask: Tensor, own: Tensor, first: Tensor, end: Tensor) -> Tensor:
+        """By word: where a word begins, the logits of where it begins for the other model."""
+        made = logits.new_full((*own.shape, logits.size(-1)), math.nan)
+        for row, found in enumerate(logits):
+            words = min(int(own[row].sum()), int(mask[row].sum()))  # a text that is cut has fewer
+            made[row, own[row].nonzero()[:words, 0]] = found[mask[row]][:words]
+        return made
 
     def class_weights(self, rows: list[Row]) -> list[float]:
         counts = Counter(tag for row in rows for tag in row["tags"])

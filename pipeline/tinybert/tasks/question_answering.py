@@ -7,6 +7,7 @@ without answers is unanswerable. A passage longer than the model's limit is spli
 
 from __future__ import annotations
 
+import copy
 import re
 import string
 from collections import Counter
@@ -24,6 +25,7 @@ from pipeline.tinybert.core.settings import Group, Source, Table
 from pipeline.tinybert.data import words
 from pipeline.tinybert.data.records import BadRecordError, text_of
 from pipeline.tinybert.data.rows import Row
+from pipeline.tinybert.models import piece_spans
 from pipeline.tinybert.tasks.task import Edit, Span, Task, splice, with_dropped_characters
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 NEARBY = 50  # an answer's offset is repaired if it is wrong by at most this many characters
 SHORTEST_WINDOW = 32  # word pieces
+SMALLEST_PROBABILITY = 1e-6  # of a start or an end that another tokenizer does not have
 SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
 WORD = regex.compile(r"\w+")  # unlike that of re, also with vowel signs and accents
 
@@ -102,7 +105,7 @@ class QuestionAnswering(Task):
 
     # Models
 
-    def encode(self, rows: list[Row], tokenizer) -> dict[str, list]:
+    def encode(self, rows: list[Row], tokenizer, with_spans: bool = False) -> dict[str, list]:
         """Model inputs with one entry per window, and the further columns of ``Task.encode``.
 
         The positions that count are those of the passage and the first one, the class token, which means "no answer".
@@ -137,6 +140,8 @@ class QuestionAnswering(Task):
             for index, window in zip(example, windows, strict=True)
         ]
         columns = {**encoded, "label_mask": label_mask, "example": example, "spans": spans}
+        if with_spans:
+            columns["piece_spans"] = [piece_spans.spans(encoded, number) for number in range(len(example))]
         if rows and all("answers" in row for row in rows):
             answers = [_covered(row["answers"], spans) for row, spans in zip(rows, pieces, strict=True)]
             targets = [
@@ -145,6 +150,37 @@ class QuestionAnswering(Task):
             ]
             columns["start_positions"], columns["end_positions"] = (list(side) for side in zip(*targets, strict=True))
         return columns
+
+    def as_read(self, row: Row, spans: np.ndarray) -> tuple[Row, int]:
+        """The passage's part in a window."""
+        inside = spans[(spans[:, 0] >= piece_spans.TEXT) & (spans[:, 0] < 2 * piece_spans.TEXT - 2)] - piece_spans.TEXT
+        start, end = (int(inside[0, 0]), int(inside[-1, 1])) if len(inside) else (0, 0)
+        return {"question": row["question"], "passage": row["passage"][start:end]}, start
+
+    def second_reader(self, tokenizer) -> Task:
+        """A window of another tokenizer may need more pieces for the same characters."""
+        reader = copy.copy(self)
+        reader.max_length = max(self.max_length, min(2 * self.max_length, tokenizer.model_max_length))
+        return reader
+
+    def align_logits(self, logits: Tensor, mask: Tensor, own: Tensor, first: Tensor, end: Tensor) -> Tensor:
+        """By characters: a start has the probability of all pieces whose first character is in its piece, an end that
+        of all whose last one is. What is nowhere in the window counts as no answer.
+
+        A window that the other model has not read to its end has no logits.
+        """
+        import torch
+
+        made = logits.new_full((*own.shape, 2), torch.nan)
+        for row, found in enumerate(logits.double()):
+            ranges = torch.stack([first[row], end[row]], dim=1)[mask[row]]
+            if ranges[:, 1].max() <= own[row].nonzero()[-1, 0]:
+                continue
+            places = ranges - torch.tensor([0, 1])  # the pieces in which each one starts and ends
+            places = torch.where((ranges[:, :1] < ranges[:, 1:]) & own[row][places], places, 0)
+            probability = found.new_zeros(own.size(1), 2).scatter_add(0, places, found[mask[row]].softmax(dim=0))
+            made[row] = probability.clamp(min=SMALLEST_PROBABILITY).log().to(made.dtype)
+        return made
 
     def head_options(self) -> dict[str, Any]:
         return {}

@@ -56,6 +56,10 @@ class Regression(Texts):
         scores = [row["label"] for row in rows]
         return f"from {min(scores):g} to {max(scores):g}, mean {np.mean(scores):.3g}" if rows else ""
 
+    def logits_of_probabilities(self, numbers: np.ndarray) -> np.ndarray:
+        """The numbers themselves."""
+        return numbers
+
     def predictions(self, logits: list[np.ndarray], data: Any, rows: list[Row]) -> list[float]:
         return [float(value) for value in np.concatenate(logits)[:, 0]]
 

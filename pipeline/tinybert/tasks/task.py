@@ -89,14 +89,33 @@ class Task(ABC):
     # Models
 
     @abstractmethod
-    def encode(self, rows: list[Row], tokenizer) -> dict[str, list]:
+    def encode(self, rows: list[Row], tokenizer, with_spans: bool = False) -> dict[str, list]:
         """Model inputs as columns with one entry per sequence, truncated to ``max_length`` (the number of truncated
         rows is logged), and these further columns:
 
         ``label_mask``: for each position of the sequence, whether its class logits count;
         ``example``: the index of the row that the sequence was made from;
+        ``piece_spans``: where each word piece stands (`piece_spans.spans`), if ``with_spans``;
         the model's targets (``labels``, for example), if all rows are labelled.
         """
+
+    def as_read(self, row: Row, spans: np.ndarray) -> tuple[Row, int]:
+        """The part of a row that a sequence with these ``spans`` has read, and where this part begins in the row's last
+        text.
+        """
+        return row, 0
+
+    def second_reader(self, tokenizer) -> Task:
+        """The task by which another model reads the same sequences with its own ``tokenizer``."""
+        return self
+
+    def align_logits(self, logits: Tensor, mask: Tensor, own: Tensor, first: Tensor, end: Tensor) -> Tensor:
+        """Another model's class logits (B, T, C) at the positions of this model's word pieces, (B, S, C); NaN where the
+        other one has read nothing.
+
+        mask (B, T), own (B, S): the label masks of both. first, end (B, T): see `alignment.overlaps`.
+        """
+        return logits
 
     @property
     def head(self) -> type:

@@ -7,11 +7,14 @@ import numpy as np
 
 from pipeline.tinybert.core.settings import Source, Table
 from pipeline.tinybert.data import words
-from pipeline.tinybert.data.records import text_of
+from pipeline.tinybert.data.records import BadRecordError, text_of
 from pipeline.tinybert.data.rows import Row
+from pipeline.tinybert.models import piece_spans
 from pipeline.tinybert.tasks.task import Edit, Span, Task, splice
 
 FIELDS = ("text", "pair")
+ROUNDING = 0.01  # probabilities may sum to this much more or less than 1
+SMALLEST_PROBABILITY = 1e-6
 
 
 def label_probabilities(labels: list[str], probabilities: np.ndarray) -> dict[str, float]:
@@ -49,17 +52,28 @@ class Texts(Task):
     def duplicate_key(self, row: Row) -> Any:
         return (row["text"], row["pair"]) if "pair" in row else row["text"]
 
-    def encode(self, rows: list[Row], tokenizer) -> dict[str, list]:
+    def encode(self, rows: list[Row], tokenizer, with_spans: bool = False) -> dict[str, list]:
         from pipeline.tinybert.models import checkpoints
 
         longest = min(self.max_length, tokenizer.model_max_length)
         texts = [[row[field] for row in rows] for field in FIELDS if rows and field in rows[0]]
         encoded = tokenizer(*(texts or [[]]), truncation=True, max_length=longest)
+        places = [piece_spans.spans(encoded, number) for number in range(len(rows))] if with_spans else []
         checkpoints.log_truncated(encoded, longest)
         columns = {**encoded, "label_mask": [[True]] * len(rows), "example": list(range(len(rows)))}
+        if with_spans:
+            columns["piece_spans"] = places
         if rows and all("label" in row for row in rows):
             columns["labels"] = [self.target(row) for row in rows]
         return columns
+
+    def logits_of_probabilities(self, numbers: np.ndarray) -> np.ndarray:
+        """Class logits (C,) with these probabilities (C,). Raises BadRecordError if they cannot be probabilities."""
+        if numbers.min() < 0 or numbers.max() > 1:
+            raise BadRecordError("a probability is not between 0 and 1")
+        if abs(numbers.sum() - 1) > ROUNDING:
+            raise BadRecordError(f"the probabilities sum to {numbers.sum():.4g}, expected 1")
+        return np.log(numbers.clip(min=SMALLEST_PROBABILITY))
 
     def length(self, row: Row) -> int:
         return sum(words.count(row[field]) for field in FIELDS if field in row)

@@ -48,7 +48,8 @@ def temperature(validation: EvaluationSet, logits: list[np.ndarray]) -> float:
 
 def divide_logits(model: PreTrainedModel, by: float) -> None:
     """Divide the weights of the model's last projection, so that every format of the model has the new logits."""
-    last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
+    body = set(model.base_model.modules())  # in some families it comes behind the head
+    last = [module for module in model.modules() if isinstance(module, nn.Linear) and module not in body][-1]
     assert last.out_features == model.config.num_labels
     for weights in last.parameters():
         weights.data /= by

@@ -76,6 +76,7 @@ class Trained:
     learning_rate: float | None = None
     trials: dict[str, float] = field(default_factory=dict)  # learning rate → its score on validation
     temperature: float = 1.0  # by which the logits were divided
+    members: list[float] = field(default_factory=list)  # the scores of several teachers, whose mean this is
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ class Training:
     settings: Schedule
     numerics: Numerics
     stage: str  # for messages
+    name: str = "training"  # of the run, for resuming
 
     def best(self, new_model: Callable[[], PreTrainedModel]) -> Trained:
         """Train a new model with each learning rate of the settings; return the one with the best ``task.metric`` on
@@ -126,8 +128,9 @@ class Training:
         )
         watched = Validation(task.metric, lambda: score(model, self.validation), len(self.validation.rows))
         with last_layer_first_position_only(task, model):
-            name = f"training-{learning_rate:g}"
-            return train_or_load(name, self.objective, model, self.data, self.collate, plan, watched)
+            return train_or_load(
+                f"{self.name}-{learning_rate:g}", self.objective, model, self.data, self.collate, plan, watched
+            )
 
 
 def score(model: PreTrainedModel, validation: EvaluationSet) -> float:
@@ -157,11 +160,12 @@ def fine_tune(
     numerics: Numerics,
     stage: str,
     class_weights: list[float] | None = None,
+    name: str = "training",
 ) -> Trained:
-    """The encoder of ``folder`` with a new head, trained on labels."""
+    """The encoder of ``folder`` with a new head, trained on labels. ``name``: of the run, for resuming."""
     data = EncodedRows.in_memory(encode(task, train_rows, tokenizer))
     objective = LabelObjective(task, class_weights)
-    training = Training(objective, data, Collator(tokenizer), validation, settings, numerics, stage)
+    training = Training(objective, data, Collator(tokenizer), validation, settings, numerics, stage, name)
     return training.best(lambda: task.load_model(folder, numerics.seed))
 
 
@@ -179,4 +183,6 @@ def write_result(metrics: Path, task: Task, trained: Trained) -> None:
     if trained.trials:
         values |= {"learning_rate": trained.learning_rate, "trials": trained.trials}
         values |= {"temperature": round(trained.temperature, DIGITS)}
+    if trained.members:
+        values["teachers"] = [round(score, DIGITS) for score in trained.members]
     write_json(metrics / "validation.json", values)

@@ -1,38 +1,42 @@
-"""The user's own fine-tuned teacher: taken as it is, if it fits the task and the encoder."""
+"""The user's own teacher: an encoder to fine-tune, or a fine-tuned model that is taken as it is if it fits the task."""
 
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, PreTrainedModel
+from transformers import AutoModel, PreTrainedModel
 
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.data import locations
-from pipeline.tinybert.models import checkpoints, weights
+from pipeline.tinybert.models import checkpoints, memory, tokenizers, weights
 from pipeline.tinybert.tasks import Task
 
-KEY = "finetune_teacher.checkpoint"
+KEY, ENCODER_KEY = "finetune_teacher.checkpoint", "finetune_teacher.encoder"
 
 
-def load(task: Task, location: str, encoder: Path, within: Path) -> tuple[PreTrainedModel, Any]:
+def encoder(location: str) -> tuple[Path, Any]:
+    """The folder and the tokenizer of an encoder of the teacher's own (`finetune_teacher.encoder`)."""
+    folder = locations.checkpoint_folder(location, ENCODER_KEY)
+    tokenizer = checkpoints.tokenizer(folder, ENCODER_KEY)
+    checkpoints.log_doubts(folder, tokenizer, ENCODER_KEY)
+    memory.check(folder, ENCODER_KEY, is_trained=True)
+    checkpoints.load(AutoModel, folder, ENCODER_KEY)  # errors name the setting
+    tokenizers.begin_words_with_a_space(tokenizer)
+    return folder, tokenizer
+
+
+def load(task: Task, location: str, within: Path) -> tuple[PreTrainedModel, Any]:
     """The model and the tokenizer of a checkpoint, its outputs in the order of the task's labels.
 
-    Raises UserError where it has another head, other labels, another vocabulary or family than ``encoder``, from which
-    its student will come.
+    Raises UserError where it has another head or other labels.
     """
     folder = locations.checkpoint_folder(location, KEY, within)
     tokenizer = checkpoints.tokenizer(folder, KEY)
     checkpoints.log_doubts(folder, tokenizer, KEY)
+    memory.check(folder, KEY, is_trained=False)
     teacher, report = checkpoints.load_and_report(task.head, folder, KEY)
     _check_head(teacher, report, location)
-    family = AutoConfig.from_pretrained(encoder, local_files_only=True).model_type
-    if teacher.config.model_type != family:
-        raise UserError(
-            f"{KEY}: a model of the family '{teacher.config.model_type}', but the encoder's, which the student is of,"
-            f" is '{family}': set encoder.checkpoint to the model that this teacher was made from"
-        )
-    checkpoints.check_vocabulary(checkpoints.tokenizer(encoder), tokenizer, "encoder.checkpoint")
     _in_the_order_of(task, teacher, location)
     return teacher, tokenizer
 

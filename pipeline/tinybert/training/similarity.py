@@ -42,17 +42,24 @@ LABELS = 0.3  # of the learning rate: a teacher that has learned similarity has 
 
 @contextlib.contextmanager
 def start(
-    encoder: Path, tokenizer, task: Task, train: list[Row], settings: FinetuneTeacher, numerics: Numerics
+    encoder: Path,
+    tokenizer,
+    task: Task,
+    train: list[Row],
+    settings: FinetuneTeacher,
+    numerics: Numerics,
+    name: str = "training",
 ) -> Iterator[tuple[Path, FinetuneTeacher]]:
     """The folder of the encoder in which the teacher starts, and the settings to train it with.
 
     The folder is ``encoder``, or, if the rows are pairs whose labels have something to do with the similarity of their
     texts, one that has learned it in ``settings.similarity_steps``. Then the labels have a smaller learning rate.
+    ``name``: of the training, for resuming.
     """
     if not settings.similarity_steps or not task.is_pair(train[0]):
         yield encoder, settings
         return
-    with resume.folder("similarity") as folder:
+    with resume.folder(f"{name}-similarity") as folder:
         model = checkpoints.load(AutoModel, encoder).to(launch.device())
         texts = list(dict.fromkeys(chain.from_iterable((row["text"], row["pair"]) for row in train)))
         embeddings = mean_embeddings(model, tokenizer, texts)
@@ -62,7 +69,7 @@ def start(
             yield encoder, settings
             return
         pairs = pairs_of(texts, embeddings, settings.similarity_steps * BATCH_SIZE, numerics.seed)
-        model = learned(encoder, tokenizer, task, pairs, settings, numerics)
+        model = learned(encoder, tokenizer, task, pairs, settings, numerics, name)
         if launch.rank() == 0:
             checkpoints.save(folder / "encoder", model.base_model, tokenizer)
         launch.wait()
@@ -107,7 +114,9 @@ def pairs_of(texts: list[str], embeddings: np.ndarray, count: int, seed: int) ->
     ]
 
 
-def learned(encoder: Path, tokenizer, task: Task, pairs: list[Row], settings: FinetuneTeacher, numerics: Numerics):
+def learned(
+    encoder: Path, tokenizer, task: Task, pairs: list[Row], settings: FinetuneTeacher, numerics: Numerics, name: str
+):
     """The encoder as a model of pairs that gives the similarity."""
     similarity = Regression("pearson", task.max_length, None, ["similarity"])
     model = similarity.load_model(encoder, numerics.seed)
@@ -124,5 +133,5 @@ def learned(encoder: Path, tokenizer, task: Task, pairs: list[Row], settings: Fi
         weight_decay=settings.weight_decay,
     )
     data = EncodedRows.in_memory(encode(similarity, pairs, tokenizer))
-    train_or_load("similarity-training", LabelObjective(similarity), model, data, Collator(tokenizer), plan)
+    train_or_load(f"{name}-of-similarity", LabelObjective(similarity), model, data, Collator(tokenizer), plan)
     return model

@@ -240,8 +240,8 @@ def test_a_file_that_expands_without_end_is_refused_at_once(text, refusal):
 def test_aliases_may_stand_for_groups(tmp_path):
     text = (ROOT / "params.yaml").read_text(encoding="utf-8")
     once, again = (
-        "losses: {embeddings: 1, hidden: 1, attention: 1}",
-        "losses: {embeddings: 1, hidden: 1, attention: 0.01}",
+        "losses: {embeddings: 1, hidden: 1, attention: 1, relations: 0}",
+        "losses: {embeddings: 1, hidden: 1, attention: 0.01, relations: 0}",
     )
     path = tmp_path / "params.yaml"
     path.write_text(

@@ -126,3 +126,16 @@ def test_a_step_costs_more_than_a_forward(tmp_path):
     train, infer = (machine.speed(shape, 16, mode, "float32") for mode in ("train", "infer"))
     work = {"batches": 1, "layers": 4, "pieces": 1000, "pairs": 16000}
     assert train.seconds(**work) > infer.seconds(**work) > 0
+
+
+def test_each_of_several_teachers_is_counted_and_a_file_of_predictions_costs_nothing(raw_world):
+    one = {cost.stage: cost for cost in sketch_of().costs()}
+    tiny.write_params(Path("params.yaml"), **{"finetune_teacher.seeds": [1, 2, 3]})
+    three = {cost.stage: cost for cost in sketch_of().costs()}
+    assert three["finetune_teacher"].steps == 3 * one["finetune_teacher"].steps
+    assert three["finetune_teacher"].what == f"{one['finetune_teacher'].what}, 3 teachers"
+    assert three["distill_intermediate"].seconds > one["distill_intermediate"].seconds
+    predictions = {"finetune_teacher.seeds": None, "finetune_teacher.predictions": "data/raw/tiny/teacher/a.csv"}
+    tiny.write_params(Path("params.yaml"), **predictions)
+    of_file = {cost.stage: cost for cost in sketch_of().costs()}
+    assert [of_file[stage].steps for stage in ("finetune_teacher", "distill_intermediate")] == [0, 0]

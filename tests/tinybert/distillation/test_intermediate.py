@@ -371,3 +371,17 @@ def test_training_computes_in_the_precision_set_and_keeps_float32_weights(precis
     assert products == {getattr(torch, precision)}
     assert {parameter.dtype for parameter in student.parameters()} == {torch.float32}
     np.testing.assert_allclose(logits.values[:], expected, atol=0.05)
+
+
+def test_relations_are_learned_from_a_teacher_with_another_number_of_heads(in_empty_folder, data):
+    student, teacher = make_student(heads=3), make_teacher(heads=4, hidden=36)
+    weights = {"embeddings": 0, "hidden": 0, "attention": 0, "relations": 1}
+    result = learn(student, teacher, data, losses=weights, relation_heads=6, epochs=12, learning_rate=1e-2)
+    curve = [value for _, value in result.curves["loss"]]
+    assert curve[-1] < 0.7 * curve[0]
+
+
+def test_a_number_of_relation_heads_that_does_not_divide_a_width_is_an_error(in_empty_folder, data):
+    weights = {"embeddings": 0, "hidden": 0, "attention": 0, "relations": 1}
+    with pytest.raises(UserError, match="^distill_intermediate.relation_heads: 5: the student's width, 24, is no"):
+        learn(make_student(), make_teacher(), data, losses=weights, relation_heads=5)

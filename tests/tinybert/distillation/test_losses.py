@@ -191,3 +191,21 @@ def test_losses_of_half_precision_are_computed_in_float32(loss, shape, mask):
     value = loss(student, teacher, mask)
     assert value.dtype == torch.float32
     torch.testing.assert_close(value, loss(student.float(), teacher.float(), mask), atol=0, rtol=0)
+
+
+def test_relations_are_compared_head_by_head_whatever_the_widths():
+    """By loops over rows, heads and positions, cut to their length."""
+    draw = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(2, 5, 6, generator=draw), torch.randn(2, 5, 12, generator=draw)
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
+    total, positions = 0.0, 0
+    for row, length in enumerate(mask.sum(1).tolist()):
+        for head in range(3):
+            ours, theirs = (
+                vectors[row, :length, head * size : (head + 1) * size] for vectors, size in ((student, 2), (teacher, 4))
+            )
+            own, goal = ((v @ v.T / v.size(1) ** 0.5).softmax(-1) for v in (ours, theirs))
+            total += (goal * (goal.log() - own.log())).sum() / 3
+        positions += length
+    torch.testing.assert_close(losses.relation_loss(student, teacher, mask, 3), total / positions)
+    assert losses.relation_loss(teacher, teacher, mask, 3).abs() < 1e-6

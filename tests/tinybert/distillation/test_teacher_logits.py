@@ -141,3 +141,21 @@ def test_logits_of_other_rows_are_refused(tmp_path, counts, classes):
     unknown(tmp_path, [2, 1, 3], classes=2).close()
     with pytest.raises(UserError, match="of other rows"):
         TeacherLogits.load_for(tmp_path, np.array(counts, dtype=np.uint16), classes)
+
+
+def test_the_mean_of_several_teachers_is_that_of_those_that_know_a_row(tmp_path):
+    several = [unknown(tmp_path / name, [1, 2, 1], classes=2) for name in "ab" if (tmp_path / name).mkdir() is None]
+    for logits, values in zip(several, ([1.0, 2.0], [3.0, 6.0]), strict=True):
+        logits.put(np.array([0]), torch.tensor([[values]]), torch.tensor([[True]]))
+    several[1].put(np.array([1]), torch.ones(1, 2, 2), torch.ones(1, 2, dtype=torch.bool))
+    (tmp_path / "saved").mkdir()
+    module.save_mean(several, tmp_path / "saved")
+    found = TeacherLogits.load(tmp_path / "saved")
+    np.testing.assert_array_equal(found.values[:], [[2, 4], [1, 1], [1, 1], [np.nan, np.nan]])
+    assert found.known_sequences().tolist() == [True, True, False]
+
+
+def test_a_sequence_is_known_if_any_of_its_rows_is_and_if_it_has_none(tmp_path, blocks):
+    logits = unknown(tmp_path, [2, 0, 1, 2], classes=2)
+    logits.values[np.array([1])] = 5.0
+    assert logits.known_sequences().tolist() == [True, True, False, False]

@@ -11,6 +11,7 @@ from pipeline.tinybert.evaluation import verdicts
 
 def scores(value=0.031, low=0.012, high=0.05, teacher_low=0.02, retention=0.9757, **student) -> dict:
     return {
+        "teacher": {"accuracy": 0.83},
         "student": student,
         "retention": retention,
         "gain": {"value": value, "low": low, "high": high},
@@ -102,3 +103,8 @@ def test_the_verdicts_need_no_library_that_dvc_does_not_bring():
     others = {"torch", "numpy", "pydantic", "transformers", "datasets"}
     code = f"import sys, pipeline.tinybert.evaluation.verdicts; print(*{others} & set(sys.modules))"
     assert subprocess.check_output([sys.executable, "-c", code], cwd=tiny.ROOT, text=True).split() == []
+
+
+def test_without_the_teacher_s_predictions_for_test_its_retention_is_unknown():
+    known = {name: value for name, value in scores(retention=None).items() if not name.startswith("teacher")}
+    assert verdicts.retention(known) == "retention unknown: the teacher's file of predictions lacks test rows"

@@ -9,6 +9,7 @@ from scipy.special import softmax
 from pipeline.tinybert import tasks
 from pipeline.tinybert.core import settings
 from pipeline.tinybert.data import rows
+from pipeline.tinybert.models.families import TEACHER_FAMILIES
 from pipeline.tinybert.models.inference import EvaluationSet, pytorch_forward
 from pipeline.tinybert.tasks import KINDS
 from pipeline.tinybert.training import calibration
@@ -72,7 +73,7 @@ def test_calibration_divides_the_logits_and_changes_no_prediction(world, kind):
     assert task.agreement(validation.rows, predictions, validation.answers(after)) == 1
 
 
-@pytest.mark.parametrize("family", ["roberta", "electra", "distilbert"])
+@pytest.mark.parametrize("family", ["roberta", "electra", "distilbert", *TEACHER_FAMILIES])
 def test_every_family_has_its_last_projection_divided(in_empty_folder, family):
     tiny.write_family(in_empty_folder / family, family)
     task = tiny.task(LABELS)
