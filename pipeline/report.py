@@ -78,7 +78,7 @@ def read_run(name: str, commit: str | None, task: str, metric: str) -> Run | Non
         for file, text in files.items() if file.endswith((".csv", ".tsv"))
     }  # fmt: skip
     lines = map(json.loads, files.get("resampled/student.jsonl", "").splitlines())
-    resampled = next((line for line in lines if line["part"] == "test"), {})
+    resampled: dict = next((line for line in lines if line["part"] == "test"), {})
     return Run(
         name, task, metric, **reports, tables=tables, resampled=resampled, examples=[] if commit else examples(task)
     )

@@ -98,7 +98,7 @@ def verdict(first: Run, run: Run) -> str:
 def figures(run: Run) -> str:
     tables, made = run.tables, []
     if rows := tables.get("scores.csv"):
-        values = [(MODELS[row["model"]], *(float(row[key]) for key in ("score", "low", "high"))) for row in rows]
+        values = [(MODELS[row["model"]], float(row["score"]), float(row["low"]), float(row["high"])) for row in rows]
         made.append(("Scores with 95 % intervals", charts.intervals(values, run.metric)))
     if rows := tables.get("package/score.csv"):
         points = [(row["model"], float(row["milliseconds"]), float(row["score"])) for row in rows]
