@@ -38,7 +38,8 @@ def main(name: str) -> None:
     test = parts["test"]
 
     predictions: dict[str, dict[str, list]] = {part: {} for part in names[2:]}
-    thresholds, curves, single = {}, {}, {}
+    thresholds, curves = {}, {}
+    single: dict[str, list] = {}  # of several teachers, each alone
     for which in MODELS:
         folder = Path("models", name, which)
         with opened(task, folder) as ensemble:
@@ -63,8 +64,9 @@ def main(name: str) -> None:
     trivial = task.trivial_predictions(parts["train"], test)
     scores = scoring.report(task, test, predictions["test"], trivial, recipe, curves, thresholds)
     if single:
-        scores["teachers"] = scoring.scores_of(task, test, single)
-        log(f"teachers alone: {', '.join(f'{of_one[task.metric]:.4f}' for of_one in scores['teachers'].values())}")
+        alone = scoring.scores_of(task, test, single)
+        log(f"teachers alone: {', '.join(f'{of_one[task.metric]:.4f}' for of_one in alone.values())}")
+        scores["teachers"] = alone
     for part in source.more_tests:
         scores[part] = scoring.scores_of(task, parts[part], predictions[part])
     log(scoring.summary(task, scores))

@@ -279,7 +279,10 @@ class GeneralStudent(Group):
     checkpoint: str = Field(
         description="if start is checkpoint: package:NAME@VERSION/FOLDER, hub:OWNER/NAME@COMMIT or a folder"
     )
-    layers: list[PositiveInt] = Field(description="if start is layers: the layers of the encoder, from 1")
+    layers: Literal["auto"] | list[PositiveInt] = Field(
+        description="if start is layers: the layers of the encoder, from 1, or auto: from the first to the last in equal"
+        " steps"
+    )
     distillation: GeneralDistillation = Field(
         description="if start is distillation: the settings of general distillation"
     )

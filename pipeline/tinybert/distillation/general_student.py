@@ -14,6 +14,7 @@ from pipeline.tinybert.core.log import log, summed_counts
 from pipeline.tinybert.core.settings import GeneralDistillation, GeneralStudent, Numerics, Shape
 from pipeline.tinybert.data import locations, rows, sources
 from pipeline.tinybert.distillation.intermediate import learn_intermediate
+from pipeline.tinybert.distillation.layer_map import map_layers
 from pipeline.tinybert.models import checkpoints
 from pipeline.tinybert.models.encoded_rows import EncodedRows, EncodedRowsWriter
 from pipeline.tinybert.models.families import FAMILIES, feed_forward, layers
@@ -45,12 +46,15 @@ def from_checkpoint(wanted: GeneralStudent) -> PreTrainedModel:
 
 
 def from_layers(wanted: GeneralStudent, seed: int) -> PreTrainedModel:
-    """The encoder's embeddings, and the layers that ``layers`` lists (counting from 1), in that order.
+    """The encoder's embeddings, and the layers that ``layers`` names (counting from 1), in that order.
 
     If the shape's feed-forward part is narrower than the encoder's, each layer keeps its strongest neurons.
     """
     encoder = checkpoints.load(AutoModel, ENCODER)
     blocks = layers(encoder)
+    if wanted.layers == "auto":
+        chosen = map_layers("auto", wanted.shape.layers, len(blocks), f"{KEY}.layers")
+        wanted = wanted.model_copy(update={"layers": chosen})
     if not all(1 <= layer <= len(blocks) for layer in wanted.layers):
         raise UserError(
             f"{KEY}.layers: {wanted.layers}: expected numbers from 1 to {len(blocks)}, the encoder's layers"

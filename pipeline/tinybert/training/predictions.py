@@ -30,7 +30,7 @@ def read(task: Task, location: str, within: Path) -> KnownLogits:
     path = locations.local_path(location, KEY, within)
     known = KnownLogits(task)
     found_at: dict[Any, str] = {}
-    for where, record in readers.records(path, Table(location=location), KEY):
+    for where, record in readers.records(path, Table.model_validate({"location": location}), KEY):
         try:
             key, logits = _key(task, record, known), _logits(task, record)
         except BadRecordError as error:
@@ -51,7 +51,9 @@ def _key(task: Task, record: dict, known: KnownLogits) -> str:
     if record.get("text") is None:
         raise BadRecordError("no 'id' and no 'text': expected one of them")
     pair = "pair" if record.get("pair") is not None else None
-    row = task.parse_record(record, Table(location="-", text="text", pair=pair), labelled=False)
+    row = task.parse_record(
+        record, Table.model_validate({"location": "-", "text": "text", "pair": pair}), labelled=False
+    )
     return known.key_of_text(row)
 
 
