@@ -242,9 +242,8 @@ class Losses(Group):
     hidden: NonNegativeFloat = Field(description="weight of the hidden state loss; 0: off")
     attention: NonNegativeFloat = Field(description="weight of the attention score loss; 0: off")
     relations: NonNegativeFloat = Field(
-        0,
         description="weight of the relation loss (MiniLMv2) between the last layers of both, with any numbers of heads;"
-        " 0: off",
+        " 0: off"
     )
 
 
@@ -266,7 +265,7 @@ class GeneralDistillation(Group):
     learning_rate: PositiveFloat = Field(description="learning rate; it is constant")
     layer_map: LayerMap = Field(description=LAYER_MAP)
     losses: Losses = Field(description="weights of the losses")
-    relation_heads: PositiveInt = Field(12, description=RELATION_HEADS)
+    relation_heads: PositiveInt = Field(description=RELATION_HEADS)
     projections: Literal["shared", "each"] = Field(description=PROJECTIONS)
     dropout: Dropout = Field(description=STUDENT_DROPOUT)
 
@@ -280,8 +279,8 @@ class GeneralStudent(Group):
         description="if start is checkpoint: package:NAME@VERSION/FOLDER, hub:OWNER/NAME@COMMIT or a folder"
     )
     layers: Literal["auto"] | list[PositiveInt] = Field(
-        description="if start is layers: the layers of the encoder, from 1, or auto: from the first to the last in equal"
-        " steps"
+        description="if start is layers: the layers of the encoder, from 1, or auto: from the first to the last in"
+        " equal steps"
     )
     distillation: GeneralDistillation = Field(
         description="if start is distillation: the settings of general distillation"
@@ -358,7 +357,7 @@ class DistillIntermediate(Group):
     learning_rate: PositiveFloat = Field(description="learning rate; it is constant")
     layer_map: LayerMap = Field(description=LAYER_MAP)
     losses: Losses = Field(description="weights of the losses")
-    relation_heads: PositiveInt = Field(12, description=RELATION_HEADS)
+    relation_heads: PositiveInt = Field(description=RELATION_HEADS)
     projections: Literal["shared", "each"] = Field(description=PROJECTIONS)
     dropout: Dropout = Field(description=STUDENT_DROPOUT)
     max_rows: PositiveInt | None = Field(description="train on this many rows, drawn at random; blank: on all rows")

@@ -52,22 +52,20 @@ def from_layers(wanted: GeneralStudent, seed: int) -> PreTrainedModel:
     """
     encoder = checkpoints.load(AutoModel, ENCODER)
     blocks = layers(encoder)
-    if wanted.layers == "auto":
+    chosen = wanted.layers
+    if not isinstance(chosen, list):
         chosen = map_layers("auto", wanted.shape.layers, len(blocks), f"{KEY}.layers")
-        wanted = wanted.model_copy(update={"layers": chosen})
-    if not all(1 <= layer <= len(blocks) for layer in wanted.layers):
+    if not all(1 <= layer <= len(blocks) for layer in chosen):
+        raise UserError(f"{KEY}.layers: {chosen}: expected numbers from 1 to {len(blocks)}, the encoder's layers")
+    if len(chosen) != wanted.shape.layers:
         raise UserError(
-            f"{KEY}.layers: {wanted.layers}: expected numbers from 1 to {len(blocks)}, the encoder's layers"
-        )
-    if len(wanted.layers) != wanted.shape.layers:
-        raise UserError(
-            f"{KEY}.layers: {wanted.layers}: {len(wanted.layers)} layers, but {KEY}.shape.layers is"
-            f" {wanted.shape.layers}: make them agree"
+            f"{KEY}.layers: {chosen}: {len(chosen)} layers, but {KEY}.shape.layers is {wanted.shape.layers}: make them"
+            " agree"
         )
     own = checkpoints.shape_of(encoder.config)
     narrower = min(wanted.shape.feed_forward, own.feed_forward)
     _check_shape(
-        own.model_copy(update={"layers": len(wanted.layers), "feed_forward": narrower}),
+        own.model_copy(update={"layers": len(chosen), "feed_forward": narrower}),
         wanted,
         "start: layers (where only feed_forward may be smaller than the encoder's)",
     )
@@ -79,7 +77,7 @@ def from_layers(wanted: GeneralStudent, seed: int) -> PreTrainedModel:
     copied, place = encoder.state_dict(), FAMILIES[config.model_type].layers
     others = {name: weights for name, weights in copied.items() if not name.startswith(f"{place}.")}
     student.load_state_dict(others, strict=False)
-    for block, layer in zip(layers(student), wanted.layers, strict=True):
+    for block, layer in zip(layers(student), chosen, strict=True):
         block.load_state_dict(blocks[layer - 1].state_dict())
     return student
 

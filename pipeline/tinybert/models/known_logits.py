@@ -52,11 +52,8 @@ class KnownLogits:
     def of_all(self, rows: list[Row]) -> list[np.ndarray] | None:
         """The logits of all rows, (1, C) each; None if some are not known."""
         found = [self.of(row) for row in rows]
-        return (
-            None
-            if any(logits is None for logits in found)
-            else [np.asarray(logits, dtype=np.float32)[None] for logits in found]
-        )
+        known = [np.asarray(logits, dtype=np.float32)[None] for logits in found if logits is not None]
+        return known if len(known) == len(rows) else None
 
     def logits(self, rows: list[Row], description: str = "") -> tuple[_Read, list[list[np.ndarray]]]:
         """As `ensembles.Ensemble.logits`: of one member, or of none if some rows are not known."""

@@ -51,10 +51,8 @@ def _key(task: Task, record: dict, known: KnownLogits) -> str:
     if record.get("text") is None:
         raise BadRecordError("no 'id' and no 'text': expected one of them")
     pair = "pair" if record.get("pair") is not None else None
-    row = task.parse_record(
-        record, Table.model_validate({"location": "-", "text": "text", "pair": pair}), labelled=False
-    )
-    return known.key_of_text(row)
+    columns = Table.model_validate({"location": "-", "text": "text", "pair": pair})
+    return known.key_of_text(task.parse_record(record, columns, labelled=False))
 
 
 def _logits(task: Texts, record: dict) -> np.ndarray:

@@ -174,7 +174,7 @@ def annotation(key: str):
         (
             "distill_intermediate.layer_map",
             "unifrom",
-            "'uniform', 'first' or 'last' or a list of whole numbers (each 1 or more)",
+            "'auto', 'uniform', 'first' or 'last' or a list of whole numbers (each 1 or more)",
         ),
         ("encoder", None, "a group of settings (checkpoint, seed, masked_language_model)"),
     ],
