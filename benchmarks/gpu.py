@@ -251,7 +251,7 @@ class Intermediate(Stage):
     name, schedule = "distill_intermediate", "constant"
 
     def parts(self) -> tuple[Objective, nn.Module, EncodedRows, Collator]:
-        weights = SimpleNamespace(embeddings=1, hidden=1, attention=1)
+        weights = SimpleNamespace(embeddings=1, hidden=1, attention=1, relations=0)
         recorder = LogitsRecorder(Task(), self.logits)
         objective = IntermediateObjective(self.our_teacher, self.layer_map, weights, recorder)
         student = StudentWithProjections(our_attention(self.student.base_model), self.shapes[1].hidden, "shared")

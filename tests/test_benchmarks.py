@@ -62,7 +62,7 @@ BASE = {
     "distill_intermediate": {
         "layer_map": [1, 6],
         "epochs": 1,
-        "losses": {"embeddings": 1, "hidden": 1, "attention": 1},
+        "losses": {"embeddings": 1, "hidden": 1, "attention": 1, "relations": 0},
     },
     "distill_prediction": {"targets": "logits"},
     "general_student": {"start": "layers"},
@@ -308,7 +308,7 @@ def test_the_released_intermediate_loss_equals_ours_without_padding(inputs):
 
     attention.our_attention(projected.student)
     states, scores = states_and_scores(attention.our_attention(teacher), inputs, [2, 4])
-    weights = Losses(embeddings=1, hidden=1, attention=1)
+    weights = Losses(embeddings=1, hidden=1, attention=1, relations=0)
     ours = sum(intermediate_losses(projected, states, scores, inputs, [2, 4], weights).values())
     torch.testing.assert_close(ours, expected, atol=1e-6, rtol=1e-5)
     projected.projections.zero_grad()

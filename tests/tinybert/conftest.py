@@ -40,7 +40,7 @@ def scores_by_hand():
 def weights(request) -> Losses:
     """The weights of the intermediate losses, all 1 or the indirect parameter."""
     embeddings, hidden, attention = getattr(request, "param", (1, 1, 1))
-    return Losses(embeddings=embeddings, hidden=hidden, attention=attention)
+    return Losses(embeddings=embeddings, hidden=hidden, attention=attention, relations=0)
 
 
 @pytest.fixture

@@ -32,7 +32,8 @@ def wanted(start: str, shape=None, distillation=None, **changes) -> GeneralStude
         "max_length": 32,
         "learning_rate": 1e-3,
         "layer_map": "uniform",
-        "losses": {"embeddings": 1, "hidden": 1, "attention": 1},
+        "losses": {"embeddings": 1, "hidden": 1, "attention": 1, "relations": 0},
+        "relation_heads": 2,
         "projections": "shared",
         "dropout": None,
     }
@@ -51,6 +52,13 @@ def test_layers_of_the_encoder_are_copied_exactly(encoder, chosen):
     assert student.config.num_hidden_layers == len(layers(student)) == len(chosen)
     assert same(student.embeddings, encoder.embeddings)
     assert same(student.pooler, encoder.pooler)
+    for block, layer in zip(layers(student), chosen, strict=True):
+        assert same(block, layers(encoder)[layer - 1])
+
+
+@pytest.mark.parametrize(("count", "chosen"), [(1, [4]), (2, [1, 4]), (4, [1, 2, 3, 4])])
+def test_automatic_layers_go_from_the_first_to_the_last_in_equal_steps(encoder, count, chosen):
+    student = general_student.from_layers(wanted("layers", {"layers": count}, layers="auto"), seed=1)
     for block, layer in zip(layers(student), chosen, strict=True):
         assert same(block, layers(encoder)[layer - 1])
 
@@ -174,7 +182,7 @@ def test_a_checkpoint_of_another_family_stops_with_the_setting(in_empty_folder):
 )
 def test_general_distillation_teaches_a_student_of_any_shape(in_empty_folder, shape, losses):
     tiny.write_text(in_empty_folder / "text.csv", 20)
-    recipe = {"epochs": 6, "learning_rate": 1e-2, "losses": {"embeddings": 1, "hidden": 1, "attention": 1, **losses}}
+    recipe = {"epochs": 6, "learning_rate": 1e-2, "losses": {"embeddings": 1, "hidden": 1, "attention": 1, "relations": 0, **losses}}
     student, result = general_student.from_distillation(wanted("distillation", shape, recipe), tiny.numerics())
     assert checkpoints.shape_of(student.config).model_dump() == {**SHAPE, **shape}
     assert result.curves["loss"][-1][1] < result.curves["loss"][0][1] / 2

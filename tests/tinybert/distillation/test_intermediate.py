@@ -41,7 +41,8 @@ def recipe(**changes) -> DistillIntermediate:
             "batch_size": 4,
             "learning_rate": 1e-3,
             "layer_map": "uniform",
-            "losses": {"embeddings": 1, "hidden": 1, "attention": 1},
+            "losses": {"embeddings": 1, "hidden": 1, "attention": 1, "relations": 0},
+            "relation_heads": 2,
             "projections": "shared",
             "dropout": None,
             "max_rows": None,
@@ -334,7 +335,7 @@ def test_other_head_counts_stop_the_attention_loss_and_name_its_setting(data):
 
 
 def test_other_head_counts_train_without_the_attention_loss(in_empty_folder, data):
-    losses = {"embeddings": 1, "hidden": 1, "attention": 0}
+    losses = {"embeddings": 1, "hidden": 1, "attention": 0, "relations": 0}
     assert len(learn(make_student(heads=3), make_teacher(heads=4), data, losses=losses).curves) == 3
 
 
