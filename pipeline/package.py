@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pipeline.tinybert import tasks
 from pipeline.tinybert.core import settings, stage
+from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import log
 from pipeline.tinybert.core.output import output, write_csv, write_json
 from pipeline.tinybert.data import rows
@@ -37,7 +38,7 @@ def main(name: str) -> None:
     with output(models / "release") as out:
         serving = release_folder.serving_settings(task, entry, facts["export"]["threshold"])
         release_folder.write(models / "onnx", out, serving)
-        row = release_folder.example(rows.read(prepared / "test.jsonl"))
+        row = example_row(configuration.of("package", name).example, prepared / "test.jsonl")
         example = row, stand_alone.Model(out).predict([row])[0]
         release_folder.write_evaluation_results(out, model_card.evaluation_results(task, entry.source, facts["export"]))
         released = {path.relative_to(out).as_posix(): path for path in sorted(out.rglob("*")) if path.is_file()}
@@ -53,6 +54,19 @@ def main(name: str) -> None:
     with output(Path("metrics", "summary", f"{name}.json")) as out:
         write_json(out, summary.of_task(task.metric, **facts))
     log(f"models/{name}/release: {size / 1e6:.1f} MB; the model card is its README.md")
+
+
+def example_row(own: dict | None, test: Path) -> dict:
+    """The input that the card shows: the user's ``own``, or a row of test. Raises UserError if it has other fields."""
+    row = release_folder.example(rows.read(test))
+    if own is None:
+        log("the model card shows a row of test as its example: if it is private, set package.example")
+        return row
+    if own.keys() != row.keys():
+        raise UserError(
+            f"package.example: expected the fields {', '.join(row)}, found {', '.join(map(str, own)) or 'none'}"
+        )
+    return own
 
 
 def read_json(path: Path) -> dict:

@@ -55,6 +55,15 @@ def test_the_card_shows_an_input_and_the_answer_of_the_released_file(released):
     assert json.loads(shown.removeprefix("# ")) == stand_alone.Model(RELEASE).predict([row])
 
 
+def test_the_card_shows_the_input_of_the_settings_in_place_of_a_row_of_test(released):
+    tiny.write_params(Path("params.yaml"), **{"package.example": {"text": "no row of test"}})
+    run_stage("package")
+    assert 'model.predict([{"text": "no row of test"}])' in (RELEASE / "README.md").read_text()
+    tiny.write_params(Path("params.yaml"), **{"package.example": {"question": "no row of test"}})
+    with pytest.raises(UserError, match="^package.example: expected the fields text, found question$"):
+        run_stage("package")
+
+
 def test_the_card_says_what_the_model_is_for_and_lists_the_folders_files(released):
     assert "to give a text one of the labels negative, positive, in the language `en`" in released.text
     assert "Text after 32 word pieces is not read." in released.text

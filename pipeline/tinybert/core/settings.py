@@ -421,6 +421,10 @@ class Package(Group):
         description="licence of the student, as the hub names it (apache-2.0, mit); blank: not stated"
     )
     language: Name = Field(description="language in the model card, as a code")
+    example: dict[str, Any] | None = Field(
+        description="input that the model card shows with its answer; blank: a row of test",
+        examples=[{"text": "a warm, funny film"}],
+    )
     licenses: Licenses = Field(description="licences of the parts, in the model card")
 
 

@@ -182,7 +182,11 @@ def test_a_checkpoint_of_another_family_stops_with_the_setting(in_empty_folder):
 )
 def test_general_distillation_teaches_a_student_of_any_shape(in_empty_folder, shape, losses):
     tiny.write_text(in_empty_folder / "text.csv", 20)
-    recipe = {"epochs": 6, "learning_rate": 1e-2, "losses": {"embeddings": 1, "hidden": 1, "attention": 1, "relations": 0, **losses}}
+    recipe = {
+        "epochs": 6,
+        "learning_rate": 1e-2,
+        "losses": {"embeddings": 1, "hidden": 1, "attention": 1, "relations": 0, **losses},
+    }
     student, result = general_student.from_distillation(wanted("distillation", shape, recipe), tiny.numerics())
     assert checkpoints.shape_of(student.config).model_dump() == {**SHAPE, **shape}
     assert result.curves["loss"][-1][1] < result.curves["loss"][0][1] / 2
