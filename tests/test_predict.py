@@ -129,7 +129,11 @@ def test_a_bad_line_is_named(world, monkeypatch, tmp_path, line, why):
         predict.main()
 
 
-@pytest.mark.parametrize("content", ["a good film\n".encode("utf-16"), gzip.compress(b"a good film\n"), b"PK\3\4\0\0"])
+@pytest.mark.parametrize(
+    "content",
+    ["a good film\n".encode("utf-16"), gzip.compress(b"a good film\n", mtime=0), b"PK\3\4\0\0"],
+    ids=["UTF-16", "compressed", "spreadsheet"],
+)
 def test_a_file_that_is_no_text_is_not_answered(world, monkeypatch, capsys, tmp_path, content):
     (tmp_path / "asked.xlsx").write_bytes(content)
     monkeypatch.setattr(sys, "argv", ["predict", "tiny", "--file", str(tmp_path / "asked.xlsx")])
