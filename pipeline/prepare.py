@@ -38,7 +38,7 @@ def main(name: str, check: bool = False) -> None:
         teacher = configuration.quietly("finetune_teacher", name).checkpoint
         if teacher and not teacher.startswith("hub:"):
             folder = locations.checkpoint_folder(teacher, TEACHER, locations.own_teacher_folder(name))
-            checkpoints.tokenizer(folder, TEACHER)
+            checkpoints.log_doubts(folder, checkpoints.tokenizer(folder, TEACHER), TEACHER)
         lengths.log_lengths(task, {**parts, **submissions, "unlabelled": unlabelled}, tokenizer)
         # Imported by name: it uses code of other stages, on which the files that this stage writes do not depend.
         importlib.import_module("pipeline.cost").log_costs(configuration, name, task, parts, unlabelled, encoder)

@@ -138,7 +138,7 @@ def test_a_students_share_of_flops_is_at_most_its_kinds_limit(configuration, nam
 def test_the_stages_accept_each_entry_of_kinds_yaml(configuration, name):
     tasks.create(configuration.task(name), name)
     student, recipe = configuration.of("general_student", name), configuration.of("distill_intermediate", name)
-    assert len(student.layers) == student.shape.layers
+    assert student.layers == "auto" or len(student.layers) == student.shape.layers
     map_layers(recipe.layer_map, student.shape.layers, TEACHER.layers, f"tasks.{name}")
 
 

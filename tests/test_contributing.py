@@ -29,7 +29,8 @@ def masked_mean('''),
         parts["cosine"] = weights.cosine * losses.cosine_loss(states[-1], teacher_states[-1], mask)
     return parts
 '''),
-    (INTERMEDIATE, 'return {"embeddings": ', 'return {"cosine": lengths.sum(), "embeddings": '),
+    (INTERMEDIATE, '            "embeddings": lengths',
+     '            "cosine": lengths.sum(),\n            "embeddings": lengths'),
     ("pipeline/tinybert/core/settings.py", "class Losses(Group):\n",
      "class Losses(Group):\n    cosine: NonNegativeFloat\n"),
     ("params.yaml", "losses: {embeddings: 1, ", "losses: {cosine: 1, embeddings: 1, "),
