@@ -1,5 +1,6 @@
 """`report`: one page that opens offline, with what the files of the run say."""
 
+import json
 import re
 import subprocess
 import sys
@@ -32,6 +33,17 @@ def test_the_page_stands_alone_and_shows_scores_charts_and_examples(world, monke
                   "Confusion of the student", "finetune_teacher: loss"):  # fmt: skip
         assert f"<h3>{title}</h3>" in text
     assert "Teacher and student differ" in text and "surest mistakes" in text
+
+
+def test_a_file_of_predictions_without_test_rows_leaves_the_teacher_blank(world, monkeypatch):
+    scores, predictions = Path("metrics/tiny/scores.json"), Path("data/tiny/predictions.jsonl")
+    without = {"teacher": None, "retention": None, "agreement": None}
+    known = {key: value for key, value in json.loads(scores.read_text()).items() if key not in without}
+    scores.write_text(json.dumps({**known, "retention": None}))
+    lines = [json.loads(line) for line in predictions.read_text().splitlines()]
+    rest = [json.dumps({key: value for key, value in line.items() if key != "teacher"}) for line in lines]
+    predictions.write_text("\n".join(rest) + "\n")
+    assert "Teacher and student differ (0 of" in write(monkeypatch)
 
 
 def test_experiments_stand_beside_this_folder_with_a_verdict_and_their_settings(world, monkeypatch):

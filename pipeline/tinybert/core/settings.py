@@ -292,8 +292,8 @@ class GeneralStudent(Group):
 
 class FinetuneTeacher(Schedule):
     encoder: str | Annotated[list[str], Field(min_length=1)] | None = Field(
-        description="the teacher's own encoder, of any family, in the form of encoder.checkpoint (a folder below"
-        " data/raw/finetune_teacher); a list: a teacher from each; blank: the encoder"
+        description="the teacher's own encoder, also of another family, in the form of encoder.checkpoint (a folder"
+        " below data/raw/finetune_teacher); a list: a teacher from each; blank: the encoder"
     )
     seeds: Annotated[list[Seed], Field(min_length=1)] | None = Field(
         description="a teacher with each of these seeds, of which the student learns the mean logits; blank: one"

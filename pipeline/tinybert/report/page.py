@@ -75,10 +75,10 @@ def numbers(run: Run) -> list[str]:
         percent(student.get(run.metric)),
         f"{percent(student['low'])} to {percent(student['high'])}",
         percent(run.export.get("int8", {}).get(run.metric)),
-        percent(run.scores["teacher"].get(run.metric)),
+        percent(run.scores.get("teacher", {}).get(run.metric)),
         f"{100 * run.scores['gain']['value']:+z.1f}",
-        percent(run.scores["retention"]),
-        percent(run.scores["agreement"]),
+        percent(run.scores.get("retention")),
+        percent(run.scores.get("agreement")),
         *("–" if value is None else f"{value:.4g}" for value in shown),
     ]
 
@@ -151,7 +151,9 @@ def examples(run: Run) -> str:
 
 
 def distance(predicted: dict) -> float:
-    """How far student and teacher are apart: for regression, the difference of their numbers."""
+    """How far student and teacher are apart: for regression, the difference of their numbers; 0 without a teacher."""
+    if "teacher" not in predicted:
+        return 0.0
     teacher, student = predicted["teacher"], predicted["student"]
     return abs(teacher - student) if isinstance(teacher, float) else float(teacher != student)
 
@@ -161,7 +163,7 @@ def example_table(run: Run, pairs: list[tuple[dict, dict]]) -> str:
     lines = [["text", "actual", "teacher", "student", last]]
     for row, predicted in pairs:
         actual = row.get("label", row.get("tags", [answer["text"] for answer in row.get("answers", [])]))
-        models = [readable(row, predicted[which]) for which in ("teacher", "student")]
+        models = [readable(row, predicted[which]) if which in predicted else "–" for which in ("teacher", "student")]
         lines.append(
             [
                 text_of(row),
