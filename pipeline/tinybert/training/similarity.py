@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 BATCH_SIZE = 32
 WARMUP = 0.1
 MOST_TEXTS = 4000  # a similarity of all with all is held in memory
+FEWEST_TEXTS = 10  # of two texts, all pairs have the same similarity
 LEAST_EXPLAINED = 0.1  # share of the labels' variance
 LABELS = 0.3  # of the learning rate: a teacher that has learned similarity has less to learn, and more to lose
 
@@ -65,7 +66,7 @@ def start(
         embeddings = mean_embeddings(model, tokenizer, texts)
         share = explained(train, dict(zip(texts, embeddings, strict=True)))
         log(f"similarity of the two texts, by the encoder: it explains {share:.0%} of the labels' variance")
-        if share < LEAST_EXPLAINED:
+        if share < LEAST_EXPLAINED or len(texts) < FEWEST_TEXTS:
             yield encoder, settings
             return
         pairs = pairs_of(texts, embeddings, settings.similarity_steps * BATCH_SIZE, numerics.seed)
@@ -83,7 +84,7 @@ def explained(rows: list[Row], embeddings: dict[str, np.ndarray]) -> float:
     """
     cosines = np.array([embeddings[row["text"]] @ embeddings[row["pair"]] for row in rows])
     labels = np.array([row["label"] for row in rows])
-    if not cosines.std():
+    if not cosines.std() or len(set(labels.tolist())) < 2:
         return 0.0
     if np.issubdtype(labels.dtype, np.number):
         return float(np.corrcoef(cosines, labels)[0, 1] ** 2)

@@ -49,6 +49,7 @@ def test_more_texts_than_the_memory_holds_are_drawn(monkeypatch):
         (["no", "no", "yes", "yes"], 0.8),
         (["no", "yes", "yes", "no"], 0),
         (["no", "no", "no", "no"], 0),
+        ([1.0, 1.0, 1.0, 1.0], 0),
     ],
 )
 def test_the_explained_share_is_that_of_numbers_and_of_classes(labels, expected):
@@ -65,13 +66,20 @@ def test_equal_texts_explain_nothing():
 
 ENCODER = Path("data/raw/encoder/checkpoint")
 SINGLE = [{"text": text, "label": "good" if number % 2 else "bad"} for number, text in enumerate(tiny.WORDS[:9])]
+TWO_TEXTS = [{"text": "good", "pair": text, "label": label} for text, label in (("good", "good"), ("bad", "bad"))]
 PAIRS = [{**row, "text": "good film", "pair": row["text"]} for row in SINGLE]
 
 
 @pytest.mark.parametrize(
     ("rows", "steps", "explained", "starts_there"),
-    [(PAIRS, 3, 0.5, True), (PAIRS, 0, 0.5, False), (PAIRS, 3, 0.01, False), (SINGLE, 3, 0.5, False)],
-    ids=["pairs", "no steps", "labels about something else", "single texts"],
+    [
+        (PAIRS, 3, 0.5, True),
+        (PAIRS, 0, 0.5, False),
+        (PAIRS, 3, 0.01, False),
+        (SINGLE, 3, 0.5, False),
+        (TWO_TEXTS, 3, 0.5, False),
+    ],
+    ids=["pairs", "no steps", "labels about something else", "single texts", "two texts"],
 )
 def test_a_teacher_starts_from_similarity_if_it_explains_the_labels_of_pairs(
     world, monkeypatch, rows, steps, explained, starts_there
