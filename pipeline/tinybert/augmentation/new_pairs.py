@@ -1,32 +1,34 @@
 """New pairs of texts, for tasks whose rows are pairs: few rows hold few of the pairs that their texts can make."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
+from sklearn.feature_extraction.text import TfidfVectorizer
 
+from pipeline.tinybert.data import neighbours
 from pipeline.tinybert.data import rows as rows_on_disk
 from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.tasks import Task
+
+MOST_COMPARED = 4000  # rows: each is compared with each
+CHARACTERS = (3, 5)  # lengths of the character n-grams that texts are compared by, in any language
 
 
 def append(task: Task, path: Path, splits: Iterable[Path], wanted: int, seed: int) -> int:
     """Append up to ``wanted`` pairs to the augmented rows in ``path``; return their number.
 
-    Up to half of them pair a variant with its original, the others pair texts of two rows drawn at random. Pairs that
-    occur in the files of ``splits`` are dropped. The new pairs have no label: the teacher's outputs are their targets.
+    Up to half of them pair a variant with its original. The others pair texts of two rows: the first text of one with
+    the second of another that has more or less in common with it. Pairs that occur in the files of ``splits`` are
+    dropped. The new pairs have no label: the teacher's outputs are their targets.
     """
     first = next(rows_on_disk.read(path), None)
     if not wanted or first is None or not task.is_pair(first):
         return 0
     draw = np.random.default_rng(seed)
-    chosen = draw.integers(rows_on_disk.count(path), size=(wanted, 2))
-    held, originals = _rows(path, set(chosen.ravel().tolist()))
-    made = (
-        task.new_pair(held[one], originals[held[one]["id"]] if number % 2 else held[other])
-        for number, (one, other) in enumerate(chosen.tolist())
-    )
+    families = _families(path, draw)
+    made = [*_of_one_row(task, families, wanted // 2, draw), *_of_two_rows(task, families, wanted - wanted // 2, draw)]
     distinct = {task.duplicate_key(row): row for row in made if row is not None}
     for row in chain.from_iterable(map(rows_on_disk.read, splits)):
         distinct.pop(task.duplicate_key(row), None)
@@ -36,14 +38,38 @@ def append(task: Task, path: Path, splits: Iterable[Path], wanted: int, seed: in
     return len(distinct)
 
 
-def _rows(path: Path, numbers: set[int]) -> tuple[dict[int, Row], dict[str, Row]]:
-    """The rows of these numbers, and their originals by id. An original comes before its variants."""
-    held: dict[int, Row] = {}
-    originals: dict[str, Row] = {}
-    original: Row = {}
-    for number, row in enumerate(rows_on_disk.read(path)):
-        if not row["variant"]:
-            original = row
-        if number in numbers:
-            held[number], originals[row["id"]] = row, original
-    return held, originals
+def _families(path: Path, draw: np.random.Generator) -> list[list[Row]]:
+    """Rows of ``path`` with their variants behind them: at most ``MOST_COMPARED``, drawn at random."""
+    originals = sum(not row["variant"] for row in rows_on_disk.read(path))
+    kept = set(draw.permutation(originals)[:MOST_COMPARED].tolist())
+    families: list[list[Row]] = []
+    number = -1
+    for row in rows_on_disk.read(path):
+        number += not row["variant"]
+        if number in kept:
+            families += [] if row["variant"] else [[]]
+            families[-1].append(row)
+    return families
+
+
+def _of_one_row(task: Task, families: list[list[Row]], count: int, draw: np.random.Generator) -> Iterator[Row | None]:
+    """Variants with their originals."""
+    for number in draw.integers(len(families), size=count).tolist():
+        yield task.new_pair(_any(families[number], draw), families[number][0])
+
+
+def _of_two_rows(task: Task, families: list[list[Row]], count: int, draw: np.random.Generator) -> Iterator[Row | None]:
+    """Texts of two rows, or of their variants."""
+    if len(families) < 2:
+        return
+    # Words that few texts have count most, and a text of one word has a similarity too.
+    vectors = TfidfVectorizer(analyzer="char_wb", ngram_range=CHARACTERS, sublinear_tf=True, dtype=np.float32)
+    seconds = vectors.fit_transform([original["pair"] for original, *_ in families])
+    firsts = vectors.transform([original["text"] for original, *_ in families])
+    pairs = neighbours.draw_pairs((firsts @ seconds.T).toarray(), count, draw)
+    for first, second in zip(*(numbers.tolist() for numbers in pairs), strict=True):
+        yield task.new_pair(_any(families[first], draw), _any(families[second], draw))
+
+
+def _any(family: list[Row], draw: np.random.Generator) -> Row:
+    return family[draw.integers(len(family))]

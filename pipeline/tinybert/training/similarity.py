@@ -19,6 +19,7 @@ from transformers import AutoModel
 
 from pipeline.tinybert.core import launch, resume
 from pipeline.tinybert.core.log import log
+from pipeline.tinybert.data import neighbours
 from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.models import checkpoints
 from pipeline.tinybert.models.batches import Collator
@@ -94,19 +95,11 @@ def explained(rows: list[Row], embeddings: dict[str, np.ndarray]) -> float:
 
 
 def pairs_of(texts: list[str], embeddings: np.ndarray, count: int, seed: int) -> list[Row]:
-    """``count`` pairs of texts with their cosine (mean 0, variance 1) as ``label``.
-
-    Most texts have little in common. So the second text is the r-th nearest of the first, and the logarithm of r is
-    drawn evenly: near and far texts are paired alike.
-    """
+    """``count`` pairs of near and far texts with their cosine (mean 0, variance 1) as ``label``."""
     draw = np.random.default_rng(seed)
     held = np.sort(draw.permutation(len(texts))[:MOST_TEXTS])
     cosines = embeddings[held] @ embeddings[held].T
-    np.fill_diagonal(cosines, -np.inf)  # no text with itself
-    nearest = np.argsort(-cosines, axis=1, kind="stable")
-    firsts = draw.integers(len(held), size=count)
-    ranks = np.exp(draw.uniform(0, np.log(len(held) - 1), size=count)).astype(int) - 1
-    seconds = nearest[firsts, ranks]
+    firsts, seconds = neighbours.draw_pairs(cosines, count, draw)
     labels = cosines[firsts, seconds]
     labels = (labels - labels.mean()) / labels.std()
     return [

@@ -10,9 +10,10 @@ KEY = "distill_intermediate.layer_map"
     ("layer_map", "student", "teacher", "expected"),
     [
         ("auto", 2, 6, [1, 6]),
-        ("auto", 4, 12, [1, 5, 8, 12]),
+        ("auto", 3, 6, [1, 3, 6]),
+        ("auto", 4, 12, [1, 4, 8, 12]),
         ("auto", 1, 12, [12]),
-        ("auto", 3, 2, [1, 2, 2]),
+        ("auto", 3, 2, [1, 1, 2]),
         ("uniform", 4, 12, [3, 6, 9, 12]),
         ("uniform", 3, 3, [1, 2, 3]),
         ("uniform", 1, 6, [6]),
