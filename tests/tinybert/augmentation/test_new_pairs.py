@@ -41,6 +41,36 @@ def test_new_pairs_are_variants_with_their_originals_and_texts_of_two_rows(path)
     assert kinds["variant"] >= 30 and kinds["two rows"] > 100
 
 
+def test_texts_of_two_rows_have_more_or_less_in_common(tmp_path):
+    """Of 40 rows, 20 are about each of two topics: text and pair of a row share three of four words."""
+    originals = [
+        (f"{topic} alpha {number}", f"{topic} beta {number}") for topic in ("red", "blue") for number in range(20)
+    ]
+    rows.write(
+        tmp_path / "rows.jsonl",
+        [
+            {"id": f"train-{at}", "text": one, "pair": two, "label": "same", "variant": 0}
+            for at, (one, two) in enumerate(originals)
+        ],
+    )
+    made = [(row["text"].split()[0], row["pair"].split()[0]) for row in appended(tmp_path / "rows.jsonl", 2000)]
+    alike = sum(one == two for one, two in made) / len(made)
+    assert 0.55 < alike < 0.95  # if the rows were drawn alike, half
+
+
+def test_of_many_rows_some_are_compared(path, monkeypatch):
+    monkeypatch.setattr(new_pairs, "MOST_COMPARED", 5)
+    assert len({row["text"].split()[-1] for row in appended(path)}) == 5
+
+
+def test_one_row_gets_pairs_of_its_variants_only(tmp_path):
+    rows.write(tmp_path / "rows.jsonl", ROWS[:3])
+    assert {(row["text"], row["pair"]) for row in appended(tmp_path / "rows.jsonl")} == {
+        ("new one 0", "one 0"),
+        ("new other 0", "other 0"),
+    }
+
+
 def test_new_pairs_are_distinct_and_have_no_label(path):
     made = appended(path)
     assert len({(row["text"], row["pair"]) for row in made}) == len({row["id"] for row in made}) == len(made)
