@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,25 +31,28 @@ def folders(folder: Path) -> list[Path]:
     ]
 
 
+def other_tokenizers(first: Any, several: Iterable[Any]) -> list[Any | None]:
+    """Each of several tokenizers that reads texts otherwise than ``first``; None in place of each other one."""
+    return [None if one is first or alignment.reads_the_same(first, one) else one for one in several]
+
+
 class Ensemble:
-    def __init__(self, task: Task, members: list[tuple[Forward, Any]]):
-        """``members``: what computes the class logits of each, and its tokenizer."""
-        self.task, self.members = task, members
+    def __init__(self, task: Task, forwards: list[Forward], tokenizers: list[Any]):
+        """``forwards``: what computes the class logits of each member."""
+        self.task, self.forwards, self.tokenizer = task, forwards, tokenizers[0]
+        self.others = other_tokenizers(self.tokenizer, tokenizers)
 
     def logits(self, rows: list[Row], description: str = "") -> tuple[EvaluationSet, list[Logits]]:
         """The rows as the first member reads them, and the logits of each member, at the first one's positions. NaN
         where a member has read less than the first one.
         """
-        _, first = self.members[0]
-        read = EvaluationSet(self.task, rows, first)
-        return read, [read.logits(forward, description=description, reading=self._reading(rows, tokenizer))
-                      for forward, tokenizer in self.members]  # fmt: skip
+        read = EvaluationSet(self.task, rows, self.tokenizer)
+        readings = (None if other is None else self._reading(rows, other) for other in self.others)
+        return read, [read.logits(forward, description=description, reading=reading)
+                      for forward, reading in zip(self.forwards, readings, strict=True)]  # fmt: skip
 
-    def _reading(self, rows: list[Row], tokenizer: Any) -> SecondReading | None:
-        _, first = self.members[0]
-        if tokenizer is first or alignment.reads_the_same(first, tokenizer):
-            return None
-        columns = alignment.read_again(self.task, rows, first, tokenizer)
+    def _reading(self, rows: list[Row], tokenizer: Any) -> SecondReading:
+        columns = alignment.read_again(self.task, rows, self.tokenizer, tokenizer)
         return SecondReading(EncodedRows.in_memory(columns), tokenizer)
 
 
@@ -64,5 +67,5 @@ def mean(members: list[Logits]) -> Logits:
 def opened(task: Task, members: list[Member]) -> Iterator[Ensemble]:
     """The ensemble of these models, in evaluation mode inside the block."""
     with ExitStack() as block:
-        forwards = [(block.enter_context(pytorch_forward(task, model)), tokenizer) for model, tokenizer in members]
-        yield Ensemble(task, forwards)
+        forwards = [block.enter_context(pytorch_forward(task, model)) for model, _ in members]
+        yield Ensemble(task, forwards, [tokenizer for _, tokenizer in members])

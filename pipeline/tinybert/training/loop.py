@@ -121,14 +121,14 @@ class Validation:
 @dataclass(frozen=True)
 class Result:
     """What a training run leaves besides the model: the epoch that is kept and its score, on how many rows (sequences)
-    the run trained and for how many steps, and its curves.
+    the run trained and for how many steps, and its curves. By default: that of no training.
     """
 
-    score: float
-    epoch: int
-    rows: int
-    steps: int
-    curves: curves.Curves
+    score: float = math.nan
+    epoch: int = 0
+    rows: int = 0
+    steps: int = 0
+    curves: curves.Curves = field(default_factory=dict)
 
 
 def train_or_load(
