@@ -234,13 +234,6 @@ class QuestionAnswering(Task):
             for (score, answer), (none_score, none_probability) in zip(best, no_answer, strict=True)
         ]
 
-    def format_prediction(self, row: Row, prediction: dict, logits: list[np.ndarray]) -> dict[str, Any]:
-        """The answer and its start, in characters of the passage as the user gave it (``given`` of the row)."""
-        if not prediction["text"]:
-            return {"answer": ""}
-        before = _stripped_before(row["given"]["passage"]) if "given" in row else 0
-        return {"answer": prediction["text"], "start": prediction["start"] + before}
-
     @property
     def needs_threshold(self) -> bool:
         return self.options.unanswerable

@@ -201,14 +201,6 @@ def test_an_answer_of_invisible_characters_is_refused():
         read(record(("\u200b", 3), passage="the\u200b film"))
 
 
-def test_the_start_of_a_prediction_counts_in_the_passage_that_the_user_gave():
-    row = {**row_of("great"), "given": {"passage": f" \n{PASSAGE}  "}}
-    answer = {"text": "great", "start": 49}
-    assert TASK.format_prediction(row, answer, []) == {"answer": "great", "start": 51}
-    assert TASK.format_prediction(row_of("great"), answer, []) == {"answer": "great", "start": 49}
-    assert TASK.format_prediction(row, {"text": "", "start": 0}, []) == {"answer": ""}
-
-
 def test_a_question_without_an_answer_points_to_the_first_token():
     encoded = SQUAD_2.encode([row_of()], TOKENIZER)
     assert (encoded["start_positions"], encoded["end_positions"]) == ([0], [0])
