@@ -253,7 +253,6 @@ def with_fields(record: dict, answer: dict, hidden: Container[Any] = ()) -> dict
 
 
 if __name__ == "__main__":
-    stage.report_errors_in_one_line()
     stage.imports_are_done()
     # The default encoding is not UTF-8 on Windows, and a file name may have bytes that are not UTF-8.
     sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
