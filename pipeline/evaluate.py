@@ -6,7 +6,6 @@ teacher's predictions for splits without labels to `data/<task>/submission`, in 
 `resampled/student.jsonl` has the student's scores on resamples, which `review.py` compares.
 """
 
-import json
 from collections.abc import Iterable
 from itertools import chain, product
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 from pipeline.tinybert import tasks
 from pipeline.tinybert.core import settings, stage
 from pipeline.tinybert.core.log import log
-from pipeline.tinybert.core.output import output, write_csv, write_json
+from pipeline.tinybert.core.output import output, read_json, write_csv, write_json
 from pipeline.tinybert.data import rows
 from pipeline.tinybert.evaluation import answers, scoring, verdicts
 from pipeline.tinybert.tasks import Task
@@ -76,7 +75,7 @@ def main(name: str) -> None:
 
 def score_on_validation(name: str, stage: str, metric: str) -> float:
     """The score that a stage has written."""
-    return json.loads(Path("metrics", name, stage, "validation.json").read_text(encoding="utf-8"))[metric]
+    return read_json(Path("metrics", name, stage, "validation.json"))[metric]
 
 
 def plots(

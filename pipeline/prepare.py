@@ -33,12 +33,11 @@ def main(name: str, check: bool = False) -> None:
     task, parts, submissions, unlabelled = read_rows(configuration, name)
     if check:
         encoder = locations.checkpoint_folder(configuration.encoder.checkpoint, ENCODER)
-        tokenizer = checkpoints.tokenizer(encoder, ENCODER)
-        checkpoints.log_doubts(encoder, tokenizer, ENCODER)
+        tokenizer = checkpoints.user_tokenizer(encoder, ENCODER)
         teacher = configuration.quietly("finetune_teacher", name).checkpoint
         if teacher and not teacher.startswith("hub:"):
             folder = locations.checkpoint_folder(teacher, TEACHER, locations.own_teacher_folder(name))
-            checkpoints.log_doubts(folder, checkpoints.tokenizer(folder, TEACHER), TEACHER)
+            checkpoints.user_tokenizer(folder, TEACHER)
         lengths.log_lengths(task, {**parts, **submissions, "unlabelled": unlabelled}, tokenizer)
         # Imported by name: it uses code of other stages, on which the files that this stage writes do not depend.
         sketch = importlib.import_module("pipeline.tinybert.cost.sketch")

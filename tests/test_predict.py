@@ -20,6 +20,7 @@ from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.output import write_json
 from pipeline.tinybert.data import rows
 from pipeline.tinybert.models import checkpoints
+from pipeline.tinybert.models.formats import FILES
 from pipeline.tinybert.models.inference import EvaluationSet, pytorch_forward
 from pipeline.tinybert.release import answer_files, stand_alone
 from pipeline.tinybert.tasks.named_entities import spans_of, to_iob2
@@ -36,7 +37,7 @@ def said(monkeypatch, capsys, *arguments: str) -> list[dict]:
 
 
 @pytest.mark.parametrize("kind", tasks.KINDS)
-@pytest.mark.parametrize("model", checkpoints.FILES)
+@pytest.mark.parametrize("model", FILES)
 def test_answers_are_those_of_the_student_whatever_the_file(exported_kind, monkeypatch, capsys, tmp_path, kind, model):
     name = exported_kind(kind)
     configuration = settings.load()
@@ -321,11 +322,11 @@ def test_a_model_with_weights_that_are_not_finite_gives_no_answer(world, monkeyp
         predict.main()
 
 
-@pytest.mark.parametrize("model", checkpoints.FILES)
+@pytest.mark.parametrize("model", FILES)
 def test_what_is_not_built_yet_is_named_with_the_command_that_builds_it(world, monkeypatch, model):
-    Path("models/tiny/onnx", checkpoints.FILES[model]).unlink()
+    Path("models/tiny/onnx", FILES[model]).unlink()
     monkeypatch.setattr(sys, "argv", ["predict", "tiny", "good", "--model", model])
-    with pytest.raises(UserError, match=rf"{checkpoints.FILES[model]} is not built yet: run `dvc repro export@tiny`"):
+    with pytest.raises(UserError, match=rf"{FILES[model]} is not built yet: run `dvc repro export@tiny`"):
         predict.main()
 
 

@@ -33,8 +33,7 @@ def from_checkpoint(wanted: GeneralStudent) -> PreTrainedModel:
     """A ready-made general TinyBERT. Raises UserError unless it has the set shape and the encoder's vocabulary."""
     key = f"{KEY}.checkpoint"
     folder = locations.checkpoint_folder(wanted.checkpoint, key)
-    tokenizer = checkpoints.tokenizer(folder, key)
-    checkpoints.log_doubts(folder, tokenizer, key)
+    tokenizer = checkpoints.user_tokenizer(folder, key)
     student = checkpoints.load(AutoModel, folder, key)
     encoder = AutoConfig.from_pretrained(ENCODER, local_files_only=True)
     if student.config.model_type != encoder.model_type:
