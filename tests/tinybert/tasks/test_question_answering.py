@@ -13,7 +13,7 @@ from transformers import BertForQuestionAnswering
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.settings import Source, Text
 from pipeline.tinybert.data.records import parse_records
-from pipeline.tinybert.tasks.question_answering import exact_match, f1, normalised
+from pipeline.tinybert.tasks.squad import exact_match, f1, normalised
 
 KEY = "tasks.tiny.source"
 TASK = tiny.task([], "f1", kind="question_answering")
