@@ -10,9 +10,9 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -32,6 +32,10 @@ from pipeline.tinybert.models.batches import ByLength, Share
 from pipeline.tinybert.models.encoded_rows import EncodedRows
 from pipeline.tinybert.models.precision import autocast
 from pipeline.tinybert.training import cuda_graphs
+
+if TYPE_CHECKING:
+    from pipeline.tinybert.core.schema import Group
+    from pipeline.tinybert.core.settings import Numerics
 
 POINTS_OF_A_CURVE = 100
 SECONDS_BETWEEN_CHECKPOINTS = 60  # what a killed run loses at most
@@ -94,6 +98,12 @@ class Plan:
     warmup: float = 0.0  # share of the steps
     weight_decay: float = 0.0
     patience: int | None = None  # epochs without a better score before the run stops
+
+    @classmethod
+    def of(cls, stage: str, settings: Group, numerics: Numerics, **more: Any) -> Plan:
+        """The plan with the ``settings`` that have the name of a field, and with ``more`` fields."""
+        named = {name: value for name, value in settings if name in {known.name for known in fields(cls)}}
+        return cls(**{"stage": stage, **numerics.model_dump(), **named, **more})
 
     def fitted(self, rows: int) -> Plan:
         """The plan for so many rows, with at least ``min_steps``."""
