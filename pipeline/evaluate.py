@@ -44,8 +44,8 @@ def main(name: str) -> None:
     trivial = task.trivial_predictions(parts["train"], test)
     scores = scoring.report(task, test, predictions["test"], trivial, recipe, curves, thresholds)
     if alone := {f"teacher_{number}": own for number, own in enumerate(found["teacher"].alone, 1)}:
-        scores["teachers"] = scoring.scores_of(task, test, alone)
-        log(f"teachers alone: {', '.join(f'{of_one[task.metric]:.4f}' for of_one in scores['teachers'].values())}")
+        scores["teachers"] = of_each = scoring.scores_of(task, test, alone)
+        log(f"teachers alone: {', '.join(f'{of_one[task.metric]:.4f}' for of_one in of_each.values())}")
     for part in source.more_tests:
         scores[part] = scoring.scores_of(task, parts[part], predictions[part])
     log(scoring.summary(task, scores))
