@@ -1,7 +1,6 @@
 """The answers of a model, of several or of a file of predictions, as `evaluate` scores them."""
 
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,31 +32,26 @@ def of(task: Task, folder: Path, parts: dict[str, list[Row]], tests: Iterable[st
     """The answers of what is in ``folder``. ``parts``: the rows of ``tests``, and of validation. Raises UserError if an
     output is not finite.
     """
-    predictions: dict[str, list] = {}
-    threshold, logits, alone = None, [], []
-    with _opened(task, folder) as ensemble:
+    if known := KnownLogits.load(task, folder):
+        of_file = {part: found for part in tests if (found := known.of_all(parts[part])) is not None}
+        predictions = {part: task.predictions(found, None, parts[part]) for part, found in of_file.items()}
+        return Answers(predictions, None, of_file.get("test", []), [])
+    models = [
+        (to_inference(task.load_model(member), "float32", launch.device()), checkpoints.tokenizer(member))
+        for member in ensembles.folders(folder)
+    ]
+    predictions, threshold, logits, alone = {}, None, [], []
+    with ensembles.opened(task, models) as ensemble:
         if task.needs_threshold:
             read, members = ensemble.logits(parts["validation"], f"{folder.name} on validation")
             threshold = task.best_threshold(parts["validation"], read.predictions(_mean(members, folder)))
         for part in tests:
             read, members = ensemble.logits(parts[part], f"{folder.name} on {part}")
-            if members:
-                found = _mean(members, folder)
-                predictions[part] = task.apply_threshold(read.predictions(found), threshold)
-                if part == "test":
-                    logits, alone = found, [read.answers(own) for own in members] if len(members) > 1 else []
+            found = _mean(members, folder)
+            predictions[part] = task.apply_threshold(read.predictions(found), threshold)
+            if part == "test":
+                logits, alone = found, [read.answers(own) for own in members] if len(members) > 1 else []
     return Answers(predictions, threshold, logits, alone)
-
-
-def _opened(task: Task, folder: Path) -> AbstractContextManager:
-    """The model of a folder, or several, or a file of predictions, ready to give logits of rows."""
-    if known := KnownLogits.load(task, folder):
-        return nullcontext(known)
-    members = [
-        (to_inference(task.load_model(member), "float32", launch.device()), checkpoints.tokenizer(member))
-        for member in ensembles.folders(folder)
-    ]
-    return ensembles.opened(task, members)
 
 
 def _mean(members: list[ensembles.Logits], folder: Path) -> ensembles.Logits:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,17 +15,6 @@ if TYPE_CHECKING:
     from pipeline.tinybert.tasks import Task
 
 FILE = "predictions.json"
-
-
-@dataclass(frozen=True)
-class _Read:
-    """Rows that no tokenizer has read."""
-
-    task: Task
-    rows: list[Row]
-
-    def predictions(self, logits: list[np.ndarray]) -> list:
-        return self.task.predictions(logits, None, self.rows)
 
 
 class KnownLogits:
@@ -54,11 +42,6 @@ class KnownLogits:
         found = [self.of(row) for row in rows]
         known = [np.asarray(logits, dtype=np.float32)[None] for logits in found if logits is not None]
         return known if len(known) == len(rows) else None
-
-    def logits(self, rows: list[Row], description: str = "") -> tuple[_Read, list[list[np.ndarray]]]:
-        """As `ensembles.Ensemble.logits`: of one member, or of none if some rows are not known."""
-        found = self.of_all(rows)
-        return _Read(self.task, rows), [] if found is None else [found]
 
     def save(self, folder: Path) -> None:
         write_json(folder / FILE, {key: logits.tolist() for key, logits in self.by_key.items()})

@@ -370,9 +370,7 @@ class Run:
         self.progress.sums, self.progress.summed = {}, 0
 
     def show(self, bar: tqdm, live: curves.Live) -> None:
-        latest: dict[str, float] = {}
-        for point in self.progress.points:
-            latest |= point
+        latest = {name: value for point in self.progress.points for name, value in point.items()}
         shown = {name: f"{latest[name]:.4g}" for name in ("loss", self.curve_of_the_metric()) if name in latest}
         bar.set_postfix(shown)
         live.show(self.progress.points)
