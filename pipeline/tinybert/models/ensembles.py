@@ -25,10 +25,8 @@ Logits = list[np.ndarray]  # for each sequence, the class logits of the position
 
 def folders(folder: Path) -> list[Path]:
     """Where the members of an ensemble are saved: the first one in ``folder``, the others in 2, 3, … below it."""
-    return [
-        folder,
-        *sorted((path for path in folder.glob("*") if path.name.isdigit()), key=lambda path: int(path.name)),
-    ]
+    others = (path for path in folder.glob("*") if path.name.isdigit())
+    return [folder, *sorted(others, key=lambda path: int(path.name))]
 
 
 def other_tokenizers(first: Any, several: Iterable[Any]) -> list[Any | None]:
