@@ -182,7 +182,7 @@ def put_known(logits: TeacherLogits, known: KnownLogits, rows: Iterable[Row]) ->
 
 
 def save_mean(several: list[TeacherLogits], folder: Path) -> None:
-    """Save the mean of several teachers' logits, of those that know a row; of a single one, its own."""
+    """Save the mean of the teachers' logits for each row, without the teachers that do not know the row."""
     first, *others = several
     if others:
         for begin in range(0, len(first.values), SEQUENCES_PER_BLOCK):

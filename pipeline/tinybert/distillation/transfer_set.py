@@ -69,7 +69,7 @@ def encode(
 
 
 def read_again(task: Task, transfer_rows: Iterable[Row], tokenizer, other, folder: str | Path) -> SecondReading:
-    """The sequences of ``encode`` as the tokenizer ``other`` reads them, encoded into files in ``folder`` likewise."""
+    """Encode what each sequence of ``encode`` has read with the tokenizer ``other``, into files in ``folder``."""
     blocks = rows_on_disk.blocks(transfer_rows, ROWS_PER_BLOCK)
     read = (alignment.read_again(task, block, tokenizer, other) for block in blocks)
     return SecondReading(load_or_write(folder, read), other)

@@ -30,7 +30,7 @@ def folders(folder: Path) -> list[Path]:
 
 
 def other_tokenizers(first: Any, several: Iterable[Any]) -> list[Any | None]:
-    """Each of several tokenizers that reads texts otherwise than ``first``; None in place of each other one."""
+    """The tokenizers, with None in place of each one that reads texts as ``first`` does."""
     return [None if one is first or alignment.reads_the_same(first, one) else one for one in several]
 
 
@@ -41,8 +41,8 @@ class Ensemble:
         self.others = other_tokenizers(self.tokenizer, tokenizers)
 
     def logits(self, rows: list[Row], description: str = "") -> tuple[EvaluationSet, list[Logits]]:
-        """The rows as the first member reads them, and the logits of each member, at the first one's positions. NaN
-        where a member has read less than the first one.
+        """The rows as the first member reads them, and the logits of each member at the first one's positions. They are
+        NaN at positions that a member has not read.
         """
         read = EvaluationSet(self.task, rows, self.tokenizer)
         readings = (None if other is None else self._reading(rows, other) for other in self.others)
@@ -55,7 +55,7 @@ class Ensemble:
 
 
 def mean(members: list[Logits]) -> Logits:
-    """The mean of the members' logits, of those that know a position."""
+    """The mean of the members' logits at each position, without the members that have not read it."""
     if len(members) == 1:
         return members[0]
     return [np.nanmean(np.stack(of_sequence), axis=0) for of_sequence in zip(*members, strict=True)]

@@ -1,4 +1,4 @@
-"""What is known of a teacher that is no model: the class logits of some rows, by id or by text."""
+"""The class logits of some rows, by id or by text: a teacher that is a file of predictions instead of a model."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class KnownLogits:
         return f"text {json.dumps(self.task.duplicate_key(row), ensure_ascii=False)}"
 
     def of(self, row: Row) -> np.ndarray | None:
-        """A row's logits; a variant has those of its own text alone."""
+        """A row's logits, by its text or its id. A variant shares the id of its original, so only its text counts."""
         found = self.by_key.get(self.key_of_text(row))
         if found is None and not row.get("variant") and "id" in row:
             found = self.by_key.get(self.key_of_id(row["id"]))

@@ -106,7 +106,7 @@ class Plan:
         return cls(**{"stage": stage, **numerics.model_dump(), **named, **more})
 
     def fitted(self, rows: int) -> Plan:
-        """The plan for so many rows, with at least ``min_steps``."""
+        """The plan for this number of rows, with at least ``min_steps``."""
         size, epochs = batches_and_epochs(rows, self.epochs, self.batch_size, self.accumulation, self.min_steps)
         return replace(self, batch_size=size, epochs=epochs)
 
