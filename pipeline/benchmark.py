@@ -19,7 +19,7 @@ from pipeline.tinybert.core.log import log
 from pipeline.tinybert.core.output import output, write_csv, write_json
 from pipeline.tinybert.data import rows
 from pipeline.tinybert.models import checkpoints, inference
-from pipeline.tinybert.models.checkpoints import FILES
+from pipeline.tinybert.models.formats import FILES
 from pipeline.tinybert.models.known_logits import KnownLogits
 from pipeline.tinybert.release import latency, onnx_model
 

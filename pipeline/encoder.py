@@ -1,8 +1,8 @@
 """Take the pre-trained encoder, and a masked language model: the encoder's own, or one trained on unlabelled text.
 
 `models/pretrained/encoder` is the encoder as it came, where teacher and student start;
-`models/pretrained/masked_language_model` proposes the words that `augment` puts in place of others. They are apart
-because training the latter changes its body, and a teacher that starts from that body is worse.
+`models/pretrained/masked_language_model` proposes the words that `augment` puts in place of others. They are two
+models because training the latter changes its body, and a teacher that starts from that body is worse.
 """
 
 from pathlib import Path
@@ -25,8 +25,7 @@ def main() -> None:
     configuration = settings.load()
     encoder = configuration.encoder
     folder = locations.checkpoint_folder(encoder.checkpoint, KEY)
-    tokenizer = checkpoints.tokenizer(folder, KEY)
-    checkpoints.log_doubts(folder, tokenizer, KEY)
+    tokenizer = checkpoints.user_tokenizer(folder, KEY)
     body = checkpoints.load(AutoModel, folder, KEY)
     model, report = checkpoints.load_and_report(AutoModelForMaskedLM, folder, KEY)
 

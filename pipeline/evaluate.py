@@ -6,21 +6,16 @@ teacher's predictions for splits without labels to `data/<task>/submission`, in 
 `resampled/student.jsonl` has the student's scores on resamples, which `review.py` compares.
 """
 
-import contextlib
-import json
 from collections.abc import Iterable
 from itertools import chain, product
 from pathlib import Path
 
 from pipeline.tinybert import tasks
-from pipeline.tinybert.core import launch, settings, stage
+from pipeline.tinybert.core import settings, stage
 from pipeline.tinybert.core.log import log
-from pipeline.tinybert.core.output import output, write_csv, write_json
+from pipeline.tinybert.core.output import output, read_json, write_csv, write_json
 from pipeline.tinybert.data import rows
-from pipeline.tinybert.evaluation import scoring, verdicts
-from pipeline.tinybert.models import checkpoints, ensembles
-from pipeline.tinybert.models.known_logits import KnownLogits
-from pipeline.tinybert.models.precision import to_inference
+from pipeline.tinybert.evaluation import answers, scoring, verdicts
 from pipeline.tinybert.tasks import Task
 
 MODELS = ("teacher", "student", "student_alone")
@@ -29,44 +24,28 @@ STUDENTS = ("distill_prediction", "finetune_student")  # the stages that train s
 
 def main(name: str) -> None:
     configuration = settings.load()
-    recipe = configuration.of("evaluate", name)
+    recipe, source = configuration.of("evaluate", name), configuration.task(name).source
     prepared = Path("data", name, "prepared")
     task = tasks.load(prepared / "task.json", configuration.task(name), name)
-    source = configuration.task(name).source
-    names = ("train", "validation", "test", *source.more_tests, *source.submissions)
-    parts = {part: list(rows.read(prepared / f"{part}.jsonl")) for part in names}
+    tests = ("test", *source.more_tests, *source.submissions)
+    parts = {part: list(rows.read(prepared / f"{part}.jsonl")) for part in ("train", "validation", *tests)}
     test = parts["test"]
 
-    predictions: dict[str, dict[str, list]] = {part: {} for part in names[2:]}
-    thresholds, curves = {}, {}
-    single: dict[str, list] = {}  # of several teachers, each alone
-    for which in MODELS:
-        folder = Path("models", name, which)
-        with opened(task, folder) as ensemble:
-            if task.needs_threshold:
-                validation, members = ensemble.logits(parts["validation"], f"{which} on validation")
-                logits = ensembles.mean(members)
-                scoring.check_finite(logits, folder)
-                thresholds[which] = task.best_threshold(parts["validation"], validation.predictions(logits))
-            for part, of_models in predictions.items():
-                rows_of_part, members = ensemble.logits(parts[part], f"{which} on {part}")
-                if not members:  # a file of predictions that lacks some of these rows
-                    continue
-                logits = ensembles.mean(members)
-                scoring.check_finite(logits, folder)
-                if part == "test" and len(members) > 1:
-                    single |= {f"{which}_{number}": rows_of_part.answers(own) for number, own in enumerate(members, 1)}
-                of_models[which] = task.apply_threshold(rows_of_part.predictions(logits), thresholds.get(which))
-                if part == "test":
-                    curves[which] = scoring.reliability(*task.calibration(test, of_models[which], logits))
-                if (part, which) == ("test", "student"):
-                    mistakes = task.surest_mistakes(test, of_models[which], logits)
+    found = {which: answers.of(task, Path("models", name, which), parts, tests) for which in MODELS}
+    predictions = {
+        part: {which: of_model.predictions[part] for which, of_model in found.items() if part in of_model.predictions}
+        for part in tests
+    }
+    thresholds = {which: of_model.threshold for which, of_model in found.items() if task.needs_threshold}
+    curves = {
+        which: scoring.reliability(*task.calibration(test, predicted, found[which].logits))
+        for which, predicted in predictions["test"].items()
+    }
     trivial = task.trivial_predictions(parts["train"], test)
     scores = scoring.report(task, test, predictions["test"], trivial, recipe, curves, thresholds)
-    if single:
-        alone = scoring.scores_of(task, test, single)
-        log(f"teachers alone: {', '.join(f'{of_one[task.metric]:.4f}' for of_one in alone.values())}")
-        scores["teachers"] = alone
+    if alone := {f"teacher_{number}": own for number, own in enumerate(found["teacher"].alone, 1)}:
+        scores["teachers"] = of_each = scoring.scores_of(task, test, alone)
+        log(f"teachers alone: {', '.join(f'{of_one[task.metric]:.4f}' for of_one in of_each.values())}")
     for part in source.more_tests:
         scores[part] = scoring.scores_of(task, parts[part], predictions[part])
     log(scoring.summary(task, scores))
@@ -76,6 +55,7 @@ def main(name: str) -> None:
 
     with output(Path("metrics", name, "scores.json")) as out:
         write_json(out, scores)
+    mistakes = task.surest_mistakes(test, predictions["test"]["student"], found["student"].logits)
     with output(Path("data", name, "predictions.jsonl")) as out:
         rows.write(out, scoring.without_texts(task, test, predictions["test"], mistakes))
     with output(Path("metrics", name, "resampled", "student.jsonl")) as out:
@@ -88,25 +68,14 @@ def main(name: str) -> None:
         for file, which in product(source.submissions, ("teacher", "student")):
             if which not in predictions[file]:
                 continue
-            answers = task.submission_values(predictions[file][which], source, parts["train"])
+            values = task.submission_values(predictions[file][which], source, parts["train"])
             (out / which).mkdir(exist_ok=True)
-            write_csv(out / which / file, ["index", "prediction"], enumerate(answers), delimiter="\t")
-
-
-def opened(task: Task, folder: Path) -> contextlib.AbstractContextManager:
-    """The model of a folder, or several, or a file of predictions, ready to give logits of rows."""
-    if known := KnownLogits.load(task, folder):
-        return contextlib.nullcontext(known)
-    members = [
-        (to_inference(task.load_model(member), "float32", launch.device()), checkpoints.tokenizer(member))
-        for member in ensembles.folders(folder)
-    ]
-    return ensembles.opened(task, members)
+            write_csv(out / which / file, ["index", "prediction"], enumerate(values), delimiter="\t")
 
 
 def score_on_validation(name: str, stage: str, metric: str) -> float:
     """The score that a stage has written."""
-    return json.loads(Path("metrics", name, stage, "validation.json").read_text(encoding="utf-8"))[metric]
+    return read_json(Path("metrics", name, stage, "validation.json"))[metric]
 
 
 def plots(

@@ -81,6 +81,5 @@ def aligned(lines: list[list[str]]) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    stage.report_errors_in_one_line()
     stage.imports_are_done()
     main()

@@ -18,6 +18,7 @@ from pipeline.tinybert.data import rows, word_vectors
 from pipeline.tinybert.evaluation import scoring
 from pipeline.tinybert.evaluation.scoring import DIGITS
 from pipeline.tinybert.models import checkpoints, inference
+from pipeline.tinybert.models.formats import FILES
 from pipeline.tinybert.models.inference import EvaluationSet, pytorch_forward
 from pipeline.tinybert.release import onnx_model, vocabulary
 from pipeline.tinybert.tasks import Task
@@ -77,7 +78,7 @@ def write_and_score(
     Raises UserError if the ONNX outputs differ from PyTorch's.
     """
     checkpoints.save(out, student, tokenizer)
-    files = {which: out / file for which, file in checkpoints.FILES.items()}
+    files = {which: out / file for which, file in FILES.items()}
     onnx_model.write(files["onnx"], student, task, tokenizer, recipe.opset)
     onnx_model.quantise(files["onnx"], files["int8"], recipe.per_channel, recipe.reduce_range)
 

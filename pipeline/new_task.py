@@ -60,6 +60,5 @@ def arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    stage.report_errors_in_one_line()
     stage.imports_are_done()
     main()

@@ -1,16 +1,15 @@
 """Assemble the release folder: the student for PyTorch and ONNX, its tokenizer, and a model card with its results."""
 
-import json
 from pathlib import Path
 
 from pipeline.tinybert import tasks
 from pipeline.tinybert.core import settings, stage
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import log
-from pipeline.tinybert.core.output import output, write_csv, write_json
+from pipeline.tinybert.core.output import output, read_json, write_csv, write_json
 from pipeline.tinybert.data import rows
 from pipeline.tinybert.evaluation import summary, verdicts
-from pipeline.tinybert.models import checkpoints
+from pipeline.tinybert.models.formats import FILES
 from pipeline.tinybert.release import model_card, release_folder, stand_alone
 
 REPORTS = ("scores", "export", "benchmark")
@@ -69,16 +68,12 @@ def example_row(own: dict | None, test: Path) -> dict:
     return own
 
 
-def read_json(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
 def scores_and_times(metric: str, facts: dict[str, dict]) -> list[tuple[str, float, float]]:
     """(model, p50 in milliseconds, score on test) of the teacher in PyTorch, if it is a model, and of each format of
     the student.
     """
     scores = {("teacher", "pytorch"): facts["scores"]["teacher"]} if "teacher" in facts["benchmark"] else {}
-    scores |= {("student", form): facts["export"][form] for form in checkpoints.FILES}
+    scores |= {("student", form): facts["export"][form] for form in FILES}
     return [
         (f"{which} {form}", facts["benchmark"][which][form]["p50"], score[metric])
         for (which, form), score in scores.items()

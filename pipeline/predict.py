@@ -25,6 +25,7 @@ from pipeline.tinybert import tasks
 from pipeline.tinybert.core import settings, stage
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import log_count
+from pipeline.tinybert.core.output import read_json
 from pipeline.tinybert.data.records import BadRecordError, column_names, flat, list_in_text
 from pipeline.tinybert.data.rows import Row, blocks, parse_json
 from pipeline.tinybert.models.formats import FILES
@@ -47,7 +48,7 @@ def main() -> None:
         name, task_settings = options.task, configuration.task(options.task)
         file = require_built(Path("models", name, "onnx", FILES[options.model]), name)
         task = tasks.load(require_built(Path("data", name, "prepared", "task.json"), name), task_settings, name)
-        report = json.loads(require_built(Path("metrics", name, "export.json"), name).read_text(encoding="utf-8"))
+        report = read_json(require_built(Path("metrics", name, "export.json"), name))
         columns = column_names(task, task_settings.source, labelled=False)
         hidden = {*columns, *flat(columns.values())}  # the task reads them
         inputs = read_inputs(options, columns, task_settings.source)
@@ -253,7 +254,6 @@ def with_fields(record: dict, answer: dict, hidden: Container[Any] = ()) -> dict
 
 
 if __name__ == "__main__":
-    stage.report_errors_in_one_line()
     stage.imports_are_done()
     # The default encoding is not UTF-8 on Windows, and a file name may have bytes that are not UTF-8.
     sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]

@@ -6,7 +6,7 @@ Writes `data/<task>/prepared` (`train.jsonl`, `validation.jsonl`, `test.jsonl`, 
 Also writes `data/<task>/own_teacher.json`: a hash of each file of the user's own teacher. `finetune_teacher` depends on
 it instead of all files of the task.
 
-With `--check`, it logs statistics of the data and what the stages will cost (see cost.py), and writes nothing.
+With `--check`, it logs statistics of the data and what the stages will cost (as cost.py does), and writes nothing.
 """
 
 import importlib
@@ -23,7 +23,7 @@ from pipeline.tinybert.tasks import Task
 
 SENTENCES_CHECKED = 100_000  # of unlabelled text, by `--check`
 # The settings.
-ENCODER, TEACHER, TEACHER_ENCODER = "encoder.checkpoint", "finetune_teacher.checkpoint", "finetune_teacher.encoder"
+ENCODER, TEACHER = "encoder.checkpoint", "finetune_teacher.checkpoint"
 
 
 def main(name: str, check: bool = False) -> None:
@@ -33,15 +33,15 @@ def main(name: str, check: bool = False) -> None:
     task, parts, submissions, unlabelled = read_rows(configuration, name)
     if check:
         encoder = locations.checkpoint_folder(configuration.encoder.checkpoint, ENCODER)
-        tokenizer = checkpoints.tokenizer(encoder, ENCODER)
-        checkpoints.log_doubts(encoder, tokenizer, ENCODER)
+        tokenizer = checkpoints.user_tokenizer(encoder, ENCODER)
         teacher = configuration.quietly("finetune_teacher", name).checkpoint
         if teacher and not teacher.startswith("hub:"):
             folder = locations.checkpoint_folder(teacher, TEACHER, locations.own_teacher_folder(name))
-            checkpoints.log_doubts(folder, checkpoints.tokenizer(folder, TEACHER), TEACHER)
+            checkpoints.user_tokenizer(folder, TEACHER)
         lengths.log_lengths(task, {**parts, **submissions, "unlabelled": unlabelled}, tokenizer)
         # Imported by name: it uses code of other stages, on which the files that this stage writes do not depend.
-        importlib.import_module("pipeline.cost").log_costs(configuration, name, task, parts, unlabelled, encoder)
+        sketch = importlib.import_module("pipeline.tinybert.cost.sketch")
+        sketch.Sketch(configuration, name, task, parts, unlabelled, encoder).log()
         return
     with output(Path("data", name, "prepared")) as out:
         for file, part in {**parts, **submissions}.items():

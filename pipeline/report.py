@@ -105,6 +105,5 @@ def settings_that_differ(versions: dict[str, str | None]) -> list[list[str]]:
 
 
 if __name__ == "__main__":
-    stage.report_errors_in_one_line()
     stage.imports_are_done()
     main()

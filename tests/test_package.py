@@ -15,7 +15,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from pipeline.tinybert.core import settings
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.data import rows
-from pipeline.tinybert.models import checkpoints
+from pipeline.tinybert.models.formats import FILES
 from pipeline.tinybert.release import model_card, onnx_model, stand_alone
 
 RELEASE = Path("models/tiny/release")
@@ -91,7 +91,7 @@ def test_strict_f1_is_said(world):
     task = tiny.task(["O", "B-PER", "I-PER"], metric="f1", kind="named_entities")
     scores = {"f1": 0.5, "low": 0.4, "high": 0.6, "value": 0.0}
     scores = {"teacher": scores, "student": scores, "student_alone": scores, "gain": scores}
-    export = {"threshold": None, **dict.fromkeys(checkpoints.FILES, {"f1": 0.5})}
+    export = {"threshold": None, **dict.fromkeys(FILES, {"f1": 0.5})}
     assert model_card.STRICT_F1 in model_card.score_table(task, scores, export)
     source = settings.Source(location="data/raw/rows.conll")
     assert model_card.result(task, source, "tiny", export).metric_name == "f1, strict"
@@ -169,6 +169,6 @@ def test_the_plot_pairs_each_models_score_with_its_latency(released):
     scores, export, benchmark = (report(name) for name in ("scores", "export", "benchmark"))
     with open("metrics/tiny/package/score.csv", encoding="utf-8", newline="") as file:
         points = {row["model"]: (float(row["milliseconds"]), float(row["score"])) for row in csv.DictReader(file)}
-    forms = {form: (benchmark["student"][form]["p50"], export[form]["accuracy"]) for form in checkpoints.FILES}
+    forms = {form: (benchmark["student"][form]["p50"], export[form]["accuracy"]) for form in FILES}
     teacher = (benchmark["teacher"]["pytorch"]["p50"], scores["teacher"]["accuracy"])
     assert points == {"teacher pytorch": teacher, **{f"student {form}": point for form, point in forms.items()}}

@@ -11,6 +11,7 @@ import pandas
 import pytest
 import tiny
 from safetensors.torch import load_file, save_file
+from scipy.special import expit, softmax
 
 from pipeline import predict
 from pipeline.tinybert import tasks
@@ -19,6 +20,7 @@ from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.output import write_json
 from pipeline.tinybert.data import rows
 from pipeline.tinybert.models import checkpoints
+from pipeline.tinybert.models.formats import FILES
 from pipeline.tinybert.models.inference import EvaluationSet, pytorch_forward
 from pipeline.tinybert.release import answer_files, stand_alone
 from pipeline.tinybert.tasks.named_entities import spans_of, to_iob2
@@ -35,7 +37,7 @@ def said(monkeypatch, capsys, *arguments: str) -> list[dict]:
 
 
 @pytest.mark.parametrize("kind", tasks.KINDS)
-@pytest.mark.parametrize("model", checkpoints.FILES)
+@pytest.mark.parametrize("model", FILES)
 def test_answers_are_those_of_the_student_whatever_the_file(exported_kind, monkeypatch, capsys, tmp_path, kind, model):
     name = exported_kind(kind)
     configuration = settings.load()
@@ -320,11 +322,11 @@ def test_a_model_with_weights_that_are_not_finite_gives_no_answer(world, monkeyp
         predict.main()
 
 
-@pytest.mark.parametrize("model", checkpoints.FILES)
+@pytest.mark.parametrize("model", FILES)
 def test_what_is_not_built_yet_is_named_with_the_command_that_builds_it(world, monkeypatch, model):
-    Path("models/tiny/onnx", checkpoints.FILES[model]).unlink()
+    Path("models/tiny/onnx", FILES[model]).unlink()
     monkeypatch.setattr(sys, "argv", ["predict", "tiny", "good", "--model", model])
-    with pytest.raises(UserError, match=rf"{checkpoints.FILES[model]} is not built yet: run `dvc repro export@tiny`"):
+    with pytest.raises(UserError, match=rf"{FILES[model]} is not built yet: run `dvc repro export@tiny`"):
         predict.main()
 
 
@@ -388,14 +390,8 @@ def test_tags_are_answered_in_the_scheme_of_the_source(exported_kind, monkeypatc
             }
 
 
-def test_entities_stand_beside_their_tags():
-    task = tasks.KINDS["named_entities"]("f1", 32, None, ["O", "B-PER", "I-PER"])
-    row = {"words": ["Ada", "Lovelace", "met", "Babbage"]}
-    found = task.format_prediction(row, ["B-PER", "I-PER", "O", "B-PER"], [])["entities"]
-    assert found == [
-        {"type": "PER", "words": ["Ada", "Lovelace"], "first": 0},
-        {"type": "PER", "words": ["Babbage"], "first": 3},
-    ]
+def test_an_entity_is_its_type_and_the_range_of_its_words():
+    assert stand_alone.entities(["B-PER", "I-PER", "O", "B-PER"]) == [("PER", 0, 2), ("PER", 3, 4)]
 
 
 # predict.py of the release folder
@@ -435,7 +431,23 @@ def expected_answers(kind: str, asked: list[dict]) -> list[dict]:
     of_row = [[] for _ in asked]
     for number, values in zip(evaluation.columns["example"], logits, strict=True):
         of_row[number].append(values)
-    return [task.format_prediction(*each) for each in zip(asked, predictions, of_row, strict=True)]
+    return [answer_of(kind, task.labels, *each) for each in zip(asked, predictions, of_row, strict=True)]
+
+
+def answer_of(kind: str, labels: list[str], row: dict, prediction, logits: list) -> dict:
+    """A prediction in the form in which `predict` prints it."""
+    if kind == "regression":
+        return {"number": prediction}
+    if kind == "named_entities":
+        spans = sorted(spans_of(prediction), key=lambda span: span[1])
+        entities = [{"type": kind, "words": row["words"][first:end], "first": first} for kind, first, end in spans]
+        return {"tags": prediction, "entities": entities}
+    if kind == "question_answering":
+        before = len(row["given"]["passage"]) - len(row["given"]["passage"].lstrip())
+        start = {"start": prediction["start"] + before} if prediction["text"] else {}
+        return {"answer": prediction["text"], **start}
+    name, probabilities = {"text_classification": ("label", softmax), "multi_label": ("labels", expit)}[kind]
+    return {name: prediction, "probabilities": dict(zip(labels, probabilities(logits[0][0]), strict=True))}
 
 
 def longer(row: dict) -> dict:

@@ -107,8 +107,8 @@ class Candidates:
         """Copies of a sentence that together mask each of its words once.
 
         Each copy masks at most ``masked_at_once`` words, as far apart as possible; in a text of ``LONG`` word pieces or
-        more, so many for each ``WINDOW`` of them. A text longer than the model's maximum is read in parts, with half a
-        part's length of context before and behind.
+        more, that many for each ``WINDOW`` word pieces. A text longer than the model's maximum is read in parts, with
+        half a part's length of context before and behind.
         """
         length = len(sentence.pieces)
         part = self.longest // 2 if length > self.longest else max(length, 1)
@@ -189,7 +189,7 @@ class Candidates:
 
 
 def count_forwards(pieces: int, words: int, masked_at_once: int) -> int:
-    """How many forwards together mask each of ``words`` once, in a text of so many word ``pieces``."""
+    """How many forwards it takes to mask each of ``words`` words once, in a text of ``pieces`` word pieces."""
     windows = pieces // WINDOW if pieces >= LONG else 1
     return -(-words // (masked_at_once * windows))
 
@@ -238,8 +238,8 @@ def _equal_length_batches(masked: list[Masked], size: int, alone_from: int | Non
     """Batches of sequences with the same padded length, so that the batch size does not change the padding.
 
     Padding changes the last digits of the logits, and with them the chosen words.
-    alone_from: so many word pieces fill a processor, and sequences with more are batches of their own: in a larger
-    batch, one in four would be run again for its close logits.
+    alone_from: a sequence of more word pieces than this fills a processor and is a batch of its own: in a larger batch,
+    one in four would be run again for its close logits.
     """
     by_length: dict[int, list[Masked]] = {}
     for forward in masked:

@@ -70,16 +70,7 @@ def train_head(
     encoded = tokenizer(texts, truncation=True, max_length=longest)
     checkpoints.log_truncated(encoded, longest)
     data = EncodedRows.in_memory(encoded)
-    plan = Plan(
-        stage="encoder.masked_language_model",
-        seed=numerics.seed,
-        precision=numerics.precision,
-        batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
-        epochs=1,
-        steps=settings.steps,
-        warmup=settings.warmup,
-    )
+    plan = Plan.of("encoder.masked_language_model", settings, numerics, epochs=1)
     collate = MaskingCollator(tokenizer, settings.masked_share, numerics.seed)
     result = train_or_load("masked_language_model", MaskedWordObjective(), model, data, collate, plan)
     model.requires_grad_(True)

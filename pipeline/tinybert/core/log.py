@@ -43,30 +43,28 @@ def log_count(count: int, total: int, what: str) -> None:
         log(f"{count} of {total} {what}")
 
 
-_sums: contextvars.ContextVar[dict[str, tuple[int, int]] | None] = contextvars.ContextVar("sums", default=None)
+Sums = dict[str, tuple[int, int]]  # what was counted → its count, and of how many
+_sums: contextvars.ContextVar[Sums | None] = contextvars.ContextVar("sums", default=None)
+
+
+@contextlib.contextmanager
+def without_counts() -> Iterator[Sums]:
+    """Inside the block, ``log_count`` only adds to the sums that this yields. For samples, whose counts mean little."""
+    sums: Sums = {}
+    token = _sums.set(sums)
+    try:
+        yield sums
+    finally:
+        _sums.reset(token)
 
 
 @contextlib.contextmanager
 def summed_counts() -> Iterator[None]:
     """For work in several batches: inside the block, ``log_count`` sums its counts; they are logged at the end."""
-    sums: dict[str, tuple[int, int]] = {}
-    token = _sums.set(sums)
-    try:
+    with without_counts() as sums:
         yield
-    finally:
-        _sums.reset(token)
     for what, (count, total) in sums.items():
         log_count(count, total, what)
-
-
-@contextlib.contextmanager
-def without_counts() -> Iterator[None]:
-    """Inside the block, ``log_count`` logs nothing. For samples, whose counts mean little."""
-    token = _sums.set({})
-    try:
-        yield
-    finally:
-        _sums.reset(token)
 
 
 def first_ten(items: list, separator: str = "; ") -> str:

@@ -55,6 +55,10 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def read_json(path: str | Path) -> Any:
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
 def write_json(path: str | Path, content: dict) -> None:
     """Write JSON. Raises UserError if a number is NaN or infinite, which JSON does not have."""
     try:

@@ -19,7 +19,7 @@ from pipeline.tinybert.augmentation.candidates import count_forwards
 from pipeline.tinybert.core.log import log, without_counts
 from pipeline.tinybert.core.settings import FinetuneTeacher, Schedule, Settings, Shape, Text
 from pipeline.tinybert.cost.speed import Machine, Mode
-from pipeline.tinybert.data import sources, word_vectors
+from pipeline.tinybert.data import locations, sources, word_vectors
 from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.data.words import is_word
 from pipeline.tinybert.models import checkpoints
@@ -27,6 +27,7 @@ from pipeline.tinybert.models.inference import BATCH, encode
 from pipeline.tinybert.tasks import Task
 from pipeline.tinybert.training import similarity
 from pipeline.tinybert.training.loop import batches_and_epochs, steps_of
+from pipeline.tinybert.training.own_teacher import ENCODER_KEY
 
 SAMPLED = 500  # rows or texts whose lengths stand for all
 START = 4.0  # seconds for a stage's imports and files
@@ -82,8 +83,8 @@ class Cost:
 class Sketch:
     """The costs of a task's stages.
 
-    parts: its splits. encoder: the folder of the encoder. teacher: that of the teacher's own encoder, if it has one:
-    without, the teacher has the encoder's shape. Its lengths are counted in the encoder's word pieces.
+    parts: its splits. encoder: the folder of the encoder. The teacher has the shape of its own encoder, if it has one,
+    but its lengths are counted in the encoder's word pieces.
     """
 
     def __init__(
@@ -94,15 +95,17 @@ class Sketch:
         parts: dict[str, list[Row]],
         unlabelled: list[Row],
         encoder: Path,
-        tokenizer,
-        teacher: Path | None = None,
     ):
         self.configuration, self.name, self.task = configuration, name, task
-        self.parts, self.unlabelled, self.tokenizer = parts, unlabelled, tokenizer
-        self.config = AutoConfig.from_pretrained(encoder, local_files_only=True, trust_remote_code=False)
-        self.shape, self.student = checkpoints.shape_of(self.config), self.of("general_student").shape
-        of_teacher = AutoConfig.from_pretrained(teacher or encoder, local_files_only=True, trust_remote_code=False)
-        self.teacher = checkpoints.shape_of(of_teacher)
+        self.parts, self.unlabelled = parts, unlabelled
+        self.tokenizer = checkpoints.tokenizer(encoder, "encoder.checkpoint")
+        own = self.of("finetune_teacher").encoders
+        folders = encoder, locations.checkpoint_folder(own[0], ENCODER_KEY) if own else encoder
+        self.config, teacher = (
+            AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False) for folder in folders
+        )
+        self.shape, self.teacher = checkpoints.shape_of(self.config), checkpoints.shape_of(teacher)
+        self.student = self.of("general_student").shape
         self.machine = Machine(self.config, configuration.precision)
 
     def of(self, stage: str) -> Any:

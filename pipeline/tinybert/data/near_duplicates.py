@@ -67,7 +67,7 @@ def words_of(task: Task, row: Row) -> Words:
 
 
 def _rarest(found: Words, count: Counter) -> list[tuple[int, str]]:
-    """The words that are rarest in test: as many as each nearly equal set must share at least one of."""
+    """The words of a set that are rarest in test. Any nearly equal set shares at least one of them."""
     length = len(found) * (100 - LEAST_SHARED) // 100 + 1
     return sorted(found, key=lambda word: (count[word], word))[:length]
 

@@ -1,5 +1,7 @@
 """The general TinyBERT, where task distillation starts: a checkpoint, layers of the encoder, or a distilled student."""
 
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +10,15 @@ from accelerate.utils import set_seed
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
-from pipeline.tinybert.core import launch, resume
+from pipeline.tinybert.core import resume
 from pipeline.tinybert.core.errors import UserError
-from pipeline.tinybert.core.log import log, summed_counts
+from pipeline.tinybert.core.log import log
 from pipeline.tinybert.core.settings import GeneralDistillation, GeneralStudent, Numerics, Shape
 from pipeline.tinybert.data import locations, rows, sources
 from pipeline.tinybert.distillation.intermediate import learn_intermediate
 from pipeline.tinybert.distillation.layer_map import map_layers
 from pipeline.tinybert.models import checkpoints
-from pipeline.tinybert.models.encoded_rows import EncodedRows, EncodedRowsWriter
+from pipeline.tinybert.models.encoded_rows import Columns, load_or_write
 from pipeline.tinybert.models.families import FAMILIES, feed_forward, layers
 from pipeline.tinybert.models.inference import BATCH
 from pipeline.tinybert.training.loop import Result
@@ -31,8 +33,7 @@ def from_checkpoint(wanted: GeneralStudent) -> PreTrainedModel:
     """A ready-made general TinyBERT. Raises UserError unless it has the set shape and the encoder's vocabulary."""
     key = f"{KEY}.checkpoint"
     folder = locations.checkpoint_folder(wanted.checkpoint, key)
-    tokenizer = checkpoints.tokenizer(folder, key)
-    checkpoints.log_doubts(folder, tokenizer, key)
+    tokenizer = checkpoints.user_tokenizer(folder, key)
     student = checkpoints.load(AutoModel, folder, key)
     encoder = AutoConfig.from_pretrained(ENCODER, local_files_only=True)
     if student.config.model_type != encoder.model_type:
@@ -150,24 +151,19 @@ def from_distillation(wanted: GeneralStudent, numerics: Numerics) -> tuple[PreTr
     set_seed(numerics.seed)
     student = AutoModel.from_config(config, dtype=torch.float32)
     encoder = checkpoints.load(AutoModel, ENCODER)
-    with resume.folder("texts") as folder:
-        with launch.main_process_first():  # the first process encodes, the others load
-            data = EncodedRows.load(folder) or _encoded(recipe, numerics.seed, tokenizer, folder)
+    encoded = _encoded(recipe, numerics.seed, tokenizer)
+    with resume.folder("texts") as folder, closing(load_or_write(folder, encoded)) as data:
         log(f"general distillation from {len(data)} texts")
         result = learn_intermediate(student, encoder, data, tokenizer, recipe, numerics, f"{KEY}.distillation")
-        data.close()
     return student, result
 
 
-def _encoded(recipe: GeneralDistillation, seed: int, tokenizer, folder: Path) -> EncodedRows:
-    """Encode the texts into files in ``folder``, block by block: there may be millions."""
-    writer = EncodedRowsWriter(folder)
-    with summed_counts():
-        for block in rows.blocks(sources.each_text(recipe.text, seed, f"{KEY}.distillation.text"), TEXTS_PER_BLOCK):
-            encoded = tokenizer(block, truncation=True, max_length=recipe.max_length)
-            checkpoints.log_truncated(encoded, recipe.max_length)
-            writer.add(encoded)
-    return writer.finished()
+def _encoded(recipe: GeneralDistillation, seed: int, tokenizer) -> Iterator[Columns]:
+    """Yield the encoded texts block by block: there may be millions."""
+    for block in rows.blocks(sources.each_text(recipe.text, seed, f"{KEY}.distillation.text"), TEXTS_PER_BLOCK):
+        encoded = tokenizer(block, truncation=True, max_length=recipe.max_length)
+        checkpoints.log_truncated(encoded, recipe.max_length)
+        yield encoded
 
 
 def _check_shape(found: Shape, wanted: GeneralStudent, which: str) -> None:

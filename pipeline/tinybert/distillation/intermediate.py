@@ -300,16 +300,7 @@ def learn_intermediate(
     set_seed(numerics.seed)
     projected = StudentWithProjections(our_attention(student), teacher.config.hidden_size, settings.projections)
     teacher = our_attention(to_inference(teacher, numerics.precision, launch.device()))
-    plan = Plan(
-        stage=key,
-        seed=numerics.seed,
-        precision=numerics.precision,
-        batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
-        epochs=settings.epochs,
-        min_steps=settings.min_steps,
-        schedule="constant",
-    )
+    plan = Plan.of(key, settings, numerics, schedule="constant")
     objective = IntermediateObjective(teacher, layer_map, weights, recorder, vectors, settings.relation_heads)
     also = ("number", "label_mask") if recorder else ()
     collate = CollatorWithReading(tokenizer, reading, *also) if reading else Collator(tokenizer, *also)

@@ -93,7 +93,7 @@ def span_cross_entropy(student: Tensor, teacher: Tensor, mask: Tensor, temperatu
 def mean_squared_error(student: Tensor, teacher: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
     """For regression: mean squared error of the student's numbers (…, C) against the teacher's. mask: (…).
 
-    ``temperature`` has no effect: it softens distributions, and a number is none.
+    ``temperature`` has no effect: a number is not a distribution that could be softened.
     """
     return masked_mean((student.float() - teacher.float()).square().mean(dim=-1), mask)
 

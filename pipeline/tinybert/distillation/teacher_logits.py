@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -181,7 +182,7 @@ def put_known(logits: TeacherLogits, known: KnownLogits, rows: Iterable[Row]) ->
 
 
 def save_mean(several: list[TeacherLogits], folder: Path) -> None:
-    """Save the mean of several teachers' logits, of those that know a row; of a single one, its own."""
+    """Save the mean of the teachers' logits for each row, without the teachers that do not know the row."""
     first, *others = several
     if others:
         for begin in range(0, len(first.values), SEQUENCES_PER_BLOCK):
@@ -222,15 +223,11 @@ def fill(
     log(f"computing the teacher's logits of {len(numbers)} rows")
     to_inference(teacher, numerics.precision, launch.device())
     bar = tqdm(total=len(numbers) // launch.world_size(), desc="teacher", unit="row", disable=launch.rank() > 0)
+    compute: Any = partial(reading.class_logits, task) if reading else class_logits
     with bar, pytorch_forward(task, teacher, numerics.precision) as forward:
         committed = time.monotonic()
         for block in _blocks(numbers):
-            options: Any = {"progress": bar, "skip": logits.known}
-            if reading:
-                all_found = reading.class_logits(task, forward, data, tokenizer, block, **options)
-            else:
-                all_found = class_logits(forward, data, tokenizer, block, **options)
-            for found in all_found:
+            for found in compute(forward, data, tokenizer, block, progress=bar, skip=logits.known):
                 logits.put(*found)
                 if time.monotonic() - committed > SECONDS_BETWEEN_COMMITS:
                     logits.commit()

@@ -12,13 +12,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.tinybert.core import launch
-from pipeline.tinybert.core.log import summed_counts
 from pipeline.tinybert.data import rows as rows_on_disk
 from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.models import alignment, inference
 from pipeline.tinybert.models.alignment import SecondReading
-from pipeline.tinybert.models.encoded_rows import EncodedRows, EncodedRowsWriter
+from pipeline.tinybert.models.encoded_rows import Columns, EncodedRows, load_or_write
 
 if TYPE_CHECKING:
     from pipeline.tinybert.tasks import Task
@@ -56,36 +54,25 @@ def encode(
 
     augmented: False leaves out the variants of rows.
     """
-    originals = Path(folder) / "originals.npy"
-    with launch.main_process_first():  # the first process encodes, the others load
-        data = EncodedRows.load(folder) or _encoded(task, transfer_rows, tokenizer, folder, originals)
+    originals = Path(folder) / "originals.npy"  # the numbers of the sequences that are not from a variant
+
+    def encoded() -> Iterator[Columns]:
+        is_original = [np.zeros(0, dtype=bool)]
+        for block in rows_on_disk.blocks(transfer_rows, ROWS_PER_BLOCK):
+            columns = inference.encode(task, block, tokenizer)
+            is_original.append(np.array([not block[row].get("variant") for row in columns["example"]]))
+            yield columns
+        np.save(originals, np.flatnonzero(np.concatenate(is_original)).astype(np.int32))
+
+    data = load_or_write(folder, encoded(), originals)
     return data if augmented else data.select(np.load(originals))
 
 
-def _encoded(task: Task, transfer_rows: Iterable[Row], tokenizer, folder: str | Path, originals: Path) -> EncodedRows:
-    """Encodes all rows, and writes to ``originals`` the numbers of the sequences that are not from a variant."""
-    writer, found = EncodedRowsWriter(folder), [np.zeros(0, dtype=np.int32)]
-    with summed_counts():
-        for block in rows_on_disk.blocks(transfer_rows, ROWS_PER_BLOCK):
-            columns = inference.encode(task, block, tokenizer)
-            is_original = [not block[row].get("variant") for row in columns["example"]]
-            found.append(len(writer) + np.flatnonzero(is_original).astype(np.int32))
-            writer.add(columns)
-    np.save(originals, np.concatenate(found))
-    return writer.finished(originals)
-
-
 def read_again(task: Task, transfer_rows: Iterable[Row], tokenizer, other, folder: str | Path) -> SecondReading:
-    """The sequences of ``encode`` as the tokenizer ``other`` reads them, encoded into files in ``folder`` likewise."""
-    with launch.main_process_first():
-        data = EncodedRows.load(folder)
-        if data is None:
-            writer = EncodedRowsWriter(folder)
-            with summed_counts():
-                for block in rows_on_disk.blocks(transfer_rows, ROWS_PER_BLOCK):
-                    writer.add(alignment.read_again(task, block, tokenizer, other))
-            data = writer.finished()
-    return SecondReading(data, other)
+    """Encode what each sequence of ``encode`` has read with the tokenizer ``other``, into files in ``folder``."""
+    blocks = rows_on_disk.blocks(transfer_rows, ROWS_PER_BLOCK)
+    read = (alignment.read_again(task, block, tokenizer, other) for block in blocks)
+    return SecondReading(load_or_write(folder, read), other)
 
 
 def sample(data: EncodedRows, count: int | None, seed: int) -> EncodedRows:

@@ -25,17 +25,16 @@ FIRST, END = "overlaps_from", "overlaps_to"
 
 
 def overlaps(pieces: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """For each of the spans ``pieces`` (T, 2), the range of ``others`` (S, 2) that it overlaps, (T, 2): from, to.
-
-    Where it overlaps none, to is from.
+    """For each of the spans ``pieces`` (T, 2), the range of ``others`` (S, 2) that it overlaps, (T, 2): from, to. The
+    range is empty (to equals from) if it overlaps none.
     """
     first = np.searchsorted(others[:, 1], pieces[:, 0], side="right")
     return np.stack([first, np.maximum(first, np.searchsorted(others[:, 0], pieces[:, 1], side="left"))], axis=1)
 
 
 def read_again(task: Task, rows: list[Row], tokenizer, other) -> Columns:
-    """What the tokenizer ``other`` makes of each sequence that ``tokenizer`` makes of the rows: one sequence for each,
-    with the columns ``FIRST`` and ``END``.
+    """Encode with ``other`` what each sequence of ``tokenizer`` has read of the rows: one sequence for each, with the
+    columns ``FIRST`` and ``END``.
     """
     ours = task.encode(rows, tokenizer, with_spans=True)
     read = [task.as_read(rows[row], found) for row, found in zip(ours["example"], ours["piece_spans"], strict=True)]

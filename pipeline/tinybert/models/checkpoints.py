@@ -17,7 +17,6 @@ from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import log, log_count
 from pipeline.tinybert.models import tokenizers, weights
 from pipeline.tinybert.models.families import check_family, family_of
-from pipeline.tinybert.models.formats import FILES as FILES
 
 if TYPE_CHECKING:
     from pipeline.tinybert.core.settings import Shape
@@ -131,24 +130,26 @@ def tokenizer(folder: str | Path, key: str = ""):
     return loaded
 
 
-def log_doubts(folder: Path, tokenizer, key: str) -> None:
-    """Log what is usable but unusual in a checkpoint. ``key``: the setting that names it."""
+def user_tokenizer(folder: Path, key: str):
+    """`tokenizer` of a checkpoint that the setting ``key`` names. Logs what is usable but unusual in the checkpoint."""
+    loaded = tokenizer(folder, key)
     with _loading(folder, key):
         names = weights.shapes(folder)
     if wrapper := weights.wrapper(names, _configuration(folder, key)):
         log(f"{key}: the names of the weights begin with '{wrapper}', which is left out")
-    if found := tokenizers.difference_to_file(tokenizer, folder):
+    if found := tokenizers.difference_to_file(loaded, folder):
         text, ours, theirs = found
         log(
             f"{key}: doubtful: '{text}' is read as {ours}, but tokenizer.json says {theirs}: make tokenizer_config.json"
             " agree with it (do_lower_case, strip_accents, tokenizer_class: PreTrainedTokenizerFast)"
         )
-    elif word := tokenizers.lost_capitals(tokenizer):
+    elif word := tokenizers.lost_capitals(loaded):
         log(
             f"{key}: doubtful: the vocabulary has words with capitals, but the tokenizer reads '{word}' as"
-            f" '{' '.join(tokenizer.tokenize(word))}': if the model knows capitals, set do_lower_case to false in"
+            f" '{' '.join(loaded.tokenize(word))}': if the model knows capitals, set do_lower_case to false in"
             " tokenizer_config.json (and lowercase in tokenizer.json)"
         )
+    return loaded
 
 
 def log_truncated(encoded, longest: int) -> None:

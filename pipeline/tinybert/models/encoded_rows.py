@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from torch.utils.data import Dataset
 
-from pipeline.tinybert.core import whole
+from pipeline.tinybert.core import launch, whole
+from pipeline.tinybert.core.log import summed_counts
 from pipeline.tinybert.data.arrays import MappedArray
 from pipeline.tinybert.models.batches import Batch, Pieces
 
@@ -115,9 +117,6 @@ class EncodedRowsWriter:
         self.lengths: list[np.ndarray] = []
         self._append("starts", np.zeros(1))
 
-    def __len__(self) -> int:
-        return sum(map(len, self.lengths))
-
     def add(self, columns: Columns) -> None:
         lengths = np.array([len(ids) for ids in columns["input_ids"]], dtype=np.uint16)
         if not len(lengths):
@@ -144,6 +143,22 @@ class EncodedRowsWriter:
         files = [self.folder / LENGTHS, *(Path(file.name) for file in self.files.values()), *more]
         whole.seal(self.folder / SEAL, files)
         return EncodedRows._open(self.folder)
+
+
+def load_or_write(folder: str | Path, blocks: Iterable[Columns], *more: Path) -> EncodedRows:
+    """The sequences of ``blocks``, in files in ``folder``: those that an interrupted run has finished, or new ones.
+
+    The first process writes, the others load. ``more``: further files, which ``blocks`` writes before it ends.
+    """
+    with launch.main_process_first():
+        data = EncodedRows.load(folder)
+        if data is None:
+            writer = EncodedRowsWriter(folder)
+            with summed_counts():
+                for columns in blocks:
+                    writer.add(columns)
+            data = writer.finished(*more)
+    return data
 
 
 def _is_by_piece(values: list, lengths: np.ndarray) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,36 +25,37 @@ Logits = list[np.ndarray]  # for each sequence, the class logits of the position
 
 def folders(folder: Path) -> list[Path]:
     """Where the members of an ensemble are saved: the first one in ``folder``, the others in 2, 3, … below it."""
-    return [
-        folder,
-        *sorted((path for path in folder.glob("*") if path.name.isdigit()), key=lambda path: int(path.name)),
-    ]
+    others = (path for path in folder.glob("*") if path.name.isdigit())
+    return [folder, *sorted(others, key=lambda path: int(path.name))]
+
+
+def other_tokenizers(first: Any, several: Iterable[Any]) -> list[Any | None]:
+    """The tokenizers, with None in place of each one that reads texts as ``first`` does."""
+    return [None if one is first or alignment.reads_the_same(first, one) else one for one in several]
 
 
 class Ensemble:
-    def __init__(self, task: Task, members: list[tuple[Forward, Any]]):
-        """``members``: what computes the class logits of each, and its tokenizer."""
-        self.task, self.members = task, members
+    def __init__(self, task: Task, forwards: list[Forward], tokenizers: list[Any]):
+        """``forwards``: what computes the class logits of each member."""
+        self.task, self.forwards, self.tokenizer = task, forwards, tokenizers[0]
+        self.others = other_tokenizers(self.tokenizer, tokenizers)
 
     def logits(self, rows: list[Row], description: str = "") -> tuple[EvaluationSet, list[Logits]]:
-        """The rows as the first member reads them, and the logits of each member, at the first one's positions. NaN
-        where a member has read less than the first one.
+        """The rows as the first member reads them, and the logits of each member at the first one's positions. They are
+        NaN at positions that a member has not read.
         """
-        _, first = self.members[0]
-        read = EvaluationSet(self.task, rows, first)
-        return read, [read.logits(forward, description=description, reading=self._reading(rows, tokenizer))
-                      for forward, tokenizer in self.members]  # fmt: skip
+        read = EvaluationSet(self.task, rows, self.tokenizer)
+        readings = (None if other is None else self._reading(rows, other) for other in self.others)
+        return read, [read.logits(forward, description=description, reading=reading)
+                      for forward, reading in zip(self.forwards, readings, strict=True)]  # fmt: skip
 
-    def _reading(self, rows: list[Row], tokenizer: Any) -> SecondReading | None:
-        _, first = self.members[0]
-        if tokenizer is first or alignment.reads_the_same(first, tokenizer):
-            return None
-        columns = alignment.read_again(self.task, rows, first, tokenizer)
+    def _reading(self, rows: list[Row], tokenizer: Any) -> SecondReading:
+        columns = alignment.read_again(self.task, rows, self.tokenizer, tokenizer)
         return SecondReading(EncodedRows.in_memory(columns), tokenizer)
 
 
 def mean(members: list[Logits]) -> Logits:
-    """The mean of the members' logits, of those that know a position."""
+    """The mean of the members' logits at each position, without the members that have not read it."""
     if len(members) == 1:
         return members[0]
     return [np.nanmean(np.stack(of_sequence), axis=0) for of_sequence in zip(*members, strict=True)]
@@ -64,5 +65,5 @@ def mean(members: list[Logits]) -> Logits:
 def opened(task: Task, members: list[Member]) -> Iterator[Ensemble]:
     """The ensemble of these models, in evaluation mode inside the block."""
     with ExitStack() as block:
-        forwards = [(block.enter_context(pytorch_forward(task, model)), tokenizer) for model, tokenizer in members]
-        yield Ensemble(task, forwards)
+        forwards = [block.enter_context(pytorch_forward(task, model)) for model, _ in members]
+        yield Ensemble(task, forwards, [tokenizer for _, tokenizer in members])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -116,9 +117,9 @@ class EvaluationSet:
         """
         numbers = np.arange(len(self.encoded))
         own: dict[int, np.ndarray] = {}
+        compute: Any = partial(reading.class_logits, self.task) if reading else class_logits
         with tqdm(total=len(numbers), desc=description, leave=False, disable=not description) as progress:
-            rest = forward, self.encoded, self.tokenizer, numbers
-            found = reading.class_logits(self.task, *rest) if reading else class_logits(*rest, batch_size, progress)
+            found = compute(forward, self.encoded, self.tokenizer, numbers, batch_size=batch_size, progress=progress)
             for chosen, logits, mask in found:
                 values, masks = logits.float().cpu().numpy(), mask.numpy()
                 own |= {int(number): row[at] for number, row, at in zip(chosen, values, masks, strict=True)}

@@ -1,32 +1,20 @@
-"""What is known of a teacher that is no model: the class logits of some rows, by id or by text."""
+"""The class logits of some rows, by id or by text: a teacher that is a file of predictions instead of a model."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.tinybert.core.output import write_json
+from pipeline.tinybert.core.output import read_json, write_json
 from pipeline.tinybert.data.rows import Row
 
 if TYPE_CHECKING:
     from pipeline.tinybert.tasks import Task
 
 FILE = "predictions.json"
-
-
-@dataclass(frozen=True)
-class _Read:
-    """Rows that no tokenizer has read."""
-
-    task: Task
-    rows: list[Row]
-
-    def predictions(self, logits: list[np.ndarray]) -> list:
-        return self.task.predictions(logits, None, self.rows)
 
 
 class KnownLogits:
@@ -43,7 +31,7 @@ class KnownLogits:
         return f"text {json.dumps(self.task.duplicate_key(row), ensure_ascii=False)}"
 
     def of(self, row: Row) -> np.ndarray | None:
-        """A row's logits; a variant has those of its own text alone."""
+        """A row's logits, by its text or its id. A variant shares the id of its original, so only its text counts."""
         found = self.by_key.get(self.key_of_text(row))
         if found is None and not row.get("variant") and "id" in row:
             found = self.by_key.get(self.key_of_id(row["id"]))
@@ -55,11 +43,6 @@ class KnownLogits:
         known = [np.asarray(logits, dtype=np.float32)[None] for logits in found if logits is not None]
         return known if len(known) == len(rows) else None
 
-    def logits(self, rows: list[Row], description: str = "") -> tuple[_Read, list[list[np.ndarray]]]:
-        """As `ensembles.Ensemble.logits`: of one member, or of none if some rows are not known."""
-        found = self.of_all(rows)
-        return _Read(self.task, rows), [] if found is None else [found]
-
     def save(self, folder: Path) -> None:
         write_json(folder / FILE, {key: logits.tolist() for key, logits in self.by_key.items()})
 
@@ -69,5 +52,4 @@ class KnownLogits:
         path = folder / FILE
         if not path.exists():
             return None
-        logits = json.loads(path.read_text(encoding="utf-8"))
-        return cls(task, {key: np.array(values) for key, values in logits.items()})
+        return cls(task, {key: np.array(values) for key, values in read_json(path).items()})

@@ -3,12 +3,11 @@
 Each kind is one module here with a subclass of ``Task``, registered in ``KINDS``. No other module names a kind.
 """
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline.tinybert.core.errors import UserError
-from pipeline.tinybert.core.output import write_json
+from pipeline.tinybert.core.output import read_json, write_json
 from pipeline.tinybert.core.settings import Task as TaskSettings
 from pipeline.tinybert.core.settings import checked
 from pipeline.tinybert.data.rows import damaged
@@ -57,7 +56,7 @@ def save(task: Task, path: Path) -> None:
 def load(path: str | Path, settings: TaskSettings, name: str) -> Task:
     """The task with its settings and the labels that ``save`` wrote."""
     try:
-        labels = json.loads(Path(path).read_text(encoding="utf-8"))["labels"]
+        labels = read_json(path)["labels"]
     except (ValueError, KeyError, TypeError):
         raise damaged(path) from None
     return create(settings, name, labels)

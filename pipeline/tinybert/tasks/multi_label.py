@@ -15,7 +15,7 @@ from pipeline.tinybert.core.settings import Source
 from pipeline.tinybert.data.records import BadRecordError, list_in_text
 from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.tasks.task import f1_of, occurrences, resampled_sums
-from pipeline.tinybert.tasks.texts import SMALLEST_PROBABILITY, Texts, label_probabilities
+from pipeline.tinybert.tasks.texts import SMALLEST_PROBABILITY, Texts
 
 BRACKETS = {"[": "]", "(": ")", "{": "}"}
 ON, OFF = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no", "")
@@ -74,11 +74,6 @@ class MultiLabel(Texts):
     def predictions(self, logits: list[np.ndarray], data: Any, rows: list[Row]) -> list[list[str]]:
         """All labels with a probability of at least one half."""
         return [sorted(self.labels[index] for index in np.flatnonzero(row[0] >= 0)) for row in logits]
-
-    def format_prediction(self, row: Row, prediction: list[str], logits: list[np.ndarray]) -> dict[str, Any]:
-        from scipy.special import expit
-
-        return {"labels": prediction, "probabilities": label_probabilities(self.labels, expit(logits[0][0]))}
 
     def scorer(self, rows: list[Row], predictions: list[list[str]]) -> Callable[[np.ndarray], dict[str, float]]:
         actual = occurrences((row["label"] for row in rows), self.labels)

@@ -141,13 +141,6 @@ class NamedEntities(Task):
         log_count(cut, sum(len(row["words"]) for row in rows), "words are cut off and count as no entity")
         return predictions
 
-    def format_prediction(self, row: Row, prediction: list[str], logits: list[np.ndarray]) -> dict[str, Any]:
-        entities = [
-            {"type": kind, "words": row["words"][first:end], "first": first}
-            for kind, first, end in sorted(spans_of(prediction), key=lambda span: span[1])
-        ]
-        return {"tags": prediction, "entities": entities}
-
     def scorer(self, rows: list[Row], predictions: list[list[str]]) -> Callable[[np.ndarray], dict[str, float]]:
         """seqeval's strict precision, recall and F1 over all entities, and F1 by type."""
         types = sorted({name[2:] for name in self.labels if name != OUTSIDE})

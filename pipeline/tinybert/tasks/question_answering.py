@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import copy
 import re
-import string
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from numbers import Integral
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -20,18 +17,18 @@ import regex
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from pipeline.tinybert.core.errors import UserError
-from pipeline.tinybert.core.log import first_ten, log_count
+from pipeline.tinybert.core.log import log_count
 from pipeline.tinybert.core.settings import Group, Source, Table
 from pipeline.tinybert.data import words
 from pipeline.tinybert.data.records import BadRecordError, text_of
 from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.models import piece_spans
+from pipeline.tinybert.tasks import squad
 from pipeline.tinybert.tasks.task import Edit, Span, Task, splice, with_dropped_characters
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-NEARBY = 50  # an answer's offset is repaired if it is wrong by at most this many characters
 SHORTEST_WINDOW = 32  # word pieces
 SMALLEST_PROBABILITY = 1e-6  # of a start or an end that another tokenizer does not have
 SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
@@ -72,10 +69,10 @@ class QuestionAnswering(Task):
         if not labelled:
             return row
         assert isinstance(source, Source)
-        offset = _stripped_before(record[source.passage or self.columns["passage"]])
+        offset = squad.stripped_before(record[source.passage or self.columns["passage"]])
         answers, repairs = [], []
-        for text, start in _answers_of(record[source.answers or self.columns["answers"]]):
-            actual_start = _find_answer(text, start - offset, row["passage"])
+        for text, start in squad.answers_of(record[source.answers or self.columns["answers"]]):
+            actual_start = squad.find_answer(text, start - offset, row["passage"])
             if actual_start != start - offset:
                 repairs.append(f"the answer '{text}' begins at {actual_start + offset}, not at {start}")
             answers.append({"text": text, "start": actual_start})
@@ -234,13 +231,6 @@ class QuestionAnswering(Task):
             for (score, answer), (none_score, none_probability) in zip(best, no_answer, strict=True)
         ]
 
-    def format_prediction(self, row: Row, prediction: dict, logits: list[np.ndarray]) -> dict[str, Any]:
-        """The answer and its start, in characters of the passage as the user gave it (``given`` of the row)."""
-        if not prediction["text"]:
-            return {"answer": ""}
-        before = _stripped_before(row["given"]["passage"]) if "given" in row else 0
-        return {"answer": prediction["text"], "start": prediction["start"] + before}
-
     @property
     def needs_threshold(self) -> bool:
         return self.options.unanswerable
@@ -257,8 +247,10 @@ class QuestionAnswering(Task):
             return 0.0
         rows, predictions = [rows[number] for number in finite], [predictions[number] for number in finite]
         margins = np.array([prediction["margin"] for prediction in predictions])
-        f1_if_answered = np.array([f1(row, answer["text"]) for row, answer in zip(rows, predictions, strict=True)])
-        f1_if_none = np.array([f1(row, "") for row in rows])
+        f1_if_answered = np.array(
+            [squad.f1(row, answer["text"]) for row, answer in zip(rows, predictions, strict=True)]
+        )
+        f1_if_none = np.array([squad.f1(row, "") for row in rows])
         order = np.argsort(margins, kind="stable")
         margins = margins[order]
         # gains[k]: the total F1 if the k smallest margins are answered, minus the total F1 if none is answered.
@@ -283,8 +275,8 @@ class QuestionAnswering(Task):
     def scorer(self, rows: list[Row], predictions: list[dict]) -> Callable[[np.ndarray], dict[str, float]]:
         """SQuAD's exact match and F1: the maximum over the reference answers, without articles and punctuation."""
         pairs = [(row, prediction["text"]) for row, prediction in zip(rows, predictions, strict=True)]
-        exact = np.array([exact_match(*pair) for pair in pairs])
-        overlap = np.array([f1(*pair) for pair in pairs])
+        exact = np.array([squad.exact_match(*pair) for pair in pairs])
+        overlap = np.array([squad.f1(*pair) for pair in pairs])
         answerable = np.array([bool(row["answers"]) for row in rows])
 
         def score(chosen: np.ndarray) -> dict[str, float]:
@@ -311,7 +303,7 @@ class QuestionAnswering(Task):
     ) -> tuple[np.ndarray, np.ndarray]:
         """The probability of the prediction, an answer or "no answer". An exact match counts as correct."""
         confidence = [answer["probability" if answer["text"] else "none_probability"] for answer in predictions]
-        correct = [exact_match(row, answer["text"]) for row, answer in zip(rows, predictions, strict=True)]
+        correct = [squad.exact_match(row, answer["text"]) for row, answer in zip(rows, predictions, strict=True)]
         return np.array(confidence), np.array(correct)
 
     def without_text(self, prediction: dict) -> list[int] | None:
@@ -321,15 +313,15 @@ class QuestionAnswering(Task):
 
     def trivial_predictions(self, train: list[Row], rows: list[Row]) -> list[dict]:
         """Always the passage's first sentence; or always "no answer", if allowed and no worse on train."""
-        first_sentence_f1 = sum(f1(row, _first_sentence(row["passage"])) for row in train)
-        no_answer = self.options.unanswerable and sum(f1(row, "") for row in train) >= first_sentence_f1
+        first_sentence_f1 = sum(squad.f1(row, _first_sentence(row["passage"])) for row in train)
+        no_answer = self.options.unanswerable and sum(squad.f1(row, "") for row in train) >= first_sentence_f1
         return [
             {"text": "" if no_answer else _first_sentence(row["passage"]), "start": 0, "margin": 0.0} for row in rows
         ]
 
     def agree(self, row: Row, one: dict, other: dict) -> bool:
         """Whether two answers are the same after normalisation."""
-        return normalised(one["text"]) == normalised(other["text"])
+        return squad.normalised(one["text"]) == squad.normalised(other["text"])
 
     def confusion(self, rows: list[Row], predictions: list[dict]) -> Iterator[tuple[str, str]]:
         """Actual: an answer or none. Predicted: the answer, an overlapping text, another text, or none."""
@@ -337,10 +329,10 @@ class QuestionAnswering(Task):
             actual = "answer" if row["answers"] else "none"
             if not prediction["text"]:
                 yield actual, "none"
-            elif exact_match(row, prediction["text"]):
+            elif squad.exact_match(row, prediction["text"]):
                 yield actual, "answer"
             else:
-                yield actual, "overlaps" if f1(row, prediction["text"]) else "other"
+                yield actual, "overlaps" if squad.f1(row, prediction["text"]) else "other"
 
     # Augmentation
 
@@ -356,14 +348,14 @@ class QuestionAnswering(Task):
         answer_words = {
             word[start:end]
             for answer in answers
-            for word in normalised(answer["text"]).split()
+            for word in squad.normalised(answer["text"]).split()
             for start, end in words.divide(word, (0, len(word)))
         }
         mentions = [
             (start, end)
             for match in WORD.finditer(question)
             for start, end in words.divide(question, match.span())
-            if normalised(question[start:end]) in answer_words
+            if squad.normalised(question[start:end]) in answer_words
         ]
         return {
             "passage": (passage, _outside(answer_spans, len(passage))),
@@ -380,104 +372,9 @@ class QuestionAnswering(Task):
         return edited
 
 
-PUNCTUATION = str.maketrans("", "", string.punctuation)
-ARTICLES = re.compile(r"\b(a|an|the)\b")
-INVISIBLE = regex.compile(r"\p{Cf}")  # direction marks, zero-width characters, soft hyphens
-
-
-def normalised(text: str) -> str:
-    """SQuAD's normalisation (lower case, no punctuation, no articles, single spaces), and also without invisible
-    characters, because two answers that look the same should count as the same.
-    """
-    return " ".join(ARTICLES.sub(" ", INVISIBLE.sub("", text.lower()).translate(PUNCTUATION)).split())
-
-
-def exact_match(row: Row, predicted: str) -> float:
-    """1 if the normalised prediction equals a reference answer, else 0."""
-    return max(float(normalised(predicted) == normalised(text)) for text in _references(row))
-
-
-def f1(row: Row, predicted: str) -> float:
-    """The best word overlap (F1) with a reference answer. If a side has no words: 1 if both have none, else 0."""
-    return max(_overlap(normalised(text).split(), normalised(predicted).split()) for text in _references(row))
-
-
-def _references(row: Row) -> list[str]:
-    """The reference answers with words left after normalisation; [""] if there are none, as in SQuAD's script."""
-    return [answer["text"] for answer in row["answers"] if normalised(answer["text"])] or [""]
-
-
-def _overlap(reference: list[str], predicted: list[str]) -> float:
-    if not reference or not predicted:
-        return float(reference == predicted)
-    common = sum((Counter(reference) & Counter(predicted)).values())
-    return 2 * common / (len(reference) + len(predicted))
-
-
 def _shift(edits: list[Edit], position: int) -> int:
     """By how many characters edits before a position move it."""
     return sum(len(new) - (end - start) for start, end, new in edits if end <= position)
-
-
-def _answers_of(cell: Any) -> list[tuple[str, int]]:
-    """Parse SQuAD's two forms of answers: a list of objects with ``text`` and ``answer_start``, or one object with a
-    list of each. Returns (text, start) pairs.
-    """
-    if isinstance(cell, dict):
-        pairs = list(zip(_sequence(cell.get("text")), _sequence(cell.get("answer_start")), strict=False))
-        complete = len(_sequence(cell.get("text"))) == len(_sequence(cell.get("answer_start")))
-    else:
-        cell = _sequence(cell)
-        complete = all(isinstance(answer, dict) for answer in cell)
-        pairs = [(answer.get("text"), answer.get("answer_start")) for answer in cell if complete]
-    answers = []
-    for text, start in pairs if complete else ():
-        if not isinstance(text, str) or not INVISIBLE.sub("", text).strip():
-            raise BadRecordError("an answer is an empty text")
-        if not isinstance(start, Integral):
-            raise BadRecordError(
-                f"answer_start of '{text}' is {start!r}: expected a whole number", "an answer_start is no whole number"
-            )
-        answers.append((text.strip(), int(start) + _stripped_before(text)))
-    if not complete:
-        raise BadRecordError(EXPECTED_ANSWERS)
-    return answers
-
-
-EXPECTED_ANSWERS = "answers: expected a list of objects with `text` and `answer_start`"
-
-
-def _sequence(cell: Any) -> list:
-    if not isinstance(cell, list | tuple | np.ndarray):
-        raise BadRecordError(EXPECTED_ANSWERS)
-    return list(cell)
-
-
-def _stripped_before(text: str) -> int:
-    """The number of characters that ``text.strip()`` removes at the start."""
-    return len(text) - len(text.lstrip())
-
-
-def _find_answer(text: str, start: int, passage: str) -> int:
-    """The start of an answer: the given one if the answer is there, else its only occurrence nearby.
-
-    Raises BadRecordError if the answer does not occur, or not exactly once nearby.
-    """
-    if start >= 0 and passage.startswith(text, start):
-        return start
-    if text not in passage:
-        raise BadRecordError(
-            f"the answer '{text}' does not occur in its passage", "an answer does not occur in its passage"
-        )
-    low = max(0, start - NEARBY)
-    near = [match.start() + low for match in re.finditer(re.escape(text), passage[low : start + len(text) + NEARBY])]
-    if len(near) != 1:
-        starts = first_ten([match.start() for match in re.finditer(re.escape(text), passage)])
-        raise BadRecordError(
-            f"the answer '{text}' is not at character {start} of its passage, but at {starts}: correct its start",
-            "an answer is not at its start",
-        )
-    return near[0]
 
 
 def _truncate_questions(questions: list[str], longest: int, tokenizer) -> list[str]:

@@ -63,9 +63,6 @@ class Regression(Texts):
     def predictions(self, logits: list[np.ndarray], data: Any, rows: list[Row]) -> list[float]:
         return [float(value) for value in np.concatenate(logits)[:, 0]]
 
-    def format_prediction(self, row: Row, prediction: float, logits: list[np.ndarray]) -> dict[str, Any]:
-        return {"number": round(prediction, 4)}
-
     def scorer(self, rows: list[Row], predictions: list[float]) -> Callable[[np.ndarray], dict[str, float]]:
         from scipy.stats import rankdata  # slow to import, and no other kind needs it
 

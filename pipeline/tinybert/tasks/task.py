@@ -182,13 +182,6 @@ class Task(ABC):
         """The predictions after applying the threshold."""
         return predictions
 
-    def format_prediction(self, row: Row, prediction: Any, logits: list[np.ndarray]) -> dict[str, Any]:
-        """A prediction in readable form, as `predict` prints it; some kinds add probabilities.
-
-        ``logits``: for each sequence of the row, the class logits of the positions that count, (positions, C).
-        """
-        return {"prediction": prediction}
-
     @abstractmethod
     def scorer(self, rows: list[Row], predictions: list) -> Callable[[np.ndarray], dict[str, float]]:
         """A function that computes all metrics of the kind on a subset of the rows.

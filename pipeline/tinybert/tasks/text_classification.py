@@ -11,7 +11,7 @@ from pipeline.tinybert.core.settings import Source
 from pipeline.tinybert.data.records import BadRecordError
 from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.tasks.task import balanced_weights
-from pipeline.tinybert.tasks.texts import Texts, label_probabilities
+from pipeline.tinybert.tasks.texts import Texts
 
 
 class TextClassification(Texts):
@@ -68,11 +68,6 @@ class TextClassification(Texts):
 
     def predictions(self, logits: list[np.ndarray], data: Any, rows: list[Row]) -> list[str]:
         return [self.labels[index] for index in np.concatenate(logits).argmax(axis=-1)]
-
-    def format_prediction(self, row: Row, prediction: str, logits: list[np.ndarray]) -> dict[str, Any]:
-        from scipy.special import softmax
-
-        return {"label": prediction, "probabilities": label_probabilities(self.labels, softmax(logits[0][0]))}
 
     def scorer(self, rows: list[Row], predictions: list[str]) -> Callable[[np.ndarray], dict[str, float]]:
         index_of = {name: index for index, name in enumerate(self.labels)}

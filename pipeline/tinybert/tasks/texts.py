@@ -17,11 +17,6 @@ ROUNDING = 0.01  # probabilities may sum to this much more or less than 1
 SMALLEST_PROBABILITY = 1e-6
 
 
-def label_probabilities(labels: list[str], probabilities: np.ndarray) -> dict[str, float]:
-    """Label → its probability, rounded for printing."""
-    return {name: round(float(value), 4) for name, value in zip(labels, probabilities, strict=True)}
-
-
 class Texts(Task):
     """A row has ``text``, perhaps ``pair`` (the second text), and ``label`` if it is labelled."""
 

@@ -10,9 +10,9 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -32,6 +32,10 @@ from pipeline.tinybert.models.batches import ByLength, Share
 from pipeline.tinybert.models.encoded_rows import EncodedRows
 from pipeline.tinybert.models.precision import autocast
 from pipeline.tinybert.training import cuda_graphs
+
+if TYPE_CHECKING:
+    from pipeline.tinybert.core.schema import Group
+    from pipeline.tinybert.core.settings import Numerics
 
 POINTS_OF_A_CURVE = 100
 SECONDS_BETWEEN_CHECKPOINTS = 60  # what a killed run loses at most
@@ -95,8 +99,14 @@ class Plan:
     weight_decay: float = 0.0
     patience: int | None = None  # epochs without a better score before the run stops
 
+    @classmethod
+    def of(cls, stage: str, settings: Group, numerics: Numerics, **more: Any) -> Plan:
+        """The plan with the ``settings`` that have the name of a field, and with ``more`` fields."""
+        named = {name: value for name, value in settings if name in {known.name for known in fields(cls)}}
+        return cls(**{"stage": stage, **numerics.model_dump(), **named, **more})
+
     def fitted(self, rows: int) -> Plan:
-        """The plan for so many rows, with at least ``min_steps``."""
+        """The plan for this number of rows, with at least ``min_steps``."""
         size, epochs = batches_and_epochs(rows, self.epochs, self.batch_size, self.accumulation, self.min_steps)
         return replace(self, batch_size=size, epochs=epochs)
 
@@ -121,14 +131,14 @@ class Validation:
 @dataclass(frozen=True)
 class Result:
     """What a training run leaves besides the model: the epoch that is kept and its score, on how many rows (sequences)
-    the run trained and for how many steps, and its curves.
+    the run trained and for how many steps, and its curves. By default: that of no training.
     """
 
-    score: float
-    epoch: int
-    rows: int
-    steps: int
-    curves: curves.Curves
+    score: float = math.nan
+    epoch: int = 0
+    rows: int = 0
+    steps: int = 0
+    curves: curves.Curves = field(default_factory=dict)
 
 
 def train_or_load(
@@ -360,9 +370,7 @@ class Run:
         self.progress.sums, self.progress.summed = {}, 0
 
     def show(self, bar: tqdm, live: curves.Live) -> None:
-        latest: dict[str, float] = {}
-        for point in self.progress.points:
-            latest |= point
+        latest = {name: value for point in self.progress.points for name, value in point.items()}
         shown = {name: f"{latest[name]:.4g}" for name in ("loss", self.curve_of_the_metric()) if name in latest}
         bar.set_postfix(shown)
         live.show(self.progress.points)

@@ -18,8 +18,7 @@ KEY, ENCODER_KEY = "finetune_teacher.checkpoint", "finetune_teacher.encoder"
 def encoder(location: str) -> tuple[Path, Any]:
     """The folder and the tokenizer of an encoder of the teacher's own (`finetune_teacher.encoder`)."""
     folder = locations.checkpoint_folder(location, ENCODER_KEY)
-    tokenizer = checkpoints.tokenizer(folder, ENCODER_KEY)
-    checkpoints.log_doubts(folder, tokenizer, ENCODER_KEY)
+    tokenizer = checkpoints.user_tokenizer(folder, ENCODER_KEY)
     memory.check(folder, ENCODER_KEY, is_trained=True)
     checkpoints.load(AutoModel, folder, ENCODER_KEY)  # errors name the setting
     tokenizers.begin_words_with_a_space(tokenizer)
@@ -32,8 +31,7 @@ def load(task: Task, location: str, within: Path) -> tuple[PreTrainedModel, Any]
     Raises UserError where it has another head or other labels.
     """
     folder = locations.checkpoint_folder(location, KEY, within)
-    tokenizer = checkpoints.tokenizer(folder, KEY)
-    checkpoints.log_doubts(folder, tokenizer, KEY)
+    tokenizer = checkpoints.user_tokenizer(folder, KEY)
     memory.check(folder, KEY, is_trained=False)
     teacher, report = checkpoints.load_and_report(task.head, folder, KEY)
     _check_head(teacher, report, location)

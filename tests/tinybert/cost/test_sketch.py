@@ -33,7 +33,7 @@ def raw_world(tmp_path, monkeypatch):
 def sketch_of(name: str = "tiny") -> Sketch:
     configuration = settings.load()
     task, parts, _, unlabelled = prepare.read_rows(configuration, name)
-    return Sketch(configuration, name, task, parts, unlabelled, ENCODER, checkpoints.tokenizer(ENCODER))
+    return Sketch(configuration, name, task, parts, unlabelled, ENCODER)
 
 
 def test_the_steps_are_those_that_the_stages_take(world):

@@ -112,14 +112,14 @@ def test_tokenizers_of_one_vocabulary_that_read_text_differently_are_an_error(tm
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_checkpoint_in_order_gives_no_doubt(tmp_path, family, capfd):
     tiny.write_family(tmp_path, family)
-    checkpoints.log_doubts(tmp_path, checkpoints.tokenizer(tmp_path), KEY)
+    checkpoints.user_tokenizer(tmp_path, KEY)
     assert not capfd.readouterr().out
 
 
 def test_a_tokenizer_file_that_the_library_reads_otherwise_is_doubtful(tmp_path, capfd):
     tiny.write_checkpoint(tmp_path)
     change_json(tmp_path / "tokenizer.json", lambda content: content["normalizer"].update(lowercase=False))
-    checkpoints.log_doubts(tmp_path, checkpoints.tokenizer(tmp_path), KEY)
+    checkpoints.user_tokenizer(tmp_path, KEY)
     expected = f"{KEY}: doubtful: 'Good' is read as [CLS] good [SEP], but tokenizer.json says [CLS] [UNK] [SEP]: make"
     assert capfd.readouterr().out.startswith(expected)
 
@@ -131,6 +131,6 @@ def test_a_vocabulary_with_capitals_that_is_read_in_lower_case_is_doubtful(tmp_p
         BertTokenizerFast(
             vocab={word: number for number, word in enumerate(words)}, do_lower_case=lower
         ).save_pretrained(tmp_path)
-        checkpoints.log_doubts(tmp_path, checkpoints.tokenizer(tmp_path), KEY)
+        checkpoints.user_tokenizer(tmp_path, KEY)
         printed = capfd.readouterr().out
         assert logged in printed and bool(logged) == bool(printed)

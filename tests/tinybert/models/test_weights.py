@@ -83,7 +83,7 @@ def test_weights_of_a_wrapped_model_are_those_of_the_model_and_are_saved_under_i
     assert same(loaded, expected)
     checkpoints.save(tmp_path / "saved", loaded)
     assert load_file(tmp_path / "saved/model.safetensors").keys() == expected.state_dict().keys()
-    checkpoints.log_doubts(tmp_path, checkpoints.tokenizer(tmp_path), KEY)
+    checkpoints.user_tokenizer(tmp_path, KEY)
     prefix = prefix.removesuffix("{}.")
     line = f"{KEY}: the names of the weights begin with '{prefix}', which is left out\n"
     assert capfd.readouterr().out == (line if prefix else "")

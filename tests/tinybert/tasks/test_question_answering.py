@@ -13,7 +13,7 @@ from transformers import BertForQuestionAnswering
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.settings import Source, Text
 from pipeline.tinybert.data.records import parse_records
-from pipeline.tinybert.tasks.question_answering import exact_match, f1, normalised
+from pipeline.tinybert.tasks.squad import exact_match, f1, normalised
 
 KEY = "tasks.tiny.source"
 TASK = tiny.task([], "f1", kind="question_answering")
@@ -199,14 +199,6 @@ def test_texts_that_differ_in_invisible_characters_are_the_same_answer():
 def test_an_answer_of_invisible_characters_is_refused():
     with pytest.raises(UserError, match="an answer is an empty text"):
         read(record(("\u200b", 3), passage="the\u200b film"))
-
-
-def test_the_start_of_a_prediction_counts_in_the_passage_that_the_user_gave():
-    row = {**row_of("great"), "given": {"passage": f" \n{PASSAGE}  "}}
-    answer = {"text": "great", "start": 49}
-    assert TASK.format_prediction(row, answer, []) == {"answer": "great", "start": 51}
-    assert TASK.format_prediction(row_of("great"), answer, []) == {"answer": "great", "start": 49}
-    assert TASK.format_prediction(row, {"text": "", "start": 0}, []) == {"answer": ""}
 
 
 def test_a_question_without_an_answer_points_to_the_first_token():
