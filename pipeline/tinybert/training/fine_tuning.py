@@ -112,20 +112,7 @@ class Training:
     def train(self, model: PreTrainedModel, learning_rate: float) -> Result:
         """Train ``model`` in place."""
         task, settings = self.validation.task, self.settings
-        plan = Plan(
-            stage=self.stage,
-            seed=self.numerics.seed,
-            precision=self.numerics.precision,
-            batch_size=settings.batch_size,
-            learning_rate=learning_rate,
-            epochs=settings.epochs,
-            min_steps=settings.min_steps,
-            accumulation=settings.accumulation,
-            checkpointing=settings.checkpointing,
-            warmup=settings.warmup,
-            weight_decay=settings.weight_decay,
-            patience=settings.patience,
-        )
+        plan = Plan.of(self.stage, settings, self.numerics, learning_rate=learning_rate)
         watched = Validation(task.metric, lambda: score(model, self.validation), len(self.validation.rows))
         with last_layer_first_position_only(task, model):
             return train_or_load(
