@@ -7,7 +7,6 @@ teacher's predictions for splits without labels to `data/<task>/submission`, in 
 """
 
 import contextlib
-import json
 from collections.abc import Iterable
 from itertools import chain, product
 from pathlib import Path
@@ -15,7 +14,7 @@ from pathlib import Path
 from pipeline.tinybert import tasks
 from pipeline.tinybert.core import launch, settings, stage
 from pipeline.tinybert.core.log import log
-from pipeline.tinybert.core.output import output, write_csv, write_json
+from pipeline.tinybert.core.output import output, read_json, write_csv, write_json
 from pipeline.tinybert.data import rows
 from pipeline.tinybert.evaluation import scoring, verdicts
 from pipeline.tinybert.models import checkpoints, ensembles
@@ -106,7 +105,7 @@ def opened(task: Task, folder: Path) -> contextlib.AbstractContextManager:
 
 def score_on_validation(name: str, stage: str, metric: str) -> float:
     """The score that a stage has written."""
-    return json.loads(Path("metrics", name, stage, "validation.json").read_text(encoding="utf-8"))[metric]
+    return read_json(Path("metrics", name, stage, "validation.json"))[metric]
 
 
 def plots(

@@ -1,13 +1,12 @@
 """Assemble the release folder: the student for PyTorch and ONNX, its tokenizer, and a model card with its results."""
 
-import json
 from pathlib import Path
 
 from pipeline.tinybert import tasks
 from pipeline.tinybert.core import settings, stage
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import log
-from pipeline.tinybert.core.output import output, write_csv, write_json
+from pipeline.tinybert.core.output import output, read_json, write_csv, write_json
 from pipeline.tinybert.data import rows
 from pipeline.tinybert.evaluation import summary, verdicts
 from pipeline.tinybert.models import checkpoints
@@ -67,10 +66,6 @@ def example_row(own: dict | None, test: Path) -> dict:
             f"package.example: expected the fields {', '.join(row)}, found {', '.join(map(str, own)) or 'none'}"
         )
     return own
-
-
-def read_json(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def scores_and_times(metric: str, facts: dict[str, dict]) -> list[tuple[str, float, float]]:

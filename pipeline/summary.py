@@ -3,12 +3,11 @@
 `package` writes the numbers of one task to `metrics/summary/<task>.json`. Tasks that are not in `run` are left out.
 """
 
-import json
 from pathlib import Path
 
 from pipeline.tinybert.core import settings, stage
 from pipeline.tinybert.core.log import log
-from pipeline.tinybert.core.output import output, write_csv, write_json
+from pipeline.tinybert.core.output import output, read_json, write_csv, write_json
 from pipeline.tinybert.evaluation import summary
 
 COLUMNS = ("score", "gain", "retention", "megabytes", "milliseconds")
@@ -16,7 +15,7 @@ COLUMNS = ("score", "gain", "retention", "megabytes", "milliseconds")
 
 def main() -> None:
     files = {name: Path("metrics", "summary", f"{name}.json") for name in settings.load().run}
-    tasks = {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items()}
+    tasks = {name: read_json(file) for name, file in files.items()}
     report = {"tasks": tasks, "mean": summary.mean(list(tasks.values()))}
     with output(Path("metrics", "summary.json")) as out:
         write_json(out, report)

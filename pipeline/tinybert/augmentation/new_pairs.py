@@ -17,8 +17,7 @@ def append(task: Task, path: Path, splits: Iterable[Path], wanted: int, seed: in
     Up to half of them pair a variant with its original, the others pair texts of two rows drawn at random. Pairs that
     occur in the files of ``splits`` are dropped. The new pairs have no label: the teacher's outputs are their targets.
     """
-    first = next(rows_on_disk.read(path), None)
-    if not wanted or first is None or not task.is_pair(first):
+    if not wanted or not task.is_pair(next(rows_on_disk.read(path))):
         return 0
     draw = np.random.default_rng(seed)
     chosen = draw.integers(rows_on_disk.count(path), size=(wanted, 2))

@@ -18,6 +18,7 @@ from pipeline.tinybert.core.log import log
 from pipeline.tinybert.core.schema import Group, explain, suggestion
 
 MOST_VALUES = 100_000  # in params.yaml, which has some hundred
+LONGEST_NAME = 100  # of a task: folders have it
 PARAMS = Path("params.yaml")
 RESERVED_NAMES = (
     "train",
@@ -316,7 +317,7 @@ class FinetuneTeacher(Schedule):
         le=100_000_000,
         description="optimizer steps on the encoder's own similarity of two texts, before the labels, if the rows are"
         " pairs and it explains 10 % of the variance of their labels; the labels then have 0.3 of the learning rate;"
-        " 0: none"
+        " 0: none",
     )
     predictions: str | None = Field(
         description="a file below data/raw/<task>/teacher with the probability of each class for training and"
@@ -406,7 +407,9 @@ class Export(Group):
 
 class Benchmark(Group):
     batch_sizes: list[BatchSize] = Field(min_length=1, description="batch sizes to time")
-    runs: int = Field(ge=1, le=1_000_000, description="timed runs of each model and situation; for larger batches, a fifth of this")
+    runs: int = Field(
+        ge=1, le=1_000_000, description="timed runs of each model and situation; for larger batches, a fifth of this"
+    )
 
 
 class Review(Group):
@@ -629,9 +632,12 @@ def _expanded(node: Any, known: dict[int, float]) -> float:
 
 def check_task_name(name: str, key: str) -> None:
     """Raise UserError if a task may not have this name. ``key`` is where the name stands, for the message."""
-    if name in RESERVED_TASK_NAMES or not name.replace("_", "").replace("-", "").isalnum():
+    is_word = name.replace("_", "").replace("-", "").isalnum()
+    if name in RESERVED_TASK_NAMES or not is_word or len(name) > LONGEST_NAME:
         reserved = ", ".join(RESERVED_TASK_NAMES)
-        raise UserError(f"{key}: expected a name of letters, digits, _ and - (the names {reserved} are reserved)")
+        raise UserError(
+            f"{key}: expected a name of letters, digits, _ and - (at most {LONGEST_NAME}; {reserved} are reserved)"
+        )
 
 
 def _check_task(path: Path, settings: Settings, name: str) -> None:

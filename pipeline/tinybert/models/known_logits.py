@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.tinybert.core.output import write_json
+from pipeline.tinybert.core.output import read_json, write_json
 from pipeline.tinybert.data.rows import Row
 
 if TYPE_CHECKING:
@@ -69,5 +69,4 @@ class KnownLogits:
         path = folder / FILE
         if not path.exists():
             return None
-        logits = json.loads(path.read_text(encoding="utf-8"))
-        return cls(task, {key: np.array(values) for key, values in logits.items()})
+        return cls(task, {key: np.array(values) for key, values in read_json(path).items()})
