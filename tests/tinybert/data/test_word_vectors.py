@@ -237,7 +237,10 @@ def test_words_without_letters_and_vectors_without_direction_are_left_out_and_co
     )
 
 
-@pytest.mark.parametrize(("file", "content"), [("vectors.npy", b""), ("words.txt", b""), ("words.txt", b"caf\xe9\n")])
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [("vectors.npy", b""), ("words.txt", b""), ("words.txt", b"film\n"), ("words.txt", b"caf\xe9\n")],
+)
 def test_a_damaged_file_of_saved_vectors_is_reported(tmp_path, file, content):
     word_vectors.save(word_vectors.fetch(str(write_folder(tmp_path / "package")), 9, "key"), [], tmp_path)
     (tmp_path / file).write_bytes(content)
