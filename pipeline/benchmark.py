@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from pipeline.tinybert import tasks
 from pipeline.tinybert.core import settings, stage
+from pipeline.tinybert.core.errors import UserError, message
 from pipeline.tinybert.core.log import log
 from pipeline.tinybert.core.output import output, write_csv, write_json
 from pipeline.tinybert.data import rows
@@ -46,13 +47,12 @@ def main(name: str) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         onnx_folders = {"teacher": Path(temporary), "student": folders["student"]}
         if "teacher" in loaded:
-            teacher_onnx, teacher_int8 = (onnx_folders["teacher"] / FILES[form] for form in ("onnx", "int8"))
-            onnx_model.write(teacher_onnx, loaded["teacher"], task, tokenizers["teacher"], export.opset)
-            onnx_model.quantise(teacher_onnx, teacher_int8, export.per_channel, export.reduce_range)
+            write_teacher(onnx_folders["teacher"], loaded["teacher"], task, tokenizers["teacher"], export)
         files = {
             f"{which} {form}": (folders if form == "pytorch" else onnx_folders)[which] / formats[form]
             for which, form in product(loaded, formats)
         }
+        files = {model: file for model, file in files.items() if model.startswith("student") or file.exists()}
         records = measure(loaded, files, tokenizers, pieces, recipe)
         megabytes = {model: round(file.stat().st_size / 1e6, 1) for model, file in files.items()}
 
@@ -64,6 +64,28 @@ def main(name: str) -> None:
         write_csv(out / "situations.csv", COLUMNS, records)
         times = ((model, report[model.split()[0]][model.split()[1]]["p50"]) for model in files)
         write_csv(out / "latency.csv", ["model", "milliseconds"], times)
+
+
+def write_teacher(folder: Path, teacher: PreTrainedModel, task: tasks.Task, tokenizer, export: settings.Export) -> None:
+    """Write the teacher as ONNX and int8 ONNX. Not all families allow it: a failure is logged, and leaves no file."""
+    onnx, int8 = (folder / FILES[form] for form in ("onnx", "int8"))
+    for path, write in {
+        onnx: lambda: onnx_model.write(onnx, teacher, task, tokenizer, export.opset),
+        int8: lambda: onnx_model.quantise(onnx, int8, export.per_channel, export.reduce_range),
+    }.items():
+        try:
+            write()
+            onnx_model.session(path)
+        except Exception as error:  # the exporter and onnxruntime raise many kinds
+            if message(error) and not isinstance(error, UserError):  # a full disk, little memory
+                raise
+            path.unlink(missing_ok=True)
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            log(
+                f"teacher: its model family '{teacher.config.model_type}' cannot be written or run as {path.name}"
+                f" ({reason}): the times of this format are left out"
+            )
+            return
 
 
 def length_percentiles(encoded: dict[str, list]) -> dict[str, int]:

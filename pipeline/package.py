@@ -9,8 +9,9 @@ from pipeline.tinybert.core.log import log
 from pipeline.tinybert.core.output import output, read_json, write_csv, write_json
 from pipeline.tinybert.data import rows
 from pipeline.tinybert.evaluation import summary, verdicts
+from pipeline.tinybert.models import checkpoints
 from pipeline.tinybert.models.formats import FILES
-from pipeline.tinybert.release import model_card, release_folder, stand_alone
+from pipeline.tinybert.release import model_card, onnx_model, release_folder, stand_alone
 
 REPORTS = ("scores", "export", "benchmark")
 TRAININGS = {
@@ -26,6 +27,7 @@ def main(name: str) -> None:
     configuration = settings.load()
     prepared, models = Path("data", name, "prepared"), Path("models", name)
     task = tasks.load(prepared / "task.json", configuration.task(name), name)
+    check_whole(task, models / "onnx")
     metrics = Path("metrics", name)
     facts = {file: read_json(metrics / f"{file}.json") for file in REPORTS}
     trainings = {stage: read_json(metrics / stage / file) for stage, file in TRAININGS.items()}
@@ -53,6 +55,14 @@ def main(name: str) -> None:
     with output(Path("metrics", "summary", f"{name}.json")) as out:
         write_json(out, summary.of_task(task.metric, **facts))
     log(f"models/{name}/release: {size / 1e6:.1f} MB; the model card is its README.md")
+
+
+def check_whole(task: tasks.Task, folder: Path) -> None:
+    """Raise UserError if a file of the student is damaged: the release would have it."""
+    task.load_model(folder)
+    checkpoints.tokenizer(folder)
+    for form in ("onnx", "int8"):
+        onnx_model.session(folder / FILES[form])
 
 
 def example_row(own: dict | None, test: Path) -> dict:

@@ -15,7 +15,6 @@ import argparse
 import contextlib
 import functools
 import json
-import os
 import sys
 from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
@@ -24,7 +23,7 @@ from typing import Any
 from pipeline.tinybert import tasks
 from pipeline.tinybert.core import settings, stage
 from pipeline.tinybert.core.errors import UserError
-from pipeline.tinybert.core.log import log_count
+from pipeline.tinybert.core.log import log_count, stop_printing
 from pipeline.tinybert.core.output import read_json
 from pipeline.tinybert.data.records import BadRecordError, column_names, flat, list_in_text
 from pipeline.tinybert.data.rows import Row, blocks, parse_json
@@ -259,5 +258,6 @@ if __name__ == "__main__":
     sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
     try:
         main()
-    except BrokenPipeError:  # the reader has closed the pipe, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.stdout.flush()  # here, and not when Python ends: then it would print a warning
+    except BrokenPipeError:
+        stop_printing()

@@ -220,6 +220,41 @@ def test_a_max_length_beyond_the_models_positions_is_an_error(refusal, world):
 # Checkpoints
 
 
+@pytest.mark.parametrize(
+    ("stage", "file"),
+    [
+        ("augment", "data/tiny/prepared/train.jsonl"),
+        ("finetune_teacher", "data/tiny/prepared/validation.jsonl"),
+        ("distill_intermediate", "data/tiny/augmented/rows.jsonl"),
+        ("distill_prediction", "data/tiny/augmented/rows.jsonl"),
+        ("evaluate", "data/tiny/prepared/test.jsonl"),
+        ("export", "data/tiny/prepared/train.jsonl"),
+        ("benchmark", "data/tiny/prepared/test.jsonl"),
+        ("package", "metrics/tiny/scores.json"),
+        ("summary", "metrics/summary/tiny.json"),
+    ],
+)
+def test_a_file_of_another_stage_that_is_emptied_or_half_written_is_named(stage, file, refusal):
+    content = Path(file).read_bytes()
+    for how, left in (
+        ("empty" if file.endswith("jsonl") else "damaged", b""),
+        ("damaged", content[: len(content) // 2]),
+    ):
+        Path(file).write_bytes(left)
+        assert refusal(stage) == f"{file} is {how}: run `dvc repro`, which writes it again"
+
+
+@pytest.mark.parametrize(
+    "file", ["model.onnx", "model_int8.onnx", "model.safetensors", "config.json", "tokenizer.json"]
+)
+def test_a_damaged_file_of_the_student_is_not_released(file, refusal):
+    path = Path("models/tiny/onnx", file)
+    content = path.read_bytes()
+    for left in (b"", content[: len(content) // 2]):
+        path.write_bytes(left)
+        assert refusal("package").startswith("models/tiny/onnx")
+
+
 def test_a_folder_without_a_model_is_an_error(refusal):
     message = refusal("encoder", **{"encoder.checkpoint": "data/raw/encoder"})
     assert message.startswith("encoder.checkpoint: data/raw/encoder has no config.json")

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ from tiny import run_stage
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForSequenceClassification
 
-from pipeline.tinybert.release import latency
+from pipeline.tinybert.release import latency, onnx_model
 
 FORMS = ["pytorch", "onnx", "int8", *(["openvino"] if latency.openvino_is_installed() else [])]
 MODELS = [f"{which} {form}" for which in ("teacher", "student") for form in FORMS]
@@ -38,6 +39,26 @@ def test_every_model_is_measured_in_every_situation_and_one_text_at_a_time(world
     assert {row["times_faster"] for row in records if row["model"] == "teacher pytorch"} == {"1"}
     shown = {row["model"]: float(row["milliseconds"]) for row in read("metrics/tiny/benchmark/latency.csv")}
     assert shown == {model: report[model.split()[0]][model.split()[1]]["p50"] for model in MODELS}
+
+
+@pytest.mark.parametrize(
+    ("broken", "missing"), [("write", {"teacher onnx", "teacher int8"}), ("quantise", {"teacher int8"})]
+)
+def test_a_teacher_that_cannot_be_exported_is_timed_in_the_formats_that_it_has(
+    world, monkeypatch, capfd, broken, missing
+):
+    def fails(*_):
+        raise RuntimeError("no such operator\nwith details")
+
+    monkeypatch.setattr(onnx_model, broken, fails)
+    tiny.write_params(world / "params.yaml", **{"benchmark.batch_sizes": [1], "benchmark.runs": 1})
+    run_stage("benchmark")
+    missing = missing | ({"teacher openvino"} & {*MODELS} if broken == "write" else set())
+    assert {row["model"] for row in read("metrics/tiny/benchmark/latency.csv")} == {*MODELS} - missing
+    said = "teacher: its model family 'bert' cannot be written or run as model.*onnx .no such operator.: the times of"
+    assert re.search(said, capfd.readouterr().out)
+    run_stage("package")
+    assert "teacher, int8" not in Path("models/tiny/release/README.md").read_text()
 
 
 def test_sizes_and_operations_are_those_of_the_files(world):

@@ -3,6 +3,7 @@
 import csv
 import json
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from pipeline import new_task, prepare
 from pipeline.tinybert import tasks
 from pipeline.tinybert.core import settings
 from pipeline.tinybert.core.errors import UserError
+from pipeline.tinybert.guessing.columns import Columns
 
 PARAMS = Path("params.yaml")
 
@@ -177,6 +179,7 @@ def test_a_file_in_its_place_is_not_copied(run, reviews):
     [
         (["cola"], "cola: params.yaml has this task already: choose another name, or delete tasks.cola"),
         (["raw"], "raw: expected a name of letters, digits, _ and -"),
+        (["f" * 101], "f: expected a name of letters, digits, _ and - (at most 100; "),
         (["my films"], "my films: expected a name of letters, digits, _ and -"),
         (["films", "--label", "stars"], "--label: {file} has no column 'stars' (it has: review, sentiment)"),
         (["films", "--metric", "f1"], "tasks.films.metric: expected one of accuracy, macro_f1, mcc"),
@@ -192,6 +195,59 @@ def test_nothing_is_written_if_anything_is_wrong(run, reviews, arguments, messag
         run(*arguments[:1], "--file", reviews, *arguments[1:])
     assert message.format(file=reviews) in str(raised.value)
     assert tree() == before
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "message"),
+    [
+        (b"", [], "the file is empty: expected a header"),
+        (b"text,label\n", [], "expected rows and at least 2 columns"),
+        (b"text\na film\na plot\n", [], "expected rows and at least 2 columns"),
+        (b"\x89PNG\r\n\x1a\n\xff", [], "not UTF-8"),
+        (b"text,label,text\na,b,c\n", [], "the column 'text' occurs twice in the header"),
+        (
+            b"a,b\none two,x\none two,y\n" * 9,
+            ["--kind", "text_classification", "--label", "a", "b"],
+            "only multi_label",
+        ),
+        (b"a,b\none two,x\n", ["--kind", "named_entities", "--words", "a", "--tags", "b"], "'a' does not hold a list"),
+        (b"a,b,c\no o,x y,\n", ["--kind", "question_answering", "--answers", "c"], "'c' does not hold answers"),
+        (b"a,b,c\no o,x y,\n", ["--kind", "multi_label", "--label", "c"], "no column holds several labels"),
+    ],
+)
+def test_a_file_that_is_no_table_of_the_kind_is_refused(run, tmp_path, content, arguments, message):
+    path = tiny.write_file(tmp_path / "odd.csv", content)
+    before = tree()
+    with pytest.raises(UserError, match=message):
+        run("odd", "--file", path, *arguments)
+    assert tree() == before
+
+
+@pytest.mark.parametrize("column", ["it's", "# no comment", "a: b", "two\nlines", '"', "null", "1e5", "- x", "{a}"])
+def test_odd_names_of_columns_and_labels_are_kept(run, tmp_path, column):
+    path, labels = tmp_path / "odd.csv", {"positive": "yes", "negative": "null"}
+    with open(path, "w", encoding="utf-8-sig", newline="") as file:
+        csv.writer(file).writerows(
+            [(column, "label"), *((text, labels[label]) for text, label in tiny.sentences(90, 0))]
+        )
+    run("odd", "--file", path)
+    assert settings.load().tasks["odd"].source.text == column
+
+
+@pytest.mark.parametrize("name", ["123", "null", "1e5", "yes", "é_1"])
+def test_a_name_that_yaml_would_not_read_as_text_is_quoted(run, reviews, name):
+    run(name, "--file", reviews, "--run")
+    assert settings.load().run == [name] and name in settings.load().tasks
+
+
+def test_many_columns_of_classes_take_seconds():
+    names = [f"class{number}" for number in range(2000)]
+    records = [
+        {name: row % 2 if number % 2 else "ab"[row % 3 == 0] for number, name in enumerate(names)} for row in range(60)
+    ]
+    begin = time.process_time()
+    assert names[1] in Columns(records, {}, sure=False).with_classes()
+    assert time.process_time() - begin < 5
 
 
 def test_a_bad_row_is_named_and_nothing_is_written(run, reviews):

@@ -23,8 +23,7 @@ def append(task: Task, path: Path, splits: Iterable[Path], wanted: int, seed: in
     the second of another that has more or less in common with it. Pairs that occur in the files of ``splits`` are
     dropped. The new pairs have no label: the teacher's outputs are their targets.
     """
-    first = next(rows_on_disk.read(path), None)
-    if not wanted or first is None or not task.is_pair(first):
+    if not wanted or not task.is_pair(next(rows_on_disk.read(path))):
         return 0
     draw = np.random.default_rng(seed)
     families = _families(path, draw)

@@ -22,10 +22,21 @@ class _Stdout(logging.StreamHandler):
     def stream(self):
         return sys.stdout
 
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 named by the library
+        if isinstance(sys.exc_info()[1], BrokenPipeError):
+            stop_printing()
+        else:
+            super().handleError(record)
+
 
 def rank() -> int:
     """The number of this process, from 0. The first process writes and prints for all."""
     return int(os.environ.get("RANK", 0))
+
+
+def stop_printing() -> None:
+    """Drop what is printed from here on: its reader has closed the pipe, as `head` does."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def log(message: str) -> None:

@@ -55,10 +55,6 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def read_json(path: str | Path) -> Any:
-    return json.loads(Path(path).read_text(encoding="utf-8"))
-
-
 def write_json(path: str | Path, content: dict) -> None:
     """Write JSON. Raises UserError if a number is NaN or infinite, which JSON does not have."""
     try:
@@ -66,6 +62,19 @@ def write_json(path: str | Path, content: dict) -> None:
     except ValueError:
         raise _not_finite(path) from None
     Path(path).write_text(text + "\n", encoding="utf-8", newline="\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """The content of a JSON file that a stage has written. Raises UserError if it is damaged."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError:
+        raise damaged(path) from None
+
+
+def damaged(path: str | Path, how: str = "damaged") -> UserError:
+    """The error to raise if a file that a stage has written cannot be used."""
+    return UserError(f"{path} is {how}: run `dvc repro`, which writes it again")
 
 
 def write_csv(path: str | Path, columns: list[str], records: Iterable[Iterable], delimiter: str = ",") -> None:

@@ -48,6 +48,8 @@ def explain(
         elif item["type"] == "missing":
             may_be_blank = {"type": "null"} in _forms(schema, keys)
             lines[name] = f"{name}: missing" + (f" ({BLANK})" if may_be_blank else "")
+        elif item["type"] == "invalid_key":
+            lines[name] = f"{name}: expected a name, found {_shortened(keys[-1])} ({type(keys[-1]).__name__}): quote it"
         elif item["type"] == "value_error":
             lines[name] = f"{name}: {item['ctx']['error']}"
         else:
@@ -59,7 +61,10 @@ def explain(
 
 
 def _shortened(value: Any) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError as error:  # a whole number of more than 4,300 digits
+        text = str(error)
     return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}…"
 
 

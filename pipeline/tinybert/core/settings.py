@@ -11,13 +11,14 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 import ruamel.yaml
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat
 
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import log
 from pipeline.tinybert.core.schema import Group, explain, suggestion
 
 MOST_VALUES = 100_000  # in params.yaml, which has some hundred
+LONGEST_NAME = 100  # of a task: folders have it
 PARAMS = Path("params.yaml")
 RESERVED_NAMES = (
     "train",
@@ -47,13 +48,23 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 Warmup = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Dropout = Annotated[float, Field(ge=0, lt=1)] | None
-Length = Annotated[int, Field(ge=8)]
+# Larger values than these could only run for ever, or overflow.
+Length = Annotated[int, Field(ge=8, le=100_000)]
+Epochs = Annotated[int, Field(ge=1, le=100_000)]
+Steps = Annotated[int, Field(ge=1, le=100_000_000)]
+BatchSize = Annotated[int, Field(ge=1, le=100_000)]
+Count = Annotated[int, Field(ge=1, le=1_000_000_000)]  # of rows, texts or words
+NewTexts = Annotated[int, Field(ge=0, le=10_000_000)]
+OfAWord = Annotated[int, Field(ge=1, le=10_000)]
+Layer = Annotated[int, Field(ge=1, le=1_000)]
+Width = Annotated[int, Field(ge=1, le=100_000)]
+Weight = Annotated[float, Field(ge=0, le=1_000_000)]
 Name = Annotated[str, Field(min_length=1)]
 Character = Annotated[str, Field(min_length=1, max_length=1)]
-Column = Name | PositiveInt  # the number of the column, from 1, if columns have no names
+Column = Name | Width  # the number of the column, from 1, if columns have no names
 Texts = Name | Annotated[list[Name], Field(min_length=1)]  # a column, or columns whose texts are joined
 Value = str | int | float | bool
-LayerMap = Literal["auto", "uniform", "first", "last"] | list[PositiveInt]
+LayerMap = Literal["auto", "uniform", "first", "last"] | list[Layer]
 
 
 class Table(Group):
@@ -145,7 +156,7 @@ class Text(Table):
     sentences: bool | None = Field(
         None, description="true: split texts into sentences, and drop those of fewer than 3 words; blank: false"
     )
-    limit: PositiveInt = Field(description="use at most this many rows, drawn at random", examples=[50000])
+    limit: Count = Field(description="use at most this many rows, drawn at random", examples=[50000])
 
 
 class Numerics(Group):
@@ -165,17 +176,17 @@ class Schedule(Group):
     is better by more than a standard error. The learning rate rises, then falls linearly to 0.
     """
 
-    epochs: PositiveInt = Field(description="passes over the training rows")
-    min_steps: PositiveInt | None = Field(description=MIN_STEPS)
-    patience: PositiveInt | None = Field(description="stop after this many epochs without a better score; blank: never")
-    batch_size: PositiveInt = Field(description="rows in a batch")
-    accumulation: PositiveInt = Field(description="batches in an optimizer step")
+    epochs: Epochs = Field(description="passes over the training rows")
+    min_steps: Steps | None = Field(description=MIN_STEPS)
+    patience: Epochs | None = Field(description="stop after this many epochs without a better score; blank: never")
+    batch_size: BatchSize = Field(description="rows in a batch")
+    accumulation: BatchSize = Field(description="batches in an optimizer step")
     checkpointing: bool = Field(description="true: recompute activations, for less memory and more time")
     learning_rate: PositiveFloat | Annotated[list[PositiveFloat], Field(min_length=1)] = Field(
         description="peak learning rate; a list: the stage tries each, and the best one on validation counts"
     )
     warmup: Warmup = Field(description="share of the steps in which the learning rate rises")
-    weight_decay: NonNegativeFloat = Field(description="weight decay of AdamW")
+    weight_decay: Weight = Field(description="weight decay of AdamW")
     dropout: Dropout = Field(description="dropout of the trained model; blank: that of its configuration")
     calibrate: bool = Field(
         description="divide the trained model's logits by the temperature that fits validation: probabilities change,"
@@ -201,8 +212,8 @@ class MaskedLanguageModel(Group):
     freeze_body: bool = Field(description="true: train only the head")
     text: Text = Field(description="text to train on")
     masked_share: Share = Field(description="share of the word pieces that are masked")
-    steps: PositiveInt = Field(description="optimizer steps")
-    batch_size: PositiveInt = Field(description="texts in a batch")
+    steps: Steps = Field(description="optimizer steps")
+    batch_size: BatchSize = Field(description="texts in a batch")
     max_length: Length = Field(description="longest text in word pieces")
     learning_rate: PositiveFloat = Field(description="peak learning rate")
     warmup: Warmup = Field(description="share of the steps in which the learning rate rises")
@@ -218,7 +229,7 @@ class Encoder(Group):
 
 class WordVectors(Group):
     location: str = Field(description="package:NAME@VERSION, gensim:NAME@MD5, or a text file of GloVe or word2vec")
-    words: PositiveInt = Field(description="use this many of the most frequent words")
+    words: Count = Field(description="use this many of the most frequent words")
     stop_words: str | None = Field(
         description="words that are never replaced: english, or a text file with one word a line; blank: no such words"
     )
@@ -231,17 +242,17 @@ class Prepare(Group):
 
 
 class Shape(Group):
-    layers: PositiveInt = Field(description="layers of the student")
-    hidden: PositiveInt = Field(description="width of its hidden states")
-    heads: PositiveInt = Field(description="attention heads")
-    feed_forward: PositiveInt = Field(description="width of the feed-forward layers")
+    layers: Layer = Field(description="layers of the student")
+    hidden: Width = Field(description="width of its hidden states")
+    heads: Width = Field(description="attention heads")
+    feed_forward: Width = Field(description="width of the feed-forward layers")
 
 
 class Losses(Group):
-    embeddings: NonNegativeFloat = Field(description="weight of the embedding loss; 0: off")
-    hidden: NonNegativeFloat = Field(description="weight of the hidden state loss; 0: off")
-    attention: NonNegativeFloat = Field(description="weight of the attention score loss; 0: off")
-    relations: NonNegativeFloat = Field(
+    embeddings: Weight = Field(description="weight of the embedding loss; 0: off")
+    hidden: Weight = Field(description="weight of the hidden state loss; 0: off")
+    attention: Weight = Field(description="weight of the attention score loss; 0: off")
+    relations: Weight = Field(
         description="weight of the relation loss (MiniLMv2) between the last layers of both, with any numbers of heads;"
         " 0: off"
     )
@@ -258,14 +269,14 @@ STUDENT_DROPOUT = "dropout of the student; blank: that of its configuration"
 
 class GeneralDistillation(Group):
     text: Text = Field(description="text to distil on")
-    epochs: PositiveInt = Field(description="passes over the text")
-    min_steps: PositiveInt | None = Field(description=MIN_STEPS)
-    batch_size: PositiveInt = Field(description="texts in a batch")
+    epochs: Epochs = Field(description="passes over the text")
+    min_steps: Steps | None = Field(description=MIN_STEPS)
+    batch_size: BatchSize = Field(description="texts in a batch")
     max_length: Length = Field(description="longest text in word pieces")
     learning_rate: PositiveFloat = Field(description="learning rate; it is constant")
     layer_map: LayerMap = Field(description=LAYER_MAP)
     losses: Losses = Field(description="weights of the losses")
-    relation_heads: PositiveInt = Field(description=RELATION_HEADS)
+    relation_heads: Width = Field(description=RELATION_HEADS)
     projections: Literal["shared", "each"] = Field(description=PROJECTIONS)
     dropout: Dropout = Field(description=STUDENT_DROPOUT)
 
@@ -278,7 +289,7 @@ class GeneralStudent(Group):
     checkpoint: str = Field(
         description="if start is checkpoint: package:NAME@VERSION/FOLDER, hub:OWNER/NAME@COMMIT or a folder"
     )
-    layers: Literal["auto"] | list[PositiveInt] = Field(
+    layers: Literal["auto"] | list[Layer] = Field(
         description="if start is layers: the layers of the encoder, from 1, or auto: from the first to the last in"
         " equal steps"
     )
@@ -301,10 +312,12 @@ class FinetuneTeacher(Schedule):
     checkpoint: str | None = Field(
         description="your own fine-tuned teacher: data/raw/<task>/teacher or hub:OWNER/NAME@COMMIT; blank: fine-tune"
     )
-    similarity_steps: NonNegativeInt = Field(
+    similarity_steps: int = Field(
+        ge=0,
+        le=100_000_000,
         description="optimizer steps on the encoder's own similarity of two texts, before the labels, if the rows are"
         " pairs and it explains 10 % of the variance of their labels; the labels then have 0.3 of the learning rate;"
-        " 0: none"
+        " 0: none",
     )
     predictions: str | None = Field(
         description="a file below data/raw/<task>/teacher with the probability of each class for training and"
@@ -330,37 +343,37 @@ class FinetuneTeacher(Schedule):
 class Augment(Group):
     seed: Seed = Field(description="seed of the replaced words")
     entities: bool = Field(description="true: also replace named entities by others of their type (named_entities)")
-    general_texts: NonNegativeInt = Field(
+    general_texts: NewTexts = Field(
         description="texts of encoder.masked_language_model.text that the teacher labels, if the task has no unlabelled"
         " text and its rows are single texts; 0: none"
     )
-    new_pairs: NonNegativeInt = Field(
+    new_pairs: NewTexts = Field(
         description="new pairs of the texts of train and their variants that the teacher labels, if the task's rows are"
         " pairs; 0: none"
     )
-    variants: NonNegativeInt | Literal["auto"] = Field(
+    variants: Annotated[int, Field(ge=0, le=10_000)] | Literal["auto"] = Field(
         description="N: augmented variants of each row; auto: as many as make 18,000 rows, between 1 and 20"
     )
-    candidates: PositiveInt = Field(description="K: candidates for each word")
+    candidates: OfAWord = Field(description="K: candidates for each word")
     probability: float = Field(ge=0, le=1, description="p: probability that a word is replaced")
-    masked_at_once: PositiveInt = Field(
+    masked_at_once: OfAWord = Field(
         description="words masked in one forward pass of the masked language model; in a text of 80 or more word"
         " pieces, this many for each 9 word pieces"
     )
-    batch_size: PositiveInt = Field(description="texts in a forward pass; changes the speed, not the result")
+    batch_size: BatchSize = Field(description="texts in a forward pass; changes the speed, not the result")
 
 
 class DistillIntermediate(Group):
-    epochs: NonNegativeInt = Field(description="passes over the rows; 0: only compute the teacher's logits")
-    min_steps: PositiveInt | None = Field(description=MIN_STEPS)
-    batch_size: PositiveInt = Field(description="rows in a batch")
+    epochs: int = Field(ge=0, le=100_000, description="passes over the rows; 0: only compute the teacher's logits")
+    min_steps: Steps | None = Field(description=MIN_STEPS)
+    batch_size: BatchSize = Field(description="rows in a batch")
     learning_rate: PositiveFloat = Field(description="learning rate; it is constant")
     layer_map: LayerMap = Field(description=LAYER_MAP)
     losses: Losses = Field(description="weights of the losses")
-    relation_heads: PositiveInt = Field(description=RELATION_HEADS)
+    relation_heads: Width = Field(description=RELATION_HEADS)
     projections: Literal["shared", "each"] = Field(description=PROJECTIONS)
     dropout: Dropout = Field(description=STUDENT_DROPOUT)
-    max_rows: PositiveInt | None = Field(description="train on this many rows, drawn at random; blank: on all rows")
+    max_rows: Count | None = Field(description="train on this many rows, drawn at random; blank: on all rows")
 
 
 class DistillPrediction(Schedule):
@@ -368,7 +381,7 @@ class DistillPrediction(Schedule):
         description="targets: the teacher's logits, or the labels (to compare)"
     )
     augmented: bool = Field(description="false: do not train on variants and new pairs")
-    temperature: PositiveFloat = Field(description="temperature of the logits of teacher and student")
+    temperature: float = Field(gt=0, le=1_000, description="temperature of the logits of teacher and student")
 
 
 class FinetuneStudent(Schedule):
@@ -377,11 +390,11 @@ class FinetuneStudent(Schedule):
 
 class Evaluate(Group):
     seed: Seed = Field(description="seed of the bootstrap")
-    resamples: PositiveInt = Field(description="resamples of the bootstrap, for the intervals")
+    resamples: int = Field(ge=1, le=1_000_000, description="resamples of the bootstrap, for the intervals")
 
 
 class Export(Group):
-    frequent_words: NonNegativeInt | None = Field(
+    frequent_words: Annotated[int, Field(ge=0, le=1_000_000_000)] | None = Field(
         description="trim the vocabulary to the words of train and this many words of word_vectors; blank: keep all"
     )
     # torch's exporter writes 18 and above. Above 22, onnxruntime cannot load the int8 files that it writes itself.
@@ -393,8 +406,10 @@ class Export(Group):
 
 
 class Benchmark(Group):
-    batch_sizes: list[PositiveInt] = Field(min_length=1, description="batch sizes to time")
-    runs: PositiveInt = Field(description="timed runs of each model and situation; for larger batches, a fifth of this")
+    batch_sizes: list[BatchSize] = Field(min_length=1, description="batch sizes to time")
+    runs: int = Field(
+        ge=1, le=1_000_000, description="timed runs of each model and situation; for larger batches, a fifth of this"
+    )
 
 
 class Review(Group):
@@ -592,7 +607,7 @@ def _read(path: Path) -> dict:
         raise UserError(f"{path}: groups or lists are nested too deeply") from None
     except FileNotFoundError:
         raise UserError(f"there is no {path} in this folder: change to the top of the repository") from None
-    except (ruamel.yaml.error.YAMLError, UnicodeDecodeError) as error:
+    except (ruamel.yaml.error.YAMLError, ValueError) as error:  # ValueError: not UTF-8; a number of 5,000 digits
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         raise UserError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
@@ -617,9 +632,12 @@ def _expanded(node: Any, known: dict[int, float]) -> float:
 
 def check_task_name(name: str, key: str) -> None:
     """Raise UserError if a task may not have this name. ``key`` is where the name stands, for the message."""
-    if name in RESERVED_TASK_NAMES or not name.replace("_", "").replace("-", "").isalnum():
+    is_word = name.replace("_", "").replace("-", "").isalnum()
+    if name in RESERVED_TASK_NAMES or not is_word or len(name) > LONGEST_NAME:
         reserved = ", ".join(RESERVED_TASK_NAMES)
-        raise UserError(f"{key}: expected a name of letters, digits, _ and - (the names {reserved} are reserved)")
+        raise UserError(
+            f"{key}: expected a name of letters, digits, _ and - (at most {LONGEST_NAME}; {reserved} are reserved)"
+        )
 
 
 def _check_task(path: Path, settings: Settings, name: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from pipeline.tinybert.tasks import Task
 
 Records = Iterable[tuple[str, dict]]
+INVISIBLE = {"Zs", "Zl", "Zp", "Cc", "Cf"}  # Unicode's blanks, control characters and marks of format
 TABLE_SETTINGS = ("location", "config", "delimiter", "quotes", "where", "bad_rows")
 SOURCE_SETTINGS = ("group", "splits", "more_tests", "submissions")
 TEXT_SETTINGS = ("split", "sentences", "limit")
@@ -126,6 +128,7 @@ def flat(columns: Iterable[Any]) -> list[Column]:
 def text_of(record: dict, column: Any, what: str = "text") -> str:
     """The text in a column, without surrounding white space. Raises BadRecordError if it is missing, empty or not text.
 
+    A text of nothing but control characters and zero-width blanks is empty: a model would read no word of it.
     ``column`` may be a list: its columns' texts, except missing and empty ones, are joined by line breaks.
     ``what``: the name of the text in the message.
     """
@@ -144,7 +147,8 @@ def _stripped(cell: Any, column: Column) -> str:
         raise BadRecordError(
             f"column '{column}': expected text, found {type(cell).__name__} {cell!r}", f"column '{column}': not text"
         )
-    return cell.strip()
+    text = cell.strip()
+    return text if any(unicodedata.category(character) not in INVISIBLE for character in text) else ""
 
 
 def list_in_text(text: str) -> list | None:

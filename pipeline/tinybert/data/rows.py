@@ -6,7 +6,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from pipeline.tinybert.core.errors import UserError
+from pipeline.tinybert.core.output import damaged
 
 Row = dict
 
@@ -19,19 +19,24 @@ def parse_json(text: str) -> Any:
         raise ValueError("objects or lists are nested too deeply") from None
 
 
-def read(path: str | Path) -> Iterator[Row]:
-    """Yield the rows of a file that a stage has written, one by one. Raises UserError at a damaged line."""
+def read(path: str | Path, may_be_empty: bool = False) -> Iterator[Row]:
+    """Yield the rows of a file that a stage has written, one by one.
+
+    Raises UserError at a damaged line, and if there is no row, unless the file ``may_be_empty``.
+    """
+    is_empty = True
     with open(path, encoding="utf-8") as file:
         try:
             for line in file:
-                yield json.loads(line)
+                row = json.loads(line)
+                if not isinstance(row, dict):
+                    raise ValueError
+                is_empty = False
+                yield row
         except ValueError:
             raise damaged(path) from None
-
-
-def damaged(path: str | Path) -> UserError:
-    """The error to raise if a file that a stage has written cannot be read."""
-    return UserError(f"{path} is damaged: run `dvc repro`, which writes it again")
+    if is_empty and not may_be_empty:
+        raise damaged(path, "empty")
 
 
 def blocks(rows: Iterable[Any], size: int) -> Iterator[list[Any]]:
@@ -42,9 +47,11 @@ def blocks(rows: Iterable[Any], size: int) -> Iterator[list[Any]]:
 
 
 def count(path: str | Path) -> int:
-    """The number of rows in a file."""
+    """The number of rows in a file that a stage has written. Raises UserError if there is none."""
     with open(path, "rb") as file:
-        return sum(1 for _ in file)
+        if found := sum(1 for _ in file):
+            return found
+    raise damaged(path, "empty")
 
 
 def line(row: Row) -> str:

@@ -189,14 +189,14 @@ def save(keyed: KeyedVectors, stop_words: list[str], folder: Path) -> None:
 
 def load(folder: str | Path) -> tuple[KeyedVectors, frozenset[str]]:
     """The vectors and the stop words that ``save`` wrote. Raises UserError if they are damaged."""
-    words, stop_words = (_lines(Path(folder, name)) for name in ("words.txt", "stop_words.txt"))
     try:
+        words, stop_words = (_lines(Path(folder, name)) for name in ("words.txt", "stop_words.txt"))
         vectors = np.load(Path(folder, "vectors.npy"))
-        return _keyed(words, vectors.reshape(len(words), -1)), frozenset(stop_words)
+        if vectors.ndim != 2 or len(vectors) != len(words):
+            raise ValueError(f"{len(words)} words, but vectors of the shape {vectors.shape}")
+        return _keyed(words, vectors), frozenset(stop_words)
     except Exception as error:  # numpy raises many kinds for a damaged file
-        raise UserError(
-            f"{folder}/vectors.npy cannot be read ({error}): run `dvc repro --force word_vectors`"
-        ) from error
+        raise UserError(f"{folder} cannot be read ({error}): run `dvc repro --force word_vectors`") from error
 
 
 def _lines(path: Path) -> list[str]:

@@ -26,8 +26,9 @@ ROWS_PER_BLOCK = 1000
 
 def rows(task: Task, name: str) -> Iterator[Row]:
     """All rows, without labels: the teacher's outputs are the only targets."""
-    paths = _path("augmented", name), _path("unlabelled", name)
-    return without_labels(task, chain.from_iterable(rows_on_disk.read(path) for path in paths))
+    augmented, unlabelled = _path("augmented", name), _path("unlabelled", name)
+    found = chain(rows_on_disk.read(augmented), rows_on_disk.read(unlabelled, may_be_empty=True))
+    return without_labels(task, found)
 
 
 def labelled_rows(task: Task, name: str, augmented: bool = True) -> Iterator[Row]:

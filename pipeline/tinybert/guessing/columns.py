@@ -79,14 +79,14 @@ class Columns:
                 MOST_CLASSES, len(self.records) / ROWS_OF_A_CLASS
             ):
                 found.append(name)
-        return [name for name in found if not any(self._numbers_values_of(name, other) for other in found)]
+        numbers = [name for name in found if self.numbers(name)]
+        of_texts = {self._pattern(name) for name in found if name not in numbers}
+        return [name for name in found if name not in numbers or self._pattern(name) not in of_texts]
 
-    def _numbers_values_of(self, column: Any, other: Any) -> bool:
-        """Whether ``column`` holds one number for each value of ``other``, a column of text."""
-        if not self.numbers(column) or self.numbers(other):
-            return False
-        pairs = {(str(row[column]), str(row[other])) for row in self.records}
-        return len(pairs) == len(self.counts[column]) == len(self.counts[other])
+    def _pattern(self, column: Any) -> tuple[int, ...]:
+        """Which rows of a column are equal: equal patterns if the column holds one value for each value of another."""
+        numbers: dict[str, int] = {}
+        return tuple(numbers.setdefault(str(row[column]), len(numbers)) for row in self.records)
 
     def texts(self, without: Iterable[Any] = ()) -> list[Any]:
         """Columns of texts of several words, the longest texts first."""
@@ -100,7 +100,7 @@ class Columns:
         return sorted(found, key=lambda name: -found[name])
 
     def median_length(self, column: Any) -> float:
-        return float(np.median([words(cell) for cell in self.cells(column)]))
+        return float(np.median([words(str(cell)) for cell in self.cells(column)]))
 
     def cannot_guess(self, key: str, why: str, kind: type[UserError] = UserError) -> UserError:
         return kind(f"{key}: {why}: give --{key} COLUMN (the columns are {', '.join(map(str, self.names))})")

@@ -125,7 +125,8 @@ def with_entry(params: str, name: str, values: dict[str, Any]) -> str:
 
 def with_run(params: str, name: str) -> str:
     """The text of params.yaml with ``name`` as the only task to run."""
-    changed, count = RUN.subn(f"run: [{name}]", params, count=1)
+    is_text = isinstance(ruamel.yaml.YAML(typ="safe", pure=True).load(name), str)  # not 123, null or 1e5
+    changed, count = RUN.subn(f"run: [{name}]" if is_text else f"run: ['{name}']", params, count=1)
     if not count:
         raise UserError(f"params.yaml: the list `run` cannot be changed here: set it to [{name}] yourself")
     return changed

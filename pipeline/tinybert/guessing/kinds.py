@@ -67,6 +67,8 @@ def guess(records: list[dict], chosen: dict[str, Any], kind: str | None) -> tupl
 def text_classification(columns: Columns) -> Guess:
     classes = columns.with_classes()
     label = columns.chosen.get("label") or _one_of(columns, "label", classes, LABEL, "a few different values")
+    if isinstance(label, list):
+        raise columns.cannot_guess("label", "several columns, of which only multi_label reads labels")
     counts = columns.counts.get(label, ())
     if len(counts) < 2 or not (columns.sure or label in classes):
         raise columns.cannot_guess("label", f"column '{label}' does not hold a few different values")
@@ -123,8 +125,11 @@ def named_entities(columns: Columns) -> Guess:
     others = [name for name in lists if name not in (*tagged, tags) and _is_words(columns.cells(name))]
     given = columns.chosen.get("words")
     word = given or _one_of(columns, "words", others[:1] if is_conll else others, ("words", "tokens"), "lists of words")
+    for key, name in (("words", word), ("tags", tags)):
+        if not all(is_list(row[name]) for row in columns.records):
+            raise columns.cannot_guess(key, f"column {_quoted(name)} does not hold a list in each row")
     rows = [([str(cell) for cell in row[word]], [str(cell) for cell in row[tags]]) for row in columns.records]
-    types = Counter(tag[2:] for _, row in rows for tag in row if tag[0] in "BS")
+    types = Counter(tag[2:] for _, row in rows for tag in row if tag[:1] in ("B", "S"))
     schemes = {scheme: sum(not _is_valid(*row, scheme) for row in rows) for scheme in ("IOB2", "IOB1", "BIOES")}
     scheme = columns.chosen.get("scheme") or min(schemes, key=schemes.__getitem__)
     reasons = [
@@ -140,6 +145,8 @@ def question_answering(columns: Columns) -> Guess:
     answers = columns.chosen.get("answers") or _one_of(
         columns, "answers", with_answers, ("answers", "answer"), "answers with their answer_start"
     )
+    if answers not in with_answers:
+        raise columns.cannot_guess("answers", f"column '{answers}' does not hold answers with their answer_start")
     texts = columns.texts()
     question = columns.chosen.get("question") or _one_of(
         columns, "question", named(texts, "question", "query"), (), "questions"
@@ -229,11 +236,12 @@ def _labels(columns: Columns) -> tuple[Any, str | None, Counter]:
         label = _one_of(columns, "label", lists, LABELS, "lists")
         return label, None, Counter(str(value) for cell in columns.cells(label) for value in cell)
     if len(binary) >= (2 if columns.sure else 3) and not named(binary, *LABEL):
-        on = {name: sum(n for value, n in columns.counts[name].items() if value.lower() in ON) for name in binary}
+        values = {name: columns.counts.get(name, Counter()) for name in binary}
+        on = {name: sum(n for value, n in of_one.items() if value.lower() in ON) for name, of_one in values.items()}
         return binary, None, Counter(on)
     for name in [chosen] if chosen else named(columns.counts, *LABELS):
         for separator in [columns.chosen["separator"]] if "separator" in columns.chosen else SEPARATORS:
-            if counts := _split(columns.counts[name], separator):
+            if counts := _split(columns.counts.get(name, Counter()), separator):
                 return name, separator, counts
     raise columns.cannot_guess(
         "label", "no column holds several labels (a list, or a text with separators)", UnfitError

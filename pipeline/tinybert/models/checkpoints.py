@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 OUTPUTS = {"return_dict": True, "output_attentions": False, "output_hidden_states": False}
 # What the library writes into tokenizer_config.json about how a tokenizer was loaded and last called.
 CALL_STATE = ("is_local", "local_files_only", "max_length", "pad_to_multiple_of", "stride", "truncation_strategy")
-MOST_LABELS = 100_000  # the library spells out a name for each
+# The library spells out a name for each label and, in some families, an entry for each layer.
+MOST = {"num_labels": 100_000, "num_hidden_layers": 10_000}
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
@@ -73,8 +74,9 @@ def _configuration(folder: str | Path, key: str) -> Any:
         stated, _ = transformers.PreTrainedConfig.get_config_dict(folder, local_files_only=True)
         if Path(folder, "adapter_config.json").exists():
             raise ValueError("it has an adapter (adapter_config.json): save the merged model (merge_and_unload)")
-        if (stated.get("num_labels") or 0) > MOST_LABELS:
-            raise ValueError(f"num_labels is {stated['num_labels']} in config.json: expected at most {MOST_LABELS}")
+        for name, most in MOST.items():
+            if (stated.get(name) or 0) > most:
+                raise ValueError(f"{name} is {stated[name]} in config.json: expected at most {most}")
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     # Without a key it is a model of this project's, perhaps a teacher.
     check_family(config, key or str(folder), is_teacher=not key or key.startswith("finetune_teacher."))

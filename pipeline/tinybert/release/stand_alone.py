@@ -13,6 +13,7 @@ The key "tinybert" of config.json has the model's settings: kind of task, fields
 import argparse
 import json
 import math
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable
@@ -289,4 +290,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except BrokenPipeError:  # the reader has closed the pipe, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -7,10 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline.tinybert.core.errors import UserError
-from pipeline.tinybert.core.output import read_json, write_json
+from pipeline.tinybert.core.output import damaged, read_json, write_json
 from pipeline.tinybert.core.settings import Task as TaskSettings
 from pipeline.tinybert.core.settings import checked
-from pipeline.tinybert.data.rows import damaged
 from pipeline.tinybert.tasks.multi_label import MultiLabel
 from pipeline.tinybert.tasks.named_entities import NamedEntities
 from pipeline.tinybert.tasks.question_answering import QuestionAnswering
@@ -57,6 +56,6 @@ def load(path: str | Path, settings: TaskSettings, name: str) -> Task:
     """The task with its settings and the labels that ``save`` wrote."""
     try:
         labels = read_json(path)["labels"]
-    except (ValueError, KeyError, TypeError):
+    except (KeyError, TypeError):
         raise damaged(path) from None
     return create(settings, name, labels)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import regex
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field
 
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import log_count
@@ -37,8 +37,8 @@ WORD = regex.compile(r"\w+")  # unlike that of re, also with vowel signs and acc
 
 class Options(Group):
     unanswerable: bool = Field(False, description="true: questions may have no answer, as in SQuAD 2.0")
-    stride: NonNegativeInt = Field(128, description="overlap of the windows of a long passage, in word pieces")
-    longest_answer: PositiveInt = Field(30, description="longest predicted answer, in word pieces")
+    stride: int = Field(128, ge=0, le=100_000, description="overlap of the windows of a long passage, in word pieces")
+    longest_answer: int = Field(30, ge=1, le=100_000, description="longest predicted answer, in word pieces")
 
 
 class QuestionAnswering(Task):

@@ -10,6 +10,7 @@ import pytest
 import ruamel.yaml
 from dvc.utils import hydra
 
+from pipeline.tinybert import tasks
 from pipeline.tinybert.core import settings
 from pipeline.tinybert.core.errors import UserError
 
@@ -160,11 +161,11 @@ def annotation(key: str):
         ("prepare.test", 1.0, "a number (more than 0 and less than 1)"),
         ("augment.probability", 1.5, "a number (0 to 1)"),
         ("finetune_teacher.dropout", 1.0, "a number (0 or more and less than 1) or blank"),
-        ("augment.variants", -1, "a whole number (0 or more) or 'auto'"),
+        ("augment.variants", -1, "a whole number (0 to 10000) or 'auto'"),
         ("export.opset", 17, "a whole number (18 to 22)"),
         ("export.opset", 23, "a whole number (18 to 22)"),
-        ("distill_prediction.temperature", 0, "a number (more than 0)"),
-        ("distill_prediction.temperature", float("inf"), "a number (more than 0)"),
+        ("distill_prediction.temperature", 0, "a number (more than 0 and at most 1000)"),
+        ("distill_prediction.temperature", float("inf"), "a number (more than 0 and at most 1000)"),
         (
             "finetune_teacher.learning_rate",
             "5e-5",
@@ -174,7 +175,7 @@ def annotation(key: str):
         (
             "distill_intermediate.layer_map",
             "unifrom",
-            "'auto', 'uniform', 'first' or 'last' or a list of whole numbers (each 1 or more)",
+            "'auto', 'uniform', 'first' or 'last' or a list of whole numbers (each 1 to 1000)",
         ),
         ("encoder", None, "a group of settings (checkpoint, seed, masked_language_model)"),
     ],
@@ -189,7 +190,7 @@ def test_a_value_out_of_range_is_named_with_the_range(key, value, expected, refu
 def test_a_wrong_entry_of_a_list_is_named_by_its_place(refusal):
     params = copy.deepcopy(PARAMS)
     params["general_student"]["layers"] = [1, "six"]
-    assert "general_student.layers.1: expected a whole number (1 or more), found 'six' (str)" in refusal(params)
+    assert "general_student.layers.1: expected a whole number (1 to 1000), found 'six' (str)" in refusal(params)
 
 
 @pytest.mark.parametrize(
@@ -235,6 +236,53 @@ def aliases(depth: int, template: str) -> str:
 def test_a_file_that_expands_without_end_is_refused_at_once(text, refusal):
     message = refusal(text)
     assert message.endswith(("stand for more than 100000 values: remove some", "are nested too deeply"))
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, "!!int one", "!!float one"], ids=["long", "no int", "no float"])
+def test_a_number_that_cannot_be_read_is_refused(number, refusal):
+    assert "params.yaml: not valid YAML: " in refusal(f"seed: {number}")
+
+
+@pytest.mark.parametrize("key", ["1", "[a, b]"])
+def test_a_key_that_is_no_text_is_named(key, refusal):
+    params = copy.deepcopy(PARAMS)
+    params["augment"] |= YAML.load(f"{{? {key} : 5}}")
+    assert f"augment.{YAML.load(key)}: expected a name, found ".replace("[", "(").replace("]", ")") in refusal(params)
+
+
+def numbers_without_a_limit(schema: dict, key: str) -> list[str]:
+    """The whole numbers of a JSON schema, by key, that may be as large as one likes."""
+    found = [key] if schema.get("type") == "integer" and not {"maximum", "exclusiveMaximum"} & schema.keys() else []
+    parts = [*schema.get("anyOf", []), *([schema["items"]] if "items" in schema else [])]
+    inner = [*((part, key) for part in parts), *((part, name) for name, part in schema.get("properties", {}).items())]
+    return found + [name for part, of in inner for name in numbers_without_a_limit(part, of)]
+
+
+def test_every_whole_number_has_a_limit():
+    """Beyond it a run could only hang or overflow."""
+    values = {"labels", "where"}  # values of the user's file
+    groups = settings.Settings.model_json_schema()["$defs"].values()
+    options = [kind.Options.model_json_schema() for kind in tasks.KINDS.values() if hasattr(kind, "Options")]
+    found = [name for group in (*groups, *options) for name in numbers_without_a_limit(group, "")]
+    assert set(found) <= values
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        ("distill_prediction.min_steps", "a whole number (1 to 100000000) or blank"),
+        ("finetune_teacher.epochs", "a whole number (1 to 100000)"),
+        ("augment.new_pairs", "a whole number (0 to 10000000)"),
+        (f"{OWN}.max_length", "a whole number (8 to 100000)"),
+        ("distill_intermediate.losses.hidden", "a number (0 to 1000000)"),
+    ],
+)
+def test_a_setting_that_could_only_run_for_ever_is_refused(key, expected, refusal):
+    params = copy.deepcopy(PARAMS)
+    group, last = place(params, key)
+    for value, found in [(10**30, 10**30), (10**5000, "Exceeds the limit (4300 digits) for integer string conversion")]:
+        group[last] = value
+        assert f"{key}: expected {expected}, found {found}" in refusal(params)
 
 
 def test_aliases_may_stand_for_groups(tmp_path):
@@ -370,13 +418,13 @@ class TestTasksOwnValues:
             (
                 "distill_prediction",
                 {"temperature": "hot"},
-                "temperature: expected a number (more than 0), found 'hot' (str)",
+                "temperature: expected a number (more than 0 and at most 1000), found 'hot' (str)",
             ),
             ("distill_intermediate", {"losses": {"hiden": 1}}, "losses.hiden: unknown setting; did you mean 'hidden'?"),
             (
                 "general_student",
                 {"shape": {"layers": 0}},
-                "shape.layers: expected a whole number (1 or more), found 0 (int)",
+                "shape.layers: expected a whole number (1 to 1000), found 0 (int)",
             ),
             ("general_student", {"shape": 3}, "shape: expected a group of settings (layers, hidden, heads, feed"),
         ],

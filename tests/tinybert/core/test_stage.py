@@ -275,3 +275,12 @@ def test_openmp_spins_shortly_unless_the_user_has_set_how_long(value, monkeypatc
         monkeypatch.setenv("GOMP_SPINCOUNT", value)
     _, errors = start_python("-c", "import pipeline, torch").communicate()
     assert f"GOMP_SPINCOUNT = '{value or 10000}'" in errors
+
+
+def test_what_is_printed_into_a_closed_pipe_is_dropped_and_the_stage_goes_on(tmp_path):
+    print_much = "from pipeline.tinybert.core.log import log; [log('x' * 999) for _ in range(999)]"
+    process = start_python("-c", f"{print_much}; open({str(tmp_path / 'done')!r}, 'w')")
+    assert process.stdout.readline() == "x" * 999 + "\n"
+    process.stdout.close()
+    assert (process.wait(60), process.stderr.read()) == (0, "")
+    assert (tmp_path / "done").exists()

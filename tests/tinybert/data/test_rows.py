@@ -3,9 +3,10 @@ import json
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tiny import write_file
 
 from pipeline.tinybert.core.errors import UserError
-from pipeline.tinybert.core.output import write_csv, write_json
+from pipeline.tinybert.core.output import read_json, write_csv, write_json
 from pipeline.tinybert.data import rows
 
 values = st.one_of(st.text(), st.integers(), st.booleans(), st.none(), st.floats(allow_nan=False))
@@ -24,7 +25,7 @@ def folder(tmp_path_factory):
 )
 def test_read_rows_equal_the_written_ones(folder, some_rows):
     assert rows.write(folder / "rows.jsonl", some_rows) == len(some_rows)
-    assert list(rows.read(folder / "rows.jsonl")) == some_rows
+    assert list(rows.read(folder / "rows.jsonl", may_be_empty=True)) == some_rows
 
 
 @settings(deadline=None)
@@ -57,8 +58,24 @@ def test_tables_round_numbers_to_six_digits(folder):
     assert (folder / "loss.csv").read_bytes() == expected.encode()
 
 
-@pytest.mark.parametrize("content", [b'{"id": "train-0"}\n{"id": "tr', b"\0\0\0", b'{"text": "caf\xe9"}\n'])
+@pytest.mark.parametrize(
+    "content", [b'{"id": "train-0"}\n{"id": "tr', b"\0\0\0", b'{"text": "caf\xe9"}\n', b"3\n", b"\n"]
+)
 def test_a_damaged_file_of_rows_is_named_with_what_to_do(tmp_path, content):
     (tmp_path / "train.jsonl").write_bytes(content)
     with pytest.raises(UserError, match=r"train.jsonl is damaged: run `dvc repro`, which writes it again"):
         list(rows.read(tmp_path / "train.jsonl"))
+
+
+def test_a_file_without_rows_is_refused_unless_it_may_be_empty(tmp_path):
+    path = write_file(tmp_path / "train.jsonl", "")
+    for read in (rows.count, lambda path: list(rows.read(path))):
+        with pytest.raises(UserError, match=r"train.jsonl is empty: run `dvc repro`, which writes it again"):
+            read(path)
+    assert list(rows.read(path, may_be_empty=True)) == []
+
+
+@pytest.mark.parametrize("content", ["", '{"a": 1', "\0"])
+def test_a_damaged_json_file_is_named_with_what_to_do(tmp_path, content):
+    with pytest.raises(UserError, match=r"scores.json is damaged: run `dvc repro`, which writes it again"):
+        read_json(write_file(tmp_path / "scores.json", content))

@@ -149,7 +149,7 @@ def test_texts_come_from_the_named_column_of_the_selected_rows(tmp_path):
 
 
 def test_rows_without_text_are_left_out_and_logged(tmp_path, capsys):
-    lines = ['{"body": "a film"}', '{"body": " "}', '{"bdy": "a film"}', '{"body": 7}']
+    lines = ['{"body": "a film"}', '{"body": "\\t\\u0007\\u200b\\ufeff"}', '{"bdy": "a film"}', '{"body": 7}']
     text = Text(location=str(write_file(tmp_path / "more.jsonl", "\n".join(lines))), text="body", limit=9)
     assert sources.texts(text, 1, "tasks.tiny.unlabelled") == ["a film"]
     assert capsys.readouterr().out == (
@@ -223,6 +223,9 @@ def test_memory_of_unlabelled_rows_grows_with_the_limit_not_with_the_file(tmp_pa
 
 
 def test_a_source_without_any_text_is_reported(tmp_path):
+    invisible = write_file(tmp_path / "invisible.csv", "text\n\u200b\u00ad\n\x07 \x08\n")
+    with pytest.raises(UserError, match="^tasks.tiny.unlabelled: .*invisible.csv: no text in column 'text'"):
+        texts(invisible)
     path = write_file(tmp_path / "text.jsonl", '{"text": "two words"}\n{"text": null}\n')
     with pytest.raises(
         UserError, match="^tasks.tiny.unlabelled: .*text.jsonl: no sentence of 3 words in column 'text'"

@@ -237,8 +237,12 @@ def test_words_without_letters_and_vectors_without_direction_are_left_out_and_co
     )
 
 
-def test_a_damaged_file_of_saved_vectors_is_reported(tmp_path):
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [("vectors.npy", b""), ("words.txt", b""), ("words.txt", b"film\n"), ("words.txt", b"caf\xe9\n")],
+)
+def test_a_damaged_file_of_saved_vectors_is_reported(tmp_path, file, content):
     word_vectors.save(word_vectors.fetch(str(write_folder(tmp_path / "package")), 9, "key"), [], tmp_path)
-    (tmp_path / "vectors.npy").write_bytes(b"")
-    with pytest.raises(UserError, match=r"vectors.npy cannot be read .*: run `dvc repro --force word_vectors`"):
+    (tmp_path / file).write_bytes(content)
+    with pytest.raises(UserError, match=r"cannot be read .*: run `dvc repro --force word_vectors`"):
         word_vectors.load(tmp_path)

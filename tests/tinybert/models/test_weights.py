@@ -200,13 +200,14 @@ def test_an_adapter_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"num_hidden_layers": 1_000_000}, "config.json states 1000000 layers, but there are 71 weights"),
+        ({"num_hidden_layers": 10_000}, "config.json states 10000 layers, but there are 71 weights"),
         ({"vocab_size": 10**12}, "vocab_size is 1000000000000 in config.json, but no weight has this size"),
         ({"hidden_size": 10**9}, "hidden_size is 1000000000 in config.json"),
         ({"intermediate_size": 10**9}, "intermediate_size is 1000000000 in config.json"),
         ({"max_position_embeddings": 10**9}, "max_position_embeddings is 1000000000 in config.json"),
         ({"type_vocab_size": 10**9}, "type_vocab_size is 1000000000 in config.json"),
         ({"num_labels": 10**9}, "num_labels is 1000000000 in config.json: expected at most 100000"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000 in config.json: expected at most 10000"),
         (
             {"hidden_size": "24"},
             "Validation error for field 'hidden_size': TypeError: Field 'hidden_size' expected int",
