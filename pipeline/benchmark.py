@@ -48,7 +48,9 @@ def main(name: str) -> None:
         if "teacher" in loaded:
             teacher_onnx, teacher_int8 = (onnx_folders["teacher"] / FILES[form] for form in ("onnx", "int8"))
             onnx_model.write(teacher_onnx, loaded["teacher"], task, tokenizers["teacher"], export.opset)
-            onnx_model.quantise(teacher_onnx, teacher_int8, export.per_channel, export.reduce_range)
+            onnx_model.quantise(
+                teacher_onnx, teacher_int8, tokenizers["teacher"], export.per_channel, export.reduce_range
+            )
         files = {
             f"{which} {form}": (folders if form == "pytorch" else onnx_folders)[which] / formats[form]
             for which, form in product(loaded, formats)
