@@ -1,4 +1,4 @@
-"""Write the locks: the version and hashes of each package that requirements.txt needs. ``python .github/lock.py``, with uv.
+"""Write the locks: the version and hashes of each package that requirements.txt needs. Run it where uv is installed.
 
 requirements-cuda.lock has torch and the packages that only its CUDA build needs, requirements.lock all others, so that
 the CPU build of torch, which comes from another index and has other hashes, can take the place of the first.
@@ -9,13 +9,13 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-COMMAND = "uv pip compile requirements.txt --universal --python-version 3.11 --generate-hashes --no-header --no-annotate"
+COMMAND = "uv pip compile requirements.txt --universal --python-version 3.11 --generate-hashes --quiet"
 PACKAGE = re.compile(r"^\S.*\n(?:[ \t].*\n)*", re.MULTILINE)  # a package's version, and the lines of its hashes
 CUDA = re.compile(r"torch==|triton==|cuda-|nvidia-(?!ml-py)")
 
 
 def main() -> None:
-    compiled = subprocess.run([*COMMAND.split(), "--quiet"], cwd=ROOT, check=True, capture_output=True, text=True)
+    compiled = subprocess.run([*COMMAND.split(), "--no-header", "--no-annotate"], cwd=ROOT, check=True, capture_output=True, text=True)
     packages = PACKAGE.findall(compiled.stdout)
     for file, is_cuda in (("requirements.lock", False), ("requirements-cuda.lock", True)):
         chosen = [package for package in packages if bool(CUDA.match(package)) == is_cuda]

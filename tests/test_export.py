@@ -84,7 +84,7 @@ def test_every_family_is_exported(tmp_path, batch, task, family):
 
 @pytest.fixture
 def both_int8(monkeypatch, tmp_path):
-    """``both_int8(path, tokenizer)``: the layers with fused attention; the int8 file, and the one with plain attention."""
+    """``both_int8(path, tokenizer)``: the number of layers with fused attention; the int8 file, and a plain one."""
 
     def make(path, tokenizer):
         files = [tmp_path / "int8.onnx", tmp_path / "plain_int8.onnx"]
