@@ -15,7 +15,8 @@ CUDA = re.compile(r"torch==|triton==|cuda-|nvidia-(?!ml-py)")
 
 
 def main() -> None:
-    compiled = subprocess.run([*COMMAND.split(), "--no-header", "--no-annotate"], cwd=ROOT, check=True, capture_output=True, text=True)
+    command = [*COMMAND.split(), "--no-header", "--no-annotate"]
+    compiled = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
     packages = PACKAGE.findall(compiled.stdout)
     for file, is_cuda in (("requirements.lock", False), ("requirements-cuda.lock", True)):
         chosen = [package for package in packages if bool(CUDA.match(package)) == is_cuda]
