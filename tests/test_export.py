@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import onnx
 import pytest
 import tiny
 import torch
@@ -13,7 +14,7 @@ from pipeline.tinybert.core import settings
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.data import rows
 from pipeline.tinybert.models import checkpoints
-from pipeline.tinybert.models.families import FAMILIES, TEACHER_FAMILIES
+from pipeline.tinybert.models.families import FAMILIES
 from pipeline.tinybert.release import onnx_model
 
 
@@ -72,16 +73,6 @@ def test_the_files_tell_nothing_of_the_machine_that_made_them(world):
         assert str(tiny.ROOT).encode() not in made and b"site-packages" not in made
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_is_exported(tmp_path, batch, task, family):
-    tiny.write_family(tmp_path, family)
-    model, tokenizer = task.load_model(tmp_path).eval(), checkpoints.tokenizer(tmp_path)
-    onnx_model.write(tmp_path / "model.onnx", model, task, tokenizer, 18)
-    inputs = {name: batch((7, 3), 2)[name] for name in tokenizer.model_input_names}
-    found = onnx_model.run(onnx_model.session(tmp_path / "model.onnx"), inputs).logits
-    torch.testing.assert_close(found, model(**inputs).logits.detach(), atol=1e-5, rtol=0)
-
-
 @pytest.fixture
 def both_int8(monkeypatch, tmp_path):
     """``both_int8(path, tokenizer)``: the number of layers with fused attention; the int8 file, and a plain one."""
@@ -110,16 +101,35 @@ def test_fused_attention_changes_no_answer_of_a_kind(exported_kind, tmp_path, ba
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("family", [*FAMILIES, *TEACHER_FAMILIES])
-def test_attention_is_fused_in_the_families_whose_answers_stay(tmp_path, batch, task, both_int8, family):
+@pytest.mark.parametrize("family", [*FAMILIES, "xlm-roberta", "modernbert"])
+def test_every_family_is_exported_with_fused_attention_where_the_answers_stay(tmp_path, batch, task, both_int8, family):
     tiny.write_family(tmp_path, family)
     model, tokenizer = task.load_model(tmp_path).eval(), checkpoints.tokenizer(tmp_path)
     onnx_model.write(tmp_path / "model.onnx", model, task, tokenizer, 18)
-    layers, fused, plain = both_int8(tmp_path / "model.onnx", tokenizer)
-    print(family, layers)
-    inputs = {name: batch((31, 3), 2)[name] for name in tokenizer.model_input_names}
-    expected, found = (onnx_model.run(model, inputs).logits for model in (plain, fused))
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    inputs = {name: batch((7, 3), 2)[name] for name in tokenizer.model_input_names}
+    found = onnx_model.run(onnx_model.session(tmp_path / "model.onnx"), inputs).logits
+    torch.testing.assert_close(found, model(**inputs).logits.detach(), atol=1e-5, rtol=0)
+    layers, *files = both_int8(tmp_path / "model.onnx", tokenizer)
+    assert layers == (0 if family == "modernbert" else model.config.num_hidden_layers)  # it has local attention
+    fused, plain = (onnx_model.run(file, inputs).logits for file in files)
+    torch.testing.assert_close(fused, plain, atol=1e-4, rtol=0)
+
+
+def test_a_fused_file_that_answers_otherwise_is_not_kept(world, monkeypatch, tmp_path):
+    path, fuse = Path("models/tiny/onnx/model.onnx"), onnx_model.fuse_attention
+
+    def without_mask(content):
+        fused, layers = fuse(content)
+        model = onnx.load_from_string(fused)
+        for node in model.graph.node:
+            if node.op_type == "MultiHeadAttention":
+                del node.input[3:]
+        return model.SerializeToString(), layers
+
+    monkeypatch.setattr(onnx_model, "fuse_attention", without_mask)
+    tokenizer = checkpoints.tokenizer(path.parent)
+    assert onnx_model.quantise(path, tmp_path / "int8.onnx", tokenizer, per_channel=True, reduce_range=True) == 0
+    assert b"MultiHeadAttention" not in (tmp_path / "int8.onnx").read_bytes()
 
 
 def test_the_highest_opset_gives_files_that_load_and_answer_the_same(world, batch, task, tmp_path):
