@@ -71,7 +71,7 @@ def write_teacher(folder: Path, teacher: PreTrainedModel, task: tasks.Task, toke
     onnx, int8 = (folder / FILES[form] for form in ("onnx", "int8"))
     for path, write in {
         onnx: lambda: onnx_model.write(onnx, teacher, task, tokenizer, export.opset),
-        int8: lambda: onnx_model.quantise(onnx, int8, export.per_channel, export.reduce_range),
+        int8: lambda: onnx_model.quantise(onnx, int8, tokenizer, export.per_channel, export.reduce_range),
     }.items():
         try:
             write()

@@ -80,7 +80,8 @@ def write_and_score(
     checkpoints.save(out, student, tokenizer)
     files = {which: out / file for which, file in FILES.items()}
     onnx_model.write(files["onnx"], student, task, tokenizer, recipe.opset)
-    onnx_model.quantise(files["onnx"], files["int8"], recipe.per_channel, recipe.reduce_range)
+    fused = onnx_model.quantise(files["onnx"], files["int8"], tokenizer, recipe.per_channel, recipe.reduce_range)
+    log(f"int8: fused attention in {fused} layers" if fused else "int8: attention is not fused: not found, or inexact")
 
     test, threshold = EvaluationSet(task, parts["test"], tokenizer), None
     with pytorch_forward(task, student) as forward:
@@ -104,6 +105,7 @@ def write_and_score(
         if which == "onnx":
             check_onnx_equals_pytorch(difference, share, recipe)
         report[which] |= {"largest_difference": float(f"{difference:.0e}"), "equal_predictions": round(share, DIGITS)}
+    report["int8"]["fused_layers"] = fused
     shown = (f"{which} {scores[task.metric]:.4f} ({scores['megabytes']} MB)" for which, scores in report.items())
     log(f"{task.metric} on test: {', '.join(shown)}")
     return {"word_pieces": len(tokenizer), "threshold": threshold and round(threshold, DIGITS), **report}

@@ -72,14 +72,46 @@ def test_the_files_tell_nothing_of_the_machine_that_made_them(world):
         assert str(tiny.ROOT).encode() not in made and b"site-packages" not in made
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_is_exported(tmp_path, batch, task, family):
+@pytest.fixture
+def both_int8(monkeypatch, tmp_path):
+    """``both_int8(path, tokenizer)``: the number of layers with fused attention; the int8 file, and a plain one."""
+
+    def make(path, tokenizer):
+        files = [tmp_path / "int8.onnx", tmp_path / "plain_int8.onnx"]
+        layers = onnx_model.quantise(path, files[0], tokenizer, per_channel=True, reduce_range=True)
+        monkeypatch.setattr(onnx_model, "fuse_attention", lambda content: (content, 0))
+        assert onnx_model.quantise(path, files[1], tokenizer, per_channel=True, reduce_range=True) == 0
+        return layers, *(onnx_model.session(file, threads=1) for file in files)
+
+    return make
+
+
+@pytest.mark.parametrize("kind", ["text_classification", "named_entities"])
+def test_fused_attention_changes_no_answer_of_a_kind(exported_kind, tmp_path, batch, both_int8, kind):
+    exported_kind(kind)
+    task, student, path = exported(kind)
+    layers, fused, plain = both_int8(path, checkpoints.tokenizer(path.parent))
+    assert layers == student.config.num_hidden_layers
+    assert json.loads(Path("metrics", kind, "export.json").read_text())["int8"]["fused_layers"] == layers
+    assert path.with_name("model_int8.onnx").read_bytes() == (tmp_path / "int8.onnx").read_bytes()
+    for lengths, padding in [((5,), 0), ((1,), 0), ((31, 3, 7), 4)]:
+        inputs = batch(lengths, padding)
+        expected, found = (task.class_logits(onnx_model.run(model, inputs)) for model in (plain, fused))
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "xlm-roberta", "modernbert"])
+def test_every_family_is_exported_with_fused_attention_where_the_answers_stay(tmp_path, batch, task, both_int8, family):
     tiny.write_family(tmp_path, family)
     model, tokenizer = task.load_model(tmp_path).eval(), checkpoints.tokenizer(tmp_path)
     onnx_model.write(tmp_path / "model.onnx", model, task, tokenizer, 18)
     inputs = {name: batch((7, 3), 2)[name] for name in tokenizer.model_input_names}
     found = onnx_model.run(onnx_model.session(tmp_path / "model.onnx"), inputs).logits
     torch.testing.assert_close(found, model(**inputs).logits.detach(), atol=1e-5, rtol=0)
+    layers, *files = both_int8(tmp_path / "model.onnx", tokenizer)
+    assert layers == (0 if family == "modernbert" else model.config.num_hidden_layers)  # it has local attention
+    fused, plain = (onnx_model.run(file, inputs).logits for file in files)
+    torch.testing.assert_close(fused, plain, atol=1e-4, rtol=0)
 
 
 def test_the_highest_opset_gives_files_that_load_and_answer_the_same(world, batch, task, tmp_path):
@@ -87,7 +119,7 @@ def test_the_highest_opset_gives_files_that_load_and_answer_the_same(world, batc
     highest = next(rule.le for rule in settings.Export.model_fields["opset"].metadata if hasattr(rule, "le"))
     path, inputs = tmp_path / "model.onnx", batch((7, 3))
     onnx_model.write(path, model, task, tokenizer, highest)
-    onnx_model.quantise(path, tmp_path / "int8.onnx", per_channel=True, reduce_range=True)
+    onnx_model.quantise(path, tmp_path / "int8.onnx", tokenizer, per_channel=True, reduce_range=True)
     expected = model(**inputs).logits.detach()
     torch.testing.assert_close(onnx_model.run(onnx_model.session(path), inputs).logits, expected, atol=1e-5, rtol=0)
     assert onnx_model.run(onnx_model.session(tmp_path / "int8.onnx"), inputs).logits.isfinite().all()
