@@ -168,7 +168,8 @@ def session(path: Path | bytes, threads: int = 0) -> onnxruntime.InferenceSessio
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions have no public base class
         reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{path} cannot be loaded: {reason}: run `dvc repro` or `dvc pull`") from error
+        file = "the ONNX model" if isinstance(path, bytes) else path
+        raise UserError(f"{file} cannot be loaded: {reason}: run `dvc repro` or `dvc pull`") from error
 
 
 def onnx_forward(task: Task, path: Path) -> Forward:
