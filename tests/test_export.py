@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import onnx
 import pytest
 import tiny
 import torch
@@ -112,6 +113,23 @@ def test_every_family_is_exported_with_fused_attention_where_the_answers_stay(tm
     assert layers == (0 if family == "modernbert" else model.config.num_hidden_layers)  # it has local attention
     fused, plain = (onnx_model.run(file, inputs).logits for file in files)
     torch.testing.assert_close(fused, plain, atol=1e-4, rtol=0)
+
+
+def test_a_fused_file_that_answers_otherwise_is_not_kept(world, monkeypatch, tmp_path):
+    path, fuse = Path("models/tiny/onnx/model.onnx"), onnx_model.fuse_attention
+
+    def without_mask(content):
+        fused, layers = fuse(content)
+        model = onnx.load_from_string(fused)
+        for node in model.graph.node:
+            if node.op_type == "MultiHeadAttention":
+                del node.input[3:]
+        return model.SerializeToString(), layers
+
+    monkeypatch.setattr(onnx_model, "fuse_attention", without_mask)
+    tokenizer = checkpoints.tokenizer(path.parent)
+    assert onnx_model.quantise(path, tmp_path / "int8.onnx", tokenizer, per_channel=True, reduce_range=True) == 0
+    assert b"MultiHeadAttention" not in (tmp_path / "int8.onnx").read_bytes()
 
 
 def test_the_highest_opset_gives_files_that_load_and_answer_the_same(world, batch, task, tmp_path):
