@@ -67,7 +67,11 @@ def main(name: str) -> None:
 
 
 def write_teacher(folder: Path, teacher: PreTrainedModel, task: tasks.Task, tokenizer, export: settings.Export) -> None:
-    """Write the teacher as ONNX and int8 ONNX. Not all families allow it: a failure is logged, and leaves no file."""
+    """Write the teacher as ONNX and int8 ONNX. Not all families allow it: a failure is logged, and leaves no file.
+
+    Raises UserError if a weight is NaN or infinite.
+    """
+    onnx_model.check_weights(teacher)
     onnx, int8 = (folder / FILES[form] for form in ("onnx", "int8"))
     for path, write in {
         onnx: lambda: onnx_model.write(onnx, teacher, task, tokenizer, export.opset),

@@ -32,7 +32,7 @@ def masked_mean('''),
     (INTERMEDIATE, '            "embeddings": lengths',
      '            "cosine": lengths.sum(),\n            "embeddings": lengths'),
     ("pipeline/tinybert/core/settings.py", "class Losses(Group):\n",
-     "class Losses(Group):\n    cosine: NonNegativeFloat\n"),
+     "class Losses(Group):\n    cosine: Weight\n"),
     ("params.yaml", "losses: {embeddings: 1, ", "losses: {cosine: 1, embeddings: 1, "),
 ]  # fmt: skip
 PREDICTION_LOSS = [

@@ -50,11 +50,7 @@ def write(path: Path, model: PreTrainedModel, task: Task, tokenizer, opset: int)
 
     Raises UserError if a weight is NaN or infinite.
     """
-    if not all(weights.isfinite().all() for weights in model.parameters()):
-        raise UserError(
-            f"{model.name_or_path}: the model's weights are not finite (NaN or infinite): remove it and run"
-            " `dvc repro`, or bring other weights if they are your own"
-        )
+    check_weights(model)
     model.cpu().eval()
     inputs = list(tokenizer.model_input_names)
     values = {"input_ids": tokenizer.pad_token_id, "attention_mask": 1, "token_type_ids": 0}
@@ -76,6 +72,15 @@ def write(path: Path, model: PreTrainedModel, task: Task, tokenizer, opset: int)
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()  # the exporter's debugging data, with paths of this machine
     program.save(path)
+
+
+def check_weights(model: PreTrainedModel) -> None:
+    """Raise UserError if a weight is NaN or infinite."""
+    if not all(weights.isfinite().all() for weights in model.parameters()):
+        raise UserError(
+            f"{model.name_or_path}: the model's weights are not finite (NaN or infinite): remove it and run"
+            " `dvc repro`, or bring other weights if they are your own"
+        )
 
 
 def quantise(path: Path, to: Path, tokenizer, per_channel: bool, reduce_range: bool) -> int:
