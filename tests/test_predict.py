@@ -95,15 +95,25 @@ def test_an_onnx_file_is_run_without_libraries_that_take_seconds_to_import(world
     assert "onnxruntime" in imported and not imported & {"torch", "transformers", "scipy", "pandas", "datasets"}
 
 
-@pytest.mark.parametrize("read", [0, 1])
-def test_a_reader_that_has_enough_ends_it_quietly(world, read):
+def check_a_closed_pipe(read: int, *arguments: str) -> None:
+    """The command ends quietly if what reads its answers closes the pipe after ``read`` lines."""
     Path("asked.txt").write_text("the plot is dull\n" * (20_000 * read or 1))  # more than a pipe holds, or a buffer's
-    with tiny.start_python("-m", "pipeline.predict", "tiny", "--file", "asked.txt") as process:
+    with open("asked.txt") as asked, tiny.start_python(*arguments, stdin=asked) as process:
         for _ in range(read):
             process.stdout.readline()
         process.stdout.close()
         assert not {"Traceback", "BrokenPipeError"} & set(re.findall(r"\w+", process.stderr.read()))
         assert process.wait() == 0
+
+
+@pytest.mark.parametrize("read", [0, 1])
+def test_a_reader_that_has_enough_ends_it_quietly(world, read):
+    check_a_closed_pipe(read, "-m", "pipeline.predict", "tiny", "--file", "asked.txt")
+
+
+@pytest.mark.parametrize("read", [0, 1])
+def test_a_reader_that_has_enough_ends_the_folder_s_predict_py_quietly(release, read):
+    check_a_closed_pipe(read, str(release("text_classification") / "predict.py"), "--other", "a film")
 
 
 @pytest.mark.parametrize(

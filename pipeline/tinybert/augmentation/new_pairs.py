@@ -5,14 +5,12 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
-from sklearn.feature_extraction.text import TfidfVectorizer
 
 from pipeline.tinybert.data import neighbours
 from pipeline.tinybert.data import rows as rows_on_disk
 from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.tasks import Task
 
-MOST_COMPARED = 4000  # rows: each is compared with each
 CHARACTERS = (3, 5)  # lengths of the character n-grams that texts are compared by, in any language
 
 
@@ -38,17 +36,17 @@ def append(task: Task, path: Path, splits: Iterable[Path], wanted: int, seed: in
 
 
 def _families(path: Path, draw: np.random.Generator) -> list[list[Row]]:
-    """Rows of ``path`` with their variants behind them: at most ``MOST_COMPARED``, drawn at random."""
+    """Rows of ``path``, each with its variants behind it: as many as can be compared, drawn at random."""
     originals = sum(not row["variant"] for row in rows_on_disk.read(path))
-    kept = set(draw.permutation(originals)[:MOST_COMPARED].tolist())
-    families: list[list[Row]] = []
+    chosen = draw.permutation(originals)[: neighbours.MOST].tolist()
+    families: dict[int, list[Row]] = {number: [] for number in sorted(chosen)}
     number = -1
     for row in rows_on_disk.read(path):
-        number += not row["variant"]
-        if number in kept:
-            families += [] if row["variant"] else [[]]
-            families[-1].append(row)
-    return families
+        if not row["variant"]:  # an original, whose variants follow
+            number += 1
+        if number in families:
+            families[number].append(row)
+    return list(families.values())
 
 
 def _of_one_row(task: Task, families: list[list[Row]], count: int, draw: np.random.Generator) -> Iterator[Row | None]:
@@ -59,9 +57,10 @@ def _of_one_row(task: Task, families: list[list[Row]], count: int, draw: np.rand
 
 def _of_two_rows(task: Task, families: list[list[Row]], count: int, draw: np.random.Generator) -> Iterator[Row | None]:
     """Texts of two rows, or of their variants."""
+    from sklearn.feature_extraction.text import TfidfVectorizer  # slow to import, and only pairs need it
+
     if len(families) < 2:
         return
-    # Words that few texts have count most, and a text of one word has a similarity too.
     vectors = TfidfVectorizer(analyzer="char_wb", ngram_range=CHARACTERS, sublinear_tf=True, dtype=np.float32)
     seconds = vectors.fit_transform([original["pair"] for original, *_ in families])
     firsts = vectors.transform([original["text"] for original, *_ in families])

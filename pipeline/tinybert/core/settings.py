@@ -52,16 +52,15 @@ Dropout = Annotated[float, Field(ge=0, lt=1)] | None
 Length = Annotated[int, Field(ge=8, le=100_000)]
 Epochs = Annotated[int, Field(ge=1, le=100_000)]
 Steps = Annotated[int, Field(ge=1, le=100_000_000)]
-BatchSize = Annotated[int, Field(ge=1, le=100_000)]
 Count = Annotated[int, Field(ge=1, le=1_000_000_000)]  # of rows, texts or words
 NewTexts = Annotated[int, Field(ge=0, le=10_000_000)]
 OfAWord = Annotated[int, Field(ge=1, le=10_000)]
 Layer = Annotated[int, Field(ge=1, le=1_000)]
-Width = Annotated[int, Field(ge=1, le=100_000)]
+Size = Annotated[int, Field(ge=1, le=100_000)]  # of a batch, a layer or a table
 Weight = Annotated[float, Field(ge=0, le=1_000_000)]
 Name = Annotated[str, Field(min_length=1)]
 Character = Annotated[str, Field(min_length=1, max_length=1)]
-Column = Name | Width  # the number of the column, from 1, if columns have no names
+Column = Name | Size  # the number of the column, from 1, if columns have no names
 Texts = Name | Annotated[list[Name], Field(min_length=1)]  # a column, or columns whose texts are joined
 Value = str | int | float | bool
 LayerMap = Literal["auto", "uniform", "first", "last"] | list[Layer]
@@ -179,8 +178,8 @@ class Schedule(Group):
     epochs: Epochs = Field(description="passes over the training rows")
     min_steps: Steps | None = Field(description=MIN_STEPS)
     patience: Epochs | None = Field(description="stop after this many epochs without a better score; blank: never")
-    batch_size: BatchSize = Field(description="rows in a batch")
-    accumulation: BatchSize = Field(description="batches in an optimizer step")
+    batch_size: Size = Field(description="rows in a batch")
+    accumulation: Size = Field(description="batches in an optimizer step")
     checkpointing: bool = Field(description="true: recompute activations, for less memory and more time")
     learning_rate: PositiveFloat | Annotated[list[PositiveFloat], Field(min_length=1)] = Field(
         description="peak learning rate; a list: the stage tries each, and the best one on validation counts"
@@ -213,7 +212,7 @@ class MaskedLanguageModel(Group):
     text: Text = Field(description="text to train on")
     masked_share: Share = Field(description="share of the word pieces that are masked")
     steps: Steps = Field(description="optimizer steps")
-    batch_size: BatchSize = Field(description="texts in a batch")
+    batch_size: Size = Field(description="texts in a batch")
     max_length: Length = Field(description="longest text in word pieces")
     learning_rate: PositiveFloat = Field(description="peak learning rate")
     warmup: Warmup = Field(description="share of the steps in which the learning rate rises")
@@ -243,9 +242,9 @@ class Prepare(Group):
 
 class Shape(Group):
     layers: Layer = Field(description="layers of the student")
-    hidden: Width = Field(description="width of its hidden states")
-    heads: Width = Field(description="attention heads")
-    feed_forward: Width = Field(description="width of the feed-forward layers")
+    hidden: Size = Field(description="width of its hidden states")
+    heads: Size = Field(description="attention heads")
+    feed_forward: Size = Field(description="width of the feed-forward layers")
 
 
 class Losses(Group):
@@ -271,12 +270,12 @@ class GeneralDistillation(Group):
     text: Text = Field(description="text to distil on")
     epochs: Epochs = Field(description="passes over the text")
     min_steps: Steps | None = Field(description=MIN_STEPS)
-    batch_size: BatchSize = Field(description="texts in a batch")
+    batch_size: Size = Field(description="texts in a batch")
     max_length: Length = Field(description="longest text in word pieces")
     learning_rate: PositiveFloat = Field(description="learning rate; it is constant")
     layer_map: LayerMap = Field(description=LAYER_MAP)
     losses: Losses = Field(description="weights of the losses")
-    relation_heads: Width = Field(description=RELATION_HEADS)
+    relation_heads: Size = Field(description=RELATION_HEADS)
     projections: Literal["shared", "each"] = Field(description=PROJECTIONS)
     dropout: Dropout = Field(description=STUDENT_DROPOUT)
 
@@ -360,17 +359,17 @@ class Augment(Group):
         description="words masked in one forward pass of the masked language model; in a text of 80 or more word"
         " pieces, this many for each 9 word pieces"
     )
-    batch_size: BatchSize = Field(description="texts in a forward pass; changes the speed, not the result")
+    batch_size: Size = Field(description="texts in a forward pass; changes the speed, not the result")
 
 
 class DistillIntermediate(Group):
     epochs: int = Field(ge=0, le=100_000, description="passes over the rows; 0: only compute the teacher's logits")
     min_steps: Steps | None = Field(description=MIN_STEPS)
-    batch_size: BatchSize = Field(description="rows in a batch")
+    batch_size: Size = Field(description="rows in a batch")
     learning_rate: PositiveFloat = Field(description="learning rate; it is constant")
     layer_map: LayerMap = Field(description=LAYER_MAP)
     losses: Losses = Field(description="weights of the losses")
-    relation_heads: Width = Field(description=RELATION_HEADS)
+    relation_heads: Size = Field(description=RELATION_HEADS)
     projections: Literal["shared", "each"] = Field(description=PROJECTIONS)
     dropout: Dropout = Field(description=STUDENT_DROPOUT)
     max_rows: Count | None = Field(description="train on this many rows, drawn at random; blank: on all rows")
@@ -406,7 +405,7 @@ class Export(Group):
 
 
 class Benchmark(Group):
-    batch_sizes: list[BatchSize] = Field(min_length=1, description="batch sizes to time")
+    batch_sizes: list[Size] = Field(min_length=1, description="batch sizes to time")
     runs: int = Field(
         ge=1, le=1_000_000, description="timed runs of each model and situation; for larger batches, a fifth of this"
     )

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+MOST = 4000  # things to compare each with each: all similarities are held in memory
+
 
 def draw_pairs(similarity: np.ndarray, count: int, draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """``count`` random pairs of numbers below n, in two arrays: the first of each pair, and one of its neighbours.

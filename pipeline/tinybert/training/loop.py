@@ -102,7 +102,8 @@ class Plan:
     @classmethod
     def of(cls, stage: str, settings: Group, numerics: Numerics, **more: Any) -> Plan:
         """The plan with the ``settings`` that have the name of a field, and with ``more`` fields."""
-        named = {name: value for name, value in settings if name in {known.name for known in fields(cls)}}
+        known = {one.name for one in fields(cls)}
+        named = {name: value for name, value in settings if name in known}
         return cls(**{"stage": stage, **numerics.model_dump(), **named, **more})
 
     def fitted(self, rows: int) -> Plan:

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 BATCH_SIZE = 32
 WARMUP = 0.1
-MOST_TEXTS = 4000  # a similarity of all with all is held in memory
 FEWEST_TEXTS = 10  # of two texts, all pairs have the same similarity
 LEAST_EXPLAINED = 0.1  # share of the labels' variance
 LABELS = 0.3  # of the learning rate: a teacher that has learned similarity has less to learn, and more to lose
@@ -97,7 +96,7 @@ def explained(rows: list[Row], embeddings: dict[str, np.ndarray]) -> float:
 def pairs_of(texts: list[str], embeddings: np.ndarray, count: int, seed: int) -> list[Row]:
     """``count`` pairs of near and far texts with their cosine (mean 0, variance 1) as ``label``."""
     draw = np.random.default_rng(seed)
-    held = np.sort(draw.permutation(len(texts))[:MOST_TEXTS])
+    held = np.sort(draw.permutation(len(texts))[: neighbours.MOST])
     cosines = embeddings[held] @ embeddings[held].T
     firsts, seconds = neighbours.draw_pairs(cosines, count, draw)
     labels = cosines[firsts, seconds]

@@ -2,7 +2,7 @@ import pytest
 import tiny
 
 from pipeline.tinybert.augmentation import new_pairs
-from pipeline.tinybert.data import rows
+from pipeline.tinybert.data import neighbours, rows
 
 TASK = tiny.task(["different", "same"])
 ORIGINALS = [(f"train-{number}", f"one {number}", f"other {number}") for number in range(20)]
@@ -59,7 +59,7 @@ def test_texts_of_two_rows_have_more_or_less_in_common(tmp_path):
 
 
 def test_of_many_rows_some_are_compared(path, monkeypatch):
-    monkeypatch.setattr(new_pairs, "MOST_COMPARED", 5)
+    monkeypatch.setattr(neighbours, "MOST", 5)
     assert len({row["text"].split()[-1] for row in appended(path)}) == 5
 
 

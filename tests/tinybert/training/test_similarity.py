@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.tinybert.core import settings
+from pipeline.tinybert.data import neighbours
 from pipeline.tinybert.models import checkpoints
 from pipeline.tinybert.training import similarity
 
@@ -36,7 +37,7 @@ def test_the_seed_decides_the_pairs():
 
 
 def test_more_texts_than_the_memory_holds_are_drawn(monkeypatch):
-    monkeypatch.setattr(similarity, "MOST_TEXTS", 10)
+    monkeypatch.setattr(neighbours, "MOST", 10)
     pairs = similarity.pairs_of(TEXTS, embeddings_on_a_circle(50), 500, 1)
     assert len({pair["text"] for pair in pairs}) == 10
 
