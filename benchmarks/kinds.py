@@ -2,8 +2,10 @@
 
 The tasks are in kinds.yaml, beside this script. FOLDER contains a folder for each task, with the files that its entry
 names. Each task runs by `dvc repro` in a clone of the last commit under `.dvc/tmp/kinds`. The clones share DVC's cache,
-so that finished stages do not run again. Name tasks to run only those. ``--jobs 2`` runs two tasks at once, each on
-half of the cores; minutes in the table are those of one task. ``--upto STAGE`` stops after a stage and prints no table.
+so that finished stages do not run again. Name tasks to run only those. ``--set KEY=VALUE`` changes a value of
+params.yaml, for example ``seed=2`` or ``tasks.cola.augment={variants: 0}``. ``--jobs 2`` runs two tasks at once, each
+on half of the cores; minutes in the table are those of one task. ``--upto STAGE`` stops after a stage and prints no
+table.
 """
 
 import argparse
@@ -22,12 +24,12 @@ from transformers import AutoConfig
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from comparison import multiplications
+from comparison import machine, multiplications
+from small import change, setting
 from stages import LINE
 
 from pipeline.tinybert.models.checkpoints import shape_of
 
-WORK = ROOT / ".dvc" / "tmp" / "kinds"
 ENTRIES = Path(__file__).with_name("kinds.yaml")
 SHARED_STAGES = ("encoder", "word_vectors")
 AFTER_EVALUATE = ("export", "benchmark", "package")
@@ -35,31 +37,39 @@ MODELS = ("teacher", "student", "student_alone")
 YAML = ruamel.yaml.YAML(pure=True)
 
 
-def clone(task: str, entries: dict, data: Path) -> Path:
-    """A clone of the last commit, with the task's entry in params.yaml and this repository's DVC cache."""
-    folder = WORK / task
+def clone(folder: Path, entry: dict, data: Path, encoder: Path | None, changes: dict) -> None:
+    """Make or renew a clone of the last commit for the task that the folder is named after.
+
+    params.yaml gets the task's entry and the changes. The clone uses this repository's DVC cache. ``encoder``: the folder
+    of a stronger teacher, which the entry names in `finetune_teacher.encoder`.
+    """
     commit = git(ROOT, "rev-parse", "HEAD").strip()
     if folder.exists():
         git(folder, "fetch", "--quiet", "origin", commit)
     else:
-        WORK.mkdir(parents=True, exist_ok=True)
-        git(WORK, "clone", "--quiet", str(ROOT), task)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        git(folder.parent, "clone", "--quiet", str(ROOT), folder.name)
     git(folder, "reset", "--quiet", "--hard", commit)
     subprocess.run(["dvc", "cache", "dir", "--quiet", "--local", str(ROOT / ".dvc" / "cache")], cwd=folder, check=True)
-    copy_files(task, entries[task], data, folder)
+    copy_files(folder.name, entry, data, folder)
+    if encoder:
+        copy = folder / "data" / "raw" / "finetune_teacher" / encoder.name
+        shutil.copytree(encoder, copy, dirs_exist_ok=True, copy_function=shutil.copyfile)
 
     params = YAML.load((folder / "params.yaml").read_text(encoding="utf-8"))
-    params["run"] = [task]
-    params["tasks"][task] = entries[task]
+    params["run"] = [folder.name]
+    params["tasks"][folder.name] = entry
     with open(folder / "params.yaml", "w", encoding="utf-8", newline="\n") as file:
         YAML.dump(params, file)
-    return folder
+    change(folder / "params.yaml", changes)
 
 
 def copy_files(task: str, entry: dict, data: Path, folder: Path) -> None:
     """Copy the task's files to data/raw/<task>, and files of another task that it reads as unlabelled text to
     data/raw/<task>/<other>: a stage depends only on the folder of its own task.
     """
+    if not reads_files(entry):
+        return
     raw = folder / "data" / "raw" / task
     shutil.copytree(data / task, raw, dirs_exist_ok=True, copy_function=shutil.copyfile)
     text = Path((entry["unlabelled"] or {}).get("location", ""))
@@ -67,6 +77,10 @@ def copy_files(task: str, entry: dict, data: Path, folder: Path) -> None:
         copy = folder / text
         copy.parent.mkdir(exist_ok=True)
         shutil.copyfile(data / text.relative_to(f"data/raw/{task}"), copy)
+
+
+def reads_files(entry: dict) -> bool:
+    return not entry["source"]["location"].startswith("package:")
 
 
 def git(folder: Path, *command: str) -> str:
@@ -97,13 +111,13 @@ def share_of_flops(folder: Path, task: str, length: int) -> float:
     return student / teacher
 
 
-def measured(task: str) -> tuple[str, str]:
+def measured(log: Path) -> tuple[str, str]:
     """Minutes of the task's own stages, and their peak memory in GiB, from the latest run of each in the log.
 
     Both are "unknown" if a stage never ran here because its outputs were in DVC's cache.
     """
     latest = {}
-    for line in re.split(r"[\r\n]+", (WORK / f"{task}.log").read_text(encoding="utf-8")):
+    for line in re.split(r"[\r\n]+", log.read_text(encoding="utf-8")):
         if (match := LINE.match(line.strip())) and match["task"]:
             latest[match["stage"]] = match
     if set(latest) != stages_of_a_task():
@@ -129,25 +143,37 @@ def row(folder: Path, entry: dict) -> str:
     value, low, high = (100 * scores["gain"][key] for key in ("value", "low", "high"))
     cells.insert(len(MODELS), f"{value:+.1f} ({low:.1f} to {high:.1f})")
     share = share_of_flops(folder, task, entry["max_length"])
-    return f"| {' | '.join([task, metric, *cells, f'{100 * share:.0f} %', *measured(task)])} |"
+    return f"| {' | '.join([task, metric, *cells, f'{100 * share:.0f} %', *measured(folder.with_suffix('.log'))])} |"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("tasks", nargs="*", help="tasks of kinds.yaml (default: all)")
+    run(parser(__doc__.splitlines()[0], ENTRIES).parse_args(), ENTRIES)
+
+
+def parser(description: str, entries: Path) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("tasks", nargs="*", help=f"tasks of {entries.name} (default: all)")
     parser.add_argument("--data", type=Path, required=True, help="the folder that contains a folder for each task")
+    parser.add_argument("--set", nargs="+", type=setting, default=[], metavar="KEY=VALUE", help="changes of params.yaml")
     parser.add_argument("--jobs", type=int, default=1, help="number of tasks that run at once")
     parser.add_argument("--upto", help="the last stage to run")
-    arguments = parser.parse_args()
-    entries = YAML.load(ENTRIES.read_text(encoding="utf-8"))["tasks"]
+    return parser
+
+
+def run(arguments: argparse.Namespace, file: Path, encoder: Path | None = None) -> None:
+    """Run the tasks of the entries' file in clones below `.dvc/tmp`, and print the table."""
+    entries = YAML.load(file.read_text(encoding="utf-8"))["tasks"]
     tasks = arguments.tasks or list(entries)
     if unknown := set(tasks) - set(entries):
         sys.exit(f"no such task: {', '.join(sorted(unknown))}: expected one of {', '.join(entries)}")
 
-    if missing := [str(arguments.data / task) for task in tasks if not (arguments.data / task).is_dir()]:
+    needed = [arguments.data / task for task in tasks if reads_files(entries[task])]
+    if missing := [str(folder) for folder in needed if not folder.is_dir()]:
         sys.exit(f"--data: no such folder: {', '.join(missing)}")
 
-    folders = {task: clone(task, entries, arguments.data) for task in tasks}
+    folders = {task: ROOT / ".dvc" / "tmp" / file.stem / task for task in tasks}
+    for task, folder in folders.items():
+        clone(folder, entries[task], arguments.data, encoder, dict(arguments.set))
     if not repro(folders[tasks[0]], os.cpu_count(), *SHARED_STAGES):
         sys.exit(1)
     threads = max(1, os.cpu_count() // arguments.jobs)
@@ -155,6 +181,7 @@ def main() -> None:
     with ThreadPoolExecutor(arguments.jobs) as pool:
         succeeded = list(pool.map(lambda task: repro(folders[task], threads, f"{last}@{task}"), tasks))
     if not arguments.upto:
+        print(f"\n{machine()}; {', '.join(f'{key}={value}' for key, value in arguments.set) or 'no changes'}")
         print_table([(folders[task], entries[task]) for task, success in zip(tasks, succeeded, strict=True) if success])
     sys.exit(not all(succeeded))
 
