@@ -40,8 +40,8 @@ YAML = ruamel.yaml.YAML(pure=True)
 def clone(folder: Path, entry: dict, data: Path, encoder: Path | None, changes: dict) -> None:
     """Make or renew a clone of the last commit for the task that the folder is named after.
 
-    params.yaml gets the task's entry and the changes. The clone uses this repository's DVC cache. ``encoder``: the folder
-    of a stronger teacher, which the entry names in `finetune_teacher.encoder`.
+    params.yaml gets the task's entry and the changes. The clone uses this repository's DVC cache. ``encoder``: the
+    folder of a stronger teacher, which the entry names in `finetune_teacher.encoder`.
     """
     commit = git(ROOT, "rev-parse", "HEAD").strip()
     if folder.exists():
@@ -154,7 +154,9 @@ def parser(description: str, entries: Path) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("tasks", nargs="*", help=f"tasks of {entries.name} (default: all)")
     parser.add_argument("--data", type=Path, required=True, help="the folder that contains a folder for each task")
-    parser.add_argument("--set", nargs="+", type=setting, default=[], metavar="KEY=VALUE", help="changes of params.yaml")
+    parser.add_argument(
+        "--set", nargs="+", type=setting, default=[], metavar="KEY=VALUE", help="changes of params.yaml"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="number of tasks that run at once")
     parser.add_argument("--upto", help="the last stage to run")
     return parser
@@ -171,12 +173,13 @@ def run(arguments: argparse.Namespace, file: Path, encoder: Path | None = None) 
     if missing := [str(folder) for folder in needed if not folder.is_dir()]:
         sys.exit(f"--data: no such folder: {', '.join(missing)}")
 
+    cores = os.cpu_count() or 1
     folders = {task: ROOT / ".dvc" / "tmp" / file.stem / task for task in tasks}
     for task, folder in folders.items():
         clone(folder, entries[task], arguments.data, encoder, dict(arguments.set))
-    if not repro(folders[tasks[0]], os.cpu_count(), *SHARED_STAGES):
+    if not repro(folders[tasks[0]], cores, *SHARED_STAGES):
         sys.exit(1)
-    threads = max(1, os.cpu_count() // arguments.jobs)
+    threads = max(1, cores // arguments.jobs)
     last = arguments.upto or "evaluate"
     with ThreadPoolExecutor(arguments.jobs) as pool:
         succeeded = list(pool.map(lambda task: repro(folders[task], threads, f"{last}@{task}"), tasks))
