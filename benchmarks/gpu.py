@@ -61,7 +61,8 @@ from pipeline.tinybert.models.attention import first_position_only, our_attentio
 from pipeline.tinybert.models.batches import MEGABATCH, ByLength, Collator
 from pipeline.tinybert.models.encoded_rows import EncodedRows, EncodedRowsWriter
 from pipeline.tinybert.models.precision import has_bfloat16, to_inference
-from pipeline.tinybert.training.loop import Objective, Plan, Run, compute_deterministically
+from pipeline.tinybert.training.loop import Objective, Run, compute_deterministically
+from pipeline.tinybert.training.plan import Plan
 
 # Deciles of the lengths, in word-pieces, of SST-2's sentences and of SQuAD's questions with passages, truncated at 384.
 LENGTHS = {

@@ -44,7 +44,7 @@ Rows = list[rows.Row]
 def peers(name: str, seed: int) -> dict[str, float]:
     """Name of the peer → its score."""
     prepared = Path("data", name, "prepared")
-    task = tasks.load(prepared / "task.json", settings.load().task(name), name)
+    task = tasks.load(settings.load(), name)
     train, validation, test = (list(rows.read(prepared / f"{part}.jsonl")) for part in ("train", "validation", "test"))
     known = train + validation
     predicted: dict[str, list] = {}

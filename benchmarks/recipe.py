@@ -70,7 +70,7 @@ class World:
         self.kind = configuration.task(name).kind
         self.recipes = {stage_name: configuration.of(stage_name, name) for stage_name in STAGES}
         prepared = Path("data", name, "prepared")
-        self.task = tasks.load(prepared / "task.json", configuration.task(name), name)
+        self.task = tasks.load(configuration, name)
         self.train = list(rows.read(prepared / "train.jsonl"))
         self.validation = list(rows.read(prepared / "validation.jsonl"))
         self.tokenizer = checkpoints.tokenizer(Path("models", name, "general_student"))

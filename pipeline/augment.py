@@ -22,7 +22,7 @@ def main(name: str) -> None:
     prepared = Path("data", name, "prepared")
     train = prepared / "train.jsonl"
     recipe = word_replacement.with_variants(configuration.of("augment", name), rows.count(train))
-    task = tasks.load(prepared / "task.json", configuration.task(name), name)
+    task = tasks.load(configuration, name)
 
     augmenter = Augmenter(
         task,

@@ -33,7 +33,7 @@ def main(name: str) -> None:
     configuration = settings.load()
     recipe, export = configuration.of("benchmark", name), configuration.of("export", name)
     prepared = Path("data", name, "prepared")
-    task = tasks.load(prepared / "task.json", configuration.task(name), name)
+    task = tasks.load(configuration, name)
     folders = {"teacher": Path("models", name, "teacher"), "student": Path("models", name, "onnx")}
     if KnownLogits.load(task, folders["teacher"]):
         log("the teacher is a file of predictions: the student is compared with its own PyTorch model")

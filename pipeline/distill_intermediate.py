@@ -18,7 +18,7 @@ from pipeline.tinybert.models import checkpoints
 def main(name: str) -> None:
     configuration = settings.load()
     recipe = configuration.of("distill_intermediate", name)
-    task = tasks.load(Path("data", name, "prepared", "task.json"), configuration.task(name), name)
+    task = tasks.load(configuration, name)
     general_student = Path("models", name, "general_student")
     tokenizer = checkpoints.tokenizer(general_student)
     student = task.load_model(general_student, configuration.seed)

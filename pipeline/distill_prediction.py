@@ -24,7 +24,7 @@ def main(name: str) -> None:
     configuration = settings.load()
     recipe, numerics = configuration.of("distill_prediction", name), configuration.numerics
     prepared = Path("data", name, "prepared")
-    task = tasks.load(prepared / "task.json", configuration.task(name), name)
+    task = tasks.load(configuration, name)
     intermediate = Path("models", name, "intermediate")
     tokenizer = checkpoints.tokenizer(intermediate)
     validation = EvaluationSet(task, list(rows.read(prepared / "validation.jsonl")), tokenizer)

@@ -26,7 +26,7 @@ def main(name: str) -> None:
     configuration = settings.load()
     recipe, source = configuration.of("evaluate", name), configuration.task(name).source
     prepared = Path("data", name, "prepared")
-    task = tasks.load(prepared / "task.json", configuration.task(name), name)
+    task = tasks.load(configuration, name)
     tests = ("test", *source.more_tests, *source.submissions)
     parts = {part: list(rows.read(prepared / f"{part}.jsonl")) for part in ("train", "validation", *tests)}
     test = parts["test"]

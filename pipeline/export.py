@@ -31,7 +31,7 @@ def main(name: str) -> None:
     configuration = settings.load()
     recipe = configuration.of("export", name)
     prepared, folder = Path("data", name, "prepared"), Path("models", name, "student")
-    task = tasks.load(prepared / "task.json", configuration.task(name), name)
+    task = tasks.load(configuration, name)
     parts = {part: list(rows.read(prepared / f"{part}.jsonl")) for part in ("train", "validation", "test")}
     student, tokenizer = task.load_model(folder), checkpoints.tokenizer(folder)
 

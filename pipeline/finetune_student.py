@@ -17,7 +17,7 @@ def main(name: str) -> None:
     configuration = settings.load()
     recipe, numerics = configuration.of(STAGE, name), configuration.numerics
     prepared = Path("data", name, "prepared")
-    task = tasks.load(prepared / "task.json", configuration.task(name), name)
+    task = tasks.load(configuration, name)
     train, validation_rows = (list(rows.read(prepared / f"{split}.jsonl")) for split in ("train", "validation"))
     general_student = Path("models", name, "general_student")
     tokenizer = checkpoints.tokenizer(general_student)

@@ -27,7 +27,7 @@ def main(name: str) -> None:
     configuration = settings.load()
     recipe = configuration.of(STAGE, name)
     prepared = Path("data", name, "prepared")
-    task = tasks.load(prepared / "task.json", configuration.task(name), name)
+    task = tasks.load(configuration, name)
     train, validation_rows = (list(rows.read(prepared / f"{split}.jsonl")) for split in ("train", "validation"))
 
     if recipe.predictions:

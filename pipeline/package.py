@@ -26,7 +26,7 @@ SPLITS = ("train", "validation", "test")
 def main(name: str) -> None:
     configuration = settings.load()
     prepared, models = Path("data", name, "prepared"), Path("models", name)
-    task = tasks.load(prepared / "task.json", configuration.task(name), name)
+    task = tasks.load(configuration, name)
     check_whole(task, models / "onnx")
     metrics = Path("metrics", name)
     facts = {file: read_json(metrics / f"{file}.json") for file in REPORTS}

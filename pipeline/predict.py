@@ -46,7 +46,8 @@ def main() -> None:
         configuration = settings.load()
         name, task_settings = options.task, configuration.task(options.task)
         file = require_built(Path("models", name, "onnx", FILES[options.model]), name)
-        task = tasks.load(require_built(Path("data", name, "prepared", "task.json"), name), task_settings, name)
+        require_built(Path("data", name, "prepared", "task.json"), name)
+        task = tasks.load(configuration, name)
         report = read_json(require_built(Path("metrics", name, "export.json"), name))
         columns = column_names(task, task_settings.source, labelled=False)
         hidden = {*columns, *flat(columns.values())}  # the task reads them

@@ -88,7 +88,7 @@ def release(exported_kind) -> Callable[[str], Path]:
     def make(kind: str, threshold: float = 0.0) -> Path:
         name = exported_kind(kind)
         configuration, folder = settings.load(), Path("models", name, "release")
-        task = tasks.load(Path("data", name, "prepared", "task.json"), configuration.task(name), name)
+        task = tasks.load(configuration, name)
         folder.mkdir()
         serving = release_folder.serving_settings(task, configuration.task(name), threshold)
         release_folder.write(folder.with_name("onnx"), folder, serving)

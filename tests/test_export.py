@@ -25,7 +25,7 @@ def content(folder: Path) -> dict[str, bytes]:
 def exported(name: str = "tiny"):
     """The task, and its student as PyTorch and as ONNX has it."""
     configuration = settings.load()
-    task = tasks.load(Path("data", name, "prepared", "task.json"), configuration.task(name), name)
+    task = tasks.load(configuration, name)
     return task, task.load_model(Path("models", name, "student")).eval(), Path("models", name, "onnx", "model.onnx")
 
 

@@ -42,7 +42,7 @@ def said(monkeypatch, capsys, *arguments: str) -> list[dict]:
 def test_answers_are_those_of_the_student_whatever_the_file(exported_kind, monkeypatch, capsys, tmp_path, kind, model):
     name = exported_kind(kind)
     configuration = settings.load()
-    task = tasks.load(f"data/{name}/prepared/task.json", configuration.task(name), name)
+    task = tasks.load(configuration, name)
     asked = list(rows.read(f"data/{name}/prepared/test.jsonl"))[:8]
     student = task.load_model(f"models/{name}/student")
     evaluation = EvaluationSet(task, asked, checkpoints.tokenizer(f"models/{name}/student"))
@@ -432,7 +432,7 @@ def run_alone(folder: Path, *arguments: str, lines: str = "") -> list[dict]:
 
 def expected_answers(kind: str, asked: list[dict]) -> list[dict]:
     """The answers of the project's own code, in PyTorch."""
-    task = tasks.load(Path("data", kind, "prepared", "task.json"), settings.load().task(kind), kind)
+    task = tasks.load(settings.load(), kind)
     asked = [
         {field: value.strip() if isinstance(value, str) else value for field, value in row.items()} | {"given": row}
         for row in asked

@@ -52,7 +52,7 @@ def teacher_logits(name: str) -> list[np.ndarray]:
 def test_texts_get_the_logits_that_the_teacher_gives_with_its_own_tokenizer(with_teacher, family):
     name = with_teacher(family)
     run_stage("distill_intermediate")
-    task = tasks.load(Path("data", name, "prepared", "task.json"), settings.load().task(name), name)
+    task = tasks.load(settings.load(), name)
     model, tokenizer = (
         task.load_model(Path("models", name, "teacher")).eval(),
         checkpoints.tokenizer("models/tiny/teacher"),
@@ -83,7 +83,7 @@ def test_of_several_teachers_the_student_learns_the_mean_logits_and_each_is_scor
     name = with_teacher("mpnet", "xlm-roberta", **{"finetune_teacher.seeds": [1, 2]})
     for stage in ("distill_intermediate", "distill_prediction", "evaluate"):
         run_stage(stage)
-    task = tasks.load(Path("data", name, "prepared", "task.json"), settings.load().task(name), name)
+    task = tasks.load(settings.load(), name)
     folders = ensembles.folders(Path("models", name, "teacher"))
     assert [folder.name for folder in folders] == ["teacher", "2", "3", "4"]
     members = [(task.load_model(folder).eval(), checkpoints.tokenizer(folder)) for folder in folders]

@@ -16,7 +16,8 @@ from pipeline.tinybert.models.batches import Batch as Rows
 from pipeline.tinybert.models.batches import Collator, Pieces
 from pipeline.tinybert.models.encoded_rows import EncodedRows
 from pipeline.tinybert.models.families import word_logits
-from pipeline.tinybert.training.loop import Batch, Objective, Plan, Result, Tensors, train_or_load
+from pipeline.tinybert.training.loop import Batch, Objective, Tensors, train_or_load
+from pipeline.tinybert.training.plan import Plan, Result
 
 if TYPE_CHECKING:
     from pipeline.tinybert.core.settings import MaskedLanguageModel, Numerics

@@ -3,21 +3,19 @@
 docs/reference.md is made from it.
 """
 
-import math
 import typing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
-import ruamel.yaml
 from pydantic import Field, PositiveFloat
 
+from pipeline.tinybert.core import yaml_file
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import log
 from pipeline.tinybert.core.schema import Group, explain, suggestion
 
-MOST_VALUES = 100_000  # in params.yaml, which has some hundred
 LONGEST_NAME = 100  # of a task: folders have it
 PARAMS = Path("params.yaml")
 RESERVED_NAMES = (
@@ -579,7 +577,7 @@ def _places(key: str) -> list[str]:
 
 def load(path: Path = PARAMS) -> Settings:
     """Read and check all of params.yaml. Raises UserError: one line with each wrong key and what was expected."""
-    raw = _read(path)
+    raw = yaml_file.read(path)
     try:
         settings = Settings.model_validate(raw)
     except pydantic.ValidationError as error:
@@ -592,41 +590,6 @@ def load(path: Path = PARAMS) -> Settings:
         if name not in settings.tasks:
             raise UserError(f"{path}: run: {_no_such_task(name, settings.tasks)}")
     return settings
-
-
-def _read(path: Path) -> dict:
-    # ruamel as in DVC: PyYAML would read 1e-05, which `dvc exp run -S a=1e-5` writes, as text.
-    yaml = ruamel.yaml.YAML(typ="safe", pure=True)
-    try:
-        text = path.read_text(encoding="utf-8")
-        if "*" in text and _expanded(yaml.compose(text), {}) > MOST_VALUES:  # before they are expanded
-            raise UserError(f"{path}: its aliases (*name) stand for more than {MOST_VALUES} values: remove some")
-        raw = yaml.load(text)
-    except RecursionError:
-        raise UserError(f"{path}: groups or lists are nested too deeply") from None
-    except FileNotFoundError:
-        raise UserError(f"there is no {path} in this folder: change to the top of the repository") from None
-    except (ruamel.yaml.error.YAMLError, ValueError) as error:  # ValueError: not UTF-8; a number of 5,000 digits
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
-    if not isinstance(raw, dict):
-        raise UserError(f"{path}: expected groups of settings, found {type(raw).__name__}")
-    return raw
-
-
-def _expanded(node: Any, known: dict[int, float]) -> float:
-    """The number of values below a node of a YAML document if each alias is replaced by what it stands for.
-
-    ``known``: the numbers of nodes seen before. Infinity for an alias within its own anchor.
-    """
-    if not isinstance(getattr(node, "value", None), list):
-        return 1
-    if id(node) not in known:
-        known[id(node)] = math.inf
-        inner = [part for entry in node.value for part in (entry if isinstance(entry, tuple) else (entry,))]
-        known[id(node)] = 1 + sum(_expanded(part, known) for part in inner)
-    return known[id(node)]
 
 
 def check_task_name(name: str, key: str) -> None:

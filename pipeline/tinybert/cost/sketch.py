@@ -26,8 +26,8 @@ from pipeline.tinybert.models import checkpoints
 from pipeline.tinybert.models.inference import BATCH, encode
 from pipeline.tinybert.tasks import Task
 from pipeline.tinybert.training import similarity
-from pipeline.tinybert.training.loop import batches_and_epochs, steps_of
 from pipeline.tinybert.training.own_teacher import ENCODER_KEY
+from pipeline.tinybert.training.plan import batches_and_epochs, steps_of
 
 SAMPLED = 500  # rows or texts whose lengths stand for all
 START = 4.0  # seconds for a stage's imports and files

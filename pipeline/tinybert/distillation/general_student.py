@@ -21,7 +21,7 @@ from pipeline.tinybert.models import checkpoints
 from pipeline.tinybert.models.encoded_rows import Columns, load_or_write
 from pipeline.tinybert.models.families import FAMILIES, feed_forward, layers
 from pipeline.tinybert.models.inference import BATCH
-from pipeline.tinybert.training.loop import Result
+from pipeline.tinybert.training.plan import Result
 
 KEY = "general_student"
 ENCODER = Path("models/pretrained/encoder")

@@ -19,7 +19,7 @@ from pipeline.tinybert.models import checkpoints, ensembles
 from pipeline.tinybert.models.alignment import SecondReading
 from pipeline.tinybert.models.encoded_rows import EncodedRows
 from pipeline.tinybert.models.known_logits import KnownLogits
-from pipeline.tinybert.training.loop import Result
+from pipeline.tinybert.training.plan import Result
 
 if TYPE_CHECKING:
     from pipeline.tinybert.core.settings import DistillIntermediate, Numerics

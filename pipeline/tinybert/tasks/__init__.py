@@ -8,8 +8,8 @@ from pathlib import Path
 
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.output import damaged, read_json, write_json
+from pipeline.tinybert.core.settings import Settings, checked
 from pipeline.tinybert.core.settings import Task as TaskSettings
-from pipeline.tinybert.core.settings import checked
 from pipeline.tinybert.tasks.multi_label import MultiLabel
 from pipeline.tinybert.tasks.named_entities import NamedEntities
 from pipeline.tinybert.tasks.question_answering import QuestionAnswering
@@ -52,10 +52,11 @@ def save(task: Task, path: Path) -> None:
     write_json(path, {"labels": task.labels})
 
 
-def load(path: str | Path, settings: TaskSettings, name: str) -> Task:
-    """The task with its settings and the labels that ``save`` wrote."""
+def load(settings: Settings, name: str) -> Task:
+    """The task ``name`` with its settings and the labels that `prepare` wrote with ``save``."""
+    path = Path("data", name, "prepared", "task.json")
     try:
         labels = read_json(path)["labels"]
     except (KeyError, TypeError):
         raise damaged(path) from None
-    return create(settings, name, labels)
+    return create(settings.task(name), name, labels)

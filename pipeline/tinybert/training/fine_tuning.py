@@ -26,7 +26,8 @@ from pipeline.tinybert.models.inference import (
     pytorch_forward,
 )
 from pipeline.tinybert.training import calibration
-from pipeline.tinybert.training.loop import Batch, Collate, Objective, Plan, Result, Tensors, Validation, train_or_load
+from pipeline.tinybert.training.loop import Batch, Collate, Objective, Tensors, train_or_load
+from pipeline.tinybert.training.plan import Plan, Result, Validation
 
 if TYPE_CHECKING:
     from pipeline.tinybert.core.settings import FinetuneStudent, FinetuneTeacher, Numerics, Schedule

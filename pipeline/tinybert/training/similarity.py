@@ -28,7 +28,8 @@ from pipeline.tinybert.models.encoded_rows import EncodedRows
 from pipeline.tinybert.models.inference import encode
 from pipeline.tinybert.tasks.regression import Regression
 from pipeline.tinybert.training.fine_tuning import LabelObjective
-from pipeline.tinybert.training.loop import Plan, train_or_load
+from pipeline.tinybert.training.loop import train_or_load
+from pipeline.tinybert.training.plan import Plan
 
 if TYPE_CHECKING:
     from pipeline.tinybert.core.settings import FinetuneTeacher, Numerics

@@ -11,7 +11,7 @@ import ruamel.yaml
 from dvc.utils import hydra
 
 from pipeline.tinybert import tasks
-from pipeline.tinybert.core import settings
+from pipeline.tinybert.core import settings, yaml_file
 from pipeline.tinybert.core.errors import UserError
 
 ROOT = Path(__file__).parents[3]
@@ -58,7 +58,7 @@ def refusal(tmp_path, monkeypatch):
         path = tmp_path / "params.yaml"
         path.write_text(params if isinstance(params, str) else "", encoding="utf-8")
         if not isinstance(params, str):  # the parser of YAML takes longer than all the checks
-            monkeypatch.setattr(settings, "_read", lambda path: params)
+            monkeypatch.setattr(yaml_file, "read", lambda path: params)
         with pytest.raises(UserError) as raised:
             settings.load(path)
         return str(raised.value)

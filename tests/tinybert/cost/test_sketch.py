@@ -59,7 +59,7 @@ def test_few_rows_take_the_steps_of_the_floor(raw_world):
 def test_the_forwards_of_augment_are_those_that_it_makes(world):
     made, folder = sketch_of(), Path("models/pretrained/masked_language_model")
     recipe = word_replacement.with_variants(made.of("augment"), 112)
-    task = tasks.load(Path("data/tiny/prepared/task.json"), settings.load().task("tiny"), "tiny")
+    task = tasks.load(settings.load(), "tiny")
     vectors = word_vectors.load("data/word_vectors")
     augmenter = Augmenter(task, tiny.masked_language_model(), checkpoints.tokenizer(folder), *vectors, recipe)
     sentences = [augmenter.sentence(row["text"]) for row in rows.read(Path("data/tiny/prepared/train.jsonl"))]

@@ -1,10 +1,14 @@
 """Behaviour that tasks of all kinds share."""
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tiny
 
 from pipeline.tinybert import tasks
+from pipeline.tinybert.core import settings
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.settings import Source
 from pipeline.tinybert.data.records import check_source
@@ -75,19 +79,30 @@ def test_submissions_are_refused_for_kinds_without_a_submission_format(kind):
         check_source(tiny.task([], "f1", kind=kind), source, "key")
 
 
-def test_a_loaded_task_equals_the_saved_one(tmp_path):
-    settings = tiny.task_settings("text_classification", "mcc", max_length=77)
-    tasks.save(tasks.create(settings, "tiny", ["é", "b"]), tmp_path / "task.json")
-    loaded = tasks.load(tmp_path / "task.json", settings, "tiny")
+@pytest.fixture
+def prepared(tmp_path, monkeypatch) -> Path:
+    """Where `prepare` writes the labels of the task tiny, in a folder with its params.yaml."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(tiny.ROOT / "params.yaml", tmp_path)
+    tiny.write_params(Path("params.yaml"), **{"tasks.tiny.metric": "mcc", "tasks.tiny.max_length": 77})
+    folder = Path("data/tiny/prepared")
+    folder.mkdir(parents=True)
+    return folder
+
+
+def test_a_loaded_task_equals_the_saved_one(prepared):
+    configuration = settings.load()
+    tasks.save(tasks.create(configuration.task("tiny"), "tiny", ["é", "b"]), prepared / "task.json")
+    loaded = tasks.load(configuration, "tiny")
     assert type(loaded) is tasks.KINDS["text_classification"]
     assert (loaded.labels, loaded.metric, loaded.max_length) == (["é", "b"], "mcc", 77)
 
 
 @pytest.mark.parametrize("content", ["", '{"labels": [', "[]", "{}"])
-def test_a_damaged_file_of_labels_is_named_with_what_to_do(tmp_path, content):
-    (tmp_path / "task.json").write_text(content)
+def test_a_damaged_file_of_labels_is_named_with_what_to_do(prepared, content):
+    (prepared / "task.json").write_text(content)
     with pytest.raises(UserError, match="task.json is damaged: run `dvc repro`, which writes it again"):
-        tasks.load(tmp_path / "task.json", tiny.task_settings(), "tiny")
+        tasks.load(settings.load(), "tiny")
 
 
 def test_the_surest_mistake_of_each_row_is_what_the_model_gets_most_wrong():

@@ -14,7 +14,7 @@ from pipeline.tinybert.models.inference import EvaluationSet, pytorch_forward
 from pipeline.tinybert.tasks import KINDS
 from pipeline.tinybert.training import calibration
 from pipeline.tinybert.training.fine_tuning import Trained, calibrated
-from pipeline.tinybert.training.loop import Result
+from pipeline.tinybert.training.plan import Result
 
 LABELS = ["negative", "positive"]
 
@@ -55,7 +55,7 @@ def test_calibration_divides_the_logits_and_changes_no_prediction(world, kind):
     tiny.write_task(world, kind)
     tiny.run_stage("prepare", kind)
     prepared = Path("data", kind, "prepared")
-    task = tasks.load(prepared / "task.json", settings.load().task(kind), kind)
+    task = tasks.load(settings.load(), kind)
     validation = EvaluationSet(task, list(rows.read(prepared / "validation.jsonl")), tiny.tokenizer())
     model = task.load_model("data/raw/encoder/checkpoint", 1)
     with torch.no_grad():  # an untrained head's answers are about equally probable

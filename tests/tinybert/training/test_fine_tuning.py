@@ -13,7 +13,7 @@ from pipeline.tinybert.core.settings import FinetuneTeacher
 from pipeline.tinybert.models.batches import Collator
 from pipeline.tinybert.models.inference import EvaluationSet
 from pipeline.tinybert.training import fine_tuning
-from pipeline.tinybert.training.loop import Result
+from pipeline.tinybert.training.plan import Result
 
 ROWS = [{"text": text, "label": label} for text, label in tiny.sentences(21, seed=3)]
 TRAIN, VALIDATION = ROWS[:13], ROWS[13:]

@@ -23,7 +23,8 @@ from pipeline.tinybert.models.batches import Collator
 from pipeline.tinybert.models.encoded_rows import EncodedRows
 from pipeline.tinybert.training import loop
 from pipeline.tinybert.training.fine_tuning import LabelObjective
-from pipeline.tinybert.training.loop import Objective, Plan, Validation, steps_of, train_or_load
+from pipeline.tinybert.training.loop import Objective, train_or_load
+from pipeline.tinybert.training.plan import Plan, Result, Validation, steps_of
 
 MANY = 10**6  # rows of validation: any difference of scores is more than chance
 STEPS = {1: 9, 2: 6}  # accumulation → steps of three epochs of three batches
@@ -74,7 +75,7 @@ def plan(**changes) -> Plan:
     return Plan(**{**values, "epochs": 3, "warmup": 0.1, "weight_decay": 0.01, **changes})
 
 
-def train(model: nn.Module, objective: Objective | None = None, validation=None, data=None, **changes) -> loop.Result:
+def train(model: nn.Module, objective: Objective | None = None, validation=None, data=None, **changes) -> Result:
     collate = Collator(tiny.tokenizer())
     return train_or_load(
         "training", objective or TwoParts(), model, data or rows(), collate, plan(**changes), validation
@@ -125,7 +126,7 @@ class KilledAt:
         return lambda *arguments, **more: self(instance, *arguments, **more)
 
 
-def run(accumulation: int = 1, best: str = "first", **changes) -> tuple[torch.Tensor, loop.Result]:
+def run(accumulation: int = 1, best: str = "first", **changes) -> tuple[torch.Tensor, Result]:
     """A run with dropout and validation: the score is the distance from the first weights, or minus that."""
     model = words_model(dropout=0.3)
     start = flat(model).clone()

@@ -1,0 +1,94 @@
+"""What a training run is told, and what it leaves: plan, validation, result."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any
+
+from pipeline.tinybert.core import curves, launch
+
+if TYPE_CHECKING:
+    from pipeline.tinybert.core.schema import Group
+    from pipeline.tinybert.core.settings import Numerics
+
+SMALLEST_BATCH = 8  # to which few rows reduce a batch
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The settings of one run. A batch is that of all processes together."""
+
+    stage: str  # for messages
+    seed: int
+    precision: str
+    batch_size: int
+    learning_rate: float
+    epochs: int
+    min_steps: int | None = None  # smaller batches, then more epochs, if these have fewer steps
+    steps: int | None = None  # in place of all steps of the epochs
+    accumulation: int = 1  # batches in an optimizer step
+    checkpointing: bool = False  # recompute activations: less memory, more time
+    schedule: str = "linear"  # or constant
+    warmup: float = 0.0  # share of the steps
+    weight_decay: float = 0.0
+    patience: int | None = None  # epochs without a better score before the run stops
+
+    @classmethod
+    def of(cls, stage: str, settings: Group, numerics: Numerics, **more: Any) -> Plan:
+        """The plan with the ``settings`` that have the name of a field, and with ``more`` fields."""
+        known = {one.name for one in fields(cls)}
+        named = {name: value for name, value in settings if name in known}
+        return cls(**{"stage": stage, **numerics.model_dump(), **named, **more})
+
+    def fitted(self, rows: int) -> Plan:
+        """The plan for this number of rows, with at least ``min_steps``."""
+        size, epochs = batches_and_epochs(rows, self.epochs, self.batch_size, self.accumulation, self.min_steps)
+        return replace(self, batch_size=size, epochs=epochs)
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Scores the model after each epoch on some ``rows``."""
+
+    metric: str
+    score: Callable[[], float]
+    rows: int
+
+    def is_chance(self, best: float, last: float) -> bool:
+        """Whether the best epoch is not better than the last one by more than a standard error (that of a share).
+
+        On few rows an early epoch is often the best by chance; the last one has seen its learning rate fall to 0.
+        """
+        share = min(max((best + last) / 2, 0.0), 1.0)
+        return best - last <= math.sqrt(share * (1 - share) / self.rows)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a training run leaves besides the model: the epoch that is kept and its score, on how many rows (sequences)
+    the run trained and for how many steps, and its curves. By default: that of no training.
+    """
+
+    score: float = math.nan
+    epoch: int = 0
+    rows: int = 0
+    steps: int = 0
+    curves: curves.Curves = field(default_factory=dict)
+
+
+def batches_and_epochs(
+    rows: int, epochs: int, batch_size: int, accumulation: int = 1, min_steps: int | None = None
+) -> tuple[int, int]:
+    """The size of a batch and the number of epochs. If the rows are too few for ``min_steps``, batches become smaller,
+    down to 8 rows, and then epochs more: small batches give more steps in the same time.
+    """
+    wanted, smallest = min_steps or 0, max(SMALLEST_BATCH, launch.world_size())
+    while batch_size > smallest and steps_of(rows, epochs, batch_size, accumulation) < wanted:
+        batch_size -= 1
+    return batch_size, max(epochs, math.ceil(wanted / steps_of(rows, 1, batch_size, accumulation)))
+
+
+def steps_of(rows: int, epochs: int, batch_size: int, accumulation: int = 1) -> int:
+    return epochs * math.ceil(math.ceil(rows / batch_size) / accumulation)
