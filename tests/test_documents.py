@@ -125,12 +125,15 @@ def test_the_readme_is_short():
 
 def test_the_readme_s_commands_install_in_a_new_folder_and_test_in_an_existing_clone():
     lines = read(ROOT / "README.md").splitlines()
-    install = next(line for line in lines if "pip install -r requirements.txt" in line)
+    install = next(line for line in lines if "pip install" in line)
     test = next(line for line in lines if "python -m pytest" in line)  # .ci/run executes this line
     assert install.startswith("git clone ")
     assert install.endswith("dvc repro")
     assert test.startswith("python3 -m venv .venv && ")
-    assert test.endswith("pip install -r requirements.txt && python -m pytest")
+    torch = re.search(r"^torch==\S+", read(ROOT / "requirements.txt"), re.MULTILINE).group()
+    packages = f"pip install {torch} && pip install --no-deps -r requirements.lock"
+    assert packages in install
+    assert test.endswith(f"{packages} && python -m pytest")
 
 
 def test_the_readme_explains_every_stage():

@@ -255,27 +255,30 @@ class Losses(Group):
     )
 
 
-LAYER_MAP = (
-    "teacher layer for each student layer: a rule (auto: from the first to the last in equal steps), or a list of"
-    " teacher layers from 1"
-)
-RELATION_HEADS = "heads into which the relation loss divides both models; it divides both widths"
-PROJECTIONS = "linear maps from the student's width to the teacher's: one for all states, or one for each"
-STUDENT_DROPOUT = "dropout of the student; blank: that of its configuration"
+class LayerDistillation(Group):
+    """How a student learns a teacher's embeddings, hidden states and attention."""
 
-
-class GeneralDistillation(Group):
-    text: Text = Field(description="text to distil on")
     epochs: Epochs = Field(description="passes over the text")
     min_steps: Steps | None = Field(description=MIN_STEPS)
-    batch_size: Size = Field(description="texts in a batch")
-    max_length: Length = Field(description="longest text in word pieces")
+    batch_size: Size = Field(description="rows in a batch")
     learning_rate: PositiveFloat = Field(description="learning rate; it is constant")
-    layer_map: LayerMap = Field(description=LAYER_MAP)
+    layer_map: LayerMap = Field(
+        description="teacher layer for each student layer: a rule (auto: from the first to the last in equal steps), or"
+        " a list of teacher layers from 1"
+    )
     losses: Losses = Field(description="weights of the losses")
-    relation_heads: Size = Field(description=RELATION_HEADS)
-    projections: Literal["shared", "each"] = Field(description=PROJECTIONS)
-    dropout: Dropout = Field(description=STUDENT_DROPOUT)
+    relation_heads: Size = Field(
+        description="heads into which the relation loss divides both models; it divides both widths"
+    )
+    projections: Literal["shared", "each"] = Field(
+        description="linear maps from the student's width to the teacher's: one for all states, or one for each"
+    )
+    dropout: Dropout = Field(description="dropout of the student; blank: that of its configuration")
+
+
+class GeneralDistillation(LayerDistillation):
+    text: Text = Field(description="text to distil on")
+    max_length: Length = Field(description="longest text in word pieces")
 
 
 class GeneralStudent(Group):
@@ -360,16 +363,8 @@ class Augment(Group):
     batch_size: Size = Field(description="texts in a forward pass; changes the speed, not the result")
 
 
-class DistillIntermediate(Group):
+class DistillIntermediate(LayerDistillation):
     epochs: int = Field(ge=0, le=100_000, description="passes over the rows; 0: only compute the teacher's logits")
-    min_steps: Steps | None = Field(description=MIN_STEPS)
-    batch_size: Size = Field(description="rows in a batch")
-    learning_rate: PositiveFloat = Field(description="learning rate; it is constant")
-    layer_map: LayerMap = Field(description=LAYER_MAP)
-    losses: Losses = Field(description="weights of the losses")
-    relation_heads: Size = Field(description=RELATION_HEADS)
-    projections: Literal["shared", "each"] = Field(description=PROJECTIONS)
-    dropout: Dropout = Field(description=STUDENT_DROPOUT)
     max_rows: Count | None = Field(description="train on this many rows, drawn at random; blank: on all rows")
 
 

@@ -32,7 +32,7 @@ from pipeline.tinybert.training.loop import Batch, Objective, Tensors, train_or_
 from pipeline.tinybert.training.plan import Plan, Result
 
 if TYPE_CHECKING:
-    from pipeline.tinybert.core.settings import DistillIntermediate, GeneralDistillation, Losses, Numerics
+    from pipeline.tinybert.core.settings import LayerDistillation, Losses, Numerics
     from pipeline.tinybert.tasks import Task
 
 PARTS = ("embeddings", "hidden", "attention", "relations")
@@ -275,7 +275,7 @@ def learn_intermediate(
     teacher: PreTrainedModel,
     data: EncodedRows,
     tokenizer,
-    settings: DistillIntermediate | GeneralDistillation,
+    settings: LayerDistillation,
     numerics: Numerics,
     key: str,
     recorder: LogitsRecorder | None = None,
