@@ -32,7 +32,8 @@ from pipeline.tinybert.release import answer_files, release_folder
 from pipeline.tinybert.release.stand_alone import Model
 from pipeline.tinybert.tasks.task import Task
 
-LINES = (".jsonl", ".ndjson")  # read line by line, like text
+JSON_LINES = (".jsonl", ".ndjson")
+BY_LINE = (*JSON_LINES, ".txt")  # not tables
 BLOCK = 1024  # inputs of a file that are answered together
 BATCH = {"pytorch": 32, "onnx": 32, "int8": 1}  # int8 activations are scaled over the whole batch
 Columns = dict[str, Any]  # field → the source's column, or a list of columns whose texts are joined
@@ -157,13 +158,13 @@ def read_inputs(options: argparse.Namespace, columns: Columns, source: settings.
     from pipeline.tinybert.data import readers  # slow to import
 
     suffix = options.file.suffix.lower()
-    if suffix in readers.READERS and suffix not in LINES:
+    if suffix in readers.READERS and suffix not in BY_LINE:
         return records_of_table(options.file, columns, source, more)
     try:
         lines = options.file.open("rb")
     except OSError as error:
         raise UserError(f"--file: {options.file} cannot be read: {error.strerror}") from None
-    return records_of_lines(lines, str(options.file), None if suffix in LINES else first, more)
+    return records_of_lines(lines, str(options.file), None if suffix in JSON_LINES else first, more)
 
 
 def records_of_table(path: Path, columns: Columns, source: settings.Source, more: dict) -> Inputs:

@@ -137,6 +137,14 @@ def test_long_unlabelled_texts_are_cut_into_sentences(run, reviews):
     assert (unlabelled.text, unlabelled.sentences) == ("body", True)
 
 
+def test_unlabelled_texts_may_be_the_lines_of_a_text_file(run, reviews):
+    lines = reviews.with_name("more.txt")
+    lines.write_text("".join(f"{text}\n" for text, _ in tiny.sentences(90, seed=9)))
+    assert "unlabelled: columns text (90 rows)" in run("films", "--file", reviews, "--unlabelled", lines)
+    *_, unlabelled = prepare.read_rows(settings.load(), "films")
+    assert len(list(unlabelled)) > 80
+
+
 def test_options_override_guesses(run, reviews):
     said = run("films", "--file", reviews, "--metric", "mcc", "--max-length", 100, "--label", "sentiment")
     assert "max_length: 100 (as given)" in said and "metric: mcc (as given)" in said and "accuracy" not in said

@@ -1,4 +1,4 @@
-"""Readers of file formats: CSV, TSV, JSON Lines, JSON, SQuAD's JSON, Parquet and CoNLL files become records.
+"""Readers of file formats: CSV, TSV, JSON Lines, JSON, SQuAD's JSON, Parquet, CoNLL and text files become records.
 
 A reader yields one record after the other, (position, column → value), so that memory does not grow with the file; only
 JSON is read whole. Values stay as they are in the file: no type is guessed. The position says where the record stands
@@ -254,7 +254,15 @@ def _check_objects(found: list, text: str) -> None:
         json.dumps(found, ensure_ascii=False).encode("utf-8")
 
 
-# CoNLL and Parquet
+# Text, CoNLL and Parquet
+
+
+def _read_text(path: Path, _source: Table) -> Records:
+    """The text of each line that is not blank, in the column `text`."""
+    with _open(path, newline="\n") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield f"line {number}", {"text": line.strip()}
 
 
 def _read_conll(path: Path, source: Table) -> Records:
@@ -362,6 +370,7 @@ READERS = {
     ".ndjson": _read_json_lines,
     ".json": _read_json,
     ".parquet": _read_parquet,
+    ".txt": _read_text,
     ".conll": _read_conll,
     ".bio": _read_conll,
     ".iob": _read_conll,

@@ -108,10 +108,18 @@ def test_parquet_integers_stay_integers_in_a_column_with_missing_values(tmp_path
     assert [record["label"] for _, record in records(tmp_path / "rows.parquet")] == [1, None]
 
 
+def test_each_line_of_a_text_file_that_is_not_blank_is_a_text(tmp_path):
+    path = write_file(tmp_path / "more.TXT", "\ufefffirst, with a comma\r\n\n  \nsecond \u2028 half\n")
+    assert list(records(path)) == [
+        ("more.TXT, line 1", {"text": "first, with a comma"}),
+        ("more.TXT, line 4", {"text": "second \u2028 half"}),
+    ]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
-        ("rows.txt", "text", "expected a file that ends with one of .csv, .tsv, .jsonl, .ndjson, .json, .parquet"),
+        ("rows.xlsx", "text", "expected a file that ends with one of .csv, .tsv, .jsonl, .ndjson, .json, .parquet"),
         ("rows", "text", "expected a file that ends with one of"),
         (
             "rows.jsonl",
