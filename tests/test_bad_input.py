@@ -152,7 +152,7 @@ def test_a_task_without_a_folder_of_its_own_is_refused(refusal):
             {f"{SOURCE}.location": "data/raw/tiny"},
             f"{SOURCE}: data/raw/tiny is a folder: name its files under `splits`",
         ),
-        ({f"{SOURCE}.location": "data/raw/tiny/a.txt"}, f"{SOURCE}: data/raw/tiny/a.txt: expected a file that ends"),
+        ({f"{SOURCE}.location": "data/raw/tiny/a.xlsx"}, f"{SOURCE}: data/raw/tiny/a.xlsx: expected a file that ends"),
         ({f"{SOURCE}.splits": {"test": "rows.csv"}}, f"{SOURCE}.splits: no 'train'"),
         ({"tasks.tiny.unlabelled.text": "review"}, "tasks.tiny.unlabelled: text.csv has no column 'review'"),
         ({"tasks.tiny.metric": "acuracy"}, "tasks.tiny.metric: expected one of accuracy, macro_f1, mcc"),
@@ -160,7 +160,7 @@ def test_a_task_without_a_folder_of_its_own_is_refused(refusal):
     ],
 )
 def test_settings_that_do_not_match_the_source_are_an_error(changes, message, refusal):
-    Path("data/raw/tiny/a.txt").touch()
+    Path("data/raw/tiny/a.xlsx").touch()
     assert message in refusal("prepare", **changes)
 
 
