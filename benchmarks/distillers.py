@@ -7,7 +7,8 @@ time is the budget of the others for each learning rate:
 - TextBrewer: hidden states, attention and logits at once, with the teacher in every step, as in its examples. It needs
   `pip install textbrewer tensorboard`, which are not in requirements.txt.
 
-Of the learning rates (``--rates``), the best on validation is scored on test. For texts or pairs with classes only.
+Of the learning rates (``--rates``), the best on validation is scored on test. For texts or pairs with classes, and one
+teacher with the student's tokenizer.
 """
 
 import argparse
@@ -36,7 +37,8 @@ from pipeline.tinybert import tasks
 from pipeline.tinybert.core import settings
 from pipeline.tinybert.data import rows
 from pipeline.tinybert.distillation import transfer_set
-from pipeline.tinybert.models import checkpoints
+from pipeline.tinybert.distillation.layer_map import map_layers
+from pipeline.tinybert.models import checkpoints, ensembles
 from pipeline.tinybert.models.inference import EvaluationSet, pytorch_forward
 
 BATCH, WARMUP, WEIGHT_DECAY = 32, 0.1, 0.01
@@ -53,8 +55,14 @@ class Work:
     rates: list[float]
 
     def __post_init__(self):
-        self.task = tasks.load(settings.load(), self.name)
+        configuration = settings.load()
+        if (kind := configuration.task(self.name).kind) != "text_classification":
+            sys.exit(f"{self.name}: expected a task of text_classification, found {kind}")
+        self.task = tasks.load(configuration, self.name)
         self.tokenizer = checkpoints.tokenizer(Path("models", self.name, "general_student"))
+        teachers = ensembles.folders(Path("models", self.name, "teacher"))
+        if len(teachers) > 1 or checkpoints.tokenizer(teachers[0]).get_vocab() != self.tokenizer.get_vocab():
+            sys.exit(f"{self.name}: expected one teacher with the student's tokenizer: use another task")
         self.collate = DataCollatorWithPadding(self.tokenizer)
         self.parts = {
             part: EvaluationSet(self.task, list(rows.read(f"data/{self.name}/prepared/{part}.jsonl")), self.tokenizer)
@@ -87,8 +95,8 @@ def ours(work: Work) -> tuple[float, float]:
     return time.perf_counter() - begin, work.score(work.model("student"), "test")
 
 
-def plain_loop(work: Work, seconds: float) -> tuple[int, float]:
-    """Its steps and its score on test."""
+def plain_loop(work: Work, seconds: float) -> tuple[int, float, float]:
+    """Its steps, seconds and score on test."""
     begin, data, teacher = time.perf_counter(), work.encoded(), work.model("teacher").eval()
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         for batch in (data[start : start + BATCH] for start in range(0, len(data), BATCH)):
@@ -96,7 +104,7 @@ def plain_loop(work: Work, seconds: float) -> tuple[int, float]:
             for row, of_row in zip(batch, logits, strict=True):
                 row["teacher"] = of_row.tolist()
     print(f"plain loop: the teacher's logits took {time.perf_counter() - begin:.0f} s", flush=True)
-    left = seconds - (time.perf_counter() - begin)
+    spent = time.perf_counter() - begin
 
     def train(student: torch.nn.Module, rate: float, steps: int) -> None:
         with tempfile.TemporaryDirectory() as output:
@@ -108,7 +116,7 @@ def plain_loop(work: Work, seconds: float) -> tuple[int, float]:
             )  # fmt: skip
             OnLogits(student, options, train_dataset=data, data_collator=work.collate).train()
 
-    return best_of_rates(work, train, left)
+    return best_of_rates(work, train, seconds, spent)
 
 
 class OnLogits(Trainer):
@@ -120,20 +128,19 @@ class OnLogits(Trainer):
         return (loss, outputs) if return_outputs else loss
 
 
-def textbrewer(work: Work, seconds: float) -> tuple[int, float]:
-    """Its steps and its score on test."""
+def textbrewer(work: Work, seconds: float) -> tuple[int, float, float]:
+    """Its steps, seconds and score on test."""
     from textbrewer import DistillationConfig, GeneralDistiller, TrainingConfig
 
     begin, data, teacher = time.perf_counter(), work.encoded(), work.model("teacher").eval()
     teacher.set_attn_implementation("eager")  # others return no attention
-    left = seconds - (time.perf_counter() - begin)
-    layers, of_teacher = (work.model(which).config for which in ("general_student", "teacher"))
-    chosen = [
-        (k * of_teacher.num_hidden_layers // layers.num_hidden_layers, k) for k in range(layers.num_hidden_layers + 1)
-    ]
+    spent = time.perf_counter() - begin
+    ours, teachers = (work.model(which).config for which in ("general_student", "teacher"))
+    layers = map_layers("auto", ours.num_hidden_layers, teachers.num_hidden_layers, "distillers.py")
+    chosen = list(zip([0, *layers], range(len(layers) + 1), strict=True))  # 0: the embeddings
     projection = None
-    if layers.hidden_size != of_teacher.hidden_size:
-        projection = ["linear", layers.hidden_size, of_teacher.hidden_size]
+    if ours.hidden_size != teachers.hidden_size:
+        projection = ["linear", ours.hidden_size, teachers.hidden_size]
     matches = [
         {"layer_T": t, "layer_S": s, "feature": "hidden", "loss": "hidden_mse", "weight": 1, "proj": projection}
         for t, s in chosen
@@ -163,11 +170,14 @@ def textbrewer(work: Work, seconds: float) -> tuple[int, float]:
                     scheduler_args={"num_warmup_steps": int(WARMUP * steps), "num_training_steps": steps},
                 )  # fmt: skip
 
-    return best_of_rates(work, train, left)
+    return best_of_rates(work, train, seconds, spent)
 
 
-def best_of_rates(work: Work, train: Callable, seconds: float) -> tuple[int, float]:
-    """Train with each learning rate, for as many steps as fit into the time of one."""
+def best_of_rates(work: Work, train: Callable, seconds: float, spent: float) -> tuple[int, float, float]:
+    """Train with each learning rate, for as many steps as fit into ``seconds``, of which ``spent`` are gone before.
+
+    Returns the steps, the seconds that the best rate took with those spent, and its score on test.
+    """
 
     def trained(rate: float, steps: int) -> torch.nn.Module:
         set_seed(work.seed)
@@ -177,14 +187,16 @@ def best_of_rates(work: Work, train: Callable, seconds: float) -> tuple[int, flo
 
     begin = time.perf_counter()
     trained(work.rates[0], TIMED_STEPS)
-    steps = int(seconds / (time.perf_counter() - begin) * TIMED_STEPS)
+    steps = max(1, int((seconds - spent) / (time.perf_counter() - begin) * TIMED_STEPS))
     found = []
     for rate in work.rates:
         begin, student = time.perf_counter(), trained(rate, steps)
-        found.append((work.score(student, "validation"), work.score(student, "test")))
-        took, scores = time.perf_counter() - begin, ", ".join(f"{score:.4f}" for score in found[-1])
-        print(f"  {rate:g}: {steps} steps in {took:.0f} s; validation, test: {scores}", flush=True)
-    return steps, max(found)[1]
+        took = spent + time.perf_counter() - begin
+        validation, test = (work.score(student, part) for part in ("validation", "test"))
+        print(f"  {rate:g}: {steps} steps, {took:.0f} s; validation {validation:.4f}, test {test:.4f}", flush=True)
+        found.append((validation, took, test))
+    _, took, test = max(found)
+    return steps, took, test
 
 
 def main() -> None:
@@ -206,9 +218,9 @@ def main() -> None:
             if importlib.util.find_spec("textbrewer"):
                 others["TextBrewer"] = textbrewer
             for name, method in others.items():
-                print(f"{name}: {seconds:.0f} s", flush=True)
-                steps, score = method(work, seconds)
-                table.append([name, str(steps), f"{seconds:.0f}", f"{100 * score:.1f}"])
+                print(f"{name}: at most {seconds:.0f} s", flush=True)
+                steps, took, score = method(work, seconds)
+                table.append([name, str(steps), f"{took:.0f}", f"{100 * score:.1f}"])
             table.append(["teacher", "", "", f"{100 * work.score(work.model('teacher'), 'test'):.1f}"])
     print(f"\n{machine()}")
     print_table(["method", "steps", "seconds", f"{work.task.metric} on test"], table)

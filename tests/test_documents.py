@@ -133,6 +133,8 @@ def test_the_readme_s_commands_install_in_a_new_folder_and_test_in_an_existing_c
     torch = re.search(r"^torch==\S+", read(ROOT / "requirements.txt"), re.MULTILINE).group()
     packages = f"pip install {torch} && pip install --no-deps -r requirements.lock"
     assert packages in install
+    for other in ("CONTRIBUTING.md", ".devcontainer/devcontainer.json"):
+        assert packages in read(ROOT / other)
     assert test.endswith(f"{packages} && python -m pytest")
 
 
