@@ -28,6 +28,7 @@ from pipeline.tinybert.models.batches import Batch as Rows
 from pipeline.tinybert.models.encoded_rows import EncodedRows
 from pipeline.tinybert.models.families import FAMILIES, LastVectors, family_of
 from pipeline.tinybert.models.precision import to_inference
+from pipeline.tinybert.training.embeddings_in_use import embeddings_in_use
 from pipeline.tinybert.training.loop import Batch, Objective, Tensors, train_or_load
 from pipeline.tinybert.training.plan import Plan, Result
 
@@ -305,4 +306,5 @@ def learn_intermediate(
     objective = IntermediateObjective(teacher, layer_map, weights, recorder, vectors, settings.relation_heads)
     also = ("number", "label_mask") if recorder else ()
     collate = CollatorWithReading(tokenizer, reading, *also) if reading else Collator(tokenizer, *also)
-    return train_or_load("intermediate", objective, projected, data, collate, plan)
+    with embeddings_in_use(student, data, tokenizer.pad_token_id):
+        return train_or_load("intermediate", objective, projected, data, collate, plan)

@@ -73,7 +73,7 @@ class Teachers:
                     learned = learn_intermediate(
                         encoder, teacher, part, self.tokenizer, recipe, self.numerics, STAGE, recorder, reading
                     )
-                    rest = np.setdiff1d(rest, rest if part.numbers is None else part.numbers)
+                    rest = part.others()
                 teacher_logits.fill(logits, teacher, self.task, data, self.tokenizer, self.numerics, rest, reading)
         return learned
 

@@ -20,6 +20,7 @@ PIECES = {"input_ids": np.int32, "token_type_ids": np.uint8, "label_mask": np.bo
 PIECES |= {"overlaps_from": np.uint16, "overlaps_to": np.uint16}  # see `alignment`
 ON_DISK = {"starts": np.int64, "counts": np.uint16, **PIECES}
 LENGTHS, SEAL = "lengths.npy", "encoded.json"
+SEQUENCES_PER_BLOCK = 1 << 14
 
 
 class EncodedRows(Dataset):
@@ -79,11 +80,9 @@ class EncodedRows(Dataset):
     def batch(self, indices: list[int] | np.ndarray) -> Batch:
         indices = np.asarray(indices)
         numbers = indices if self.numbers is None else self.numbers[indices].astype(np.int64)
-        counts = self.all_lengths[numbers].astype(np.int64)
-        ends = np.cumsum(counts)
-        places = np.repeat(self.starts[numbers] - (ends - counts), counts) + np.arange(ends[-1])
+        places, counts = self._places(numbers)
         return {
-            "attention_mask": Pieces(np.ones(ends[-1], dtype=np.int64), counts),
+            "attention_mask": Pieces(np.ones(len(places), dtype=np.int64), counts),
             "label_mask": np.ones((len(numbers), 1), dtype=np.bool_),
             **{name: Pieces(values[places], counts) for name, values in self.pieces.items()},
             **{name: values[numbers] for name, values in self.sequences.items()},
@@ -92,11 +91,32 @@ class EncodedRows(Dataset):
 
     __getitems__ = batch  # torch's DataLoader asks for a whole batch by this name
 
+    def _places(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where the word-pieces of these sequences of the arrays are, and how many each sequence has."""
+        counts = self.all_lengths[numbers].astype(np.int64)
+        ends = np.cumsum(counts)
+        return np.repeat(self.starts[numbers] - (ends - counts), counts) + np.arange(ends[-1]), counts
+
     def select(self, indices: np.ndarray) -> EncodedRows:
         """A data set of these sequences only."""
         indices = indices.astype(np.int32)
         numbers = indices if self.numbers is None else self.numbers[indices]
         return EncodedRows(self.pieces, self.starts, self.all_lengths, self.sequences, numbers, self.counts)
+
+    def pieces_in_use(self) -> np.ndarray:
+        """The ids of the word-pieces that occur in this data set, ascending."""
+        found = np.zeros(0, dtype=np.int64)
+        for begin in range(0, len(self), SEQUENCES_PER_BLOCK):
+            numbers = np.arange(begin, min(begin + SEQUENCES_PER_BLOCK, len(self)))
+            places, _ = self._places(numbers if self.numbers is None else self.numbers[numbers])
+            found = np.union1d(found, self.pieces["input_ids"][places])
+        return found
+
+    def others(self) -> np.ndarray:
+        """The numbers of the arrays' sequences that do not belong to this data set, ascending, int32."""
+        is_other = np.ones(len(self.all_lengths), dtype=bool)
+        is_other[slice(None) if self.numbers is None else self.numbers] = False
+        return np.flatnonzero(is_other).astype(np.int32)
 
     def logit_counts(self) -> np.ndarray:
         """How many rows of class logits count in each sequence of the arrays, (all sequences,)."""

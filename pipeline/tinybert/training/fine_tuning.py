@@ -26,6 +26,7 @@ from pipeline.tinybert.models.inference import (
     pytorch_forward,
 )
 from pipeline.tinybert.training import calibration
+from pipeline.tinybert.training.embeddings_in_use import embeddings_in_use
 from pipeline.tinybert.training.loop import Batch, Collate, Objective, Tensors, train_or_load
 from pipeline.tinybert.training.plan import Plan, Result, Validation
 
@@ -115,7 +116,8 @@ class Training:
         task, settings = self.validation.task, self.settings
         plan = Plan.of(self.stage, settings, self.numerics, learning_rate=learning_rate)
         watched = Validation(task.metric, lambda: score(model, self.validation), len(self.validation.rows))
-        with last_layer_first_position_only(task, model):
+        padding = self.validation.tokenizer.pad_token_id
+        with last_layer_first_position_only(task, model), embeddings_in_use(model, self.data, padding):
             return train_or_load(
                 f"{self.name}-{learning_rate:g}", self.objective, model, self.data, self.collate, plan, watched
             )

@@ -27,6 +27,7 @@ from pipeline.tinybert.models.embeddings import mean_embeddings
 from pipeline.tinybert.models.encoded_rows import EncodedRows
 from pipeline.tinybert.models.inference import encode
 from pipeline.tinybert.tasks.regression import Regression
+from pipeline.tinybert.training.embeddings_in_use import embeddings_in_use
 from pipeline.tinybert.training.fine_tuning import LabelObjective
 from pipeline.tinybert.training.loop import train_or_load
 from pipeline.tinybert.training.plan import Plan
@@ -127,5 +128,6 @@ def learned(
         weight_decay=settings.weight_decay,
     )
     data = EncodedRows.in_memory(encode(similarity, pairs, tokenizer))
-    train_or_load(f"{name}-of-similarity", LabelObjective(similarity), model, data, Collator(tokenizer), plan)
+    with embeddings_in_use(model, data, tokenizer.pad_token_id):
+        train_or_load(f"{name}-of-similarity", LabelObjective(similarity), model, data, Collator(tokenizer), plan)
     return model

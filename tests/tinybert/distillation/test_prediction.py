@@ -88,14 +88,14 @@ def test_prediction_training_keeps_the_best_epoch_on_validation(task, data, monk
     student = make_classifier()
 
     def score(rows, predictions):
-        weights.append(copy.deepcopy(student.state_dict()))
+        weights.append(copy.deepcopy(student.bert.encoder.state_dict()))
         return {"accuracy": next(scores)}
 
     monkeypatch.setattr(task, "score", score)
     result = learn(student, task, data, targets(), epochs=3)
     assert (result.score, result.epoch) == (0.75, 2)
-    assert all(torch.equal(kept, weights[1][name]) for name, kept in student.state_dict().items())
-    assert any(not torch.equal(kept, weights[2][name]) for name, kept in student.state_dict().items())
+    assert all(torch.equal(kept, weights[1][name]) for name, kept in student.bert.encoder.state_dict().items())
+    assert any(not torch.equal(kept, weights[2][name]) for name, kept in student.bert.encoder.state_dict().items())
 
 
 @pytest.mark.parametrize(("dropout", "different"), [(None, 2), (0.5, 2), (0.0, 1)])

@@ -113,6 +113,13 @@ def test_a_selection_of_a_selection_has_the_numbers_of_the_whole(on_disk_and_in_
         assert part.lengths.tolist() == data.lengths[[20, 40]].tolist()
 
 
+def test_the_others_of_a_selection_are_the_sequences_that_it_leaves_out(on_disk_and_in_memory):
+    for data in on_disk_and_in_memory:
+        part = data.select(np.arange(10, 49)).select(np.arange(1, 39))
+        assert part.others().tolist() == [*range(11), 49] and part.others().dtype == np.int32
+        assert not len(data.others())
+
+
 def test_a_loader_takes_a_batch_as_a_whole(on_disk_and_in_memory):
     collate = Collator(tiny.tokenizer(), "number")
     for data in on_disk_and_in_memory:

@@ -71,14 +71,14 @@ def test_fine_tuning_keeps_the_best_epoch_on_validation(encoder, task, monkeypat
     monkeypatch.setattr(task, "load_model", lambda folder, seed: loaded.append(load(folder)) or loaded[0])
 
     def score(rows, predictions):
-        weights.append(copy.deepcopy(loaded[0].state_dict()))
+        weights.append(copy.deepcopy(loaded[0].bert.encoder.state_dict()))
         return {"accuracy": next(left)}
 
     monkeypatch.setattr(task, "score", score)
     model, result = fine_tune(encoder, task, epochs=3)
     assert (result.score, result.epoch) == (max(scores), best)
     for epoch, state in enumerate(weights, start=1):
-        same = all(torch.equal(kept, state[name]) for name, kept in model.state_dict().items())
+        same = all(torch.equal(kept, state[name]) for name, kept in model.bert.encoder.state_dict().items())
         assert same == (epoch == best)
 
 
