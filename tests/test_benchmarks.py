@@ -4,6 +4,7 @@ import copy
 import io
 import json
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import ablations
 import base
 import busy
+import distillers
 import gpu
 import killed
 import kinds
@@ -317,6 +319,25 @@ def test_few_rows_are_compared_with_the_plain_trainer(world, kind, monkeypatch):
 def test_the_cosine_of_equal_texts_is_one(world):
     pair = {"text": "the good film", "pair": "the good film", "label": 5.0}
     assert peers.cosines([pair, {**pair, "pair": "a dull plot"}]) == pytest.approx([1.0, 0.0], abs=0.999)
+
+
+# Other ways to distil -------------------------------------------------------------------------------------------------
+
+
+def test_a_plain_loop_trains_within_its_time_and_validation_chooses_the_rate(world, monkeypatch, capsys):
+    monkeypatch.setattr(distillers, "TIMED_STEPS", 2)
+    work = distillers.Work("tiny", 1, [1e-6, 1e-2])
+    steps, took, score = distillers.plain_loop(work, seconds=4)
+    found = re.findall(r"(\d+) steps, \d+ s; validation ([\d.]+), test ([\d.]+)", capsys.readouterr().out)
+    best = max(found, key=lambda one: float(one[1]))
+    assert [one[0] for one in found] == [str(steps)] * 2 and took > 0
+    assert float(best[1]) > 0.7 and score == pytest.approx(float(best[2]), abs=1e-4)
+
+
+def test_a_teacher_with_another_tokenizer_is_not_compared(world):
+    tiny.write_family(world / "models" / "tiny" / "teacher", "mpnet")
+    with pytest.raises(SystemExit, match="expected one teacher with the student's tokenizer"):
+        distillers.Work("tiny", 1, [1e-3])
 
 
 # The released recipe --------------------------------------------------------------------------------------------------
