@@ -30,6 +30,7 @@ from pipeline.tinybert.training.own_teacher import ENCODER_KEY
 from pipeline.tinybert.training.plan import batches_and_epochs, steps_of
 
 SAMPLED = 500  # rows or texts whose lengths stand for all
+MORE_PIECES = 4  # all rows and their variants have this many times the word pieces of the sample
 START = 4.0  # seconds for a stage's imports and files
 EXPORT = 6.0  # seconds more to write ONNX files
 HEAD_AND_DRAW = 1.2  # `augment` takes this many times as long as the layers of its model
@@ -143,11 +144,19 @@ class Sketch:
 
     def sequences(self, rows: list[Row]) -> Sequences:
         sample = _sample(rows)
-        if not sample:
-            return Sequences()
+        return Sequences.like([len(sequence) for sequence in self.ids(sample)], len(sample), len(rows))
+
+    def ids(self, rows: list[Row]) -> list[list[int]]:
+        if not rows:
+            return []
         with without_counts():
-            ids = encode(self.task, sample, self.tokenizer)["input_ids"]
-        return Sequences.like([len(sequence) for sequence in ids], len(sample), len(rows))
+            return encode(self.task, rows, self.tokenizer)["input_ids"]
+
+    @cached_property
+    def vocabulary_in_use(self) -> int:
+        """About how many word pieces the rows have: the others' embeddings are not trained."""
+        sample = chain(self.ids(_sample(self.parts["train"])), self.ids(_sample(self.unlabelled)))
+        return MORE_PIECES * len(set(chain.from_iterable(sample)))
 
     # Seconds
 
@@ -160,14 +169,16 @@ class Sketch:
         layers: float | None = None,
         precision: str | None = None,
         dropout: float | None = None,
+        vocabulary: int | None = None,
     ) -> float:
         """``layers``: as many as ``shape`` has, unless the last one is computed in part. ``precision``: by default that
-        of training, or float32 in inference.
+        of training, or float32 in inference. ``vocabulary``: of training, by default `vocabulary_in_use`.
         """
         if not sequences.count:
             return 0.0
         precision = precision or ("float32" if mode != "train" else self.configuration.precision)
-        speed = self.machine.speed(shape, _rounded(sequences.mean), mode, precision, dropout)
+        vocabulary = vocabulary or self.vocabulary_in_use
+        speed = self.machine.speed(shape, _rounded(sequences.mean), mode, precision, vocabulary, dropout)
         return speed.seconds(batches, shape.layers if layers is None else layers, sequences.pieces, sequences.pairs)
 
     def layers_of(self, shape: Shape) -> float:
@@ -201,7 +212,7 @@ class Sketch:
         key = "encoder.masked_language_model.text"
         text = self.texts(group.text, group.max_length, self.configuration.encoder.seed, key)
         read = text.times(group.steps * group.batch_size / text.count)
-        seconds = self.seconds("train", self.shape, read, group.steps)
+        seconds = self.seconds("train", self.shape, read, group.steps, vocabulary=self.config.vocab_size)
         return Cost("encoder", "once for all tasks, if the encoder has no head", group.steps, START + seconds)
 
     def general_student(self) -> Cost:

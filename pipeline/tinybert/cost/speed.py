@@ -23,6 +23,7 @@ PIECES = 768  # word pieces of a timed batch
 FEW, MORE = 1, 3  # layers of the timed models
 RUNS = 3  # the fastest counts: other programs can only slow a run down
 SHORTEST = 16  # word pieces
+WITHOUT_TRAINING = 1000  # embeddings
 
 
 @dataclass(frozen=True)
@@ -52,19 +53,26 @@ class Machine:
         where = f"{torch.get_num_threads()} threads" if self.device.type == "cpu" else torch.cuda.get_device_name()
         return f"{where}, training in {self.precision}"
 
-    def speed(self, shape: Shape, length: int, mode: Mode, precision: str, dropout: float | None = None) -> Speed:
-        """The speed of models of these widths around a typical ``length`` of a sequence in word pieces."""
-        key = shape.hidden, shape.heads, shape.feed_forward, length, mode, precision, dropout
+    def speed(
+        self, shape: Shape, length: int, mode: Mode, precision: str, vocabulary: int, dropout: float | None = None
+    ) -> Speed:
+        """The speed of models of these widths around a typical ``length`` of a sequence in word pieces.
+        ``vocabulary``: how many embeddings a step trains.
+        """
+        vocabulary = vocabulary if mode == "train" else WITHOUT_TRAINING
+        key = shape.hidden, shape.heads, shape.feed_forward, length, mode, precision, vocabulary, dropout
         if key not in self.known:
-            self.known[key] = self._measured(shape, length, mode, precision, dropout)
+            self.known[key] = self._measured(shape, length, mode, precision, vocabulary, dropout)
         return self.known[key]
 
-    def _measured(self, shape: Shape, length: int, mode: Mode, precision: str, dropout: float | None) -> Speed:
+    def _measured(
+        self, shape: Shape, length: int, mode: Mode, precision: str, vocabulary: int, dropout: float | None
+    ) -> Speed:
         limit = self.config.max_position_embeddings - 2
         short = min(max(length, SHORTEST), limit // 2)
         long = 2 * short
         rows = max(1, PIECES // short)
-        few, more = (_model(self.config, shape, layers, mode, dropout) for layers in (FEW, MORE))
+        few, more = (_model(self.config, shape, layers, vocabulary, dropout) for layers in (FEW, MORE))
         with_few, with_more = (self._time(model, rows, short, mode, precision) for model in (few, more))
         layer = max(with_more - with_few, 0.01 * with_more) / (MORE - FEW)
         batch = max(with_few - FEW * layer, 0)
@@ -116,12 +124,11 @@ class Machine:
         return run
 
 
-def _model(config: Any, shape: Shape, layers: int, mode: Mode, dropout: float | None) -> nn.Module:
+def _model(config: Any, shape: Shape, layers: int, vocabulary: int, dropout: float | None) -> nn.Module:
     """A random encoder of these widths. The size of its vocabulary affects only the optimizer's time."""
     config = copy.deepcopy(config)
     checkpoints.set_shape(config, shape.model_copy(update={"layers": layers}))
-    if mode != "train":
-        config.vocab_size = min(config.vocab_size, 1000)
+    config.vocab_size = min(config.vocab_size, vocabulary)
     with torch.random.fork_rng():
         model = our_attention(AutoModel.from_config(config, dtype=torch.float32))
     checkpoints.set_dropout(model, dropout)

@@ -123,9 +123,33 @@ def test_time_in_which_other_programs_run_does_not_count(raw_world):
 def test_a_step_costs_more_than_a_forward(tmp_path):
     machine = Machine(tiny.config(hidden=64, feed_forward=256), "float32")
     shape = settings.Shape(layers=4, hidden=64, heads=2, feed_forward=256)
-    train, infer = (machine.speed(shape, 16, mode, "float32") for mode in ("train", "infer"))
+    train, infer = (machine.speed(shape, 16, mode, "float32", 100) for mode in ("train", "infer"))
     work = {"batches": 1, "layers": 4, "pieces": 1000, "pairs": 16000}
     assert train.seconds(**work) > infer.seconds(**work) > 0
+
+
+def test_a_step_costs_more_if_it_trains_more_embeddings(tmp_path):
+    config = tiny.config(hidden=64, feed_forward=256)
+    config.vocab_size = 100_000
+    machine = Machine(config, "float32")
+    shape = settings.Shape(layers=2, hidden=64, heads=2, feed_forward=256)
+    few, many = (machine.speed(shape, 16, "train", "float32", vocabulary) for vocabulary in (100, 100_000))
+    assert many.batch > 2 * few.batch
+
+
+def test_a_tasks_stages_train_the_embeddings_of_its_rows_and_the_encoder_all(raw_world, monkeypatch):
+    asked = []
+
+    def speed(self, shape, length, mode, precision, vocabulary, dropout=None) -> Speed:
+        asked.append(vocabulary)
+        return Speed(batch=1, piece=0, pair=0)
+
+    monkeypatch.setattr(Machine, "speed", speed)
+    made = sketch_of()
+    made.encoder()
+    made.finetune("finetune_teacher", made.teacher)
+    pieces = set(sum(made.ids(made.parts["train"] + made.unlabelled), []))
+    assert asked == [made.config.vocab_size, sketch.MORE_PIECES * len(pieces), sketch.MORE_PIECES * len(pieces)]
 
 
 def test_each_of_several_teachers_is_counted_and_a_file_of_predictions_costs_nothing(raw_world):
