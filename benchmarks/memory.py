@@ -45,6 +45,8 @@ def measured(folder: Path, stage: str, sizes: list[int]) -> list[list[str]]:
     table, smallest = [], None
     for count in sizes:
         write_rows(folder, count)
+        if stage == "distill_prediction":
+            run_stage(folder, "distill_intermediate")  # it writes the teacher's logits of these rows
         seconds, peak = run_stage(folder, stage)
         print(f"{stage}: {count:,} rows in {seconds:.0f} s, {peak:.0f} MiB", flush=True)
         per_row = ["", ""]
@@ -67,9 +69,6 @@ def main() -> None:
     chosen = [stage for stage in STAGES if stage in arguments.stages]
     with tempfile.TemporaryDirectory() as folder:
         finished_world(Path(folder), **SETTINGS)
-        if "distill_prediction" in chosen and "distill_intermediate" not in chosen:  # it writes the teacher logits
-            write_rows(Path(folder), sizes[-1])
-            run_stage(Path(folder), "distill_intermediate")
         table = [row for stage in chosen for row in measured(Path(folder), stage, sizes)]
     print(f"\n{machine()}")
     print_table(

@@ -515,6 +515,11 @@ def test_memory_is_measured_for_growing_numbers_of_rows(world):
     assert {row["id"] for row in written} == {f"train-{number}" for number in range(84 // (1 + memory.VARIANTS))}
 
 
+def test_the_prediction_stage_is_measured_with_the_logits_of_as_many_rows(world):
+    fewer, more = memory.measured(world, "distill_prediction", [42, 84])
+    assert [fewer[:2], more[:2]] == [["distill_prediction", "42"], ["distill_prediction", "84"]]
+
+
 def test_a_setting_of_openmp_replaces_all_settings_of_the_user(monkeypatch):
     monkeypatch.setenv("GOMP_SPINCOUNT", "77")
     monkeypatch.setenv("OMP_WAIT_POLICY", "active")

@@ -1,5 +1,7 @@
 """The encoder as it came, and beside it a masked language model that may have trained."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import run_stage, write_params
 from transformers import AutoModel, AutoModelForMaskedLM, BertForMaskedLM
+
+from pipeline.tinybert.models.families import FAMILIES
 
 
 def weights(folder, loader=AutoModel) -> dict[str, torch.Tensor]:
@@ -33,6 +37,22 @@ def test_a_checkpoint_with_a_head_trains_it_only_if_asked(world, train, stays):
     run_stage("encoder")
     folders = "data/raw/encoder/checkpoint", "models/pretrained/masked_language_model"
     assert same(*(weights(folder, AutoModelForMaskedLM) for folder in folders)) == stays
+
+
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "bert"])
+def test_all_stages_run_with_an_encoder_of_another_family(tmp_path, monkeypatch, family):
+    shutil.copy(tiny.ROOT / "params.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    tiny.write_world(tmp_path)
+    shutil.rmtree("data/raw/encoder/checkpoint")
+    tiny.write_family(Path("data/raw/encoder/checkpoint"), family)
+    for stage in (*tiny.COMMON, *tiny.PER_TASK):
+        run_stage(stage)
+    rows = [json.loads(line) for line in Path("data/tiny/augmented/rows.jsonl").read_text().splitlines()]
+    texts = {row["text"] for row in rows if not row["variant"]}
+    assert {row["text"] for row in rows if row["variant"]} - texts
+    config = json.loads(Path("models/tiny/release/config.json").read_text())
+    assert (config["model_type"], config.get("num_hidden_layers") or config["n_layers"]) == (family, 2)
 
 
 def test_weights_saved_from_a_wrapper_give_the_same_files_and_this_is_said_once(world, capfd):

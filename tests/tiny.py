@@ -13,7 +13,16 @@ from pathlib import Path
 
 import ruamel.yaml
 import torch
-from tokenizers import ByteLevelBPETokenizer, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    ByteLevelBPETokenizer,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -227,7 +236,7 @@ def byte_level_tokenizer():
 def unigram_tokenizer():
     """XLM-R's kind: sentence pieces, cased."""
     made = Tokenizer(models.Unigram())
-    made.pre_tokenizer = pre_tokenizers.Metaspace()
+    made.pre_tokenizer, made.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
     text = [text for text, _ in sentences(160, seed=0)]
     special = {name: number for number, name in enumerate(["<s>", "<pad>", "</s>", "<unk>", "<mask>"])}
     trainer = trainers.UnigramTrainer(

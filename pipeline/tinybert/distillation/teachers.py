@@ -7,7 +7,6 @@ from contextlib import ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-import numpy as np
 from transformers import PreTrainedModel
 
 from pipeline.tinybert.core import launch, resume
@@ -66,7 +65,7 @@ class Teachers:
         for folder, other, logits in zip(self.folders, self.others, several, strict=True):
             reading = None if other is None else self.second_reading(other, logits.folder)
             with closing(reading.encoded) if reading else nullcontext():
-                teacher, rest = self.task.load_model(folder), np.arange(len(data), dtype=np.int32)
+                teacher, rest = self.task.load_model(folder), None  # all rows
                 if recipe.epochs and logits is several[0]:
                     part = transfer_set.sample(data, recipe.max_rows, self.numerics.seed)
                     recorder = LogitsRecorder(self.task, logits)

@@ -59,6 +59,7 @@ class Family(TeacherFamily):
 FAMILIES = {
     "bert": Family(lambda model, hidden: model.cls(hidden)),
     "roberta": Family(lambda model, hidden: model.lm_head(hidden), reserved_positions=2),
+    "xlm-roberta": Family(lambda model, hidden: model.lm_head(hidden), reserved_positions=2, prefix="roberta"),
     "electra": Family(lambda model, hidden: model.generator_lm_head(model.generator_predictions(hidden))),
     "distilbert": Family(
         lambda model, hidden: model.vocab_projector(
@@ -74,7 +75,6 @@ FAMILIES = {
     ),
 }
 TEACHER_FAMILIES = {
-    "xlm-roberta": TeacherFamily(reserved_positions=2, prefix="roberta"),
     "mpnet": TeacherFamily(reserved_positions=2, attention="attention.attn", queries_keys_values=("q", "k", "v")),
     "deberta-v2": TeacherFamily(
         prefix="deberta", has_positions=False, queries_keys_values=("query_proj", "key_proj", "value_proj")

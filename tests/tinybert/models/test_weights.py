@@ -78,7 +78,7 @@ def test_weights_of_a_wrapped_model_are_those_of_the_model_and_are_saved_under_i
 ):
     tiny.write_family(tmp_path, family)
     expected = checkpoints.load(AutoModel, tmp_path)
-    rewrite(renamed(prefix.format(family)), form)
+    rewrite(renamed(prefix.format(FAMILIES[family].prefix or family)), form)
     loaded = checkpoints.load(AutoModel, tmp_path, KEY)
     assert same(loaded, expected)
     checkpoints.save(tmp_path / "saved", loaded)
@@ -132,8 +132,9 @@ def test_a_missing_layer_is_refused_by_the_names_of_its_weights(tmp_path, rewrit
 def test_more_layers_than_the_configuration_states_are_refused_by_name(tmp_path, rewrite, family):
     tiny.write_family(tmp_path, family)
     set_config(tmp_path, **{"n_layers" if family == "distilbert" else "num_hidden_layers": 3})
-    rewrite(renamed(f"{family}."))
-    assert f"16 unexpected ({family}.{LAYERS[family]}.3.attention." in refusal(tmp_path, AutoModelForMaskedLM)
+    body = FAMILIES[family].prefix or family
+    rewrite(renamed(f"{body}."))
+    assert f"16 unexpected ({body}.{LAYERS[family]}.3.attention." in refusal(tmp_path, AutoModelForMaskedLM)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
