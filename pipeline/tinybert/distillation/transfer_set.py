@@ -55,7 +55,7 @@ def encode(
 
     augmented: False leaves out the variants of rows.
     """
-    originals = Path(folder) / "originals.npy"  # the numbers of the sequences that are not from a variant
+    originals = Path(folder) / "originals.npy"  # whether each sequence is from a row that is no variant, (N,)
 
     def encoded() -> Iterator[Columns]:
         is_original = [np.zeros(0, dtype=bool)]
@@ -63,10 +63,10 @@ def encode(
             columns = inference.encode(task, block, tokenizer)
             is_original.append(np.array([not block[row].get("variant") for row in columns["example"]]))
             yield columns
-        np.save(originals, np.flatnonzero(np.concatenate(is_original)).astype(np.int32))
+        np.save(originals, np.concatenate(is_original))
 
     data = load_or_write(folder, encoded(), originals)
-    return data if augmented else data.select(np.load(originals))
+    return data if augmented else data.select(np.flatnonzero(np.load(originals)))
 
 
 def read_again(task: Task, transfer_rows: Iterable[Row], tokenizer, other, folder: str | Path) -> SecondReading:
