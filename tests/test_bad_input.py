@@ -294,7 +294,7 @@ def test_an_encoder_without_tokenizer_files_is_an_error(refusal):
 
 def test_an_unsupported_model_family_is_an_error(refusal):
     GPT2Config().save_pretrained(CHECKPOINT)
-    expected = "model family 'gpt2' is not supported: expected one of bert, roberta, electra, distilbert"
+    expected = "model family 'gpt2' is not supported: expected one of bert, roberta, xlm-roberta, electra, distilbert"
     assert refusal("encoder") == f"encoder.checkpoint: {expected}"
 
 

@@ -66,7 +66,7 @@ def test_a_checkpoint_with_custom_code_is_refused(tmp_path):
 
 def test_an_unsupported_family_is_an_error_that_names_the_setting():
     check_family(tiny.config(layers=1), "encoder.checkpoint")
-    expected = "model family 'gpt2' is not supported: expected one of bert, roberta, electra, distilbert"
+    expected = "model family 'gpt2' is not supported: expected one of bert, roberta, xlm-roberta, electra, distilbert"
     with pytest.raises(UserError, match=f"^encoder.checkpoint: {expected}"):
         check_family(GPT2Config(), "encoder.checkpoint")
 
