@@ -4,7 +4,6 @@ import copy
 import io
 import json
 import random
-import re
 import shutil
 import subprocess
 import sys
@@ -322,16 +321,6 @@ def test_the_cosine_of_equal_texts_is_one(world):
 
 
 # Other ways to distil -------------------------------------------------------------------------------------------------
-
-
-def test_a_plain_loop_trains_within_its_time_and_validation_chooses_the_rate(world, monkeypatch, capsys):
-    monkeypatch.setattr(distillers, "TIMED_STEPS", 2)
-    work = distillers.Work("tiny", 1, [1e-6, 1e-2])
-    steps, took, score = distillers.plain_loop(work, seconds=4)
-    found = re.findall(r"(\d+) steps, \d+ s; validation ([\d.]+), test ([\d.]+)", capsys.readouterr().out)
-    best = max(found, key=lambda one: float(one[1]))
-    assert [one[0] for one in found] == [str(steps)] * 2 and took > 0
-    assert float(best[1]) > 0.7 and score == pytest.approx(float(best[2]), abs=1e-4)
 
 
 def test_a_teacher_with_another_tokenizer_is_not_compared(world):
