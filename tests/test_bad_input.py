@@ -302,7 +302,7 @@ def test_a_family_of_teachers_is_refused_for_the_encoder_by_name(refusal):
     tiny.write_family(Path(CHECKPOINT), "mpnet")
     assert refusal("encoder") == (
         "encoder.checkpoint: model family 'mpnet' is supported for a teacher only (finetune_teacher.encoder): expected"
-        " one of bert, roberta, electra, distilbert"
+        " one of bert, roberta, xlm-roberta, electra, distilbert"
     )
 
 
