@@ -38,7 +38,7 @@ ENCODER = Path("models/pretrained/encoder")
 CS, FOLDS = [0.1, 1, 10, 100], 5
 SCORING = {"accuracy": "accuracy", "macro_f1": "f1_macro", "mcc": "matthews_corrcoef"}
 EPOCHS, RATE = 10, 1e-4  # of Trainer; the batch size is its default
-SETFIT_STEPS = 500  # its default, all pairs of rows, takes hours for a few hundred rows
+SETFIT_STEPS = 500  # by default, their number grows with the square of the rows
 Rows = list[rows.Row]
 
 

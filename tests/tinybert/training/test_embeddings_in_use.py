@@ -81,7 +81,7 @@ def test_validation_in_a_training_reads_words_that_train_lacks(in_empty_folder, 
     assert np.array_equal(logits(), within) and not np.allclose(within, untrained)
 
 
-def test_a_word_that_was_not_announced_stops_the_training(in_empty_folder, task):
+def test_a_word_piece_that_the_data_lack_stops_the_training(in_empty_folder, task):
     world = World(in_empty_folder / "encoder", task)
     with world.in_use(), pytest.raises(IndexError):
         world.model.train()(**world.tokenizer("A dull and stale story!", return_tensors="pt"))
