@@ -6,8 +6,8 @@ the middle of a long run: CUDA graphs are recorded, kernels are compiled. ``plai
 bfloat16 at batch 32, on rows of the same lengths. The column "of the limit" is the rate of floating-point operations,
 without those on padding, relative to a large matrix product's.
 
-Ends within 8 minutes. Needs torch, transformers, accelerate and numpy only. ``--tiny`` measures tiny models, on a CPU
-too (in float32 if it has no bfloat16).
+Ends within 8 minutes. Needs torch, transformers, accelerate and numpy only. ``--ours`` measures our training only, within
+2 minutes. ``--tiny`` measures tiny models, on a CPU too (in float32 if it has no bfloat16).
 """
 
 from __future__ import annotations
@@ -366,8 +366,8 @@ def fastest_batch(stage: Stage, batches: tuple[int, ...]) -> int:
 
 def make_enough_rows(work: Stage | Augmentation, options, few: int, largest_batch: int) -> None:
     """As many rows as the plain recipe needs to run for about ``--seconds``, and those for ours."""
-    if options.tiny:
-        work.make_rows(few, largest_batch, TINY_STEPS)
+    if options.tiny or options.ours:
+        work.make_rows(few, largest_batch, TINY_STEPS if options.tiny else STEPS)
         return
     work.make_rows(few, 1, 1)
     work.plain()  # warms up
@@ -390,6 +390,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=1.5, help="approximate time of each run of the plain recipe")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--ours", action="store_true", help="only our training: not the plain recipe, no augmentation")
     parser.add_argument("--tiny", action="store_true", help="tiny models and few rows")
     options = parser.parse_args()
     students, teacher, vocabulary, batches, few = STUDENTS, TEACHER, VOCABULARY, BATCHES, 4 * BATCH
@@ -407,18 +408,22 @@ def main() -> None:
                     rows = rows_of(stage, name, options, batches[lengths], few, ceiling)
                     log("\n".join(map(" | ".join, rows)))
                     table += rows
-        table.append(row_of_augmentation(Augmentation(teacher, vocabulary, 3, 64), options))
+        if not options.ours:
+            table.append(row_of_augmentation(Augmentation(teacher, vocabulary, 3, 64), options))
         os.chdir(ROOT)
     log(f"\n{machine()}, {torch.cuda.get_device_name() if DEVICE.type == 'cuda' else 'no GPU'}")
     log(f"a large matrix product in {name_of(PRECISION)}: {ceiling / 1e12:.1f} TFLOP/s")
-    print_table(["stage", "rows of", "batch", "rows per second", "plain", "ratio", "of the limit"], table)
+    compared_with = [] if options.ours else ["plain", "ratio"]
+    print_table(["stage", "rows of", "batch", "rows per second", *compared_with, "of the limit"], table)
 
 
 def rows_of(stage: Stage, student: str, options, batches: tuple[int, ...], few: int, ceiling: float) -> list[list[str]]:
     make_enough_rows(stage, options, few, max((BATCH, *batches)))
     best = fastest_batch(stage, batches)
     stage.keep_runs({BATCH, best})
-    sides = {"plain": stage.plain, **{str(size): partial(stage.ours, size) for size in sorted({BATCH, best})}}
+    sides = {str(size): partial(stage.ours, size) for size in sorted({BATCH, best})}
+    if not options.ours:
+        sides = {"plain": stage.plain, **sides}
     title = f"{stage.name}, {student}"
     speed = compared(sides, options.rounds, f"{title}, {stage.lengths}")
     return [
@@ -427,8 +432,7 @@ def rows_of(stage: Stage, student: str, options, batches: tuple[int, ...], few: 
             stage.lengths,
             size,
             f"{speed[size]:.0f}",
-            f"{speed['plain']:.0f}",
-            f"{speed[size] / speed['plain']:.1f}",
+            *([] if options.ours else [f"{speed['plain']:.0f}", f"{speed[size] / speed['plain']:.1f}"]),
             f"{100 * speed[size] * stage.operations(lengths) / len(lengths) / ceiling:.0f} %",
         ]
         for size, lengths in ((size, stage.lengths_in_a_run(int(size))) for size in sides if size != "plain")
