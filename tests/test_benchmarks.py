@@ -176,6 +176,13 @@ def test_each_measured_entry_reads_files_of_its_own_folder(file, name, tmp_path)
         assert (tmp_path / location).exists()
 
 
+@pytest.mark.parametrize("arguments", [kinds.parser("", kinds.ENTRIES).parse_args, small.arguments])
+def test_every_set_option_of_a_command_counts(arguments, monkeypatch):
+    command = ["--data", "folder", "--set", "seed=2", "precision=float32", "--set", "run=[a]"]
+    monkeypatch.setattr(sys, "argv", ["benchmark", *command])
+    assert arguments().set == [("seed", 2), ("precision", "float32"), ("run", ["a"])]
+
+
 def test_a_base_sized_encoder_is_put_together_from_the_pieces_of_its_packages(tmp_path, monkeypatch):
     whole = io.BytesIO()
     with zipfile.ZipFile(whole, "w") as archive:
