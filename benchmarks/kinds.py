@@ -155,7 +155,7 @@ def parser(description: str, entries: Path) -> argparse.ArgumentParser:
     parser.add_argument("tasks", nargs="*", help=f"tasks of {entries.name} (default: all)")
     parser.add_argument("--data", type=Path, required=True, help="the folder that contains a folder for each task")
     parser.add_argument(
-        "--set", nargs="+", action="extend", type=setting, default=[], metavar="KEY=VALUE", help="changes of params.yaml"
+        "--set", nargs="+", action="extend", type=setting, default=[], metavar="KEY=VALUE", help="change params.yaml"
     )
     parser.add_argument("--jobs", type=int, default=1, help="number of tasks that run at once")
     parser.add_argument("--upto", help="the last stage to run")

@@ -337,7 +337,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--test-rows", type=int, help="of the validation file (default: all)")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1])
     parser.add_argument(
-        "--set", nargs="+", action="extend", type=setting, default=[], metavar="KEY=VALUE", help="changes of params.yaml"
+        "--set", nargs="+", action="extend", type=setting, default=[], metavar="KEY=VALUE", help="change params.yaml"
     )
     parser.add_argument("--upto", choices=STAGES[STAGES.index("evaluate") :], default="evaluate", help="the last stage")
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side, each on its share of the cores")
