@@ -390,6 +390,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=1.5, help="approximate time of each run of the plain recipe")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--lengths", nargs="+", choices=LENGTHS, default=[*LENGTHS], help="those of these data sets")
     parser.add_argument("--ours", action="store_true", help="only our training: not the plain recipe, no augmentation")
     parser.add_argument("--tiny", action="store_true", help="tiny models and few rows")
     options = parser.parse_args()
@@ -402,7 +403,7 @@ def main() -> None:
         ceiling = limit(PRECISION, DEVICE)
         table = []
         for kind in (Intermediate, Prediction):
-            for lengths in LENGTHS:
+            for lengths in options.lengths:
                 for name, student in students.items():
                     stage = kind(student, teacher, vocabulary, lengths)
                     rows = rows_of(stage, name, options, batches[lengths], few, ceiling)

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 BLOCK = 1 << 16  # bytes: the system also maps the pages around one that is touched
-RESIDENT = 1 << 24  # bytes that accesses may leave in memory before the file is mapped anew
+RESIDENT = 1 << 23  # bytes that accesses may leave in memory before the file is mapped anew
 
 
 class MappedArray:
@@ -58,22 +58,35 @@ class MappedArray:
 
     def __getitem__(self, index: slice | np.ndarray) -> np.ndarray:
         """A copy of these entries."""
-        return np.array(self._for_access(index)[index])
+        parts = [np.array(self._for_access(part)[part]) for part in self._parts(index)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def __setitem__(self, index: slice | np.ndarray, values) -> None:
         self._for_access(index)[index] = values
+
+    def _parts(self, index: slice | np.ndarray) -> list:
+        """Split an index into parts that each touch at most ``RESIDENT`` bytes; a slice stays whole."""
+        most = max(1, RESIDENT // BLOCK)
+        if isinstance(index, slice) or len(index) <= most:
+            return [index]
+        changes = 1 + np.flatnonzero(np.diff(self._blocks(index)))
+        return np.split(index, changes[most - 1 :: most])
 
     def _for_access(self, index: slice | np.ndarray) -> np.ndarray:
         if isinstance(index, slice):
             start, stop, _ = index.indices(len(self))
             touched = max(0, stop - start) * self.row_bytes
         else:
-            touched = (1 + int(np.count_nonzero(np.diff(index * self.row_bytes // BLOCK)))) * BLOCK
+            touched = (1 + int(np.count_nonzero(np.diff(self._blocks(index))))) * BLOCK
         if self._mapped is None or self._touched + touched > RESIDENT:
             self._mapped = None  # unmaps the file
             self._mapped, self._touched = np.asarray(self._open()), 0
         self._touched += touched
         return self._mapped
+
+    def _blocks(self, index: np.ndarray) -> np.ndarray:
+        """The block of the file in which each of these entries lies."""
+        return index * self.row_bytes // BLOCK
 
     def close(self) -> None:
         self._mapped = None

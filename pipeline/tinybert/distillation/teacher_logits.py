@@ -81,7 +81,7 @@ class TeacherLogits:
         """The logits in ``folder``. Raises UserError unless they are those of sequences with ``counts`` (N,) rows."""
         try:
             logits = cls.load(folder)
-            rows, fits = int(logits.starts[-1:][0]), np.array_equal(np.diff(logits.starts[:]), counts)
+            rows, fits = int(logits.starts[-1:][0]), logits.has_counts(counts)
         except (ValueError, EOFError, IndexError):
             fits = False
         if not fits or logits.values.shape != (rows, classes):
@@ -93,6 +93,14 @@ class TeacherLogits:
 
     def __len__(self) -> int:
         return len(self.starts) - 1
+
+    def has_counts(self, counts: np.ndarray) -> bool:
+        """Whether the sequences are as many as ``counts`` (N,), with as many rows of logits each."""
+        begins = range(0, len(counts), SEQUENCES_PER_BLOCK)
+        parts = ((self.starts[begin : begin + SEQUENCES_PER_BLOCK + 1], counts[begin:]) for begin in begins)
+        return len(self) == len(counts) and all(
+            np.array_equal(np.diff(starts), expected[:SEQUENCES_PER_BLOCK]) for starts, expected in parts
+        )
 
     def _replay(self, log: AppendedFile) -> None:
         log.file.seek(0)

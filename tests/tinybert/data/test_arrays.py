@@ -7,9 +7,11 @@ from pipeline.tinybert.data import arrays
 from pipeline.tinybert.data.arrays import MappedArray
 
 
-@pytest.fixture(params=[1, arrays.RESIDENT], ids=["at each access", "never"])
+@pytest.fixture(params=[1, arrays.RESIDENT], ids=["at each block", "never"])
 def mapped_anew(request, monkeypatch):
     monkeypatch.setattr(arrays, "RESIDENT", request.param)
+    if request.param == 1:
+        monkeypatch.setattr(arrays, "BLOCK", 8)
 
 
 @pytest.fixture
@@ -108,6 +110,7 @@ def test_pages_that_were_touched_do_not_stay_in_memory(tmp_path, monkeypatch):
         for part in range(start, start + 100, 5):
             assert array[numbers[part : part + 5]].all()
         assert mapped_mib(path) < 2
+    assert array[numbers[:2000]].all() and mapped_mib(path) < 2
     by_numpy = np.load(path, mmap_mode="r")
     assert by_numpy.all() and mapped_mib(path) > 15
 
