@@ -28,9 +28,10 @@ class MappedArray:
 
         Raises ValueError or OSError if the file is missing, or shorter than its header says.
         """
+        path = Path(path).absolute()  # it is opened again
         if dtype is None:
             return cls(lambda: np.load(path, mmap_mode=mode))
-        return cls(lambda: np.memmap(path, dtype, mode) if Path(path).stat().st_size else np.empty(0, dtype))
+        return cls(lambda: np.memmap(path, dtype, mode) if path.stat().st_size else np.empty(0, dtype))
 
     @classmethod
     def create(cls, path: str | Path, dtype, shape: tuple[int, ...], value=0) -> "MappedArray":

@@ -86,6 +86,14 @@ def test_a_closed_array_is_mapped_again_by_the_next_access(plain):
     assert array[5:6].tolist() == [5]
 
 
+def test_an_array_is_mapped_again_from_another_working_folder(plain, monkeypatch):
+    monkeypatch.chdir(plain.parent)
+    array = MappedArray.open(plain.name, np.int32)
+    monkeypatch.chdir("/")
+    array.close()
+    assert array[5:6].tolist() == [5]
+
+
 def mapped_mib(path: Path) -> float:
     """How much of the file is in this process's memory, in MiB."""
     with open("/proc/self/smaps") as lines:
