@@ -40,7 +40,7 @@ def download(folder: Path) -> None:
 
 def main() -> None:
     options = parser(__doc__.splitlines()[0], ENTRIES)
-    options.add_argument("--on-gpu", action="store_true", help="the tasks with the paper's budgets, for a GPU")
+    options.add_argument("--on-gpu", action="store_true", help="tasks with more variants and epochs")
     arguments = options.parse_args()
     if not ENCODER.exists():
         download(ENCODER)

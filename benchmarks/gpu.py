@@ -6,8 +6,8 @@ the middle of a long run: CUDA graphs are recorded, kernels are compiled. ``plai
 bfloat16 at batch 32, on rows of the same lengths. The column "of the limit" is the rate of floating-point operations,
 without those on padding, relative to a large matrix product's.
 
-Ends within 8 minutes; needs torch, transformers, accelerate and numpy only. ``--ours`` measures only our training,
-within 2 minutes. ``--tiny`` measures tiny models, on a CPU too (in float32 if it has no bfloat16).
+Ends within 8 minutes; needs torch, transformers, accelerate and numpy only. ``--ours`` measures only our training.
+``--tiny`` measures tiny models, on a CPU too (in float32 if it has no bfloat16).
 """
 
 from __future__ import annotations
@@ -390,7 +390,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=1.5, help="approximate time of each run of the plain recipe")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--lengths", nargs="+", choices=LENGTHS, default=[*LENGTHS], help="those of these data sets")
+    parser.add_argument("--lengths", nargs="+", choices=LENGTHS, default=[*LENGTHS], help="of the texts of these")
     parser.add_argument("--ours", action="store_true", help="only our training: not the plain recipe, no augmentation")
     parser.add_argument("--tiny", action="store_true", help="tiny models and few rows")
     options = parser.parse_args()
