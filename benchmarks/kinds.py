@@ -147,12 +147,18 @@ def row(folder: Path, entry: dict) -> str:
 
 
 def main() -> None:
-    run(parser(__doc__.splitlines()[0], ENTRIES).parse_args(), ENTRIES)
+    entries = read(ENTRIES)
+    run(parser(__doc__.splitlines()[0], entries).parse_args(), ENTRIES.stem, entries)
 
 
-def parser(description: str, entries: Path) -> argparse.ArgumentParser:
+def read(file: Path) -> dict[str, dict]:
+    """A file's tasks: their entries by name."""
+    return YAML.load(file.read_text(encoding="utf-8"))["tasks"]
+
+
+def parser(description: str, entries: dict[str, dict]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("tasks", nargs="*", help=f"tasks of {entries.name} (default: all)")
+    parser.add_argument("tasks", nargs="*", help=f"default: all of {', '.join(entries)}")
     parser.add_argument("--data", type=Path, required=True, help="the folder that contains a folder for each task")
     parser.add_argument(
         "--set", nargs="+", action="extend", type=setting, default=[], metavar="KEY=VALUE", help="change params.yaml"
@@ -162,9 +168,8 @@ def parser(description: str, entries: Path) -> argparse.ArgumentParser:
     return parser
 
 
-def run(arguments: argparse.Namespace, file: Path, encoder: Path | None = None) -> None:
-    """Run the tasks of the entries' file in clones below `.dvc/tmp`, and print the table."""
-    entries = YAML.load(file.read_text(encoding="utf-8"))["tasks"]
+def run(arguments: argparse.Namespace, name: str, entries: dict[str, dict], encoder: Path | None = None) -> None:
+    """Run the tasks in clones below `.dvc/tmp/<name>`, and print the table."""
     tasks = arguments.tasks or list(entries)
     if unknown := set(tasks) - set(entries):
         sys.exit(f"no such task: {', '.join(sorted(unknown))}: expected one of {', '.join(entries)}")
@@ -174,7 +179,7 @@ def run(arguments: argparse.Namespace, file: Path, encoder: Path | None = None) 
         sys.exit(f"--data: no such folder: {', '.join(missing)}")
 
     cores = os.cpu_count() or 1
-    folders = {task: ROOT / ".dvc" / "tmp" / file.stem / task for task in tasks}
+    folders = {task: ROOT / ".dvc" / "tmp" / name / task for task in tasks}
     for task, folder in folders.items():
         clone(folder, entries[task], arguments.data, encoder, dict(arguments.set))
     if not repro(folders[tasks[0]], cores, *SHARED_STAGES):

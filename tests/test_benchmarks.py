@@ -115,8 +115,7 @@ def test_the_ablation_table_shows_mean_and_deviation_over_the_seeds():
 
 # The measured kinds ---------------------------------------------------------------------------------------------------
 
-FILES = {"kinds": kinds.ENTRIES, "base": base.ENTRIES, "base_on_gpu": base.ON_GPU}
-ENTRIES = {file: kinds.YAML.load(path.read_text(encoding="utf-8"))["tasks"] for file, path in FILES.items()}
+ENTRIES = {"kinds": kinds.read(kinds.ENTRIES), "base": kinds.read(base.ENTRIES), "base_on_gpu": base.on_gpu()}
 NAMED = [(file, name) for file, entries in ENTRIES.items() for name in entries]
 DEFAULT_ENCODER = Shape(layers=6, hidden=384, heads=12, feed_forward=1536)
 MPNET = Shape(layers=12, hidden=768, heads=12, feed_forward=3072)
@@ -124,7 +123,7 @@ TEACHERS = {"kinds": DEFAULT_ENCODER, "base": MPNET, "base_on_gpu": MPNET}
 TINYBERT4 = Shape(layers=4, hidden=312, heads=12, feed_forward=1200)
 
 
-@pytest.fixture(scope="module", params=FILES)
+@pytest.fixture(scope="module", params=ENTRIES)
 def configuration(request, tmp_path_factory) -> tuple[str, settings.Settings]:
     """A file of measured entries, and params.yaml with them."""
     params = kinds.YAML.load((ROOT / "params.yaml").read_text(encoding="utf-8"))
@@ -176,7 +175,7 @@ def test_each_measured_entry_reads_files_of_its_own_folder(file, name, tmp_path)
         assert (tmp_path / location).exists()
 
 
-@pytest.mark.parametrize("arguments", [kinds.parser("", kinds.ENTRIES).parse_args, small.arguments])
+@pytest.mark.parametrize("arguments", [kinds.parser("", ENTRIES["kinds"]).parse_args, small.arguments])
 def test_every_set_option_of_a_command_counts(arguments, monkeypatch):
     command = ["--data", "folder", "--set", "seed=2", "precision=float32", "--set", "run=[a]"]
     monkeypatch.setattr(sys, "argv", ["benchmark", *command])
