@@ -28,6 +28,7 @@ class TeacherFamily:
     layers: the encoder's list of layers. Names of submodules are relative to one layer.
     attention: the attention module.
     queries_keys_values: its three projections; empty if they are one.
+    tanh_layer: of a model that classifies texts, the linear layer between the first hidden state and tanh; "": none.
     """
 
     feed_forward: str = "intermediate_size"
@@ -37,6 +38,7 @@ class TeacherFamily:
     layers: str = "encoder.layer"
     attention: str = "attention.self"
     queries_keys_values: tuple[str, ...] = ("query", "key", "value")
+    tanh_layer: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,9 +59,14 @@ class Family(TeacherFamily):
 
 
 FAMILIES = {
-    "bert": Family(lambda model, hidden: model.cls(hidden)),
-    "roberta": Family(lambda model, hidden: model.lm_head(hidden), reserved_positions=2),
-    "xlm-roberta": Family(lambda model, hidden: model.lm_head(hidden), reserved_positions=2, prefix="roberta"),
+    "bert": Family(lambda model, hidden: model.cls(hidden), tanh_layer="bert.pooler.dense"),
+    "roberta": Family(lambda model, hidden: model.lm_head(hidden), reserved_positions=2, tanh_layer="classifier.dense"),
+    "xlm-roberta": Family(
+        lambda model, hidden: model.lm_head(hidden),
+        reserved_positions=2,
+        prefix="roberta",
+        tanh_layer="classifier.dense",
+    ),
     "electra": Family(lambda model, hidden: model.generator_lm_head(model.generator_predictions(hidden))),
     "distilbert": Family(
         lambda model, hidden: model.vocab_projector(
@@ -75,12 +82,19 @@ FAMILIES = {
     ),
 }
 TEACHER_FAMILIES = {
-    "mpnet": TeacherFamily(reserved_positions=2, attention="attention.attn", queries_keys_values=("q", "k", "v")),
+    "mpnet": TeacherFamily(
+        reserved_positions=2,
+        attention="attention.attn",
+        queries_keys_values=("q", "k", "v"),
+        tanh_layer="classifier.dense",
+    ),
     "deberta-v2": TeacherFamily(
         prefix="deberta", has_positions=False, queries_keys_values=("query_proj", "key_proj", "value_proj")
     ),
     "modernbert": TeacherFamily(prefix="model", has_positions=False, queries_keys_values=()),
-    "albert": TeacherFamily(layers="encoder.albert_layer_groups.0.albert_layers", attention="attention"),
+    "albert": TeacherFamily(
+        layers="encoder.albert_layer_groups.0.albert_layers", attention="attention", tanh_layer="albert.pooler"
+    ),
 }
 
 
@@ -108,6 +122,19 @@ def layers(encoder: nn.Module) -> nn.ModuleList:
     config: Any = encoder.config
     found: Any = encoder.get_submodule(family_of(config).layers)
     return found
+
+
+def read_states_directly(model: nn.Module) -> None:
+    """Let a new classifier of texts begin with the first hidden state itself: the layer before tanh is the identity.
+
+    The layer that a checkpoint brings is of another task, or random: on few rows, a new start is better (Zhang et al.
+    2021, arXiv 2006.05987, section 5). The states are small, where tanh is almost linear.
+    """
+    config: Any = model.config
+    if name := family_of(config).tanh_layer:
+        layer: Any = model.get_submodule(name)
+        nn.init.eye_(layer.weight)
+        nn.init.zeros_(layer.bias)
 
 
 class LastVectors:

@@ -1,7 +1,10 @@
 """The base class of kinds that make one prediction for a text or a pair of texts."""
 
+from __future__ import annotations
+
 from abc import abstractmethod
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -11,6 +14,9 @@ from pipeline.tinybert.data.records import BadRecordError, text_of
 from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.models import piece_spans
 from pipeline.tinybert.tasks.task import Edit, Span, Task, splice
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 FIELDS = ("text", "pair")
 ROUNDING = 0.01  # probabilities may sum to this much more or less than 1
@@ -72,6 +78,14 @@ class Texts(Task):
 
     def length(self, row: Row) -> int:
         return sum(words.count(row[field]) for field in FIELDS if field in row)
+
+    def load_model(self, folder: str | Path, seed: int = 0) -> PreTrainedModel:
+        from pipeline.tinybert.models import checkpoints, families
+
+        model, report = checkpoints.load_and_report(self.head, folder, seed=seed, **self.head_options())
+        if report["missing_keys"]:  # of the head: the body has all
+            families.read_states_directly(model)
+        return model
 
     def head_options(self) -> dict[str, Any]:
         return {**super().head_options(), "problem_type": self.problem_type}
