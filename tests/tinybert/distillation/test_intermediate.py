@@ -311,10 +311,10 @@ def test_the_stage_leaves_the_teacher_s_logits_of_every_row(stage, teacher_of_th
 
 def test_with_no_epochs_the_student_stays_the_general_one(stage):
     student, _ = stage(epochs=0)
-    assert all(
-        torch.equal(ours, theirs)
-        for ours, theirs in zip(student.bert.parameters(), make_student().parameters(), strict=True)
-    )
+    general = make_student()
+    for ours, theirs in ((student.bert.embeddings, general.embeddings), (student.bert.encoder, general.encoder)):
+        pairs = zip(ours.parameters(), theirs.parameters(), strict=True)
+        assert all(torch.equal(our_weight, their_weight) for our_weight, their_weight in pairs)
     assert Path("metrics/tiny/distill_intermediate/plots/metrics/loss.tsv").read_text() == "step\tloss\n"
 
 
