@@ -83,6 +83,13 @@ def _configuration(folder: str | Path, key: str) -> Any:
     return config
 
 
+def problem_type(folder: str | Path) -> str | None:
+    """What the model of this checkpoint was trained to predict, in the library's terms; None if its configuration does
+    not say so, as that of a pre-trained encoder.
+    """
+    return transformers.PreTrainedConfig.get_config_dict(folder, local_files_only=True)[0].get("problem_type")
+
+
 @contextlib.contextmanager
 def _loading(folder: str | Path, key: str) -> Iterator[None]:
     """Turn any error of the block (a user's files can cause all) into a UserError with the setting and the folder."""

@@ -83,7 +83,9 @@ class Texts(Task):
         from pipeline.tinybert.models import checkpoints, families
 
         model, report = checkpoints.load_and_report(self.head, folder, seed=seed, **self.head_options())
-        if report["missing_keys"]:  # of the head: the body has all
+        # What is missing is of the head: the body has all. The encoder of a model of texts (`similarity`) has a layer
+        # before tanh that has learned to read states.
+        if report["missing_keys"] and not checkpoints.problem_type(folder):
             families.read_states_directly(model)
         return model
 

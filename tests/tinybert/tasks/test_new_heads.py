@@ -5,7 +5,9 @@ import tiny
 import torch
 from torch import nn
 
+from pipeline.tinybert.models import checkpoints
 from pipeline.tinybert.models.families import FAMILIES, TEACHER_FAMILIES
+from pipeline.tinybert.tasks.regression import Regression
 
 TASK = tiny.task(["negative", "positive"], "accuracy")
 WITH_TANH = [name for name, family in {**FAMILIES, **TEACHER_FAMILIES}.items() if family.tanh_layer]
@@ -36,6 +38,15 @@ def test_a_trained_classifier_keeps_its_tanh_layer(tmp_path, family):
     tiny.tokenizer().save_pretrained(tmp_path / "trained")
     found = TASK.load_model(tmp_path / "trained").state_dict()
     assert all(torch.equal(found[name], weight) for name, weight in model.state_dict().items())
+
+
+def test_an_encoder_that_has_learned_similarity_keeps_its_tanh_layer(tmp_path):
+    tiny.write_family(tmp_path / "encoder", "bert")
+    model = Regression("pearson", 16, None, ["similarity"]).load_model(tmp_path / "encoder")
+    nn.init.normal_(model.bert.pooler.dense.weight)
+    checkpoints.save(tmp_path / "learned", model.base_model, tiny.tokenizer())
+    found = TASK.load_model(tmp_path / "learned")
+    assert torch.equal(found.bert.pooler.dense.weight, model.bert.pooler.dense.weight)
 
 
 @pytest.mark.parametrize("family", sorted({*FAMILIES, *TEACHER_FAMILIES} - {*WITH_TANH}))
