@@ -294,15 +294,16 @@ def test_an_encoder_without_tokenizer_files_is_an_error(refusal):
 
 def test_an_unsupported_model_family_is_an_error(refusal):
     GPT2Config().save_pretrained(CHECKPOINT)
-    expected = "model family 'gpt2' is not supported: expected one of bert, roberta, xlm-roberta, electra, distilbert"
-    assert refusal("encoder") == f"encoder.checkpoint: {expected}"
+    known = "bert, roberta, xlm-roberta, electra, distilbert, mpnet"
+    expected = f"encoder.checkpoint: model family 'gpt2' is not supported: expected one of {known}"
+    assert refusal("encoder") == expected
 
 
 def test_a_family_of_teachers_is_refused_for_the_encoder_by_name(refusal):
-    tiny.write_family(Path(CHECKPOINT), "mpnet")
+    tiny.write_family(Path(CHECKPOINT), "deberta-v2")
     assert refusal("encoder") == (
-        "encoder.checkpoint: model family 'mpnet' is supported for a teacher only (finetune_teacher.encoder): expected"
-        " one of bert, roberta, xlm-roberta, electra, distilbert"
+        "encoder.checkpoint: model family 'deberta-v2' is supported for a teacher only (finetune_teacher.encoder):"
+        " expected one of bert, roberta, xlm-roberta, electra, distilbert, mpnet"
     )
 
 
@@ -403,12 +404,6 @@ def test_a_general_student_with_another_vocabulary_is_an_error(refusal):
 def test_a_student_with_too_few_positions_is_an_error(refusal):
     tiny.write_checkpoint(Path("models/tiny/general_student"), layers=2, max_position_embeddings=16)
     assert "max_length: 32: the model takes 16 word-pieces" in refusal("distill_intermediate")
-
-
-def test_different_head_counts_with_an_attention_loss_are_an_error(refusal):
-    tiny.write_checkpoint(Path("models/tiny/general_student"), layers=2, heads=3)
-    message = refusal("distill_intermediate")
-    assert message.startswith("distill_intermediate.losses.attention: the student has 3 heads, the teacher 2")
 
 
 @pytest.mark.parametrize(

@@ -185,16 +185,17 @@ def write_checkpoint(folder: Path, kind: type = BertModel, seed: int = 0, **shap
     tokenizer().save_pretrained(folder)
 
 
-def write_family(folder: Path, family: str) -> None:
-    """A random encoder of another family, with a tokenizer of its kind."""
-    words = {
+def write_family(folder: Path, family: str, words=None) -> None:
+    """A random encoder of another family, with the tokenizer ``words``, by default one of its kind."""
+    of_its_kind = {
         "roberta": byte_level_tokenizer,
         "modernbert": byte_level_tokenizer,
         "xlm-roberta": unigram_tokenizer,
         "deberta-v2": unigram_tokenizer,
         "albert": unigram_tokenizer,
         "mpnet": shifted_tokenizer,
-    }.get(family, tokenizer)()
+    }
+    words = words or of_its_kind.get(family, tokenizer)()
     size = {"hidden_size": 24, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 48}
     if family == "distilbert":
         size = {"dim": 24, "n_layers": 4, "n_heads": 2, "hidden_dim": 48}
@@ -202,7 +203,8 @@ def write_family(folder: Path, family: str) -> None:
         size |= {"type_vocab_size": 1}
     size |= {"pad_token_id": words.pad_token_id}
     if family == "modernbert":
-        special = {"bos_token_id": 0, "eos_token_id": 2, "cls_token_id": 0, "sep_token_id": 2}
+        ends = {"cls_token_id": words.cls_token_id, "sep_token_id": words.sep_token_id}
+        special = {"bos_token_id": words.cls_token_id, "eos_token_id": words.sep_token_id, **ends}
         size |= {"global_attn_every_n_layers": 2, "local_attention": 8, **special}
     if family == "deberta-v2":  # as in version 3
         size |= {"relative_attention": True, "position_biased_input": False, "pos_att_type": ["p2c", "c2p"]}

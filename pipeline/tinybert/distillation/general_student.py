@@ -142,6 +142,12 @@ def from_distillation(wanted: GeneralStudent, numerics: Numerics) -> tuple[PreTr
     config = AutoConfig.from_pretrained(ENCODER, local_files_only=True)
     if shape.hidden % shape.heads:
         raise UserError(f"{KEY}.shape.hidden: {shape.hidden} is not a multiple of {KEY}.shape.heads, {shape.heads}")
+    if recipe.losses.attention and shape.heads != config.num_attention_heads:
+        raise UserError(
+            f"{KEY}.distillation.losses.attention: the student has {shape.heads} heads, the teacher"
+            f" {config.num_attention_heads}: the attention loss compares head with head; set {KEY}.shape.heads to the"
+            " teacher's, or this weight to 0"
+        )
     checkpoints.set_shape(config, shape)
     if recipe.max_length > tokenizer.model_max_length:
         raise UserError(

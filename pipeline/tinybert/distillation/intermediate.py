@@ -22,11 +22,11 @@ from pipeline.tinybert.distillation.layer_map import map_layers
 from pipeline.tinybert.distillation.teacher_logits import TeacherLogits
 from pipeline.tinybert.models import checkpoints
 from pipeline.tinybert.models.alignment import END, FIRST, SecondReading, cut_alike, overlap_weights
-from pipeline.tinybert.models.attention import attention_scores, our_attention
+from pipeline.tinybert.models.attention import attention_scores, gives_scores, our_attention
 from pipeline.tinybert.models.batches import COLUMNS, Collator
 from pipeline.tinybert.models.batches import Batch as Rows
 from pipeline.tinybert.models.encoded_rows import EncodedRows
-from pipeline.tinybert.models.families import FAMILIES, LastVectors, family_of
+from pipeline.tinybert.models.families import LastVectors, family_of
 from pipeline.tinybert.models.precision import to_inference
 from pipeline.tinybert.training.embeddings_in_use import embeddings_in_use
 from pipeline.tinybert.training.loop import Batch, Objective, Tensors, train_or_load
@@ -225,26 +225,31 @@ def positions(batch: Batch) -> Tensor:
 
 
 def learnable(
-    weights: Losses, student: PreTrainedModel, teacher: PreTrainedModel, tokenizer, reading: SecondReading, key: str
+    weights: Losses,
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    tokenizer,
+    reading: SecondReading | None,
+    key: str,
 ) -> Losses:
-    """The losses that a teacher with another tokenizer can teach. Logs why there are no attention scores."""
+    """The losses that this teacher can teach this student. Logs why others are left out. For ``reading`` and ``key``
+    see `learn_intermediate`.
+    """
     heads = [model.config.num_attention_heads for model in (student, teacher)]
-    if teacher.config.model_type not in FAMILIES:
+    reason = ""
+    if not gives_scores(teacher):
         reason = f"those of a {teacher.config.model_type} are not captured"
     elif heads[0] != heads[1]:
-        reason = f"the student has {heads[0]} heads, the teacher {heads[1]}"
-    elif not cut_alike(tokenizer, reading.tokenizer):
+        reason = f"the student has {heads[0]} heads, the teacher {heads[1]} ({key}.losses.relations takes any number)"
+    elif reading and not cut_alike(tokenizer, reading.tokenizer):
         reason = "the tokenizers of student and teacher cut texts into different pieces"
-    else:
-        reason = ""
+    if reason and weights.attention:
+        log(f"{key}.losses.attention: attention scores are not learned: {reason}")
+        weights = weights.model_copy(update={"attention": 0})
     if weights.relations and not family_of(teacher.config).queries_keys_values:
         log(f"{key}.losses.relations: relations are not learned: a {teacher.config.model_type} has one projection")
         weights = weights.model_copy(update={"relations": 0})
-    if not reason:
-        return weights
-    if weights.attention:
-        log(f"{key}.losses.attention: attention scores are not learned: {reason}")
-    return weights.model_copy(update={"attention": 0})
+    return weights
 
 
 def last_vectors(
@@ -260,15 +265,6 @@ def last_vectors(
                 " set another number"
             )
     return LastVectors(student), LastVectors(teacher.base_model)
-
-
-def check_heads(student: PreTrainedModel, teacher: PreTrainedModel, weights: Losses, key: str) -> None:
-    ours, theirs = student.config.num_attention_heads, teacher.config.num_attention_heads
-    if weights.attention and ours != theirs:
-        raise UserError(
-            f"{key}.losses.attention: the student has {ours} heads, the teacher {theirs}: the attention loss compares"
-            " head with head; set general_student.shape.heads to the teacher's, or this weight to 0"
-        )
 
 
 def learn_intermediate(
@@ -288,10 +284,7 @@ def learn_intermediate(
     constant, as in the paper. ``reading``: the data as the teacher's own tokenizer reads them; None if that is
     ``tokenizer``.
     """
-    weights = settings.losses
-    if reading:
-        weights = learnable(weights, student, teacher, tokenizer, reading, key)
-    check_heads(student, teacher, weights, key)
+    weights = learnable(settings.losses, student, teacher, tokenizer, reading, key)
     layer_map = map_layers(
         settings.layer_map, student.config.num_hidden_layers, teacher.config.num_hidden_layers, f"{key}.layer_map"
     )

@@ -63,12 +63,37 @@ def attention_scores(layers: Collection[int]) -> Iterator[dict[int, Tensor]]:
 
 
 def our_attention(model: Model) -> Model:
-    """Make ``model`` use this module's attention function, unless it is a teacher of a family that cannot. On a GPU,
-    outputs at padding differ from SDPA's.
+    """Make ``model`` use this module's attention function, unless its family cannot; an MPNet's scores are captured all
+    the same. On a GPU, outputs at padding differ from SDPA's.
     """
-    if model.config.model_type in FAMILIES:
+    family = FAMILIES.get(model.config.model_type)
+    if family and not family.has_own_attention:
         model.set_attn_implementation(NAME)
+    elif family:
+        for block in layers(model.base_model):
+            attention: Any = block.get_submodule(family.attention)
+            if not hasattr(attention, "capturing"):
+                attention.capturing = attention.register_forward_hook(_capture_of_mpnet)
     return model
+
+
+def gives_scores(model: PreTrainedModel) -> bool:
+    """Whether `attention_scores` captures those of this model's family."""
+    return model.config.model_type in FAMILIES
+
+
+def _capture_of_mpnet(attention: Any, inputs: tuple, outputs: Any) -> None:
+    """Capture an MPNet layer's scores, with their bias for relative positions. Computes queries and keys once more."""
+    capture = _active.get()
+    if capture is None or not capture.next_layer():
+        return
+    states, _, position_bias = inputs
+    queries, keys = (
+        projection(states).unflatten(-1, (-1, attention.attention_head_size)).transpose(1, 2)
+        for projection in (attention.q, attention.k)
+    )
+    scores = queries * attention.attention_head_size**-0.5 @ keys.transpose(-1, -2)
+    capture.scores[capture.layer] = scores + position_bias
 
 
 def _attention(module, query, key, value, attention_mask, dropout=0.0, scaling=None, **rest) -> tuple[Tensor, None]:
@@ -176,12 +201,13 @@ def first_position_only(model: PreTrainedModel) -> Iterator[None]:
 
     This is all that a head for text classification reads; its logits are the same except for rounding. In the last
     layer only the key and value projections still run on all positions: one sixth of its multiplications, if the
-    feed-forward size is four times the hidden size. Blocks may be nested. Teachers of further families compute all.
+    feed-forward size is four times the hidden size. Blocks may be nested. Models of families that cannot use this
+    module's attention function compute all.
     """
-    if model.config.model_type not in FAMILIES:
+    family = FAMILIES.get(model.config.model_type)
+    if family is None or family.has_own_attention:
         yield
         return
-    family = FAMILIES[model.config.model_type]
     last = layers(model.base_model)[-1]
     attention = last.get_submodule(family.attention)
     if "forward" in vars(attention):  # inside another such block

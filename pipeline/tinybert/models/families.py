@@ -1,5 +1,5 @@
 """Model families: where each keeps its layers, attention and heads. ``FAMILIES`` are those of encoders and students,
-``TEACHER_FAMILIES`` further ones that only a teacher may have, since nothing looks inside it.
+``TEACHER_FAMILIES`` further ones that only a teacher may have, since nothing looks at its attention.
 """
 
 from __future__ import annotations
@@ -50,12 +50,14 @@ class Family(TeacherFamily):
     attention_end: the module that ends the attention part. Its inputs are the attention's result and the layer's input,
         as an argument or already added.
     feed_forward_projections: the two projections of the feed-forward part.
+    has_own_attention: whether the library's model computes attention itself, without an attention function.
     """
 
     head: Callable[[Any, Tensor], Tensor]
     output_projection: str | None = None
     attention_end: str = "attention.output"
     feed_forward_projections: tuple[str, str] = ("intermediate.dense", "output.dense")
+    has_own_attention: bool = False
 
 
 FAMILIES = {
@@ -80,14 +82,17 @@ FAMILIES = {
         feed_forward="hidden_dim",
         feed_forward_projections=("ffn.lin1", "ffn.lin2"),
     ),
-}
-TEACHER_FAMILIES = {
-    "mpnet": TeacherFamily(
+    "mpnet": Family(
+        lambda model, hidden: model.lm_head(hidden),
         reserved_positions=2,
         attention="attention.attn",
         queries_keys_values=("q", "k", "v"),
+        attention_end="attention.LayerNorm",
+        has_own_attention=True,
         tanh_layer="classifier.dense",
     ),
+}
+TEACHER_FAMILIES = {
     "deberta-v2": TeacherFamily(
         prefix="deberta", has_positions=False, queries_keys_values=("query_proj", "key_proj", "value_proj")
     ),

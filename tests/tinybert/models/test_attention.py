@@ -3,7 +3,7 @@ import copy
 import pytest
 import tiny
 import torch
-from transformers import AutoModelForSequenceClassification, BertForSequenceClassification, BertModel
+from transformers import AutoModel, AutoModelForSequenceClassification, BertForSequenceClassification, BertModel
 
 from pipeline.tinybert.models import attention
 from pipeline.tinybert.models.attention import attention_scores, first_position_only, our_attention
@@ -42,6 +42,20 @@ def test_scores_equal_queries_times_keys_before_softmax(batch, scores_by_hand, l
     expected = scores_by_hand(eager, eager(**inputs, output_hidden_states=True).hidden_states)
     for layer, by_hand in enumerate(expected, start=1):
         torch.testing.assert_close(scores[layer], by_hand, atol=1e-6, rtol=0)
+
+
+def test_scores_of_mpnet_are_those_that_its_softmax_reads(tmp_path, batch):
+    tiny.write_family(tmp_path, "mpnet")
+    teacher = AutoModel.from_pretrained(tmp_path, attn_implementation="eager").eval()
+    inputs = batch((12, 3, 7))
+    attentions = teacher(**inputs, output_attentions=True).attentions
+    our_attention(our_attention(teacher))  # asked for by each stage that uses the model
+    with attention_scores([2, 4]) as scores:
+        teacher(**inputs)
+    assert sorted(scores) == [2, 4]
+    for layer, found in scores.items():
+        masked = found.masked_fill(~inputs["attention_mask"].bool()[:, None, None], -torch.inf)
+        torch.testing.assert_close(masked.softmax(-1), attentions[layer - 1], atol=1e-6, rtol=0)
 
 
 def test_only_the_requested_layers_are_captured(batch):
