@@ -455,6 +455,12 @@ class TestPresets:
         assert said in capsys.readouterr().out
         assert loaded.of("general_student", TASK).start == "layers"
 
+    @pytest.mark.parametrize("task", [name for name in PARAMS["tasks"] if name != TASK])
+    def test_the_paper_s_tasks_train_for_the_paper_s_epochs_however_few_their_rows(self, load, task):
+        loaded = load()
+        for stage in ("finetune_teacher", "distill_prediction"):
+            assert (loaded.of(stage, task).epochs, loaded.of(stage, task).min_steps) == (3, None)
+
     def test_a_task_s_own_values_replace_those_of_its_preset(self, load):
         loaded = load(**{"tasks.mnli.general_student": {"preset": "tinybert4", "shape": {"layers": 6}}})
         assert loaded.of("general_student", "mnli").shape.model_dump() == {**self.TINYBERT4, "layers": 6}
