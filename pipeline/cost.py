@@ -12,9 +12,10 @@ from pipeline.tinybert.data import locations
 
 def main(name: str) -> None:
     configuration = settings.load()
-    task, parts, _, unlabelled = prepare.read_rows(configuration, name)
+    task, parts, submissions, unlabelled = prepare.read_rows(configuration, name)
     encoder = locations.checkpoint_folder(configuration.encoder.checkpoint, prepare.ENCODER)
-    Sketch(configuration, name, task, parts, unlabelled, encoder).log()
+    known = prepare.check_teacher(configuration, name, task, {**parts, **submissions, "unlabelled": unlabelled})
+    Sketch(configuration, name, task, parts, unlabelled, encoder, known).log()
 
 
 if __name__ == "__main__":

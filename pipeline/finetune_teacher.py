@@ -31,7 +31,7 @@ def main(name: str) -> None:
     train, validation_rows = (list(rows.read(prepared / f"{split}.jsonl")) for split in ("train", "validation"))
 
     if recipe.predictions:
-        take_predictions(task, name, recipe.predictions, validation_rows)
+        take_predictions(task, name, recipe.predictions, validation_rows, prepared)
         return
     if recipe.checkpoint:
         model, tokenizer = own_teacher.load(task, recipe.checkpoint, locations.own_teacher_folder(name))
@@ -92,9 +92,12 @@ def log_score(task: Task, score: float, train: list[Row], validation: list[Row],
         )
 
 
-def take_predictions(task: Task, name: str, location: str, validation: list[Row]) -> None:
+def take_predictions(task: Task, name: str, location: str, validation: list[Row], prepared: Path) -> None:
     """Write the logits of a file of predictions, and their score on validation if it has all of its rows."""
-    known = predictions.read(task, location, locations.own_teacher_folder(name))
+    # dvc.yaml lists neither test nor unlabelled: they change no output, only what is checked and logged.
+    parts = {path.stem: list(rows.read(path)) for path in sorted(prepared.glob("*.jsonl"))}
+    parts["unlabelled"] = list(rows.read(Path("data", name, "unlabelled", "rows.jsonl"), may_be_empty=True))
+    known = predictions.read(task, location, locations.own_teacher_folder(name), parts)
     logits, score = known.of_all(validation), math.nan
     log(f"teacher: {len(known.by_key)} rows with predictions: no teacher is trained")
     if logits is None:

@@ -6,11 +6,13 @@ Writes `data/<task>/prepared` (`train.jsonl`, `validation.jsonl`, `test.jsonl`, 
 Also writes `data/<task>/own_teacher.json`: a hash of each file of the user's own teacher. `finetune_teacher` depends on
 it instead of all files of the task.
 
-With `--check`, it logs statistics of the data and what the stages will cost (as cost.py does), and writes nothing.
+With `--check`, it logs statistics of the data and what the stages will cost (as cost.py does), checks the user's own
+teacher, and writes nothing.
 """
 
 import importlib
 from pathlib import Path
+from typing import Any
 
 from pipeline.tinybert import tasks
 from pipeline.tinybert.core import settings, stage
@@ -22,8 +24,7 @@ from pipeline.tinybert.models import checkpoints
 from pipeline.tinybert.tasks import Task
 
 SENTENCES_CHECKED = 100_000  # of unlabelled text, by `--check`
-# The settings.
-ENCODER, TEACHER = "encoder.checkpoint", "finetune_teacher.checkpoint"
+ENCODER, TEACHER = "encoder.checkpoint", "finetune_teacher.checkpoint"  # the settings
 
 
 def main(name: str, check: bool = False) -> None:
@@ -34,14 +35,11 @@ def main(name: str, check: bool = False) -> None:
     if check:
         encoder = locations.checkpoint_folder(configuration.encoder.checkpoint, ENCODER)
         tokenizer = checkpoints.user_tokenizer(encoder, ENCODER)
-        teacher = configuration.quietly("finetune_teacher", name).checkpoint
-        if teacher and not teacher.startswith("hub:"):
-            folder = locations.checkpoint_folder(teacher, TEACHER, locations.own_teacher_folder(name))
-            checkpoints.user_tokenizer(folder, TEACHER)
-        lengths.log_lengths(task, {**parts, **submissions, "unlabelled": unlabelled}, tokenizer)
-        # Imported by name: it uses code of other stages, on which the files that this stage writes do not depend.
-        sketch = importlib.import_module("pipeline.tinybert.cost.sketch")
-        sketch.Sketch(configuration, name, task, parts, unlabelled, encoder).log()
+        all_parts = {**parts, **submissions, "unlabelled": unlabelled}
+        known = check_teacher(configuration, name, task, all_parts)
+        lengths.log_lengths(task, all_parts, tokenizer)
+        sketch = of_other_stages("cost.sketch")
+        sketch.Sketch(configuration, name, task, parts, unlabelled, encoder, known).log()
         return
     with output(Path("data", name, "prepared")) as out:
         for file, part in {**parts, **submissions}.items():
@@ -51,6 +49,27 @@ def main(name: str, check: bool = False) -> None:
         rows.write(out / "rows.jsonl", unlabelled)
     with output(Path("data", name, "own_teacher.json")) as out:
         write_json(out, locations.file_hashes(locations.own_teacher_folder(name)))
+
+
+def of_other_stages(module: str) -> Any:
+    """A module that is imported by name: the files that this stage writes do not depend on it."""
+    return importlib.import_module(f"pipeline.tinybert.{module}")
+
+
+def check_teacher(configuration: settings.Settings, name: str, task: Task, parts: splits.Parts) -> Any:
+    """Open the user's own teacher as `finetune_teacher` does. Raises the same UserErrors.
+
+    Returns what a file of predictions knows (KnownLogits), None for a model. A checkpoint on the hub is not downloaded.
+    """
+    recipe, within = configuration.quietly("finetune_teacher", name), locations.own_teacher_folder(name)
+    if recipe.predictions:
+        return of_other_stages("training.predictions").read(task, recipe.predictions, within, parts)
+    own_teacher = of_other_stages("training.own_teacher")
+    if recipe.checkpoint and not recipe.checkpoint.startswith("hub:"):
+        own_teacher.load(task, recipe.checkpoint, within)
+    for encoder in recipe.encoders:
+        own_teacher.encoder(encoder)
+    return None
 
 
 def with_few_sentences(configuration: settings.Settings, name: str) -> settings.Settings:

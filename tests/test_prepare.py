@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 import tiny
+from transformers import BertForSequenceClassification, BertModel, GPT2Config
 
-from pipeline import prepare
+from pipeline import finetune_teacher, prepare
 from pipeline.tinybert.core.errors import UserError
 
 SOURCE = "tasks.tiny.source"
@@ -143,11 +144,16 @@ def test_the_files_of_the_own_teacher_are_written_as_hashes(run_check):
     assert old != own_teacher()
 
 
+def write_own_teacher(names: dict[int, str] | None, kind: type = BertForSequenceClassification) -> Path:
+    folder = Path(RAW, "teacher")
+    tiny.write_checkpoint(folder, kind, layers=1, id2label=names)
+    tiny.write_params(Path("params.yaml"), **{TEACHER: str(folder)})
+    return folder
+
+
 def test_a_check_doubts_an_own_teacher_whose_files_disagree_how_text_is_read(run_check, capsys):
     run_check(train=records(60), test=records(70)[60:])
-    folder = Path(RAW, "teacher")
-    tiny.write_checkpoint(folder, layers=1)
-    tiny.write_params(Path("params.yaml"), **{TEACHER: str(folder)})
+    folder = write_own_teacher({0: "positive", 1: "negative"})
     prepare.main("tiny", check=True)
     assert "doubtful" not in capsys.readouterr().out
     file = folder / "tokenizer_config.json"
@@ -163,3 +169,52 @@ def test_a_check_refuses_an_own_teacher_outside_its_folder(run_check):
         tiny.write_params(Path("params.yaml"), **changes)
         with pytest.raises(UserError, match=f"^{TEACHER}: {RAW}/own is not in {RAW}/teacher, on which the stage"):
             prepare.main("tiny", check=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "names", "message"),
+    [
+        (
+            BertForSequenceClassification,
+            {0: "bad", 1: "good"},
+            "has the labels bad, good .* the task has negative, pos",
+        ),
+        (BertModel, None, "holds a BertModel, expected a BertForSequenceClassification"),
+    ],
+)
+def test_a_check_refuses_an_own_teacher_that_does_not_fit_the_task(run_check, kind, names, message):
+    run_check(train=records(60), test=records(70)[60:])
+    folder = write_own_teacher(names, kind)
+    with pytest.raises(UserError, match=f"^{TEACHER}: {folder} {message}"):
+        prepare.main("tiny", check=True)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_check_refuses_an_encoder_of_the_teacher_as_the_stage_does(run_check, count):
+    run_check(train=records(60), test=records(70)[60:])
+    folders = ["data/raw/finetune_teacher/bert", "data/raw/finetune_teacher/gpt2"]
+    tiny.write_family(Path(folders[0]), "bert")
+    GPT2Config().save_pretrained(folders[1])
+    tiny.write_params(Path("params.yaml"), **{"finetune_teacher.encoder": folders[-count:]})
+    prepare.main("tiny")
+    with pytest.raises(UserError, match="^finetune_teacher.encoder: model family 'gpt2' is not supported") as checked:
+        prepare.main("tiny", check=True)
+    with pytest.raises(UserError) as of_stage:
+        finetune_teacher.main("tiny")
+    assert str(checked.value) == str(of_stage.value)
+
+
+def test_a_check_reads_the_file_of_predictions(run_check, capsys):
+    run_check(train=records(60), test=records(70)[60:])
+    file = tiny.write_file(Path(RAW, "teacher", "answers.csv"), "id,negative,positive\ntrain-0,high,low\n")
+    tiny.write_params(Path("params.yaml"), **{"finetune_teacher.predictions": str(file)})
+    with pytest.raises(UserError, match="^finetune_teacher.predictions: answers.csv, line 2: 'negative': expected a n"):
+        prepare.main("tiny", check=True)
+    texts = [record["text"] for record in records(160)]  # all of rows.csv
+    file.write_text("".join(["text,label\n", *(f'"{text}",positive\n' for text in texts), "another,negative\n"]))
+    prepare.main("tiny", check=True)
+    logged = capsys.readouterr().out.splitlines()
+    found = "112 of 112 rows of train, 16 of 16 rows of validation, 32 of 32 rows of test, 0 of 60 rows of unlabelled"
+    assert f"answers.csv has predictions for {found}" in logged
+    assert "1 of 161 rows of answers.csv fit no row of the task: line 162" in logged
+    assert any(line.startswith("  distill_prediction: ") and ": 112 rows, " in line for line in logged)

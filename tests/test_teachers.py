@@ -16,17 +16,20 @@ from pipeline.tinybert.data import rows
 from pipeline.tinybert.distillation import transfer_set
 from pipeline.tinybert.distillation.teacher_logits import TeacherLogits
 from pipeline.tinybert.models import checkpoints, ensembles
+from pipeline.tinybert.models.families import TEACHER_FAMILIES
 
 THEIRS = "data/raw/finetune_teacher"
 
 
 @pytest.fixture
 def with_teacher(world):
-    """``with_teacher(*families, kind, **changes)``: a task whose teachers have these encoders; gives back its name."""
+    """``with_teacher(*families, kind, words, **changes)``: a task whose teachers have these encoders, with the
+    tokenizer ``words`` or one of their kind; gives back its name.
+    """
 
-    def make(*families: str, kind: str = "tiny", **changes) -> str:
+    def make(*families: str, kind: str = "tiny", words=None, **changes) -> str:
         for family in families:
-            tiny.write_family(Path(THEIRS, family), family)
+            tiny.write_family(Path(THEIRS, family), family, words)
         encoders = [f"{THEIRS}/{family}" for family in families]
         changes |= {"finetune_teacher.encoder": encoders[0] if len(encoders) == 1 else encoders}
         changes |= {"finetune_teacher.epochs": 1}
@@ -61,6 +64,21 @@ def test_texts_get_the_logits_that_the_teacher_gives_with_its_own_tokenizer(with
         inputs = tokenizer(row["text"], truncation=True, max_length=32, return_tensors="pt")
         with torch.no_grad():
             np.testing.assert_allclose(found, model(**inputs).logits, atol=1e-4)
+
+
+@pytest.mark.parametrize("words", [None, tiny.tokenizer()], ids=["own tokenizer", "the student's tokenizer"])
+@pytest.mark.parametrize("family", ["mpnet", *TEACHER_FAMILIES])
+def test_a_student_learns_all_that_a_teacher_of_another_family_can_teach(with_teacher, family, words, capfd):
+    weights = {f"distill_intermediate.losses.{part}": 1 for part in ("embeddings", "hidden", "attention", "relations")}
+    name = with_teacher(family, words=words, **weights)
+    run_stage("distill_intermediate")
+    curves = {path.stem for path in Path("metrics", name, "distill_intermediate", "plots").rglob("*.tsv")}
+    expected = {"loss", "embeddings", "hidden", *(["attention"] if family == "mpnet" else [])}
+    expected |= {"relations"} if family != "modernbert" else set()
+    assert curves == expected
+    printed = capfd.readouterr().out
+    for part in ("attention", "relations"):
+        assert (f"distill_intermediate.losses.{part}:" in printed) == (part not in expected)
 
 
 @pytest.mark.parametrize("kind", ["named_entities", "question_answering"])
@@ -113,6 +131,8 @@ def test_a_file_of_predictions_takes_the_teacher_s_place(world, has_test, capfd)
     total = rows.count("data/tiny/augmented/rows.jsonl") + rows.count("data/tiny/unlabelled/rows.jsonl")
     printed = capfd.readouterr().out
     assert "the intermediate stage is skipped" in printed
+    found = f"{32 * has_test} of 32 rows of test, 112 of 112 rows of train, 0 of 16 rows of validation"
+    assert f"answers.jsonl has predictions for {found}, 0 of 60 rows of unlabelled" in printed
     known = [not np.isnan(values).any() for values in teacher_logits("tiny")]
     assert sum(known) == len(prepared["train"]) and f"{total - sum(known)} of {total} rows are left out" in printed
     scores = json.loads(Path("metrics/tiny/scores.json").read_text())
@@ -130,6 +150,5 @@ def test_a_file_without_any_row_to_learn_from_is_refused(world):
     Path("data/raw/tiny/teacher").mkdir()
     rows.write("data/raw/tiny/teacher/answers.jsonl", [{"id": "other-1", "negative": 0.5, "positive": 0.5}])
     tiny.write_params(world / "params.yaml", **{"finetune_teacher.predictions": "data/raw/tiny/teacher/answers.jsonl"})
-    run_stage("finetune_teacher")
-    with pytest.raises(UserError, match="^finetune_teacher.predictions: the file has none of the"):
-        run_stage("distill_intermediate")
+    with pytest.raises(UserError, match="^finetune_teacher.predictions: answers.jsonl has none of the 112 rows of tra"):
+        run_stage("finetune_teacher")

@@ -24,9 +24,9 @@ from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.data.words import is_word
 from pipeline.tinybert.models import checkpoints
 from pipeline.tinybert.models.inference import BATCH, encode
+from pipeline.tinybert.models.known_logits import KnownLogits
 from pipeline.tinybert.tasks import Task
-from pipeline.tinybert.training import similarity
-from pipeline.tinybert.training.own_teacher import ENCODER_KEY
+from pipeline.tinybert.training import own_teacher, similarity
 from pipeline.tinybert.training.plan import batches_and_epochs, steps_of
 
 SAMPLED = 500  # rows or texts whose lengths stand for all
@@ -84,8 +84,8 @@ class Cost:
 class Sketch:
     """The costs of a task's stages.
 
-    parts: its splits. encoder: the folder of the encoder. The teacher has the shape of its own encoder, if it has one,
-    but its lengths are counted in the encoder's word pieces.
+    parts: its splits. encoder: the folder of the encoder. known: what a file of predictions knows. Teachers have the
+    shapes of their own encoders, if they have any, but lengths are counted in the encoder's word pieces.
     """
 
     def __init__(
@@ -96,21 +96,34 @@ class Sketch:
         parts: dict[str, list[Row]],
         unlabelled: list[Row],
         encoder: Path,
+        known: KnownLogits | None = None,
     ):
         self.configuration, self.name, self.task = configuration, name, task
-        self.parts, self.unlabelled = parts, unlabelled
+        self.parts, self.unlabelled, self.known = parts, unlabelled, known
         self.tokenizer = checkpoints.tokenizer(encoder, "encoder.checkpoint")
-        own = self.of("finetune_teacher").encoders
-        folders = encoder, locations.checkpoint_folder(own[0], ENCODER_KEY) if own else encoder
-        self.config, teacher = (
-            AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False) for folder in folders
-        )
-        self.shape, self.teacher = checkpoints.shape_of(self.config), checkpoints.shape_of(teacher)
+        self.config = _config(encoder)
+        self.shape = checkpoints.shape_of(self.config)
+        self.teachers = self.teacher_shapes()
         self.student = self.of("general_student").shape
         self.machine = Machine(self.config, configuration.precision)
 
     def of(self, stage: str) -> Any:
         return self.configuration.quietly(stage, self.name)
+
+    def teacher_shapes(self) -> list[Shape]:
+        """Of each model that is a teacher; none if it is a file of predictions. A checkpoint on the hub, which a check
+        does not download, counts as large as the encoder.
+        """
+        recipe = self.of("finetune_teacher")
+        if recipe.predictions:
+            return []
+        if recipe.checkpoint:
+            if recipe.checkpoint.startswith("hub:"):
+                return [self.shape]
+            within = locations.own_teacher_folder(self.name)
+            return [_shape(locations.checkpoint_folder(recipe.checkpoint, own_teacher.KEY, within))]
+        folders = [locations.checkpoint_folder(encoder, own_teacher.ENCODER_KEY) for encoder in recipe.encoders]
+        return (list(map(_shape, folders)) or [self.shape]) * len(recipe.seeds or [None])
 
     # Rows and their lengths
 
@@ -200,7 +213,7 @@ class Sketch:
             yield self.encoder()
         if self.of("general_student").start == "distillation":
             yield self.general_student()
-        yield self.finetune("finetune_teacher", self.teacher)
+        yield self.finetune_teacher()
         yield self.augment()
         yield self.distill_intermediate()
         yield self.distill_prediction()
@@ -240,22 +253,28 @@ class Sketch:
         text = f"{what}, {_epochs(epochs)}" + (f", {trials} learning rates" if trials > 1 else "")
         return Cost(stage, text, trials * epochs * steps_per_epoch, START + training + validating)
 
+    def finetune_teacher(self) -> Cost:
+        stage, recipe = "finetune_teacher", self.of("finetune_teacher")
+        if recipe.predictions:
+            return Cost(stage, "a file of predictions", 0, START)
+        if recipe.checkpoint:
+            return Cost(stage, "your own teacher", 0, START + self.inference(self.teachers[0], self.validation))
+        first, *others = [self.finetune(stage, shape) for shape in self.teachers]
+        if not others:
+            return first
+        return replace(
+            first,
+            what=f"{first.what}, {len(self.teachers)} teachers",
+            steps=len(self.teachers) * first.steps,
+            seconds=first.seconds + sum(cost.seconds - START for cost in others),
+        )
+
     def finetune(self, stage: str, shape: Shape) -> Cost:
         recipe = self.of(stage)
-        if getattr(recipe, "checkpoint", None):
-            return Cost(stage, "your own teacher", 0, START + self.inference(shape, self.validation))
-        if getattr(recipe, "predictions", None):
-            return Cost(stage, "a file of predictions", 0, START)
         cost = self.schedule(stage, shape, recipe, self.train, f"{self.train.count} rows")
-        if stage != "finetune_teacher":
-            return cost
-        if recipe.similarity_steps and self.task.is_pair(self.parts["train"][0]):
-            cost = self.with_similarity(cost, shape, recipe)
-        if self.teachers == 1:
-            return cost
-        what = f"{cost.what}, {self.teachers} teachers"
-        seconds = START + self.teachers * (cost.seconds - START)
-        return replace(cost, what=what, steps=self.teachers * cost.steps, seconds=seconds)
+        if getattr(recipe, "similarity_steps", 0) and self.task.is_pair(self.parts["train"][0]):
+            return self.with_similarity(cost, shape, recipe)
+        return cost
 
     def with_similarity(self, cost: Cost, shape: Shape, recipe: FinetuneTeacher) -> Cost:
         steps = recipe.similarity_steps
@@ -263,12 +282,6 @@ class Sketch:
         seconds = self.seconds("train", shape, pairs, steps, self.layers_of(shape), dropout=recipe.dropout)
         what = f"{steps} steps on similarity, {cost.what}"
         return replace(cost, what=what, steps=cost.steps + steps, seconds=cost.seconds + seconds)
-
-    @property
-    def teachers(self) -> int:
-        """How many models are fine-tuned as teachers, all taken for as large as the first."""
-        recipe = self.of("finetune_teacher")
-        return max(1, len(recipe.encoders)) * len(recipe.seeds or [1])
 
     def augment(self) -> Cost:
         if not self.variants:
@@ -304,20 +317,21 @@ class Sketch:
 
     def distill_intermediate(self) -> Cost:
         recipe = self.of("distill_intermediate")
-        if self.of("finetune_teacher").predictions:
+        if not self.teachers:
             return Cost("distill_intermediate", "skipped: a file of predictions", 0, START)
         data = self.transfer.upto(recipe.max_rows) if recipe.epochs else Sequences()
         cost = self.intermediate("distill_intermediate", recipe, data, "rows", self.transfer)
-        if self.teachers == 1:
+        if len(self.teachers) == 1:
             return cost
-        further = (self.teachers - 1) * self.inference(self.teacher, self.transfer, self.configuration.precision)
+        precision = self.configuration.precision
+        further = sum(self.inference(shape, self.transfer, precision) for shape in self.teachers[1:])
         return replace(cost, what=f"{cost.what}; those of all rows of further teachers", seconds=cost.seconds + further)
 
     def intermediate(
         self, stage: str, recipe: Any, data: Sequences, of: str, transfer: Sequences | None = None
     ) -> Cost:
         """The teacher's forward and the student's step; then the teacher's logits of the rest of ``transfer``."""
-        teacher = self.teacher if stage == "distill_intermediate" else self.shape
+        teacher = self.teachers[0] if stage == "distill_intermediate" else self.shape
         precision, steps, seconds, text = self.configuration.precision, 0, START, []
         if data.count:
             batch_size, epochs = batches_and_epochs(
@@ -337,20 +351,26 @@ class Sketch:
         recipe, data = self.of("distill_prediction"), self.transfer
         if recipe.targets == "labels":
             data = self.train.times(1 + self.variants * recipe.augmented)
+        elif self.known:  # hardly any variant or new pair is in a file of predictions
+            rows = chain(self.parts["train"], self.unlabelled)
+            data = self.sequences([row for row in rows if self.known.of(row) is not None])
         elif not recipe.augmented:
             data = self.train + self.sequences(self.unlabelled)
         return self.schedule("distill_prediction", self.student, recipe, data, f"{data.count} rows")
 
     def after_training(self) -> Iterator[Cost]:
-        of_teacher, of_student = (self.inference(shape, self.test) for shape in (self.teacher, self.student))
-        yield Cost("evaluate", f"{self.test.count} rows, 3 models", 0, START + of_teacher + 2 * of_student)
+        of_teachers = sum(self.inference(shape, self.test) for shape in self.teachers)
+        of_student, models = self.inference(self.student, self.test), len(self.teachers) + 2
+        yield Cost("evaluate", f"{self.test.count} rows, {models} models", 0, START + of_teachers + 2 * of_student)
         yield Cost("export", "ONNX and int8", 0, START + EXPORT + 3 * of_student)
         recipe = self.of("benchmark")
         runs = recipe.runs + sum(max(1, recipe.runs // FEWER_RUNS) * size for size in recipe.batch_sizes if size > 1)
         timed = self.test.times(2 * runs / self.test.count)  # of a typical length, and of a long one
         threads = {1, torch.get_num_threads()}
-        seconds = sum(threads) * LATENCY_FORMS * self.inference(self.teacher, timed, mode="validate")
-        yield Cost("benchmark", f"latency of 6 models on {' and '.join(map(str, threads))} threads", 0, START + seconds)
+        largest, models = (self.teachers[0], 6) if self.teachers else (self.student, 3)
+        seconds = sum(threads) * LATENCY_FORMS * self.inference(largest, timed, mode="validate")
+        what = f"latency of {models} models on {' and '.join(map(str, threads))} threads"
+        yield Cost("benchmark", what, 0, START + seconds)
 
     # What the user reads
 
@@ -389,6 +409,14 @@ class Sketch:
             yield f"fewer {longest.stage}.epochs ({recipe.epochs})"
         if self.machine.device.type == "cpu":
             yield "a GPU"
+
+
+def _config(folder: Path) -> Any:
+    return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+
+
+def _shape(folder: Path) -> Shape:
+    return checkpoints.shape_of(_config(folder))
 
 
 def minutes(seconds: float) -> str:

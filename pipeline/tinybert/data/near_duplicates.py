@@ -4,6 +4,8 @@ them.
 Two texts are nearly equal if their sets of words have a Jaccard index of at least 0.8; case, punctuation and digits do
 not count. In a pair, both texts must be nearly equal. Prefix filtering (Chaudhuri et al., 2006; Bayardo et al., 2007)
 finds the candidates: two such sets share one of the rarest words of each, so an index of these words finds all of them.
+
+Texts of few different words are nearly equal only if they have the same words and digits in the same order.
 """
 
 from __future__ import annotations
@@ -21,11 +23,13 @@ if TYPE_CHECKING:
     from pipeline.tinybert.tasks import Task
 
 LEAST_SHARED = 80  # percent: the words in both texts as a share of those in either
-FEWEST_WORDS = 8  # different words; shorter texts may be equal by chance
+FEWEST_WORDS = 8  # different words; a text of fewer must have the same ones
 COMPARED = 2_000  # characters at the start of a text; a model reads little more
 MOST_COMPARISONS = 5_000_000  # take some seconds
 # Where no blanks stand between words, each character is one.
 WORD = regex.compile(rf"{words.UNSPACED.pattern}|{words.WORD.pattern}")
+WORD_OR_NUMBER = regex.compile(rf"{WORD.pattern}|\p{{N}}+")
+Sequence = tuple[tuple[str, ...], ...]  # of each text in the row
 Words = frozenset[tuple[int, str]]  # (number of the text in the row, word)
 
 
@@ -35,12 +39,18 @@ def log_near_duplicates(task: Task, test: str, rows: list[Row], train: list[Row]
     tested = [words_of(task, row) for row in rows]
     count = Counter(word for found in tested for word in found)
     index: dict[tuple[int, str], list[int]] = {}
+    few: dict[Sequence, list[int]] = {}  # words of a short test row → its numbers
     for number, found in enumerate(tested):
+        if not found:
+            few.setdefault(_sequence(task, rows[number]), []).append(number)
         for word in _rarest(found, count):
             index.setdefault(word, []).append(number)
     compared = 0
     for row in train:
         found = words_of(task, row)
+        if not found:
+            for number in few.get(_sequence(task, row), ()):
+                pairs.setdefault(number, row)
         for number in {number for word in _rarest(found, count) for number in index.get(word, ())} - pairs.keys():
             compared += 1
             if _are_near(tested[number], found):
@@ -58,12 +68,18 @@ def log_near_duplicates(task: Task, test: str, rows: list[Row], train: list[Row]
 
 def words_of(task: Task, row: Row) -> Words:
     """The different words of a row's texts; none if they are too few to compare."""
-    key = task.duplicate_key(row)
-    texts = key if isinstance(key, tuple) else (key,)
-    found = frozenset(
-        (number, word) for number, text in enumerate(texts) for word in WORD.findall(text[:COMPARED].casefold())
-    )
+    found = frozenset((number, word) for number, text in enumerate(_texts(task, row)) for word in WORD.findall(text))
     return found if len(found) >= FEWEST_WORDS else frozenset()
+
+
+def _texts(task: Task, row: Row) -> list[str]:
+    key = task.duplicate_key(row)
+    return [text[:COMPARED].casefold() for text in (key if isinstance(key, tuple) else (key,))]
+
+
+def _sequence(task: Task, row: Row) -> Sequence:
+    """The words and numbers of a row's texts, in order; the texts themselves where they are marks only."""
+    return tuple(tuple(WORD_OR_NUMBER.findall(text)) or (text,) for text in _texts(task, row))
 
 
 def _rarest(found: Words, count: Counter) -> list[tuple[int, str]]:

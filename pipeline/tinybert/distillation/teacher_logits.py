@@ -173,7 +173,7 @@ class TeacherLogits:
 
 
 def put_known(logits: TeacherLogits, known: KnownLogits, rows: Iterable[Row]) -> None:
-    """Write the logits of the rows, one sequence each, that a teacher's file has. Raises UserError if it has none."""
+    """Write the logits of the rows, one sequence each, that a teacher's file has."""
     count = total = 0
     for number, row in enumerate(rows):
         total += 1
@@ -181,11 +181,6 @@ def put_known(logits: TeacherLogits, known: KnownLogits, rows: Iterable[Row]) ->
         if found is not None:
             count += 1
             logits.put(np.array([number]), torch.from_numpy(np.float32(found))[None, None], torch.tensor([[True]]))
-    if not count:
-        raise UserError(
-            f"finetune_teacher.predictions: the file has none of the {total} rows to learn from: give ids or texts of"
-            " rows in data/<task>/prepared/train.jsonl and data/<task>/unlabelled/rows.jsonl"
-        )
     log(f"the teacher's file, of {len(known.by_key)} rows, has {count} of {total} rows; the others are left out")
 
 

@@ -30,12 +30,14 @@ class KnownLogits:
         """The key of a row by its texts."""
         return f"text {json.dumps(self.task.duplicate_key(row), ensure_ascii=False)}"
 
+    def keys(self, row: Row) -> list[str]:
+        """By its text, then by its id. A variant shares the id of its original, so only its text counts."""
+        by_id = [self.key_of_id(row["id"])] if "id" in row and not row.get("variant") else []
+        return [self.key_of_text(row), *by_id]
+
     def of(self, row: Row) -> np.ndarray | None:
-        """A row's logits, by its text or its id. A variant shares the id of its original, so only its text counts."""
-        found = self.by_key.get(self.key_of_text(row))
-        if found is None and not row.get("variant") and "id" in row:
-            found = self.by_key.get(self.key_of_id(row["id"]))
-        return found
+        """A row's logits; None if they are not known."""
+        return next((self.by_key[key] for key in self.keys(row) if key in self.by_key), None)
 
     def of_all(self, rows: list[Row]) -> list[np.ndarray] | None:
         """The logits of all rows, (1, C) each; None if some are not known."""

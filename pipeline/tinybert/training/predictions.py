@@ -1,4 +1,4 @@
-"""A file of probabilities in a teacher's place: of a language model or a service that can only be asked."""
+"""A file of predictions in a teacher's place: of a language model or a service that can only be asked."""
 
 from __future__ import annotations
 
@@ -9,63 +9,131 @@ from typing import Any
 import numpy as np
 
 from pipeline.tinybert.core.errors import UserError
-from pipeline.tinybert.core.settings import Table
+from pipeline.tinybert.core.log import first_ten, log
+from pipeline.tinybert.core.settings import Source, Table
 from pipeline.tinybert.data import locations, readers
-from pipeline.tinybert.data.records import BadRecordError
+from pipeline.tinybert.data.records import BadRecordError, text_of
+from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.models.known_logits import KnownLogits
 from pipeline.tinybert.tasks import Task
-from pipeline.tinybert.tasks.texts import Texts
+from pipeline.tinybert.tasks.texts import FIELDS, Texts
 
 KEY = "finetune_teacher.predictions"
+Parts = dict[str, list[Row]]  # the splits of the task, and its unlabelled rows
 
 
-def read(task: Task, location: str, within: Path) -> KnownLogits:
-    """The class logits of each row of the file. Raises UserError, which names the line, if a row is invalid.
+def read(task: Task, location: str, within: Path, parts: Parts) -> KnownLogits:
+    """The class logits of each row of the file. Logs how many rows of each part these are, and which fit none.
 
-    A row has the ``id`` of a prepared row, or its ``text`` (and ``pair``); and the probability of each class in a
-    column of its name, or all of them in an object ``probabilities``. Regression has a ``score``.
+    A row has the ``id`` of a row of the task, or its ``text`` (and ``pair``); and the probability of each class in a
+    column of its name, or all of them in an object ``probabilities``, or a ``label``. Regression has a ``score``.
+    Raises UserError, which names the line, if a row is invalid, and if the file has no row of train.
     """
     if not isinstance(task, Texts):
         raise UserError(f"{KEY}: only tasks with one prediction for a text may have a file: remove the setting")
     path = locations.local_path(location, KEY, within)
     known = KnownLogits(task)
-    found_at: dict[Any, str] = {}
+    found_at: dict[str, str] = {}
+    of_task = {row["id"]: row for rows in parts.values() for row in rows}
     for where, record in readers.records(path, Table.model_validate({"location": location}), KEY):
         try:
-            key, logits = _key(task, record, known), _logits(task, record)
+            key, logits = _key(known, record, of_task), _logits(task, record)
         except BadRecordError as error:
             raise UserError(f"{KEY}: {path.name}, {where}: {error}") from None
-        if not np.allclose(known.by_key.setdefault(key, logits), logits, atol=1e-3):
-            raise UserError(
-                f"{KEY}: {path.name}, {where}: the same row as {found_at[key]}, but other numbers: keep one of them"
-            )
         found_at.setdefault(key, where)
+        _check_agreement(path, known.by_key.setdefault(key, logits), logits, where, found_at[key])
     if not known.by_key:
         raise UserError(f"{KEY}: {path.name} has no rows")
+    _check_fit(known, parts, path, found_at)
     return known
 
 
-def _key(task: Task, record: dict, known: KnownLogits) -> str:
-    if record.get("id") is not None:
-        return known.key_of_id(str(record["id"]))
-    if record.get("text") is None:
+def _check_fit(known: KnownLogits, parts: Parts, path: Path, found_at: dict[str, str]) -> None:
+    """Log which rows of the task are in the file, and which rows of the file are none of the task's."""
+    counts, misfits = dict.fromkeys(parts, 0), dict(found_at)
+    for part, rows in parts.items():
+        for row in rows:
+            given = [key for key in known.keys(row) if key in found_at]
+            counts[part] += bool(given)
+            for key in given:
+                misfits.pop(key, None)
+                one, other = known.by_key[given[0]], known.by_key[key]
+                _check_agreement(path, one, other, found_at[given[0]], found_at[key])
+    if not counts["train"]:
+        raise UserError(
+            f"{KEY}: {path.name} has none of the {len(parts['train'])} rows of train: give ids or texts of rows in"
+            " data/<task>/prepared/train.jsonl"
+        )
+    found = ", ".join(f"{counts[part]} of {len(rows)} rows of {part}" for part, rows in parts.items())
+    log(f"{path.name} has predictions for {found}")
+    if misfits:
+        shown = first_ten(list(misfits.values()))
+        log(f"{len(misfits)} of {len(known.by_key)} rows of {path.name} fit no row of the task: {shown}")
+
+
+def _check_agreement(path: Path, one: np.ndarray, other: np.ndarray, where: str, elsewhere: str) -> None:
+    if not np.allclose(one, other, atol=1e-3):
+        raise UserError(
+            f"{KEY}: {path.name}, {where}: the same row as {elsewhere}, but other numbers: keep one of them"
+        )
+
+
+def _key(known: KnownLogits, record: dict, of_task: dict[str, Row]) -> str:
+    has_text, name = _is_given(record, "text"), str(record.get("id"))
+    if _is_given(record, "id") and (name in of_task or not has_text):
+        _check_texts(record, of_task.get(name, {}))
+        return known.key_of_id(name)
+    if not has_text:
         raise BadRecordError("no 'id' and no 'text': expected one of them")
-    pair = "pair" if record.get("pair") is not None else None
+    pair = "pair" if _is_given(record, "pair") else None
     columns = Table.model_validate({"location": "-", "text": "text", "pair": pair})
-    return known.key_of_text(task.parse_record(record, columns, labelled=False))
+    return known.key_of_text(known.task.parse_record(record, columns, labelled=False))
+
+
+def _check_texts(record: dict, row: Row) -> None:
+    """Raise BadRecordError if the record has another text than the row with its id: `prepare` has given new ids."""
+    for field in FIELDS:
+        if field in row and _is_given(record, field) and text_of(record, field) != row[field]:
+            raise BadRecordError(
+                f"'{field}' is not that of the row {row['id']}, {row[field][:50]!r}: leave out the ids, or make the"
+                " predictions again"
+            )
 
 
 def _logits(task: Texts, record: dict) -> np.ndarray:
     """(C,): logarithms of the probabilities; the number itself for regression."""
     values: Any = record.get("probabilities")
-    values = values if isinstance(values, dict) else record
+    if isinstance(values, dict):
+        _check_classes(task, [name for name in values if _is_given(values, name)])
+    else:
+        values = record
     names = task.labels
-    if missing := [name for name in names if values.get(name) is None]:
-        raise BadRecordError(f"no number for '{missing[0]}': expected one for each of {', '.join(names)}")
-    if values is not record and (others := set(values) - set(names)):
-        raise BadRecordError(f"'{min(others)}' is no class of the task: expected {', '.join(names)}")
-    numbers = np.array([_number(values[name], name) for name in names])
-    return task.logits_of_probabilities(numbers)
+    missing = [name for name in names if not _is_given(values, name)]
+    if task.has_probabilities and missing == names and record.get("label") is not None:
+        return task.logits_of_probabilities(_of_label(task, record))
+    if missing:
+        one = f"one for each of {', '.join(names)}, or a 'label'" if task.has_probabilities else "one"
+        raise BadRecordError(f"no number for '{missing[0]}': expected {one}")
+    return task.logits_of_probabilities(np.array([_number(values[name], name) for name in names]))
+
+
+def _of_label(task: Texts, record: dict) -> np.ndarray:
+    """(C,): probability 1 for the record's label or labels, 0 for the others."""
+    source = Source.model_validate({"location": "-", "label": "label"})
+    labels = task.labels_in({"label": task.label(record, source)})
+    _check_classes(task, labels)
+    return np.array([float(name in labels) for name in task.labels])
+
+
+def _check_classes(task: Texts, names: list[str]) -> None:
+    if others := set(names) - set(task.labels):
+        raise BadRecordError(f"'{min(others)}' is no class of the task: expected {', '.join(task.labels)}")
+
+
+def _is_given(record: dict, column: str) -> bool:
+    """Whether the record has a value: a table has a cell for each column, perhaps blank or NaN."""
+    value = record.get(column)
+    return value is not None and value == value and value != ""
 
 
 def _number(value: Any, name: str) -> float:

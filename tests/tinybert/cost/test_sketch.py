@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from transformers import BertForSequenceClassification
 
 from pipeline import cost, prepare
 from pipeline.tinybert import tasks
@@ -33,7 +34,8 @@ def raw_world(tmp_path, monkeypatch):
 def sketch_of(name: str = "tiny") -> Sketch:
     configuration = settings.load()
     task, parts, _, unlabelled = prepare.read_rows(configuration, name)
-    return Sketch(configuration, name, task, parts, unlabelled, ENCODER)
+    known = prepare.check_teacher(configuration, name, task, {**parts, "unlabelled": unlabelled})
+    return Sketch(configuration, name, task, parts, unlabelled, ENCODER, known)
 
 
 def test_the_steps_are_those_that_the_stages_take(world):
@@ -147,7 +149,7 @@ def test_a_tasks_stages_train_the_embeddings_of_its_rows_and_the_encoder_all(raw
     monkeypatch.setattr(Machine, "speed", speed)
     made = sketch_of()
     made.encoder()
-    made.finetune("finetune_teacher", made.teacher)
+    made.finetune_teacher()
     pieces = set(sum(made.ids(made.parts["train"] + made.unlabelled), []))
     assert asked == [made.config.vocab_size, sketch.MORE_PIECES * len(pieces), sketch.MORE_PIECES * len(pieces)]
 
@@ -159,7 +161,46 @@ def test_each_of_several_teachers_is_counted_and_a_file_of_predictions_costs_not
     assert three["finetune_teacher"].steps == 3 * one["finetune_teacher"].steps
     assert three["finetune_teacher"].what == f"{one['finetune_teacher'].what}, 3 teachers"
     assert three["distill_intermediate"].seconds > one["distill_intermediate"].seconds
-    predictions = {"finetune_teacher.seeds": None, "finetune_teacher.predictions": "data/raw/tiny/teacher/a.csv"}
-    tiny.write_params(Path("params.yaml"), **predictions)
+    assert three["evaluate"].what == "32 rows, 5 models" and three["evaluate"].seconds > one["evaluate"].seconds
+
+
+def seconds_of(stage: str) -> float:
+    """Without those of the stage's start."""
+    return next(cost.seconds for cost in sketch_of().costs() if cost.stage == stage) - sketch.START
+
+
+def test_each_teacher_costs_what_its_own_encoder_does(raw_world):
+    folders = []
+    for layers in (4, 8):
+        folders.append(f"data/raw/finetune_teacher/{layers}")
+        tiny.write_checkpoint(Path(folders[-1]), layers=layers)
+    seconds = {}
+    for encoder in (*folders, folders):
+        tiny.write_params(Path("params.yaml"), **{"finetune_teacher.encoder": encoder})
+        seconds[str(encoder)] = seconds_of("finetune_teacher")
+    few, more, both = seconds.values()
+    assert more > 2 * few and both == pytest.approx(few + more)
+
+
+def test_an_own_teacher_costs_what_its_checkpoint_does(raw_world):
+    names = {0: "negative", 1: "positive"}
+    seconds = []
+    for layers in (4, 8):
+        folder = f"data/raw/tiny/teacher/{layers}"
+        tiny.write_checkpoint(Path(folder), BertForSequenceClassification, layers=layers, id2label=names)
+        tiny.write_params(Path("params.yaml"), **{"finetune_teacher.checkpoint": folder})
+        seconds.append(seconds_of("finetune_teacher"))
+    assert seconds[1] > 2 * seconds[0] > 0
+
+
+def test_a_file_of_predictions_costs_nothing_and_the_student_learns_the_rows_that_it_knows(raw_world):
+    made = sketch_of()
+    known = [made.parts["train"][0], made.parts["test"][0], made.unlabelled[3]]
+    lines = ["id,label", *(f"{row['id']},positive" for row in known)]
+    tiny.write_file(Path("data/raw/tiny/teacher/a.csv"), "\n".join(lines))
+    tiny.write_params(Path("params.yaml"), **{"finetune_teacher.predictions": "data/raw/tiny/teacher/a.csv"})
     of_file = {cost.stage: cost for cost in sketch_of().costs()}
     assert [of_file[stage].steps for stage in ("finetune_teacher", "distill_intermediate")] == [0, 0]
+    assert of_file["distill_prediction"].what.startswith("2 rows, ")
+    assert of_file["evaluate"].what == "32 rows, 2 models"
+    assert of_file["benchmark"].what.startswith("latency of 3 models")

@@ -20,7 +20,13 @@ def rows(*texts) -> list[dict]:
         (TEXT, f"{TEXT.upper()} 123!", True),
         (TEXT, TEXT.replace("week", "month"), True),
         (TEXT, TEXT.replace("last week has not yet", "this shop did never"), False),
-        ("A good film", "a good film!", False),  # too short to tell
+        ("A good film", "a good film!", True),
+        ("A good film", "a good, good film", False),  # short texts must have the same words
+        ("Episode 7 of 10", "Episode 8 of 10", False),
+        (":-)", "!", False),
+        (("Yes.", "It is late."), ("yes", "It is late"), True),
+        (("Yes.", "It is late."), ("Yes", "It is early."), False),
+        ("真好看。", "真好看!", True),
         ((TEXT, "It is late."), (TEXT, "It is late"), True),
         ((TEXT, "It is late."), (TEXT, "Where is it?"), False),
         ("这部电影真的非常好看我很喜欢。", "这部电影真的非常好看我很喜欢!", True),
