@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pipeline.tinybert.core.settings import FinetuneTeacher, Numerics
     from pipeline.tinybert.tasks import Task
 
-BATCH_SIZE = 32
+BATCH_SIZE = 16
 WARMUP = 0.1
 FEWEST_TEXTS = 10  # of two texts, all pairs have the same similarity
 LEAST_EXPLAINED = 0.1  # share of the labels' variance
