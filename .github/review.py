@@ -252,7 +252,8 @@ def row(base: str, task: str, compared: dict[str, Comparison]) -> list[str]:
     sizes = change(*(number(form.get("megabytes")) for form in served))
     verdict_of_all = "; ".join(f"{model}: {found.verdict}" for model, found in compared.items())
     title = f"{task} ({metric})" if metric else task
-    return [title, student, int8, gain, retention, agreement, time_change(*served), sizes, verdict_of_all]
+    times = time_change(*served) + elsewhere(*benchmark)
+    return [title, student, int8, gain, retention, agreement, times, sizes, verdict_of_all]
 
 
 def number(value: object, sign: str = "", digits: str = ".4g") -> str:
@@ -277,18 +278,22 @@ def time_change(before: dict, now: dict) -> str:
     return f"{shown} (×{ratio:.2f}, {low:.2f} to {high:.2f})"
 
 
+def elsewhere(before: dict, now: dict) -> str:
+    """A remark if two reports have times of different machines or libraries, which say little about the model."""
+    machines = [report.get("machine", {}) for report in (before, now)]
+    return " on another machine or with other libraries" if all(machines) and machines[0] != machines[1] else ""
+
+
 def times_table(base: str, tasks: list[str]) -> str:
     """The latency of one text on one thread, of each model in each format."""
     lines = []
     for task in tasks:
         before, now = reports(base, task, "benchmark.json")
-        machines = [report.get("machine", {}) for report in (before, now)]
-        other = " on another machine or with other libraries" if all(machines) and machines[0] != machines[1] else ""
         for model in ("teacher", "student"):
             for form, found in now.get(model, {}).items():
                 if isinstance(found, dict):
                     old = before.get(model, {}).get(form, {})
-                    lines.append([task, f"{model}, {form}", f"{time_change(old, found)}{other}"])
+                    lines.append([task, f"{model}, {form}", f"{time_change(old, found)}{elsewhere(before, now)}"])
     return table(["Task", "Model", "ms"], lines)
 
 

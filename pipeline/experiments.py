@@ -2,6 +2,9 @@
 
 Each row has the settings that differ between the experiments, and the task's scores on test: the student's, the int8
 model's, gain, retention, agreement, calibration error and the int8 model's latency. `dvc exp show` has all columns.
+
+If an experiment runs no `export` or `benchmark`, DVC keeps the results of the commit that it started from. Their cells
+are blank: dvc.lock says which models were measured.
 """
 
 import argparse
@@ -9,6 +12,9 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
+
+import ruamel.yaml
 
 from pipeline.tinybert.core import settings, stage
 from pipeline.tinybert.core.errors import UserError
@@ -22,6 +28,14 @@ SCORES = {  # column → the report and the keys of its value; METRIC stands for
     "agreement": ("scores", "agreement"),
     "calibration error": ("scores", "student.calibration_error"),
     "int8 ms": ("benchmark", "student.int8.p50"),
+}
+HERE = "workspace"  # DVC's name of this folder
+STUDENT = ("distill_prediction", "student")
+# Report → the stage that writes it, and the models that it is measured on: each with the stage that makes it.
+MEASURED = {
+    "scores": [("evaluate", *STUDENT)],
+    "export": [("export", *STUDENT)],
+    "benchmark": [("export", *STUDENT), ("benchmark", "export", "onnx")],
 }
 
 
@@ -41,29 +55,50 @@ def main() -> None:
 def table(shown: list[dict], task: str, metric: str) -> list[list[str]]:
     """A row of titles, then one for each commit and experiment in the output of ``dvc exp show --json``."""
     revisions = list(revisions_of(shown))
-    of_each = [parameters(revision) for _, revision in revisions]
+    of_each = [parameters(revision) for *_, revision in revisions]
     keys = sorted({key for values in of_each for key in values})
     differ = [key for key in keys if len({str(values.get(key)) for values in of_each if values}) > 1]
     lines = [["experiment", *differ, *SCORES]]
-    for (name, revision), values in zip(revisions, of_each, strict=True):
-        own = [str(values.get(key, "")) for key in differ]
-        lines.append([name, *own, *(score(revision, task, metric, *place) for place in SCORES.values())])
+    for (name, commit, revision), values in zip(revisions, of_each, strict=True):
+        own, lock = [str(values.get(key, "")) for key in differ], lock_of(commit)
+        scores = (score(revision, task, metric, *place) if is_of_its_student(lock, task, place[0]) else ""
+                  for place in SCORES.values())  # fmt: skip
+        lines.append([name, *own, *scores])
     return lines
 
 
-def revisions_of(shown: list[dict]) -> Iterator[tuple[str, dict]]:
-    """(name, data) of this folder, of each commit and, indented, of the experiments that start from it."""
+def revisions_of(shown: list[dict]) -> Iterator[tuple[str, str, dict]]:
+    """(name, commit, data) of this folder, of each commit and, indented, of the experiments that start from it."""
     for commit in shown:
-        yield commit["name"] or commit["rev"][:9], commit["data"] or {}
+        yield commit["name"] or commit["rev"][:9], commit["rev"], commit["data"] or {}
         for experiment in commit["experiments"] or []:
             state = (experiment["executor"] or {}).get("state")
             last = experiment["revs"][0]
             waiting = f" ({state})" if state in ("queued", "running", "failed") else ""
-            yield f"  {last['name'] or last['rev'][:9]}{waiting}", last["data"] or {}
+            yield f"  {last['name'] or last['rev'][:9]}{waiting}", last["rev"], last["data"] or {}
 
 
 def parameters(revision: dict) -> dict[str, object]:
     return dict(flattened(revision.get("params", {}).get("params.yaml", {}).get("data") or {}))
+
+
+def lock_of(commit: str) -> dict:
+    """The stages in dvc.lock of a commit, or of this folder ("workspace"); empty if there is none."""
+    if commit == HERE:
+        text = Path("dvc.lock").read_text(encoding="utf-8") if Path("dvc.lock").is_file() else ""
+    else:
+        text = subprocess.run(["git", "show", f"{commit}:./dvc.lock"], capture_output=True, encoding="utf-8").stdout
+    return (ruamel.yaml.YAML(typ="safe", pure=True).load(text) or {}).get("stages", {})
+
+
+def is_of_its_student(lock: dict, task: str, report: str) -> bool:
+    """False if the report was measured on another model than the one that stands in dvc.lock."""
+
+    def md5(stage: str, side: str, model: str) -> str | None:
+        entries = lock.get(f"{stage}@{task}", {}).get(side, [])
+        return next((entry.get("md5") for entry in entries if entry["path"] == f"models/{task}/{model}"), None)
+
+    return all(md5(reader, "deps", model) == md5(maker, "outs", model) for reader, maker, model in MEASURED[report])
 
 
 def score(revision: dict, task: str, metric: str, report: str, keys: str) -> str:

@@ -1,9 +1,12 @@
 """Assemble the release folder: the student for PyTorch and ONNX, its tokenizer, and a model card with its results."""
 
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from pipeline.tinybert import tasks
-from pipeline.tinybert.core import settings, stage
+from pipeline.tinybert.augmentation.word_replacement import with_variants
+from pipeline.tinybert.core import curves, settings, stage
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import log
 from pipeline.tinybert.core.output import output, read_json, write_csv, write_json
@@ -12,6 +15,7 @@ from pipeline.tinybert.evaluation import summary, verdicts
 from pipeline.tinybert.models import checkpoints
 from pipeline.tinybert.models.formats import FILES
 from pipeline.tinybert.release import model_card, onnx_model, release_folder, stand_alone
+from pipeline.tinybert.training.plan import batches_and_epochs, steps_of
 
 REPORTS = ("scores", "export", "benchmark")
 TRAININGS = {
@@ -20,6 +24,7 @@ TRAININGS = {
     "distill_prediction": "validation.json",
     "finetune_student": "validation.json",
 }
+STUDENTS = ("distill_prediction", "finetune_student")  # the stages that train student and baseline
 SPLITS = ("train", "validation", "test")
 
 
@@ -30,9 +35,10 @@ def main(name: str) -> None:
     check_whole(task, models / "onnx")
     metrics = Path("metrics", name)
     facts = {file: read_json(metrics / f"{file}.json") for file in REPORTS}
-    trainings = {stage: read_json(metrics / stage / file) for stage, file in TRAININGS.items()}
+    trainings = read_trainings(configuration, name)
     scores = facts["scores"]
-    doubts = verdicts.doubts(name, scores, configuration.teacher_may_know_test(name))
+    no_gain = verdicts.no_gain(name, scores, *(trainings[stage][task.metric] for stage in STUDENTS))
+    doubts = chain(no_gain, verdicts.doubts(name, scores, configuration.teacher_may_know_test(name)))
     verdict = [verdicts.gain(scores), verdicts.retention(scores), *(f"DOUBTFUL: {doubt}" for doubt in doubts)]
     entry = configuration.task(name)
 
@@ -55,6 +61,43 @@ def main(name: str) -> None:
     with output(Path("metrics", "summary", f"{name}.json")) as out:
         write_json(out, summary.of_task(task.metric, **facts))
     log(f"models/{name}/release: {size / 1e6:.1f} MB; the model card is its README.md")
+
+
+def read_trainings(configuration: settings.Settings, name: str) -> dict[str, dict]:
+    """Stage → what its training was: rows, steps, batch size, epochs, …; for `augment`, the number of variants.
+
+    The encoder is among them only if its masked language model was trained.
+    """
+    metrics, train = Path("metrics", name), Path("data", name, "prepared", "train.jsonl")
+    found = {
+        stage: with_batches(configuration.quietly(stage, name), read_json(metrics / stage / file))
+        for stage, file in TRAININGS.items()
+    }
+    found["distill_intermediate"]["losses"] = trained_losses(metrics / "distill_intermediate")
+    count = rows.count(train)
+    variants = with_variants(configuration.quietly("augment", name), count).variants
+    head = configuration.encoder.masked_language_model.model_dump(include={"steps", "batch_size", "learning_rate"})
+    encoder = {"encoder": head} if trained_losses(Path("metrics/pretrained/encoder")) else {}
+    return {**encoder, "augment": {"rows": count, "variants": variants}, **found}
+
+
+def with_batches(recipe: Any, training: dict) -> dict:
+    """A stage's ``training`` with the size of its batches and its number of epochs, which for few rows differ from the
+    stage's settings ``recipe``.
+    """
+    if not training.get("steps"):
+        return training
+    accumulation = getattr(recipe, "accumulation", 1)
+    size, _ = batches_and_epochs(training["rows"], recipe.epochs, recipe.batch_size, accumulation, recipe.min_steps)
+    steps_per_epoch = steps_of(training["rows"], 1, size, accumulation)
+    epochs = training["steps"] // steps_per_epoch  # not those planned: with `patience`, there may be fewer
+    return {**training, "batch_size": size, "epochs": epochs}
+
+
+def trained_losses(metrics: Path) -> set[str]:
+    """The names of the curves of a stage that have points; empty if the stage has trained nothing."""
+    tables = sorted((metrics / curves.TABLES).glob("*.tsv"))
+    return {path.stem for path in tables if len(path.read_text(encoding="utf-8").splitlines()) > 1}
 
 
 def check_whole(task: tasks.Task, folder: Path) -> None:

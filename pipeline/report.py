@@ -17,12 +17,14 @@ from pipeline.tinybert.core import settings, stage
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import log
 from pipeline.tinybert.core.output import output
+from pipeline.tinybert.evaluation import verdicts
 from pipeline.tinybert.report import page
 from pipeline.tinybert.report.page import Run
 from pipeline.tinybert.report.settings_table import flattened
 
 HERE = "this folder"
 REPORTS = ("scores", "export", "benchmark")
+STUDENTS = ("distill_prediction", "finetune_student")  # the stages that train student and baseline
 
 
 def main() -> None:
@@ -33,7 +35,7 @@ def main() -> None:
     configuration = settings.load()
     versions = {HERE: None, **{name: commit_of(name) for name in arguments.runs}}
     found = [run for name, commit in versions.items() for task in configuration.run
-             if (run := read_run(name, commit, task, configuration.task(task).metric))]  # fmt: skip
+             if (run := read_run(name, commit, task, configuration))]  # fmt: skip
     if not found:
         raise UserError(f"no metrics/<task>/scores.json of {', '.join(configuration.run)} (`run`): run `dvc repro`")
     with output(arguments.out) as out:
@@ -67,8 +69,9 @@ def files_of(commit: str | None, folder: Path) -> Iterator[tuple[str, str]]:
             yield Path(name).relative_to(folder).as_posix(), git("show", f"{commit}:{name}") or ""
 
 
-def read_run(name: str, commit: str | None, task: str, metric: str) -> Run | None:
-    """A task's results; None if it has no scores of this metric."""
+def read_run(name: str, commit: str | None, task: str, configuration: settings.Settings) -> Run | None:
+    """A task's results; None if it has no scores of its metric."""
+    metric = configuration.task(task).metric
     files = dict(files_of(commit, Path("metrics", task)))
     reports = {report: json.loads(files.get(f"{report}.json", "{}")) for report in REPORTS}
     if metric not in reports["scores"].get("student", {}):
@@ -77,11 +80,30 @@ def read_run(name: str, commit: str | None, task: str, metric: str) -> Run | Non
         file: list(csv.DictReader(text.splitlines(), delimiter="\t" if file.endswith(".tsv") else ","))
         for file, text in files.items() if file.endswith((".csv", ".tsv"))
     }  # fmt: skip
-    lines = map(json.loads, files.get("resampled/student.jsonl", "").splitlines())
-    resampled: dict = next((line for line in lines if line["part"] == "test"), {})
     return Run(
-        name, task, metric, **reports, tables=tables, resampled=resampled, examples=[] if commit else examples(task)
+        name,
+        task,
+        metric,
+        **reports,
+        tables=tables,
+        resampled=resampled(files, "student"),
+        int8_resampled=resampled(files, "int8"),
+        doubts=doubts(task, metric, reports["scores"], files, configuration.teacher_may_know_test(task)),
+        examples=[] if commit else examples(task),
     )
+
+
+def resampled(files: dict[str, str], model: str) -> dict:
+    """A model's scores on resamples of test; empty if there are none."""
+    lines = map(json.loads, files.get(f"resampled/{model}.jsonl", "").splitlines())
+    return next((line for line in lines if line["part"] == "test"), {})
+
+
+def doubts(task: str, metric: str, scores: dict, files: dict[str, str], may_know_test: bool) -> list[str]:
+    """What `evaluate` logs as doubtful."""
+    validation = [json.loads(files.get(f"{stage}/validation.json", "{}")).get(metric) for stage in STUDENTS]
+    no_gain = [] if None in validation else verdicts.no_gain(task, scores, *validation)
+    return [*no_gain, *verdicts.doubts(task, scores, may_know_test)]
 
 
 def examples(task: str) -> list[tuple[dict, dict]]:

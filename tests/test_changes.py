@@ -137,13 +137,13 @@ CODE = {
     # The training loop may change every model, so its whole room counts for each stage that trains.
     "code for CUDA graphs": (
         "training/cuda_graphs.py",
-        f"encoder general_student finetune_teacher {DISTIL} finetune_student",
-        f"augment evaluate {DEPLOY}",
+        f"encoder general_student finetune_teacher {DISTIL} finetune_student package",
+        "augment evaluate export benchmark",
     ),
     "the draw of augmentation": (
         "augmentation/word_replacement.py",
-        "encoder augment",
-        f"general_student finetune_teacher {DISTIL} finetune_student evaluate {DEPLOY}",
+        "encoder augment package",
+        f"general_student finetune_teacher {DISTIL} finetune_student evaluate export benchmark",
     ),
 }
 

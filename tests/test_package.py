@@ -3,6 +3,8 @@
 import csv
 import hashlib
 import json
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from huggingface_hub import ModelCard, parse_eval_result_entries
 from tiny import run_stage
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from pipeline import package
 from pipeline.tinybert.core import settings
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.data import rows
@@ -28,6 +31,25 @@ def released(world) -> ModelCard:
 
 def report(name: str) -> dict:
     return json.loads(Path(f"metrics/tiny/{name}.json").read_text())
+
+
+def change_report(name: str, **values) -> None:
+    Path(f"metrics/tiny/{name}.json").write_text(json.dumps({**report(name), **values}))
+
+
+def packaged() -> ModelCard:
+    run_stage("package")
+    return ModelCard.load(RELEASE / "README.md")
+
+
+def lines_of(card: ModelCard) -> list[list[str]]:
+    """The cells of all tables."""
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in card.text.splitlines() if line[:1] == "|"]
+
+
+def settings_of(card: ModelCard) -> dict:
+    text = card.text.split("```yaml\n")[1].split("```")[0]
+    return ruamel.yaml.YAML(typ="safe", pure=True).load(text)
 
 
 def test_the_release_folder_loads_as_it_stands(released):
@@ -76,8 +98,9 @@ def test_the_card_says_what_the_model_is_for_and_lists_the_folders_files(release
 def test_what_is_on_the_hub_is_named_for_the_hub(world):
     hub = {"encoder.checkpoint": "hub:owner/encoder@0a1", "tasks.tiny.source.location": "hub:owner/films@0b2"}
     tiny.write_params(world / "params.yaml", **hub, **{"tasks.tiny.metric": "macro_f1"})
-    run_stage("package")
-    data = ModelCard.load(RELEASE / "README.md").data
+    for stage in package.STUDENTS:
+        change_report(f"{stage}/validation", macro_f1=0.5)
+    data = packaged().data
     assert (data.base_model, data.datasets, data.metrics) == (["owner/encoder"], ["owner/films"], ["f1"])
     [result] = data.eval_results
     score = report("export")["pytorch"]["macro_f1"]
@@ -85,6 +108,22 @@ def test_what_is_on_the_hub_is_named_for_the_hub(world):
     assert (result.dataset_type, result.dataset_revision) == ("owner/films", "0b2")
     [written] = parse_eval_result_entries(ruamel.yaml.YAML(typ="safe").load(RELEASE / ".eval_results" / "results.yaml"))
     assert (written.dataset_id, written.dataset_revision, written.value) == ("owner/films", "0b2", score)
+
+
+def test_models_and_datasets_that_a_task_states_stand_in_place_of_those_of_its_locations(world):
+    """A package, a folder or a file has a source on the hub that its location does not tell."""
+    stated = {"base_model": "owner/encoder", "datasets": ["films", "owner/more"]}
+    hub = {"encoder.checkpoint": "hub:owner/other@0a1", "tasks.tiny.source.location": "hub:owner/rows@0b2"}
+    tiny.write_params(world / "params.yaml", **hub, **{"tasks.tiny.package": stated})
+    data = packaged().data
+    assert (data.base_model, data.datasets) == ("owner/encoder", ["films", "owner/more"])
+
+
+@pytest.mark.parametrize("wrong", [{"base_model": "hub:owner/encoder"}, {"datasets": []}, {"datasets": ["a b"]}])
+def test_what_is_no_name_of_the_hub_is_refused(world, wrong):
+    tiny.write_params(world / "params.yaml", **{"tasks.tiny.package": wrong})
+    with pytest.raises(UserError, match=rf"tasks.tiny.package.{next(iter(wrong))}"):
+        run_stage("package")
 
 
 def test_strict_f1_is_said(world):
@@ -106,7 +145,7 @@ def test_the_cards_metadata_are_what_the_hub_expects(released):
 
 
 def test_the_cards_numbers_are_the_measured_ones(released):
-    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in released.text.splitlines() if line[:1] == "|"]
+    lines = lines_of(released)
     scores, export, benchmark = (report(name) for name in ("scores", "export", "benchmark"))
     student = scores["student"]
     score, ends = f"{student['accuracy']:.4f}", f"{student['low']:.4f} to {student['high']:.4f}"
@@ -126,12 +165,82 @@ def test_the_cards_numbers_are_the_measured_ones(released):
 
 def test_the_card_shows_the_tasks_effective_settings(world):
     tiny.write_params(world / "params.yaml", **{"tasks.tiny.augment": {"variants": 1}, "seed": 7})
-    run_stage("package")
-    text = ModelCard.load(RELEASE / "README.md").text.split("```yaml\n")[1].split("```")[0]
-    shown = ruamel.yaml.YAML(typ="safe", pure=True).load(text)
+    card = packaged()
+    shown = settings_of(card)
     assert set(shown["general_student"]) == {"start", "shape", "layers"}  # no other start
-    assert "null" not in text and "finetune_student" in shown
+    assert "null" not in card.text.split("```yaml\n")[1] and "finetune_student" in shown
     assert (shown["augment"]["variants"], shown["augment"]["candidates"], shown["seed"]) == (1, 15, 7)
+
+
+def test_the_card_shows_batches_epochs_and_variants_as_they_were_and_not_as_they_were_asked_for(world):
+    asked = {"finetune_student": {"batch_size": 32, "epochs": 3, "min_steps": 500}, "augment": {"variants": "auto"}}
+    tiny.write_params(world / "params.yaml", **{f"tasks.tiny.{stage}": own for stage, own in asked.items()})
+    change_report("finetune_student/validation", rows=180, steps=506, learning_rate=0.002, temperature=1.5)
+    titles, *lines = (line for line in lines_of(packaged()) if line[0] in ("stage", "finetune_student", "augment"))
+    shown = {line[0]: dict(zip(titles, line, strict=True)) for line in lines}
+    student = {"rows": "180", "batch size": "8", "epochs": "22", "steps": "506", "learning rate": "0.002"}
+    assert student.items() <= shown["finetune_student"].items()
+    train = rows.count("data/tiny/prepared/train.jsonl")
+    assert {"rows": str(train), "variants": "20"}.items() <= shown["augment"].items()
+
+
+@pytest.mark.parametrize(("steps", "epochs"), [(230, 10), (0, None)], ids=["early stopping", "no training"])
+def test_the_card_counts_the_epochs_that_took_place(steps, epochs):
+    recipe = settings.load(tiny.ROOT / "params.yaml").finetune_student
+    recipe = recipe.model_copy(update={"batch_size": 32, "epochs": 3, "min_steps": 500})
+    assert package.with_batches(recipe, {"rows": 180, "steps": steps}).get("epochs") == epochs
+
+
+def test_the_card_says_which_of_the_teachers_states_the_student_learned(world):
+    curves = Path("metrics/tiny/distill_intermediate/plots/metrics")
+    learned = "the student learned the teacher's embeddings, hidden states and attention scores first, then its logits"
+    assert learned in packaged().text
+    (curves / "attention.tsv").unlink()
+    assert "learned the teacher's embeddings and hidden states first, then its logits" in packaged().text
+    (curves / "embeddings.tsv").unlink()
+    (curves / "hidden.tsv").rename(curves / "relations.tsv")
+    tiny.write_params(world / "params.yaml", **{"tasks.tiny.distill_prediction": {"targets": "labels"}})
+    expected = "learned the teacher's self-attention relations first, then the labels of the training rows"
+    assert expected in packaged().text
+    (curves / "relations.tsv").unlink()
+    tiny.write_params(world / "params.yaml")
+    assert "the student learned the teacher's logits.\n" in packaged().text
+
+
+def test_the_card_names_all_of_several_teachers(world):
+    shutil.copytree("models/tiny/teacher", "second")
+    config = json.loads(Path("second/config.json").read_text())
+    Path("second/config.json").write_text(json.dumps({**config, "intermediate_size": 7}))
+    shutil.move("second", "models/tiny/teacher/2")
+    text = packaged().text
+    assert re.search(r"2 larger models \(\d+ layers of [^;]*; \d+ layers of [^;]*feed-forward 7\) that were fine", text)
+    assert "learned the first teacher's embeddings, hidden states and attention scores first, then the mean of" in text
+
+
+def test_the_card_lists_no_setting_of_a_training_that_a_file_of_predictions_replaces(world):
+    file = "data/raw/tiny/teacher/answers.jsonl"
+    tiny.write_params(world / "params.yaml", **{"finetune_teacher.predictions": file})
+    shown = settings_of(packaged())
+    assert shown["finetune_teacher"] == {"predictions": file} and "distill_intermediate" not in shown
+
+
+def test_the_card_lists_the_settings_of_a_masked_language_model_only_if_one_was_trained(world):
+    curve = Path("metrics/pretrained/encoder/plots/metrics/loss.tsv")
+    curve.write_text("step\tloss\n3\t4.5\n")
+    card = packaged()
+    assert settings_of(card)["encoder"]["masked_language_model"]["steps"] == 3
+    assert any(line[0] == "encoder" and "3" in line for line in lines_of(card))
+    curve.write_text("step\tloss\n")
+    card = packaged()
+    assert settings_of(card)["encoder"]["masked_language_model"] == {"train": "if_missing"}
+    tiny.write_params(world / "params.yaml", **{"tasks.tiny.unlabelled": None})  # it then has general texts
+    assert set(settings_of(packaged())["encoder"]["masked_language_model"]) == {"train", "text"}
+
+
+def test_the_card_says_how_transformers_js_loads_the_second_name_of_the_int8_model(released):
+    weights = 'session_options: {externalData: [{path: "model_quantized.onnx", data: "onnx/model_quantized.onnx"}]}'
+    [line] = [line for line in released.text.splitlines() if '`dtype: "int8"`' in line]
+    assert weights in line
 
 
 def test_stated_licences_appear_in_the_card(world):
@@ -152,14 +261,14 @@ def test_an_unknown_licence_or_source_is_refused(world, wrong):
 def test_the_card_says_what_the_scores_are_worth_and_shows_a_threshold(world):
     gain = {"value": -0.031, "low": -0.05, "high": -0.012}
     student = {**report("scores")["student"], "confidence": 0.22, "overconfidence": -0.766}
-    scores = {"retention": None, "gain": gain, "student": student}
-    for name, changes in {"scores": scores, "export": {"threshold": 1.25}}.items():
-        path = Path(f"metrics/tiny/{name}.json")
-        path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    change_report("scores", retention=None, gain=gain, student=student)
+    change_report("export", threshold=1.25)
+    change_report("distill_prediction/validation", accuracy=0.61)
     tiny.write_params(world / "params.yaml", **{"finetune_teacher.checkpoint": "data/raw/tiny/teacher"})
     run_stage("package")
     text = ModelCard.load(RELEASE / "README.md").text
     assert "- distillation has not helped: gain -3.1 (-5.0 to -1.2)\n- retention undefined" in text
+    assert "- DOUBTFUL: distillation has not helped (on validation: student 0.6100, baseline" in text
     assert "- DOUBTFUL: the scores mean nothing if your teacher" in text
     assert "- DOUBTFUL: the student's probabilities are too low: 22.0 % on average, while 98.6 % come true" in text
     assert "is above 1.25" in text

@@ -46,6 +46,26 @@ def test_a_file_of_predictions_without_test_rows_leaves_the_teacher_blank(world,
     assert "Teacher and student differ (0 of" in write(monkeypatch)
 
 
+def test_doubts_and_what_int8_costs_stand_above_the_table(world, monkeypatch):
+    path = Path("metrics/tiny/scores.json")
+    scores = json.loads(path.read_text())
+    scores["student"] |= {"confidence": 0.22, "overconfidence": -0.766}
+    scores["gain"] = {"value": -0.031, "low": -0.05, "high": -0.012}
+    path.write_text(json.dumps(scores))
+    int8 = Path("metrics/tiny/resampled/int8.jsonl")
+    line = json.loads(Path("metrics/tiny/resampled/student.jsonl").read_text().splitlines()[0])
+    lower = {"score": line["score"] - 0.03, "resampled": [value - 0.03 for value in line["resampled"]]}
+    int8.write_text(json.dumps(line | lower))
+    top = write(monkeypatch).split("<table")[0]
+    assert "DOUBTFUL: distillation has not helped (on validation: student" in top
+    assert "DOUBTFUL: the student&#x27;s probabilities are too low: 22.0 % on average" in top
+    assert "The int8 model, compared with the student in PyTorch: worse (-3.0, -3.0 to -3.0)" in top
+    int8.unlink()
+    Path("metrics/tiny/finetune_student/validation.json").unlink()
+    top = write(monkeypatch).split("<table")[0]
+    assert "int8" not in top and "on validation" not in top and "DOUBTFUL: the student" in top
+
+
 def test_experiments_stand_beside_this_folder_with_a_verdict_and_their_settings(world, monkeypatch):
     git("init", "--quiet", "--initial-branch", "main")
     Path(".gitignore").write_text("data\nmodels\n")
@@ -54,7 +74,7 @@ def test_experiments_stand_beside_this_folder_with_a_verdict_and_their_settings(
     git("update-ref", "refs/exps/ab/abc/brisk-yolk", "HEAD")
     Path("params.yaml").write_text(tiny.set_value("seed", 7)(Path("params.yaml").read_text()))
     text = write(monkeypatch, "brisk-yolk", "main")
-    assert text.count("no difference (+0.0, 0.0 to 0.0)") == 2
+    assert text.count('"verdict">no difference (+0.0, 0.0 to 0.0)<') == 2
     assert re.search(r">seed</td><td[^>]*>7</td><td[^>]*>1</td><td[^>]*>1</td>", text)
     with pytest.raises(UserError, match="nothing: expected a commit, a branch or an experiment"):
         write(monkeypatch, "nothing")

@@ -57,6 +57,7 @@ Layer = Annotated[int, Field(ge=1, le=1_000)]
 Size = Annotated[int, Field(ge=1, le=100_000)]  # of a batch, a layer or a table
 Weight = Annotated[float, Field(ge=0, le=1_000_000)]
 Name = Annotated[str, Field(min_length=1)]
+HubName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")]  # NAME or OWNER/NAME
 Character = Annotated[str, Field(min_length=1, max_length=1)]
 Column = Name | Size  # the number of the column, from 1, if columns have no names
 Texts = Name | Annotated[list[Name], Field(min_length=1)]  # a column, or columns whose texts are joined
@@ -431,6 +432,15 @@ class Package(Group):
     example: dict[str, Any] | None = Field(
         description="input that the model card shows with its answer; blank: a row of test",
         examples=[{"text": "a warm, funny film"}],
+    )
+    base_model: HubName | Annotated[list[HubName], Field(min_length=1)] | None = Field(
+        description="the hub's name of the model that the student's weights come from, in the model card, or a list;"
+        " blank: known if its location is `hub:`",
+        examples=["sentence-transformers/all-MiniLM-L6-v2"],
+    )
+    datasets: HubName | Annotated[list[HubName], Field(min_length=1)] | None = Field(
+        description="the hub's name of the dataset of the rows, or a list; blank: known if their location is `hub:`",
+        examples=["nyu-mll/glue"],
     )
     licenses: Licenses = Field(description="licences of the parts, in the model card")
 

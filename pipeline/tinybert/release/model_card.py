@@ -11,7 +11,7 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardDat
 from transformers import AutoConfig
 
 from pipeline.tinybert.core.settings import STAGES_A_TASK_MAY_CHANGE, Numerics, Settings, Source
-from pipeline.tinybert.models import checkpoints
+from pipeline.tinybert.models import checkpoints, ensembles
 from pipeline.tinybert.tasks import Task
 
 MODELS = {
@@ -50,6 +50,13 @@ READ_BY_START = {
     "layers": ("start", "shape", "layers"),
     "distillation": ("start", "shape", "distillation"),
 }
+# A loss of the intermediate stage → what a student learns by it.
+STATES = {
+    "embeddings": "embeddings",
+    "hidden": "hidden states",
+    "attention": "attention scores",
+    "relations": "self-attention relations",
+}
 FORMATS = {"pytorch": "PyTorch", "onnx": "ONNX", "int8": "ONNX, int8"}
 
 
@@ -67,7 +74,7 @@ def of(
     """The card of task ``name``.
 
     facts: the contents of scores.json, export.json and benchmark.json, under these names.
-    trainings: stage → rows, steps, learning rate and temperature of its training.
+    trainings: stage → rows, steps, batch size, … of its training; of `distill_intermediate`, also the ``losses``.
     verdict: the scores in words: gain, retention, doubts.
     example: a row, and the released int8 model's answer.
     files: the files that the card lists with their hashes, by the names that it gives them.
@@ -82,8 +89,8 @@ def of(
         tags=["tinybert", "distillation", "onnx", "transformers.js"],
         metrics=[metric],
         model_name=name,
-        base_model=base_models(configuration, name) or None,
-        datasets=data_sets(task, configuration, name) or None,
+        base_model=recipe.base_model or base_models(configuration, name) or None,
+        datasets=recipe.datasets or data_sets(task, configuration, name) or None,
         eval_results=[result(task, source, name, facts["export"])],
     )
     sections = {
@@ -93,11 +100,12 @@ def of(
         "Size and latency": latency_table(facts["benchmark"]),
         "Training": training_table(trainings),
         "Sources and licences": source_table(task, name, configuration),
-        "Parameters": parameters(name, configuration, numerics),
+        "Parameters": parameters(task, name, configuration, numerics, trainings),
         "Files": table(["file", "SHA-256"], [[title, f"`{sha256(path)}`"] for title, path in files.items()]),
     }
     text = "\n\n".join(f"## {title}\n\n{content}" for title, content in sections.items())
-    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n# {name}\n\n{description(name, verdict)}\n\n{text}\n")
+    about = description(name, configuration, trainings["distill_intermediate"]["losses"], verdict)
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n# {name}\n\n{about}\n\n{text}\n")
 
 
 def result(task: Task, source: Source, name: str, export: dict) -> EvalResult:
@@ -157,14 +165,20 @@ def data_sets(task: Task, configuration: Settings, name: str) -> list[str]:
     return on_hub(configuration.task(name).source.location, unlabelled.location if unlabelled else None)
 
 
-def description(name: str, verdict: list[str]) -> str:
-    """Shapes of student and teacher, how the student was distilled, and its scores in words."""
-    student, teacher = (shape_in_words(Path("models", name, folder)) for folder in ("onnx", "teacher"))
-    learned = "the student learned the teacher's embeddings, hidden states and attention scores first, then its logits"
-    if teacher is None:
-        teacher, learned = "predictions of another system", "the student learned its probabilities"
-    else:
-        teacher = f"a larger model ({teacher}) that was fine-tuned for the same task"
+def description(name: str, configuration: Settings, losses: set[str], verdict: list[str]) -> str:
+    """Shapes of student and teachers, how the student was distilled, and its scores in words.
+
+    losses: those by which the student learned the first teacher's states.
+    """
+    student = shape_in_words(Path("models", name, "onnx"))
+    shapes = [shape_in_words(folder) for folder in ensembles.folders(Path("models", name, "teacher"))]
+    teacher = "predictions of another system"
+    if shapes[0] is not None:
+        number, models, were = ("a", "model", "was") if len(shapes) == 1 else (len(shapes), "models", "were")
+        listed = "; ".join(dict.fromkeys(filter(None, shapes)))
+        teacher = f"{number} larger {models} ({listed}) that {were} fine-tuned for the same task"
+    by_labels = configuration.quietly("distill_prediction", name).targets == "labels"
+    learned = f"the student learned {lesson(losses, shapes, by_labels)}"
     findings = "\n".join(f"- {finding}" for finding in verdict)
     return (
         f"A small model ({student}), distilled from {teacher}. The method is"
@@ -172,6 +186,22 @@ def description(name: str, verdict: list[str]) -> str:
         " the same student fine-tuned without distillation (in points, with the 95 % interval) and with the teacher:"
         f"\n\n{findings}"
     )
+
+
+def lesson(losses: set[str], teachers: list[str | None], by_labels: bool) -> str:
+    """What the student learned of its ``teachers``: states if there are ``losses`` of them, then logits or labels."""
+    *others, last = [words for loss, words in STATES.items() if loss in losses] or [""]
+    states = f"{', '.join(others)} and {last}" if others else last
+    whose = "the teacher's" if len(teachers) == 1 else "the first teacher's"
+    if by_labels:
+        logits = "the labels of the training rows"
+    elif len(teachers) > 1:
+        logits = "the mean of all teachers' logits"
+    elif teachers == [None]:
+        logits = "these predictions"
+    else:
+        logits = "its logits" if states else "the teacher's logits"
+    return f"{whose} {states} first, then {logits}" if states else logits
 
 
 def shape_in_words(folder: Path) -> str | None:
@@ -213,6 +243,10 @@ def usage(task: Task, kind: str, source: Source, row: dict, answer: dict) -> str
             f"await model({', '.join(json.dumps(text, ensure_ascii=False) for text in texts)});",
         ]
         parts += ["", "In a browser or Node, with transformers.js (int8 by default):", "```js", *javascript, "```"]
+        parts += [
+            '`dtype: "int8"` loads `onnx/model_int8.onnx`. From the hub with an empty cache, it also needs'
+            ' `session_options: {externalData: [{path: "model_quantized.onnx", data: "onnx/model_quantized.onnx"}]}`.'
+        ]
     return "\n".join(parts)
 
 
@@ -294,10 +328,10 @@ def latency_table(benchmark: dict) -> str:
 
 
 def training_table(trainings: dict[str, dict]) -> str:
-    """The rows and steps of each stage's training: params.yaml has only the least number of steps."""
-    columns = ["rows", "steps", "learning_rate", "temperature"]
+    """What each stage's training was: for few rows, batches, epochs and variants differ from params.yaml."""
+    columns = ["rows", "variants", "batch_size", "epochs", "steps", "learning_rate", "temperature"]
     lines = [[stage, *(str(training.get(column, "")) for column in columns)] for stage, training in trainings.items()]
-    return table(["stage", "rows", "steps", "learning rate", "temperature"], lines)
+    return table(["stage", *(column.replace("_", " ") for column in columns)], lines)
 
 
 def source_table(task: Task, name: str, configuration: Settings) -> str:
@@ -317,7 +351,7 @@ def source_table(task: Task, name: str, configuration: Settings) -> str:
     return table(["part", "source", "licence"], lines)
 
 
-def parameters(name: str, configuration: Settings, numerics: Numerics) -> str:
+def parameters(task: Task, name: str, configuration: Settings, numerics: Numerics, trainings: dict[str, dict]) -> str:
     """The task's effective settings, as a block of params.yaml: those that the stages read, without blank ones."""
     groups = ("encoder", "word_vectors", "prepare")
     values = {**numerics.model_dump(), **{group: getattr(configuration, group).model_dump() for group in groups}}
@@ -325,8 +359,16 @@ def parameters(name: str, configuration: Settings, numerics: Numerics) -> str:
     values["task"] = configuration.task(name).model_dump(exclude=set(STAGES_A_TASK_MAY_CHANGE))
     student, teacher = values["general_student"], values["finetune_teacher"]
     values["general_student"] = {key: student[key] for key in READ_BY_START[student["start"]]}
-    if teacher["checkpoint"]:  # it is not fine-tuned
-        values["finetune_teacher"] = {"checkpoint": teacher["checkpoint"]}
+    for own in ("checkpoint", "predictions"):
+        if teacher[own]:  # nothing is fine-tuned
+            values["finetune_teacher"] = {own: teacher[own]}
+    if teacher["predictions"]:  # without states to learn
+        del values["distill_intermediate"]
+    if "encoder" not in trainings:  # the encoder has a masked language model of its own
+        key, general = configuration.unlabelled(name, task.reads_texts)
+        read = ("train", "text") if general and key.startswith("encoder.") else ("train",)
+        head = values["encoder"]["masked_language_model"]
+        values["encoder"]["masked_language_model"] = {setting: head[setting] for setting in read}
     text = io.StringIO()
     ruamel.yaml.YAML(typ="safe", pure=True).dump(_without_blanks(values), text)
     return f"<details>\n<summary>All settings</summary>\n\n```yaml\n{text.getvalue()}```\n\n</details>"

@@ -38,6 +38,8 @@ class Run:
     benchmark: dict = field(default_factory=dict)
     tables: dict[str, list[dict]] = field(default_factory=dict)
     resampled: dict = field(default_factory=dict)  # the line of test in resampled/student.jsonl
+    int8_resampled: dict = field(default_factory=dict)  # and in resampled/int8.jsonl
+    doubts: list[str] = field(default_factory=list)  # why the scores are doubtful
     examples: list[tuple[dict, dict]] = field(default_factory=list)  # (row, its predictions)
 
 
@@ -57,7 +59,6 @@ def results(runs: list[Run]) -> str:
     lines = [COLUMNS + (["verdict"] if others else [])]
     for run in runs:
         lines.append([run.name, *numbers(run), *([verdict(first, run)] if others else [])])
-    words = f"{verdicts.gain(first.scores)}; {verdicts.retention(first.scores)}"
     what = f"{first.metric} in percent, on {first.scores['test_rows']} test rows"
     title = f"<h2>{escape(first.task)} <small>{escape(what)}</small></h2>"
     chart = ""
@@ -65,7 +66,16 @@ def results(runs: list[Run]) -> str:
         students = ((run.name, run.scores["student"]) for run in runs)
         values = [(name, *(student[key] for key in (first.metric, "low", "high"))) for name, student in students]
         chart = grid([("The student in each run", charts.intervals(values, first.metric))])
-    return f"{title}<p>{escape(words[0].upper() + words[1:])}.</p>{table(*lines)}{chart}"
+    words = "".join(f"<p>{escape(sentence[0].upper() + sentence[1:])}.</p>" for sentence in in_words(first))
+    return f"{title}{words}{table(*lines)}{chart}"
+
+
+def in_words(run: Run) -> Iterator[str]:
+    """What a task's results are worth."""
+    yield f"{verdicts.gain(run.scores)}; {verdicts.retention(run.scores)}"
+    yield from (f"DOUBTFUL: {doubt}" for doubt in run.doubts)
+    if run.resampled and run.int8_resampled:
+        yield f"the int8 model, compared with the student in PyTorch: {compared(run.resampled, run.int8_resampled)}"
 
 
 def numbers(run: Run) -> list[str]:
@@ -89,7 +99,12 @@ def verdict(first: Run, run: Run) -> str:
         return ""
     if not (first.resampled and run.resampled):
         return f"{comparison.IMPOSSIBLE}: no scores on resamples"
-    found = comparison.scores(first.resampled, run.resampled)
+    return compared(first.resampled, run.resampled)
+
+
+def compared(before: dict, after: dict) -> str:
+    """Whether the second of two models is better or worse, by their scores on the same resamples."""
+    found = comparison.scores(before, after)
     if found.reason:
         return f"{found.verdict}: {found.reason}"
     return f"{found.verdict} ({100 * found.value:+z.1f}, {100 * found.low:z.1f} to {100 * found.high:z.1f})"
