@@ -1,9 +1,13 @@
 """Clients other than this project run the release folder and answer as PyTorch does."""
 
+import functools
 import json
+import re
 import shutil
 import subprocess
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import tiny
@@ -49,6 +53,32 @@ def test_transformers_js_tags_words_as_pytorch_does(release):
         assert [(answer["word"], answer["entity"]) for answer in theirs] == [
             (answer["word"], answer["entity"]) for answer in ours
         ]
+
+
+@pytest.fixture
+def hub(world, tmp_path):
+    """The address of a hub that has the release folder as OWNER/NAME."""
+    shutil.copytree("models/tiny/release", tmp_path / "OWNER/NAME/resolve/main")
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=tmp_path)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+    server.server_close()
+
+
+@needs_node
+def test_the_documents_options_fetch_both_int8_files_from_a_hub(hub, tmp_path):
+    document = (tiny.ROOT / "docs/release.md").read_text(encoding="utf-8")
+    [example] = re.findall(r"^```js\n(.*?)^```", document, re.MULTILINE | re.DOTALL)
+    library = {"remoteHost": hub, "cacheDir": str(tmp_path / "cache"), "allowLocalModels": False}
+    head = 'import { env } from "@huggingface/transformers";\nObject.assign(env, '
+    script = f"{head}{json.dumps(library)});\n{example}console.log(JSON.stringify(await model({json.dumps(TEXTS)})));"
+    command = ["node", "--input-type=module", "--eval", script]
+    done = subprocess.run(command, cwd=PACKAGES, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)) == len(TEXTS)
+    assert (tmp_path / "cache/OWNER/NAME/onnx/model_int8.onnx").exists()
 
 
 def test_the_int8_weights_are_stored_once(world):

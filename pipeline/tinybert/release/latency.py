@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
+from pipeline.tinybert.core import launch
+from pipeline.tinybert.models.precision import has_bfloat16
 from pipeline.tinybert.release import onnx_model
 
 if TYPE_CHECKING:
@@ -106,12 +108,16 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def machine() -> dict[str, str | int]:
-    """Processor and library versions, for the report."""
+def machine() -> dict[str, str | int | bool | None]:
+    """Processor, GPU and versions of libraries: where they are the same, training gives the same bytes."""
+    device = launch.device()
     return {
         "processor": _processor(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "cores": cores(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "bfloat16": has_bfloat16(device),
         "torch": torch.__version__,
         "onnxruntime": onnxruntime.__version__,
     }
