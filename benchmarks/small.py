@@ -15,6 +15,9 @@ machine.
 
 import argparse
 import contextlib
+import csv
+import io
+import itertools
 import json
 import os
 import re
@@ -29,7 +32,6 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import reduce
-from itertools import product
 from pathlib import Path
 
 import ruamel.yaml
@@ -62,8 +64,12 @@ def first_rows(text: str, suffix: str, count: int | None) -> str:
         return text
     if suffix == ".jsonl":
         return "".join(text.splitlines(keepends=True)[:count])
-    if suffix in (".csv", ".tsv"):  # no row of these files has a line break
+    if suffix == ".tsv":  # no row of these files has a line break
         return "".join(text.splitlines(keepends=True)[: count + 1])
+    if suffix == ".csv":
+        written = io.StringIO()
+        csv.writer(written, lineterminator="\n").writerows(itertools.islice(csv.reader(io.StringIO(text)), count + 1))
+        return written.getvalue()
     if suffix == ".conll":
         sentences = [part.strip("\n") for part in re.split(r"\n\s*\n", text)]
         sentences = [part for part in sentences if part.strip() and not part.startswith("-DOCSTART-")]
@@ -360,7 +366,7 @@ def main() -> None:
         workspace.make(given.finished)
         runs = [
             Run(task, rows, seed, dict(given.set), workspace, given.keep)
-            for seed, task, rows in product(given.seeds, given.tasks, given.rows)
+            for seed, task, rows in itertools.product(given.seeds, given.tasks, given.rows)
         ]
         saving = threading.Lock()
 

@@ -210,7 +210,7 @@ TWO_QUESTIONS = [{"context": "one", "qas": [1, 2]}, {"context": "two", "qas": [3
     ("suffix", "text", "cut"),
     [
         (".jsonl", "{}\n[]\n1\n", "{}\n[]\n"),
-        (".csv", "text,label\na,1\nb,0\nc,1\n", "text,label\na,1\nb,0\n"),
+        (".csv", 'text,label\n"a\nb, c",1\nb,0\nc,1\n', 'text,label\n"a\nb, c",1\nb,0\n'),
         (".conll", "-DOCSTART- O\n\na O\nb O\n\n\nc O\n\nd O\n", "a O\nb O\n\nc O\n"),
         (
             ".json",
