@@ -280,8 +280,11 @@ def time_change(before: dict, now: dict) -> str:
 
 def elsewhere(before: dict, now: dict) -> str:
     """A remark if two reports have times of different machines or libraries, which say little about the model."""
-    machines = [report.get("machine", {}) for report in (before, now)]
-    return " on another machine or with other libraries" if all(machines) and machines[0] != machines[1] else ""
+    old, new = (report.get("machine", {}) for report in (before, now))
+    differ = any(
+        old[name] != new[name] for name in old.keys() & new.keys() - {"threads"}
+    )  # the times are of one thread
+    return " on another machine or with other libraries" if differ else ""
 
 
 def times_table(base: str, tasks: list[str]) -> str:

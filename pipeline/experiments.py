@@ -33,7 +33,11 @@ HERE = "workspace"  # DVC's name of this folder
 STUDENT = ("distill_prediction", "student")
 # Report → the stage that writes it, and the models that it is measured on: each with the stage that makes it.
 MEASURED = {
-    "scores": [("evaluate", *STUDENT)],
+    "scores": [
+        ("evaluate", *STUDENT),
+        ("evaluate", "finetune_student", "student_alone"),
+        ("evaluate", "finetune_teacher", "teacher"),
+    ],
     "export": [("export", *STUDENT)],
     "benchmark": [("export", *STUDENT), ("benchmark", "export", "onnx")],
 }

@@ -94,7 +94,7 @@ def log_score(task: Task, score: float, train: list[Row], validation: list[Row],
 
 def take_predictions(task: Task, name: str, location: str, validation: list[Row], prepared: Path) -> None:
     """Write the logits of a file of predictions, and their score on validation if it has all of its rows."""
-    # dvc.yaml lists neither test nor unlabelled: they change no output, only what is checked and logged.
+    # dvc.yaml lists neither test nor unlabelled: they change only what is checked and logged.
     parts = {path.stem: list(rows.read(path)) for path in sorted(prepared.glob("*.jsonl"))}
     parts["unlabelled"] = list(rows.read(Path("data", name, "unlabelled", "rows.jsonl"), may_be_empty=True))
     known = predictions.read(task, location, locations.own_teacher_folder(name), parts)

@@ -76,8 +76,8 @@ def read_trainings(configuration: settings.Settings, name: str) -> dict[str, dic
     found["distill_intermediate"]["losses"] = trained_losses(metrics / "distill_intermediate")
     count = rows.count(train)
     variants = with_variants(configuration.quietly("augment", name), count).variants
-    head = configuration.encoder.masked_language_model.model_dump(include={"steps", "batch_size", "learning_rate"})
-    encoder = {"encoder": head} if trained_losses(Path("metrics/pretrained/encoder")) else {}
+    recipe = configuration.encoder.masked_language_model.model_dump(include={"steps", "batch_size", "learning_rate"})
+    encoder = {"encoder": recipe} if trained_losses(Path("metrics/pretrained/encoder")) else {}
     return {**encoder, "augment": {"rows": count, "variants": variants}, **found}
 
 

@@ -216,5 +216,5 @@ def test_a_check_reads_the_file_of_predictions(run_check, capsys):
     logged = capsys.readouterr().out.splitlines()
     found = "112 of 112 rows of train, 16 of 16 rows of validation, 32 of 32 rows of test, 0 of 60 rows of unlabelled"
     assert f"answers.csv has predictions for {found}" in logged
-    assert "1 of 161 rows of answers.csv fit no row of the task: line 162" in logged
+    assert "1 of 161 rows of answers.csv fit no row of train, validation, test, unlabelled: line 162" in logged
     assert any(line.startswith("  distill_prediction: ") and ": 112 rows, " in line for line in logged)

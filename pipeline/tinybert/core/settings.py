@@ -434,12 +434,13 @@ class Package(Group):
         examples=[{"text": "a warm, funny film"}],
     )
     base_model: HubName | Annotated[list[HubName], Field(min_length=1)] | None = Field(
-        description="the hub's name of the model that the student's weights come from, in the model card, or a list;"
+        description="for the model card: the hub's name of the model (or a list) that the student's weights come from;"
         " blank: known if its location is `hub:`",
         examples=["sentence-transformers/all-MiniLM-L6-v2"],
     )
     datasets: HubName | Annotated[list[HubName], Field(min_length=1)] | None = Field(
-        description="the hub's name of the dataset of the rows, or a list; blank: known if their location is `hub:`",
+        description="for the model card: the hub's name of the dataset of the rows (or a list); blank: known if their"
+        " location is `hub:`",
         examples=["nyu-mll/glue"],
     )
     licenses: Licenses = Field(description="licences of the parts, in the model card")

@@ -289,7 +289,8 @@ def learn_intermediate(
         settings.layer_map, student.config.num_hidden_layers, teacher.config.num_hidden_layers, f"{key}.layer_map"
     )
     if not any(weights.model_dump().values()):
-        raise UserError(f"{key}.losses: all are 0: the student would learn nothing; set epochs to 0 to skip the stage")
+        why = "none is left that this teacher can teach" if any(settings.losses.model_dump().values()) else "all are 0"
+        raise UserError(f"{key}.losses: {why}: the student would learn nothing; set epochs to 0 to skip the stage")
     vectors = last_vectors(student, teacher, weights, settings.relation_heads, key)
     checkpoints.set_dropout(student, settings.dropout)
     set_seed(numerics.seed)

@@ -19,6 +19,7 @@ from pipeline.tinybert.tasks import Task
 from pipeline.tinybert.tasks.texts import FIELDS, Texts
 
 KEY = "finetune_teacher.predictions"
+DEDUPLICATED = ("train", "validation", "unlabelled")
 Parts = dict[str, list[Row]]  # the splits of the task, and its unlabelled rows
 
 
@@ -35,9 +36,10 @@ def read(task: Task, location: str, within: Path, parts: Parts) -> KnownLogits:
     known = KnownLogits(task)
     found_at: dict[str, str] = {}
     of_task = {row["id"]: row for rows in parts.values() for row in rows}
+    by_text = {row["id"] for part in DEDUPLICATED for row in parts.get(part, [])}
     for where, record in readers.records(path, Table.model_validate({"location": location}), KEY):
         try:
-            key, logits = _key(known, record, of_task), _logits(task, record)
+            key, logits = _key(known, record, of_task, by_text), _logits(task, record)
         except BadRecordError as error:
             raise UserError(f"{KEY}: {path.name}, {where}: {error}") from None
         found_at.setdefault(key, where)
@@ -68,7 +70,7 @@ def _check_fit(known: KnownLogits, parts: Parts, path: Path, found_at: dict[str,
     log(f"{path.name} has predictions for {found}")
     if misfits:
         shown = first_ten(list(misfits.values()))
-        log(f"{len(misfits)} of {len(known.by_key)} rows of {path.name} fit no row of the task: {shown}")
+        log(f"{len(misfits)} of {len(known.by_key)} rows of {path.name} fit no row of {', '.join(parts)}: {shown}")
 
 
 def _check_agreement(path: Path, one: np.ndarray, other: np.ndarray, where: str, elsewhere: str) -> None:
@@ -78,13 +80,17 @@ def _check_agreement(path: Path, one: np.ndarray, other: np.ndarray, where: str,
         )
 
 
-def _key(known: KnownLogits, record: dict, of_task: dict[str, Row]) -> str:
-    has_text, name = _is_given(record, "text"), str(record.get("id"))
-    if _is_given(record, "id") and (name in of_task or not has_text):
-        _check_texts(record, of_task.get(name, {}))
-        return known.key_of_id(name)
-    if not has_text:
-        raise BadRecordError("no 'id' and no 'text': expected one of them")
+def _key(known: KnownLogits, record: dict, of_task: dict[str, Row], by_text: set[str]) -> str:
+    """By the text, if the record has one and its row is in ``by_text``: after a change of the source, an id may be
+    another row's. Rows of test may have the same text.
+    """
+    if not _is_given(record, "text"):
+        if not _is_given(record, "id"):
+            raise BadRecordError("no 'id' and no 'text': expected one of them")
+        return known.key_of_id(str(record["id"]))
+    if row := of_task.get(str(record.get("id"))):
+        _check_texts(record, row)
+        return known.key_of_text(row) if row["id"] in by_text else known.key_of_id(row["id"])
     pair = "pair" if _is_given(record, "pair") else None
     columns = Table.model_validate({"location": "-", "text": "text", "pair": pair})
     return known.key_of_text(known.task.parse_record(record, columns, labelled=False))
@@ -103,8 +109,10 @@ def _check_texts(record: dict, row: Row) -> None:
 def _logits(task: Texts, record: dict) -> np.ndarray:
     """(C,): logarithms of the probabilities; the number itself for regression."""
     values: Any = record.get("probabilities")
-    if isinstance(values, dict):
+    if isinstance(values, dict) and values:
         _check_classes(task, [name for name in values if _is_given(values, name)])
+    elif _is_given(record, "probabilities"):
+        raise BadRecordError(f"'probabilities' is {values!r}: expected an object with a number for each class")
     else:
         values = record
     names = task.labels

@@ -181,7 +181,7 @@ def test_the_log_counts_the_rows_of_each_part_and_those_that_fit_none(read, caps
     assert capsys.readouterr().out.splitlines() == [
         "teacher.jsonl has predictions for 1 of 2 rows of train, 0 of 1 rows of validation, 0 of 2 rows of test, 1 of 1"
         " rows of unlabelled",
-        "2 of 4 rows of teacher.jsonl fit no row of the task: line 3; line 4",
+        "2 of 4 rows of teacher.jsonl fit no row of train, validation, test, unlabelled: line 3; line 4",
     ]
     read([ROW])
     assert "fit no row" not in capsys.readouterr().out
