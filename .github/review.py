@@ -281,9 +281,8 @@ def time_change(before: dict, now: dict) -> str:
 def elsewhere(before: dict, now: dict) -> str:
     """A remark if two reports have times of different machines or libraries, which say little about the model."""
     old, new = (report.get("machine", {}) for report in (before, now))
-    differ = any(
-        old[name] != new[name] for name in old.keys() & new.keys() - {"threads"}
-    )  # the times are of one thread
+    named = old.keys() & new.keys() - {"threads"}  # all times are of one thread
+    differ = any(old[name] != new[name] for name in named)
     return " on another machine or with other libraries" if differ else ""
 
 

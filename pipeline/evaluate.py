@@ -7,7 +7,7 @@ teacher's predictions for splits without labels to `data/<task>/submission`, in 
 """
 
 from collections.abc import Iterable
-from itertools import chain, product
+from itertools import product
 from pathlib import Path
 
 from pipeline.tinybert import tasks
@@ -19,7 +19,6 @@ from pipeline.tinybert.evaluation import answers, scoring, verdicts
 from pipeline.tinybert.tasks import Task
 
 MODELS = ("teacher", "student", "student_alone")
-STUDENTS = ("distill_prediction", "finetune_student")  # the stages that train student and baseline
 
 
 def main(name: str) -> None:
@@ -49,8 +48,8 @@ def main(name: str) -> None:
     for part in source.more_tests:
         scores[part] = scoring.scores_of(task, parts[part], predictions[part])
     log(scoring.summary(task, scores))
-    no_gain = verdicts.no_gain(name, scores, *(score_on_validation(name, by, task.metric) for by in STUDENTS))
-    for doubt in chain(no_gain, verdicts.doubts(name, scores, configuration.teacher_may_know_test(name))):
+    on_validation = [score_on_validation(name, by, task.metric) for by in verdicts.STUDENTS]
+    for doubt in verdicts.all_doubts(name, scores, configuration.teacher_may_know_test(name), on_validation):
         log(f"DOUBTFUL: {doubt}")
 
     with output(Path("metrics", name, "scores.json")) as out:

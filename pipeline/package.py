@@ -1,6 +1,5 @@
 """Assemble the release folder: the student for PyTorch and ONNX, its tokenizer, and a model card with its results."""
 
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ TRAININGS = {
     "distill_prediction": "validation.json",
     "finetune_student": "validation.json",
 }
-STUDENTS = ("distill_prediction", "finetune_student")  # the stages that train student and baseline
 SPLITS = ("train", "validation", "test")
 
 
@@ -37,8 +35,8 @@ def main(name: str) -> None:
     facts = {file: read_json(metrics / f"{file}.json") for file in REPORTS}
     trainings = read_trainings(configuration, name)
     scores = facts["scores"]
-    no_gain = verdicts.no_gain(name, scores, *(trainings[stage][task.metric] for stage in STUDENTS))
-    doubts = chain(no_gain, verdicts.doubts(name, scores, configuration.teacher_may_know_test(name)))
+    on_validation = [trainings[stage][task.metric] for stage in verdicts.STUDENTS]
+    doubts = verdicts.all_doubts(name, scores, configuration.teacher_may_know_test(name), on_validation)
     verdict = [verdicts.gain(scores), verdicts.retention(scores), *(f"DOUBTFUL: {doubt}" for doubt in doubts)]
     entry = configuration.task(name)
 

@@ -24,7 +24,6 @@ from pipeline.tinybert.report.settings_table import flattened
 
 HERE = "this folder"
 REPORTS = ("scores", "export", "benchmark")
-STUDENTS = ("distill_prediction", "finetune_student")  # the stages that train student and baseline
 
 
 def main() -> None:
@@ -101,9 +100,8 @@ def resampled(files: dict[str, str], model: str) -> dict:
 
 def doubts(task: str, metric: str, scores: dict, files: dict[str, str], may_know_test: bool) -> list[str]:
     """What `evaluate` logs as doubtful."""
-    validation = [json.loads(files.get(f"{stage}/validation.json", "{}")).get(metric) for stage in STUDENTS]
-    no_gain = [] if None in validation else verdicts.no_gain(task, scores, *validation)
-    return [*no_gain, *verdicts.doubts(task, scores, may_know_test)]
+    validation = [json.loads(files.get(f"{stage}/validation.json", "{}")).get(metric) for stage in verdicts.STUDENTS]
+    return verdicts.all_doubts(task, scores, may_know_test, validation)
 
 
 def examples(task: str) -> list[tuple[dict, dict]]:

@@ -18,6 +18,7 @@ from pipeline import package
 from pipeline.tinybert.core import settings
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.data import rows
+from pipeline.tinybert.evaluation import verdicts
 from pipeline.tinybert.models.formats import FILES
 from pipeline.tinybert.release import model_card, onnx_model, stand_alone
 
@@ -98,7 +99,7 @@ def test_the_card_says_what_the_model_is_for_and_lists_the_folders_files(release
 def test_what_is_on_the_hub_is_named_for_the_hub(world):
     hub = {"encoder.checkpoint": "hub:owner/encoder@0a1", "tasks.tiny.source.location": "hub:owner/films@0b2"}
     tiny.write_params(world / "params.yaml", **hub, **{"tasks.tiny.metric": "macro_f1"})
-    for stage in package.STUDENTS:
+    for stage in verdicts.STUDENTS:
         change_report(f"{stage}/validation", macro_f1=0.5)
     data = packaged().data
     assert (data.base_model, data.datasets, data.metrics) == (["owner/encoder"], ["owner/films"], ["f1"])

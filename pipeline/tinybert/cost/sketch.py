@@ -367,8 +367,8 @@ class Sketch:
         runs = recipe.runs + sum(max(1, recipe.runs // FEWER_RUNS) * size for size in recipe.batch_sizes if size > 1)
         timed = self.test.times(2 * runs / self.test.count)  # of a typical length, and of a long one
         threads = {1, torch.get_num_threads()}
-        largest, models = (self.teachers[0], 6) if self.teachers else (self.student, 3)
-        seconds = sum(threads) * LATENCY_FORMS * self.inference(largest, timed, mode="validate")
+        first, models = (self.teachers[0], 6) if self.teachers else (self.student, 3)
+        seconds = sum(threads) * LATENCY_FORMS * self.inference(first, timed, mode="validate")
         what = f"latency of {models} models on {' and '.join(map(str, threads))} threads"
         yield Cost("benchmark", what, 0, START + seconds)
 
