@@ -14,7 +14,7 @@ from pipeline.tinybert.evaluation import summary, verdicts
 from pipeline.tinybert.models import checkpoints
 from pipeline.tinybert.models.formats import FILES
 from pipeline.tinybert.release import model_card, onnx_model, release_folder, stand_alone
-from pipeline.tinybert.training.plan import batches_and_epochs, steps_of
+from pipeline.tinybert.training.plan import fitted
 
 REPORTS = ("scores", "export", "benchmark")
 TRAININGS = {
@@ -86,10 +86,9 @@ def with_batches(recipe: Any, training: dict) -> dict:
     if not training.get("steps"):
         return training
     accumulation = getattr(recipe, "accumulation", 1)
-    size, _ = batches_and_epochs(training["rows"], recipe.epochs, recipe.batch_size, accumulation, recipe.min_steps)
-    steps_per_epoch = steps_of(training["rows"], 1, size, accumulation)
-    epochs = training["steps"] // steps_per_epoch  # not those planned: with `patience`, there may be fewer
-    return {**training, "batch_size": size, "epochs": epochs}
+    fit = fitted(training["rows"], recipe.epochs, recipe.batch_size, accumulation, recipe.min_steps)
+    epochs = round(training["steps"] / fit.steps_per_epoch, 1)  # not those planned: with `patience`, there may be fewer
+    return {**training, "batch_size": fit.batch_size, "epochs": int(epochs) if epochs.is_integer() else epochs}
 
 
 def trained_losses(metrics: Path) -> set[str]:

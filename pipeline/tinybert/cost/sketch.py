@@ -27,7 +27,7 @@ from pipeline.tinybert.models.inference import BATCH, encode
 from pipeline.tinybert.models.known_logits import KnownLogits
 from pipeline.tinybert.tasks import Task
 from pipeline.tinybert.training import own_teacher, similarity
-from pipeline.tinybert.training.plan import batches_and_epochs, steps_of
+from pipeline.tinybert.training.plan import epochs_text, fitted
 
 SAMPLED = 500  # rows or texts whose lengths stand for all
 MORE_PIECES = 4  # all rows and their variants have this many times the word pieces of the sample
@@ -241,17 +241,14 @@ class Sketch:
 
     def schedule(self, stage: str, shape: Shape, recipe: Schedule, data: Sequences, what: str) -> Cost:
         """A stage that trains with a head, once for each learning rate, and validates after each epoch."""
-        fitted = recipe.epochs, recipe.batch_size, recipe.accumulation, recipe.min_steps
-        batch_size, epochs = batches_and_epochs(data.count, *fitted)
-        steps_per_epoch = steps_of(data.count, 1, batch_size, recipe.accumulation)
+        fit = fitted(data.count, recipe.epochs, recipe.batch_size, recipe.accumulation, recipe.min_steps)
         trials = len(recipe.learning_rates)
+        epochs, steps = fit.steps / fit.steps_per_epoch, trials * fit.steps
         read = data.times(epochs * trials * (4 / 3 if recipe.checkpointing else 1))
-        training = self.seconds(
-            "train", shape, read, trials * epochs * steps_per_epoch, self.layers_of(shape), dropout=recipe.dropout
-        )
-        validating = self.inference(shape, self.validation.times(epochs * trials), mode="validate")
-        text = f"{what}, {_epochs(epochs)}" + (f", {trials} learning rates" if trials > 1 else "")
-        return Cost(stage, text, trials * epochs * steps_per_epoch, START + training + validating)
+        training = self.seconds("train", shape, read, steps, self.layers_of(shape), dropout=recipe.dropout)
+        validating = self.inference(shape, self.validation.times(fit.epochs * trials), mode="validate")
+        text = f"{what}, {epochs_text(epochs)}" + (f", {trials} learning rates" if trials > 1 else "")
+        return Cost(stage, text, steps, START + training + validating)
 
     def finetune_teacher(self) -> Cost:
         stage, recipe = "finetune_teacher", self.of("finetune_teacher")
@@ -334,14 +331,12 @@ class Sketch:
         teacher = self.teachers[0] if stage == "distill_intermediate" else self.shape
         precision, steps, seconds, text = self.configuration.precision, 0, START, []
         if data.count:
-            batch_size, epochs = batches_and_epochs(
-                data.count, recipe.epochs, recipe.batch_size, min_steps=recipe.min_steps
-            )
-            steps_per_epoch = steps_of(data.count, 1, batch_size)
-            steps, read = epochs * steps_per_epoch, data.times(epochs)
+            fit = fitted(data.count, recipe.epochs, recipe.batch_size, min_steps=recipe.min_steps)
+            epochs, steps = fit.steps / fit.steps_per_epoch, fit.steps
+            read = data.times(epochs)
             seconds += self.seconds("infer", teacher, read, steps, precision=precision)
             seconds += self.seconds("train", self.student, read, steps, dropout=recipe.dropout)
-            text.append(f"{data.count} {of}, {_epochs(epochs)}")
+            text.append(f"{data.count} {of}, {epochs_text(epochs)}")
         if transfer and (rest := transfer.count - data.count) > 0:
             seconds += self.inference(teacher, transfer.upto(rest), precision)
             text.append(f"the teacher's logits of {rest} {'more ' if data.count else ''}rows")
@@ -428,10 +423,6 @@ def minutes(seconds: float) -> str:
 def _rounded(length: int) -> int:
     """The nearest power of two, so that similar lengths share a measurement."""
     return 1 << round(math.log2(max(length, 1)))
-
-
-def _epochs(count: int) -> str:
-    return f"{count} epoch" + "s" * (count > 1)
 
 
 def _sample(rows: list) -> list:

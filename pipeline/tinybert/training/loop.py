@@ -32,7 +32,7 @@ from pipeline.tinybert.models.batches import ByLength, Share
 from pipeline.tinybert.models.encoded_rows import EncodedRows
 from pipeline.tinybert.models.precision import autocast
 from pipeline.tinybert.training import cuda_graphs
-from pipeline.tinybert.training.plan import Plan, Result, Validation, steps_of
+from pipeline.tinybert.training.plan import Plan, Result, Validation, epochs_text, steps_of
 
 POINTS_OF_A_CURVE = 100
 SECONDS_BETWEEN_CHECKPOINTS = 60  # what a killed run loses at most
@@ -135,14 +135,15 @@ class Run:
     ):
         compute_deterministically()
         wanted, plan = plan, plan.fitted(len(data))
+        assert plan.steps
+        self.steps, self.steps_per_epoch = plan.steps, steps_of(len(data), 1, plan.batch_size, plan.accumulation)
         self.objective, self.data, self.collate, self.plan = objective, data, collate, plan
         self.folder, self.validation = folder, validation
-        self.steps_per_epoch = steps_of(len(data), 1, plan.batch_size, plan.accumulation)
-        self.steps = plan.steps or plan.epochs * self.steps_per_epoch
-        if plan != wanted:
+        if (plan.batch_size, plan.epochs) != (wanted.batch_size, wanted.epochs):
             log(
-                f"few rows: {plan.epochs} epochs in batches of {plan.batch_size} make {self.steps} steps, in place of"
-                f" {wanted.epochs} epochs in batches of {wanted.batch_size} (min_steps: {plan.min_steps})"
+                f"few rows: {self.steps} steps in batches of {plan.batch_size},"
+                f" {epochs_text(self.steps / self.steps_per_epoch)}, in place of {epochs_text(wanted.epochs)} in batches"
+                f" of {wanted.batch_size} (min_steps: {plan.min_steps})"
             )
         set_seed(plan.seed + launch.rank())  # other rows, other dropout
         unused = DistributedDataParallelKwargs(find_unused_parameters=not objective.needs_all_weights)

@@ -27,7 +27,7 @@ class Plan:
     learning_rate: float
     epochs: int
     min_steps: int | None = None  # smaller batches, then more epochs, if these have fewer steps
-    steps: int | None = None  # in place of all steps of the epochs
+    steps: int | None = None  # in place of all steps of the epochs: the last one may end early
     accumulation: int = 1  # batches in an optimizer step
     checkpointing: bool = False  # recompute activations: less memory, more time
     schedule: str = "linear"  # or constant
@@ -44,8 +44,8 @@ class Plan:
 
     def fitted(self, rows: int) -> Plan:
         """The plan for this number of rows, with at least ``min_steps``."""
-        size, epochs = batches_and_epochs(rows, self.epochs, self.batch_size, self.accumulation, self.min_steps)
-        return replace(self, batch_size=size, epochs=epochs)
+        fit = fitted(rows, self.epochs, self.batch_size, self.accumulation, self.min_steps)
+        return replace(self, batch_size=fit.batch_size, epochs=fit.epochs, steps=self.steps or fit.steps)
 
 
 @dataclass(frozen=True)
@@ -78,17 +78,36 @@ class Result:
     curves: curves.Curves = field(default_factory=dict)
 
 
-def batches_and_epochs(
-    rows: int, epochs: int, batch_size: int, accumulation: int = 1, min_steps: int | None = None
-) -> tuple[int, int]:
-    """The size of a batch and the number of epochs. If the rows are too few for ``min_steps``, batches become smaller,
-    down to 8 rows, and then epochs more: small batches give more steps in the same time.
+@dataclass(frozen=True)
+class Fit:
+    """How long a run is on a number of rows."""
+
+    batch_size: int
+    steps: int
+    steps_per_epoch: int
+
+    @property
+    def epochs(self) -> int:
+        """Those that begin: the last one may end early."""
+        return math.ceil(self.steps / self.steps_per_epoch)
+
+
+def fitted(rows: int, epochs: int, batch_size: int, accumulation: int = 1, min_steps: int | None = None) -> Fit:
+    """If the rows are too few for ``min_steps``, batches become smaller, down to 8 rows; if these are still too few, the
+    run ends after ``min_steps``, in the middle of an epoch. A step with few rows takes little less time than one with
+    more, and the result depends on the number of steps far more than on the rows in each.
     """
     wanted, smallest = min_steps or 0, max(SMALLEST_BATCH, launch.world_size())
     while batch_size > smallest and steps_of(rows, epochs, batch_size, accumulation) < wanted:
         batch_size -= 1
-    return batch_size, max(epochs, math.ceil(wanted / steps_of(rows, 1, batch_size, accumulation)))
+    steps_per_epoch = steps_of(rows, 1, batch_size, accumulation)
+    return Fit(batch_size, max(epochs * steps_per_epoch, wanted), steps_per_epoch)
 
 
 def steps_of(rows: int, epochs: int, batch_size: int, accumulation: int = 1) -> int:
     return epochs * math.ceil(math.ceil(rows / batch_size) / accumulation)
+
+
+def epochs_text(count: float) -> str:
+    """Such as "1 epoch" and "8.8 epochs"."""
+    return f"{count:.1f}".removesuffix(".0") + (" epoch" if count == 1 else " epochs")

@@ -448,17 +448,24 @@ def test_an_earlier_epoch_is_kept_only_if_it_is_better_by_more_than_chance(best,
 
 
 @pytest.mark.parametrize(
-    ("rows", "min_steps", "batch_size", "epochs"),
-    [(6000, 300, 32, 3), (450, None, 32, 3), (1000, 300, 10, 3), (450, 300, 8, 6), (180, 300, 8, 14), (5, 300, 8, 300)],
+    ("rows", "min_steps", "batch_size", "epochs", "steps"),
+    [
+        (6000, 300, 32, 3, 564),
+        (450, None, 32, 3, 45),
+        (1000, 300, 10, 3, 300),
+        (450, 300, 8, 6, 300),
+        (180, 300, 8, 14, 300),
+        (5, 300, 8, 300, 300),
+    ],
 )
-def test_few_rows_get_smaller_batches_and_then_more_epochs(rows, min_steps, batch_size, epochs):
+def test_few_rows_get_smaller_batches_and_then_more_epochs(rows, min_steps, batch_size, epochs, steps):
     plan = Plan("stage", 1, "float32", batch_size=32, learning_rate=1e-4, epochs=3, min_steps=min_steps)
-    assert plan.fitted(rows) == replace(plan, batch_size=batch_size, epochs=epochs)
+    assert plan.fitted(rows) == replace(plan, batch_size=batch_size, epochs=epochs, steps=steps)
 
 
-def test_a_run_has_at_least_min_steps():
+def test_a_run_on_few_rows_ends_after_min_steps_in_the_middle_of_an_epoch():
     result = train(words_model(), epochs=1, min_steps=30)
-    assert result.steps >= 30 and result.epoch > 1
+    assert (result.steps, result.epoch) == (30, 5) and steps_of(len(rows()), 1, plan().batch_size) == 7
 
 
 def test_without_validation_the_last_epoch_is_kept(folder):
