@@ -96,6 +96,8 @@ def test_a_file_of_each_kind_becomes_a_task_that_prepare_takes(run, tmp_path, ki
     assert (made.kind, made.metric, made.options or None) == (kind, entry["metric"], entry["options"])
     layers = configuration.of("general_student", f"my-{kind}").shape.layers
     assert layers == (2 if kind in ("multi_label", "regression") else 3)
+    steps = configuration.of("distill_prediction", f"my-{kind}").min_steps
+    assert steps == (3000 if kind == "named_entities" else configuration.distill_prediction.min_steps)
     task, parts, _, unlabelled = prepare.read_rows(configuration, f"my-{kind}")
     assert {name: len(rows) > 0 for name, rows in parts.items()} == dict.fromkeys(("train", "validation", "test"), True)
 

@@ -21,6 +21,7 @@ LENGTHS = (32, 64, 128, 256, 384, 512)
 WORD_PIECES_OF_A_WORD = 1.5
 UNLABELLED_ROWS = 50_000
 MORE_LAYERS = 3  # of the student of such kinds of rows, for which the default's two are too few
+MORE_STEPS = 3000  # of `distill_prediction` for entities, which gain from more than the default's 2,000
 LONG = 3  # unlabelled texts are cut into sentences if they are this many times as long as the task's own
 RUN = re.compile(r"^run:[ \t]*(\[[^\]]*\]|(?:#.*)?(?:(?:\r?\n[ \t]*(?:#.*)?)*\r?\n[ \t]*-.*)+)", re.MULTILINE)
 
@@ -43,6 +44,9 @@ def guess(given: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     if kind in ("named_entities", "question_answering") or "pair" in found.source:
         values["general_student"] = {"shape": {"layers": MORE_LAYERS}}
         reasons.append(f"general_student: {MORE_LAYERS} layers: pairs, questions and entities lose most with two")
+    if kind == "named_entities":
+        values["distill_prediction"] = {"min_steps": MORE_STEPS}
+        reasons.append(f"distill_prediction: at least {MORE_STEPS} steps: entities need more than other kinds")
     options = {key: value for key in ("metric", "max_length") if (value := getattr(given, key))}
     reasons = [line for line in reasons if line.partition(":")[0] not in options]
     reasons += [f"{key}: {value} (as given)" for key, value in options.items()]
