@@ -12,12 +12,10 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
-
-import ruamel.yaml
 
 from pipeline.tinybert.core import settings, stage
 from pipeline.tinybert.core.errors import UserError
+from pipeline.tinybert.report.measured import is_of_present_models, lock_of
 from pipeline.tinybert.report.settings_table import flattened
 
 SCORES = {  # column → the report and the keys of its value; METRIC stands for the task's metric
@@ -30,17 +28,6 @@ SCORES = {  # column → the report and the keys of its value; METRIC stands for
     "int8 ms": ("benchmark", "student.int8.p50"),
 }
 HERE = "workspace"  # DVC's name of this folder
-STUDENT = ("distill_prediction", "student")
-# Report → the stage that writes it, and the models that it is measured on: each with the stage that makes it.
-MEASURED = {
-    "scores": [
-        ("evaluate", *STUDENT),
-        ("evaluate", "finetune_student", "student_alone"),
-        ("evaluate", "finetune_teacher", "teacher"),
-    ],
-    "export": [("export", *STUDENT)],
-    "benchmark": [("export", *STUDENT), ("benchmark", "export", "onnx")],
-}
 
 
 def main() -> None:
@@ -64,8 +51,8 @@ def table(shown: list[dict], task: str, metric: str) -> list[list[str]]:
     differ = [key for key in keys if len({str(values.get(key)) for values in of_each if values}) > 1]
     lines = [["experiment", *differ, *SCORES]]
     for (name, commit, revision), values in zip(revisions, of_each, strict=True):
-        own, lock = [str(values.get(key, "")) for key in differ], lock_of(commit)
-        scores = (score(revision, task, metric, *place) if is_of_its_student(lock, task, place[0]) else ""
+        own, lock = [str(values.get(key, "")) for key in differ], lock_of(None if commit == HERE else commit)
+        scores = (score(revision, task, metric, *place) if is_of_present_models(lock, task, place[0]) else ""
                   for place in SCORES.values())  # fmt: skip
         lines.append([name, *own, *scores])
     return lines
@@ -84,25 +71,6 @@ def revisions_of(shown: list[dict]) -> Iterator[tuple[str, str, dict]]:
 
 def parameters(revision: dict) -> dict[str, object]:
     return dict(flattened(revision.get("params", {}).get("params.yaml", {}).get("data") or {}))
-
-
-def lock_of(commit: str) -> dict:
-    """The stages in dvc.lock of a commit, or of this folder ("workspace"); empty if there is none."""
-    if commit == HERE:
-        text = Path("dvc.lock").read_text(encoding="utf-8") if Path("dvc.lock").is_file() else ""
-    else:
-        text = subprocess.run(["git", "show", f"{commit}:./dvc.lock"], capture_output=True, encoding="utf-8").stdout
-    return (ruamel.yaml.YAML(typ="safe", pure=True).load(text) or {}).get("stages", {})
-
-
-def is_of_its_student(lock: dict, task: str, report: str) -> bool:
-    """False if the report was measured on another model than the one that stands in dvc.lock."""
-
-    def md5(stage: str, side: str, model: str) -> str | None:
-        entries = lock.get(f"{stage}@{task}", {}).get(side, [])
-        return next((entry.get("md5") for entry in entries if entry["path"] == f"models/{task}/{model}"), None)
-
-    return all(md5(reader, "deps", model) == md5(maker, "outs", model) for reader, maker, model in MEASURED[report])
 
 
 def score(revision: dict, task: str, metric: str, report: str, keys: str) -> str:

@@ -19,6 +19,7 @@ from pipeline.tinybert.core.log import log
 from pipeline.tinybert.core.output import output
 from pipeline.tinybert.evaluation import verdicts
 from pipeline.tinybert.report import page
+from pipeline.tinybert.report.measured import is_of_present_models, lock_of
 from pipeline.tinybert.report.page import Run
 from pipeline.tinybert.report.settings_table import flattened
 
@@ -87,7 +88,10 @@ def read_run(name: str, commit: str | None, task: str, configuration: settings.S
         tables=tables,
         resampled=resampled(files, "student"),
         int8_resampled=resampled(files, "int8"),
-        doubts=doubts(task, metric, reports["scores"], files, configuration.teacher_may_know_test(task)),
+        doubts=[
+            *of_other_models(commit, task, reports),
+            *doubts(task, metric, reports["scores"], files, configuration.teacher_may_know_test(task)),
+        ],
         examples=[] if commit else examples(task),
     )
 
@@ -96,6 +100,13 @@ def resampled(files: dict[str, str], model: str) -> dict:
     """A model's scores on resamples of test; empty if there are none."""
     lines = map(json.loads, files.get(f"resampled/{model}.jsonl", "").splitlines())
     return next((line for line in lines if line["part"] == "test"), {})
+
+
+def of_other_models(commit: str | None, task: str, reports: dict[str, dict]) -> Iterator[str]:
+    lock = lock_of(commit)
+    for report, content in reports.items():
+        if content and not is_of_present_models(lock, task, report):
+            yield f"metrics/{task}/{report}.json is of another model than the present one: run `dvc repro`"
 
 
 def doubts(task: str, metric: str, scores: dict, files: dict[str, str], may_know_test: bool) -> list[str]:

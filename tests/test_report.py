@@ -66,6 +66,23 @@ def test_doubts_and_what_int8_costs_stand_above_the_table(world, monkeypatch):
     assert "int8" not in top and "on validation" not in top and "DOUBTFUL: the student" in top
 
 
+def test_a_report_of_another_model_than_the_present_one_is_doubtful(world, monkeypatch):
+    lock = """
+stages:
+  distill_prediction@tiny:
+    outs: [{path: models/tiny/student, md5: new}]
+  evaluate@tiny:
+    deps: [{path: models/tiny/student, md5: new}]
+  export@tiny:
+    deps: [{path: models/tiny/student, md5: EXPORTED}]
+"""
+    stale = "DOUBTFUL: metrics/tiny/export.json is of another model than the present one: run `dvc repro`"
+    Path("dvc.lock").write_text(lock.replace("EXPORTED", "old"))
+    assert stale in write(monkeypatch)
+    Path("dvc.lock").write_text(lock.replace("EXPORTED", "new"))
+    assert stale not in write(monkeypatch)
+
+
 def test_experiments_stand_beside_this_folder_with_a_verdict_and_their_settings(world, monkeypatch):
     git("init", "--quiet", "--initial-branch", "main")
     Path(".gitignore").write_text("data\nmodels\n")

@@ -165,8 +165,8 @@ class Numerics(Group):
 
 
 MIN_STEPS = (
-    "least optimizer steps: few rows get smaller batches (of 8 rows or more), then more epochs, of which the last may end"
-    " early; blank: no minimum"
+    "least optimizer steps: few rows get smaller batches (of 8 rows or more), then more epochs, of which the last may"
+    " end early; blank: no minimum"
 )
 
 

@@ -201,7 +201,7 @@ class IntermediateObjective(Objective):
         }
 
     def after_batch(self, batch: Batch, found: Tensors) -> None:
-        if self.recorder and self.is_last_epoch:  # each epoch would overwrite the logits of the one before
+        if self.recorder and self.is_last_pass:  # an earlier epoch's logits would be overwritten
             self.recorder.add(batch, found["logits"])
 
     def before_checkpoint(self) -> None:

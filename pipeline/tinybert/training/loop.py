@@ -53,7 +53,7 @@ class Objective:
     parts: tuple[str, ...] = ("loss",)
     needs_all_weights = True  # False: some weights of the model have no part in the loss
     can_be_recorded = True  # whether steps may be CUDA graphs: no value may be read back from the GPU
-    is_last_epoch = True  # set by the run
+    is_last_pass = True  # from the last whole epoch on; set by the run
 
     def losses(self, model: nn.Module, batch: Batch) -> tuple[Tensors, Tensors]:
         """The parts of the loss, scalars by name, and further tensors for `after_batch`."""
@@ -140,10 +140,10 @@ class Run:
         self.objective, self.data, self.collate, self.plan = objective, data, collate, plan
         self.folder, self.validation = folder, validation
         if (plan.batch_size, plan.epochs) != (wanted.batch_size, wanted.epochs):
+            epochs = epochs_text(self.steps / self.steps_per_epoch)
             log(
-                f"few rows: {self.steps} steps in batches of {plan.batch_size},"
-                f" {epochs_text(self.steps / self.steps_per_epoch)}, in place of {epochs_text(wanted.epochs)} in batches"
-                f" of {wanted.batch_size} (min_steps: {plan.min_steps})"
+                f"few rows: {self.steps} steps in batches of {plan.batch_size}, {epochs}, in place of"
+                f" {epochs_text(wanted.epochs)} in batches of {wanted.batch_size} (min_steps: {plan.min_steps})"
             )
         set_seed(plan.seed + launch.rank())  # other rows, other dropout
         unused = DistributedDataParallelKwargs(find_unused_parameters=not objective.needs_all_weights)
@@ -176,7 +176,7 @@ class Run:
         self.wrapped.train()
         with bar:
             while progress.step < self.steps and not self.is_out_of_patience():
-                self.objective.is_last_epoch = progress.epoch == self.plan.epochs - 1
+                self.objective.is_last_pass = progress.epoch >= self.steps // self.steps_per_epoch - 1
                 for batches in self.optimizer_steps():
                     self.one_step(batches)
                     bar.update()

@@ -93,9 +93,9 @@ class Fit:
 
 
 def fitted(rows: int, epochs: int, batch_size: int, accumulation: int = 1, min_steps: int | None = None) -> Fit:
-    """If the rows are too few for ``min_steps``, batches become smaller, down to 8 rows; if these are still too few, the
-    run ends after ``min_steps``, in the middle of an epoch. A step with few rows takes little less time than one with
-    more, and the result depends on the number of steps far more than on the rows in each.
+    """If the rows are too few for ``min_steps``, batches become smaller, down to 8 rows. If that does not suffice, the
+    run takes more epochs and ends after ``min_steps``, in the middle of an epoch: whole epochs would make the time of a
+    few hundred rows up to twice as long.
     """
     wanted, smallest = min_steps or 0, max(SMALLEST_BATCH, launch.world_size())
     while batch_size > smallest and steps_of(rows, epochs, batch_size, accumulation) < wanted:

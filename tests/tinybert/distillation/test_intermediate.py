@@ -303,7 +303,9 @@ def made(folder: str) -> Path:
     return Path(folder)
 
 
-@pytest.mark.parametrize("changes", [{"epochs": 0}, {"epochs": 1}, {"epochs": 1, "max_rows": 3}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{"epochs": 0}, {"epochs": 1}, {"epochs": 1, "max_rows": 3}, {"min_steps": 7}], ids=str
+)
 def test_the_stage_leaves_the_teacher_s_logits_of_every_row(stage, teacher_of_the_stage, changes):
     _, logits = stage(**changes)
     np.testing.assert_allclose(logits, plain_logits(teacher_of_the_stage), atol=1e-5)
