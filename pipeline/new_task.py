@@ -21,9 +21,10 @@ def main() -> None:
     given = arguments()
     name = given.name
     settings.check_task_name(name, name)
-    if name in settings.load().tasks:
+    configuration = settings.load()
+    if name in configuration.tasks:
         raise UserError(f"{name}: params.yaml has this task already: choose another name, or delete tasks.{name}")
-    values, reasons = entry.guess(given)
+    values, reasons = entry.guess(given, configuration)
     for line in reasons:
         log(line)
     with files.placed(name, [file for file in (given.train, given.validation, given.test, given.unlabelled) if file]):

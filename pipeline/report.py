@@ -74,6 +74,9 @@ def read_run(name: str, commit: str | None, task: str, configuration: settings.S
     metric = configuration.task(task).metric
     files = dict(files_of(commit, Path("metrics", task)))
     reports = {report: json.loads(files.get(f"{report}.json", "{}")) for report in REPORTS}
+    lock = lock_of(commit)
+    stale = [report for report in REPORTS if reports[report] and not is_of_present_models(lock, task, report)]
+    reports |= {report: {} for report in stale if report != "scores"}
     if metric not in reports["scores"].get("student", {}):
         return None
     tables = {
@@ -87,9 +90,9 @@ def read_run(name: str, commit: str | None, task: str, configuration: settings.S
         **reports,
         tables=tables,
         resampled=resampled(files, "student"),
-        int8_resampled=resampled(files, "int8"),
+        int8_resampled=resampled(files, "int8") if reports["export"] else {},
         doubts=[
-            *of_other_models(commit, task, reports),
+            *(f"metrics/{task}/{report}.json is of an earlier model: run `dvc repro`" for report in stale),
             *doubts(task, metric, reports["scores"], files, configuration.teacher_may_know_test(task)),
         ],
         examples=[] if commit else examples(task),
@@ -100,13 +103,6 @@ def resampled(files: dict[str, str], model: str) -> dict:
     """A model's scores on resamples of test; empty if there are none."""
     lines = map(json.loads, files.get(f"resampled/{model}.jsonl", "").splitlines())
     return next((line for line in lines if line["part"] == "test"), {})
-
-
-def of_other_models(commit: str | None, task: str, reports: dict[str, dict]) -> Iterator[str]:
-    lock = lock_of(commit)
-    for report, content in reports.items():
-        if content and not is_of_present_models(lock, task, report):
-            yield f"metrics/{task}/{report}.json is of another model than the present one: run `dvc repro`"
 
 
 def doubts(task: str, metric: str, scores: dict, files: dict[str, str], may_know_test: bool) -> list[str]:

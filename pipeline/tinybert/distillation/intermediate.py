@@ -201,7 +201,7 @@ class IntermediateObjective(Objective):
         }
 
     def after_batch(self, batch: Batch, found: Tensors) -> None:
-        if self.recorder and self.is_last_pass:  # an earlier epoch's logits would be overwritten
+        if self.recorder and self.is_last_whole_epoch:  # it has every row once
             self.recorder.add(batch, found["logits"])
 
     def before_checkpoint(self) -> None:

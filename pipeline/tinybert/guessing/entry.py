@@ -9,7 +9,7 @@ import numpy as np
 import ruamel.yaml
 
 from pipeline.tinybert.core.errors import UserError
-from pipeline.tinybert.core.settings import Task
+from pipeline.tinybert.core.settings import Settings, Task
 from pipeline.tinybert.data.records import flat
 from pipeline.tinybert.guessing import files, kinds
 from pipeline.tinybert.guessing.columns import Columns, Guess, words
@@ -26,8 +26,10 @@ LONG = 3  # unlabelled texts are cut into sentences if they are this many times 
 RUN = re.compile(r"^run:[ \t]*(\[[^\]]*\]|(?:#.*)?(?:(?:\r?\n[ \t]*(?:#.*)?)*\r?\n[ \t]*-.*)+)", re.MULTILINE)
 
 
-def guess(given: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
-    """The entry's values from the options of `new_task`, and a line with the reason for each choice."""
+def guess(given: argparse.Namespace, defaults: Settings) -> tuple[dict[str, Any], list[str]]:
+    """The entry's values from the options of `new_task`, and a line with the reason for each choice. ``defaults``: the
+    settings of params.yaml, which the entry does not lower.
+    """
     dialect, records = files.read(given.train, "--file", given.delimiter)
     kind, found = kinds.guess(records, _chosen(given, list(records[0])), given.kind)
     splits = {split: file for split in SPLITS if (file := getattr(given, split))}
@@ -41,10 +43,11 @@ def guess(given: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         "max_length": given.max_length or length,
     }
     reasons = [f"kind: {kind}", *(f"{key}: {value!r}" for key, value in dialect.items()), *found.reasons, reason]
-    if kind in ("named_entities", "question_answering") or "pair" in found.source:
+    needs_more = kind in ("named_entities", "question_answering") or "pair" in found.source
+    if needs_more and defaults.general_student.shape.layers < MORE_LAYERS:
         values["general_student"] = {"shape": {"layers": MORE_LAYERS}}
         reasons.append(f"general_student: {MORE_LAYERS} layers: pairs, questions and entities lose most with two")
-    if kind == "named_entities":
+    if kind == "named_entities" and (defaults.distill_prediction.min_steps or MORE_STEPS) < MORE_STEPS:
         values["distill_prediction"] = {"min_steps": MORE_STEPS}
         reasons.append(f"distill_prediction: at least {MORE_STEPS} steps: entities need more than other kinds")
     options = {key: value for key in ("metric", "max_length") if (value := getattr(given, key))}

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -129,14 +129,16 @@ def layers(encoder: nn.Module) -> nn.ModuleList:
     return found
 
 
-def read_states_directly(model: nn.Module) -> None:
-    """Let a new classifier of texts begin with the first hidden state itself: the layer before tanh is the identity.
+def read_states_directly(model: nn.Module, missing: Container[str] | None = None) -> None:
+    """Let a new classifier of texts begin with the first hidden state itself: the layer before tanh is the identity; if
+    ``missing`` is given, only if the layer's weight is one of these.
 
     The layer that a checkpoint brings is of another task, or random: on few rows, a new start is better (Zhang et al.
     2021, arXiv 2006.05987, section 5). The states are small, where tanh is almost linear.
     """
     config: Any = model.config
-    if name := family_of(config).tanh_layer:
+    name = family_of(config).tanh_layer
+    if name and (missing is None or f"{name}.weight" in missing):
         layer: Any = model.get_submodule(name)
         nn.init.eye_(layer.weight)
         nn.init.zeros_(layer.bias)

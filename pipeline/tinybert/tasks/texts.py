@@ -83,10 +83,10 @@ class Texts(Task):
         from pipeline.tinybert.models import checkpoints, families
 
         model, report = checkpoints.load_and_report(self.head, folder, seed=seed, **self.head_options())
-        # What is missing is of the head: the body has all. The encoder of a model of texts (`similarity`) has a layer
-        # before tanh that has learned to read states.
-        if report["missing_keys"] and not checkpoints.problem_type(folder):
-            families.read_states_directly(model)
+        # What is missing is of the head: the body has all. The encoder of a model of texts (`similarity`) may have a
+        # layer before tanh, which has learned to read states.
+        if missing := report["missing_keys"]:
+            families.read_states_directly(model, missing if checkpoints.problem_type(folder) else None)
         return model
 
     def head_options(self) -> dict[str, Any]:

@@ -53,7 +53,7 @@ class Objective:
     parts: tuple[str, ...] = ("loss",)
     needs_all_weights = True  # False: some weights of the model have no part in the loss
     can_be_recorded = True  # whether steps may be CUDA graphs: no value may be read back from the GPU
-    is_last_pass = True  # from the last whole epoch on; set by the run
+    is_last_whole_epoch = True  # set by the run
 
     def losses(self, model: nn.Module, batch: Batch) -> tuple[Tensors, Tensors]:
         """The parts of the loss, scalars by name, and further tensors for `after_batch`."""
@@ -176,7 +176,7 @@ class Run:
         self.wrapped.train()
         with bar:
             while progress.step < self.steps and not self.is_out_of_patience():
-                self.objective.is_last_pass = progress.epoch >= self.steps // self.steps_per_epoch - 1
+                self.objective.is_last_whole_epoch = progress.epoch == self.steps // self.steps_per_epoch - 1
                 for batches in self.optimizer_steps():
                     self.one_step(batches)
                     bar.update()

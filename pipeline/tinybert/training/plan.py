@@ -110,4 +110,5 @@ def steps_of(rows: int, epochs: int, batch_size: int, accumulation: int = 1) -> 
 
 def epochs_text(count: float) -> str:
     """Such as "1 epoch" and "8.8 epochs"."""
-    return f"{count:.1f}".removesuffix(".0") + (" epoch" if count == 1 else " epochs")
+    text = f"{count:.1f}".removesuffix(".0")
+    return f"{text} epoch" if text == "1" else f"{text} epochs"

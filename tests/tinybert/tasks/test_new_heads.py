@@ -40,13 +40,17 @@ def test_a_trained_classifier_keeps_its_tanh_layer(tmp_path, family):
     assert all(torch.equal(found[name], weight) for name, weight in model.state_dict().items())
 
 
-def test_an_encoder_that_has_learned_similarity_keeps_its_tanh_layer(tmp_path):
-    tiny.write_family(tmp_path / "encoder", "bert")
+@pytest.mark.parametrize("family", WITH_TANH)
+def test_after_similarity_the_tanh_layer_of_the_encoder_is_kept_and_one_of_the_head_begins_anew(tmp_path, family):
+    tiny.write_family(tmp_path / "encoder", family)
     model = Regression("pearson", 16, None, ["similarity"]).load_model(tmp_path / "encoder")
-    nn.init.normal_(model.bert.pooler.dense.weight)
+    name = {**FAMILIES, **TEACHER_FAMILIES}[family].tanh_layer
+    learned = model.get_submodule(name)
+    nn.init.normal_(learned.weight)
     checkpoints.save(tmp_path / "learned", model.base_model, tiny.tokenizer())
-    found = TASK.load_model(tmp_path / "learned")
-    assert torch.equal(found.bert.pooler.dense.weight, model.bert.pooler.dense.weight)
+    found = TASK.load_model(tmp_path / "learned").get_submodule(name)
+    is_of_the_head = name.startswith("classifier")
+    assert torch.equal(found.weight, torch.eye(len(found.weight)) if is_of_the_head else learned.weight)
 
 
 @pytest.mark.parametrize("family", sorted({*FAMILIES, *TEACHER_FAMILIES} - {*WITH_TANH}))
