@@ -25,7 +25,7 @@ from pipeline.tinybert.models.known_logits import KnownLogits
 from pipeline.tinybert.release import latency, onnx_model
 
 LENGTHS = {"median": 50, "long": 95}  # percentiles of the lengths of test
-FEWER_RUNS = 5  # times fewer runs of batches of several texts, which take longer and vary less
+FEWER_RUNS = 10  # times fewer runs of batches of several texts, which take longer and vary less
 COLUMNS = ["model", "batch_size", "word_pieces", "threads", "p50", "p95", "times_faster"]
 
 

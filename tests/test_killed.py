@@ -30,7 +30,7 @@ CHANGES = {
     "general_student.distillation.batch_size": 8,
     "general_student.start": "distillation",
     "general_student.distillation.dropout": 0.1,
-    "distill_intermediate.epochs": 2,
+    "distill_intermediate.min_steps": 20,  # it ends in the middle of its second epoch
     "distill_intermediate.max_rows": 100,
     "distill_intermediate.dropout": 0.1,
     "distill_prediction.dropout": 0.1,

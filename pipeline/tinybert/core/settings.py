@@ -402,7 +402,7 @@ class Export(Group):
 class Benchmark(Group):
     batch_sizes: list[Size] = Field(min_length=1, description="batch sizes to time")
     runs: int = Field(
-        ge=1, le=1_000_000, description="timed runs of each model and situation; for larger batches, a fifth of this"
+        ge=1, le=1_000_000, description="timed runs of each model and situation; for larger batches, a tenth of this"
     )
 
 

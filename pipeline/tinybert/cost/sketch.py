@@ -36,7 +36,7 @@ EXPORT = 6.0  # seconds more to write ONNX files
 HEAD_AND_DRAW = 1.2  # `augment` takes this many times as long as the layers of its model
 # Running teacher and student in PyTorch, ONNX and int8 takes this many times as long as the teacher in PyTorch.
 LATENCY_FORMS = 3
-FEWER_RUNS = 5  # `benchmark` divides the number of runs by this for batches
+FEWER_RUNS = 10  # `benchmark` divides the number of runs by this for batches
 LONG = 3600  # seconds from which advice is given
 LONG_TEXT = 100  # word pieces
 LARGE_SHARE = 0.3  # of the transfer set
