@@ -253,15 +253,14 @@ def test_an_interrupted_run_can_be_run_again(clone, edited):
 
 
 def test_queued_experiments_can_be_compared(clone):
-    clone("dvc", "exp", "run", "--queue", "-S", "evaluate.resamples=11,12", "-S", "evaluate.seed=1,2")
+    clone("dvc", "exp", "run", "--queue", "-S", "evaluate.resamples=11,12")
     names = list(clone.run_queue())
-    assert len(names) == 4
+    assert len(names) == 2
     for name in names:
         assert ran(clone("dvc", "queue", "logs", name)) == ["evaluate@tiny", "package@tiny"]
     table = list(csv.DictReader(io.StringIO(clone("dvc", "exp", "show", "--csv"))))
     done = [row for row in table if row["State"] == "Success"]
-    settings = {(row["evaluate.resamples"], row["evaluate.seed"]) for row in done}
-    assert settings == {("11", "1"), ("11", "2"), ("12", "1"), ("12", "2")}
+    assert {row["evaluate.resamples"] for row in done} == {"11", "12"}
     assert all(float(row["student.accuracy"]) > 0.8 for row in done)
 
 

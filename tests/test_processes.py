@@ -95,6 +95,7 @@ def test_a_stage_killed_in_two_processes_resumes_to_the_same_bytes(repository, m
     for child in [*psutil.Process(process.pid).children(), psutil.Process(process.pid)]:
         child.kill()
     process.communicate()
+    monkeypatch.delenv("CHECKPOINT_EACH_STEP")
     assert "resumes after step" in run_in_two("tiny", "finetune_teacher")
     assert Path("models/tiny/teacher/model.safetensors").read_bytes() == whole
 
