@@ -25,7 +25,7 @@ def main() -> None:
     configuration = settings.load()
     encoder = configuration.encoder
     folder = locations.checkpoint_folder(encoder.checkpoint, KEY)
-    tokenizer = checkpoints.user_tokenizer(folder, KEY)
+    tokenizer = checkpoints.encoder_tokenizer(folder, KEY)
     body = checkpoints.load(AutoModel, folder, KEY)
     model, report = checkpoints.load_and_report(AutoModelForMaskedLM, folder, KEY)
 

@@ -101,7 +101,7 @@ def test_fused_attention_changes_no_answer_of_a_kind(exported_kind, tmp_path, ba
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("family", [*FAMILIES, "xlm-roberta", "modernbert"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_is_exported_with_fused_attention_where_the_answers_stay(tmp_path, batch, task, both_int8, family):
     tiny.write_family(tmp_path, family)
     model, tokenizer = task.load_model(tmp_path).eval(), checkpoints.tokenizer(tmp_path)

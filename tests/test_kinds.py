@@ -85,7 +85,7 @@ def test_accumulated_batches_have_the_loss_of_one_large_batch(world, kind, weigh
 
 @pytest.mark.parametrize(
     ("family", "kind"),
-    [("roberta", "named_entities"), ("roberta", "text_classification"), ("distilbert", "question_answering")],
+    [("modernbert", "named_entities"), ("roberta", "text_classification"), ("distilbert", "question_answering")],
 )
 def test_other_kinds_run_with_other_model_families(world, family, kind):
     """Of single texts, all families do, see test_encoder.py."""
@@ -108,7 +108,7 @@ def test_other_kinds_run_with_other_model_families(world, family, kind):
 
 
 @pytest.mark.parametrize("start", ["layers", "distillation"])
-@pytest.mark.parametrize("family", ["roberta", "electra", "distilbert"])
+@pytest.mark.parametrize("family", ["roberta", "electra", "distilbert", "modernbert"])
 def test_the_general_student_has_the_encoder_s_model_family(world, family, start):
     shutil.rmtree(world / "data" / "raw" / "encoder" / "checkpoint")
     tiny.write_family(world / "data" / "raw" / "encoder" / "checkpoint", family)

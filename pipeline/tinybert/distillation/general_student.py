@@ -33,7 +33,7 @@ def from_checkpoint(wanted: GeneralStudent) -> PreTrainedModel:
     """A ready-made general TinyBERT. Raises UserError unless it has the set shape and the encoder's vocabulary."""
     key = f"{KEY}.checkpoint"
     folder = locations.checkpoint_folder(wanted.checkpoint, key)
-    tokenizer = checkpoints.user_tokenizer(folder, key)
+    tokenizer = checkpoints.encoder_tokenizer(folder, key)
     student = checkpoints.load(AutoModel, folder, key)
     encoder = AutoConfig.from_pretrained(ENCODER, local_files_only=True)
     if student.config.model_type != encoder.model_type:
@@ -73,19 +73,26 @@ def from_layers(wanted: GeneralStudent, seed: int) -> PreTrainedModel:
     if narrower < own.feed_forward:
         narrow(encoder, narrower, wanted, seed)
     config = encoder.config
-    checkpoints.set_shape(config, wanted.shape)
+    checkpoints.set_shape(config, wanted.shape, chosen)
     student = AutoModel.from_config(config, dtype=torch.float32)
     copied, place = encoder.state_dict(), FAMILIES[config.model_type].layers
     others = {name: weights for name, weights in copied.items() if not name.startswith(f"{place}.")}
     student.load_state_dict(others, strict=False)
     for block, layer in zip(layers(student), chosen, strict=True):
-        block.load_state_dict(blocks[layer - 1].state_dict())
+        weights = blocks[layer - 1].state_dict()
+        if weights.keys() != block.state_dict().keys():
+            raise UserError(
+                f"{KEY}.layers: {chosen}: the first layer of a {config.model_type} has other weights than the rest:"
+                " expected 1 in the first place and nowhere else"
+            )
+        block.load_state_dict(weights)
     return student
 
 
 def narrow(encoder: PreTrainedModel, width: int, wanted: GeneralStudent, seed: int) -> None:
     """Keep the ``width`` strongest neurons of each feed-forward part. Strength: standard deviation of the activation on
-    unlabelled text times the norm of the outgoing weights. The mean output of the dropped neurons goes into the bias.
+    unlabelled text times the norm of the outgoing weights. The mean output of the dropped neurons goes into the bias,
+    if there is one.
     """
     recipe = wanted.distillation
     text = recipe.text.model_copy(update={"limit": min(TEXTS_TO_NARROW, recipe.text.limit)})
@@ -98,8 +105,13 @@ def narrow(encoder: PreTrainedModel, width: int, wanted: GeneralStudent, seed: i
         strength = deviation * down.weight.norm(dim=0)
         kept, dropped = strength.argsort(descending=True, stable=True).tensor_split([width])
         kept = kept.sort().values
-        down.bias.data += down.weight[:, dropped] @ mean[dropped]
-        up.weight.data, up.bias.data, down.weight.data = up.weight[kept], up.bias[kept], down.weight[:, kept]
+        rows = torch.cat([kept + first for first in range(0, up.out_features, down.in_features)])  # also of the gates
+        up.weight.data = up.weight[rows]
+        if up.bias is not None:
+            up.bias.data = up.bias[rows]
+        if down.bias is not None:
+            down.bias.data += down.weight[:, dropped] @ mean[dropped]
+        down.weight.data = down.weight[:, kept]
 
 
 @torch.no_grad()

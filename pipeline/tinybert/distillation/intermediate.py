@@ -26,7 +26,7 @@ from pipeline.tinybert.models.attention import attention_scores, gives_scores, o
 from pipeline.tinybert.models.batches import COLUMNS, Collator
 from pipeline.tinybert.models.batches import Batch as Rows
 from pipeline.tinybert.models.encoded_rows import EncodedRows
-from pipeline.tinybert.models.families import LastVectors, family_of
+from pipeline.tinybert.models.families import LastVectors
 from pipeline.tinybert.models.precision import to_inference
 from pipeline.tinybert.training.embeddings_in_use import embeddings_in_use
 from pipeline.tinybert.training.loop import Batch, Objective, Tensors, train_or_load
@@ -246,9 +246,6 @@ def learnable(
     if reason and weights.attention:
         log(f"{key}.losses.attention: attention scores are not learned: {reason}")
         weights = weights.model_copy(update={"attention": 0})
-    if weights.relations and not family_of(teacher.config).queries_keys_values:
-        log(f"{key}.losses.relations: relations are not learned: a {teacher.config.model_type} has one projection")
-        weights = weights.model_copy(update={"relations": 0})
     return weights
 
 

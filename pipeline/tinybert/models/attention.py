@@ -116,7 +116,7 @@ def _attention(module, query, key, value, attention_mask, dropout=0.0, scaling=N
             capture.scores[capture.layer] = scores
         if explicit:
             return _attend_explicitly(scores, value, attention_mask, dropout), None
-    segments = getattr(attention_mask, "segments", None)
+    segments = None if rest.get("sliding_window") else getattr(attention_mask, "segments", None)
     if segments is not None and query.dtype == torch.bfloat16:
         return _flash_attention(segments, query, key, value, dropout, scaling)[..., :head_size], None
     attended, _ = sdpa_attention_forward(
@@ -202,10 +202,10 @@ def first_position_only(model: PreTrainedModel) -> Iterator[None]:
     This is all that a head for text classification reads; its logits are the same except for rounding. In the last
     layer only the key and value projections still run on all positions: one sixth of its multiplications, if the
     feed-forward size is four times the hidden size. Blocks may be nested. Models of families that cannot use this
-    module's attention function compute all.
+    module's attention function, or have no module after it, compute all.
     """
     family = FAMILIES.get(model.config.model_type)
-    if family is None or family.has_own_attention:
+    if family is None or family.has_own_attention or not family.attention_end:
         yield
         return
     last = layers(model.base_model)[-1]

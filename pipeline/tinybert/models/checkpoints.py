@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,6 +127,7 @@ def tokenizer(folder: str | Path, key: str = ""):
     # the tokenizer requires before it accepts text that is already split into words.
     options = {"add_prefix_space": True} if config.model_type == "roberta" else {}
     with _loading(folder, key):
+        tokenizers.check_files(Path(folder))
         loaded = transformers.AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False, **options
         )
@@ -161,6 +162,13 @@ def user_tokenizer(folder: Path, key: str):
     return loaded
 
 
+def encoder_tokenizer(folder: Path, key: str):
+    """`user_tokenizer` of a model that this project trains: words that are given one by one are read as in a text."""
+    loaded = user_tokenizer(folder, key)
+    tokenizers.begin_words_with_a_space(loaded)
+    return loaded
+
+
 def log_truncated(encoded, longest: int) -> None:
     """Log how many of the encoded texts were truncated at ``longest`` word-pieces."""
     encodings = encoded.encodings or []
@@ -188,8 +196,15 @@ def shape_of(config) -> Shape:
     )
 
 
-def set_shape(config, shape: Shape) -> None:
-    """Write a shape into a configuration, under the names of its model family."""
+def set_shape(config, shape: Shape, layers: Sequence[int] = ()) -> None:
+    """Write a shape into a configuration, under the names of its model family.
+
+    layers: those whose kind of attention (ModernBERT: local or global) the new ones get, counted from 1; by default the
+    first ones.
+    """
+    if kinds := getattr(config, "layer_types", None):
+        numbers = layers or range(1, shape.layers + 1)
+        config.layer_types = [kinds[(number - 1) % len(kinds)] for number in numbers]
     config.num_hidden_layers, config.hidden_size = shape.layers, shape.hidden
     config.num_attention_heads = shape.heads
     setattr(config, family_of(config).feed_forward, shape.feed_forward)

@@ -27,7 +27,7 @@ class TeacherFamily:
     has_positions: whether position embeddings bound the length of a text, and are among the weights.
     layers: the encoder's list of layers. Names of submodules are relative to one layer.
     attention: the attention module.
-    queries_keys_values: its three projections; empty if they are one.
+    queries_keys_values: its three projections, or the one that makes all three.
     tanh_layer: of a model that classifies texts, the linear layer between the first hidden state and tanh; "": none.
     """
 
@@ -48,7 +48,7 @@ class Family(TeacherFamily):
     head: applies the masked language model's head: (model, hidden states (N, D)) → logits (N, V).
     output_projection: its fourth projection, if it applies one itself.
     attention_end: the module that ends the attention part. Its inputs are the attention's result and the layer's input,
-        as an argument or already added.
+        as an argument or already added. "": no module does.
     feed_forward_projections: the two projections of the feed-forward part.
     has_own_attention: whether the library's model computes attention itself, without an attention function.
     """
@@ -91,12 +91,21 @@ FAMILIES = {
         has_own_attention=True,
         tanh_layer="classifier.dense",
     ),
+    "modernbert": Family(
+        lambda model, hidden: model.decoder(model.head(hidden)),
+        prefix="model",
+        has_positions=False,
+        layers="layers",
+        attention="attn",
+        queries_keys_values=("Wqkv",),
+        attention_end="",
+        feed_forward_projections=("mlp.Wi", "mlp.Wo"),
+    ),
 }
 TEACHER_FAMILIES = {
     "deberta-v2": TeacherFamily(
         prefix="deberta", has_positions=False, queries_keys_values=("query_proj", "key_proj", "value_proj")
     ),
-    "modernbert": TeacherFamily(prefix="model", has_positions=False, queries_keys_values=()),
     "albert": TeacherFamily(
         layers="encoder.albert_layer_groups.0.albert_layers", attention="attention", tanh_layer="albert.pooler"
     ),
@@ -163,11 +172,13 @@ class LastVectors:
         """Those of the latest forward pass."""
         found = [self.latest[name] for name in self.names]
         self.latest.clear()
-        return found
+        return found if len(found) > 1 else list(found[0].chunk(3, dim=-1))
 
 
 def feed_forward(block: nn.Module, family: str) -> tuple[nn.Linear, nn.Linear]:
-    """The two projections of a layer's feed-forward part: weights (F, D) up to the F neurons, and (D, F) down."""
+    """The two projections of a layer's feed-forward part: weights (F, D) up to the F neurons, and (D, F) down. If the
+    neurons have gates (ModernBERT), the first is (2 F, D): the neurons, then their gates.
+    """
     found: Any = tuple(block.get_submodule(name) for name in FAMILIES[family].feed_forward_projections)
     return found
 
@@ -175,9 +186,12 @@ def feed_forward(block: nn.Module, family: str) -> tuple[nn.Linear, nn.Linear]:
 def word_logits(model: PreTrainedModel, inputs: dict[str, Tensor], positions: Tensor) -> Tensor:
     """A masked language model's logits (M, V) at the M positions where the mask ``positions`` (B, S) is true.
 
-    They are in order of row and position. After the last layer's attention, only these positions are computed.
+    They are in order of row and position. After the last layer's attention, only these positions are computed, if the
+    family has a module there.
     """
     family = FAMILIES[model.config.model_type]
+    if not family.attention_end:
+        return family.head(model, model.base_model(**inputs).last_hidden_state[positions])
     attention_end = layers(model.base_model)[-1].get_submodule(family.attention_end)
     hook = attention_end.register_forward_hook(lambda module, inputs, states: states[positions])
     try:

@@ -20,11 +20,22 @@ SAMPLE = (
     "ÜBER straße İstanbul Ελλάδα Москва cafe\u0301 ﬁne ½ ＡＢＣ",
     "東京タワー 中文字符 한국어 हिन्दी ภาษาไทย עברית العربية 😀",
 )
+FILES = ("tokenizer.json", "vocab.*", "*.model")
+NO_WORDS = (
+    "its tokenizer has no words: copy the tokenizer's files of the original model: tokenizer.json and"
+    " tokenizer_config.json, or vocab.txt"
+)
 SAMPLED_WORDS = 200
 UNKNOWN = "𒀀"  # in few vocabularies
 BEGINS_WORD = "Ġ▁"  # marks of byte-level and sentence-piece vocabularies
 FEW = 0.01  # an uncased vocabulary has a smaller share of words with capitals
 SHOWN = 12
+
+
+def check_files(folder: Path) -> None:
+    """Raise ValueError if the folder of a checkpoint has no file of a tokenizer's words."""
+    if not any(any(folder.glob(pattern)) for pattern in FILES):
+        raise ValueError(NO_WORDS)
 
 
 def check(tokenizer, config: Any) -> None:
@@ -33,10 +44,7 @@ def check(tokenizer, config: Any) -> None:
         raise ValueError(f"its tokenizer, {type(tokenizer).__name__}, has no fast version: expected a tokenizer.json")
     numbers = tokenizer.get_vocab()
     if not numbers.keys() - set(tokenizer.all_special_tokens):
-        raise ValueError(
-            "its tokenizer has no words: copy the tokenizer's files of the original model: tokenizer.json and"
-            " tokenizer_config.json, or vocab.txt"
-        )
+        raise ValueError(NO_WORDS)
     if len(set(numbers.values())) < len(numbers):
         raise ValueError("its tokenizer gives several word-pieces one number: its file lacks its special tokens")
     last = max(numbers, key=numbers.__getitem__)

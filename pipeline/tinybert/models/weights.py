@@ -15,7 +15,7 @@ from transformers.modeling_utils import load_state_dict
 from pipeline.tinybert.models.families import family_of
 
 FILES = ("model.safetensors", "pytorch_model.bin")  # in the order in which the library looks for them
-WORD_EMBEDDINGS = "embeddings.word_embeddings.weight"  # in every family but ModernBERT
+WORD_EMBEDDINGS = re.compile(r"embeddings\.(word|tok)_embeddings\.weight$")
 # Prefixes of the weights' names if the model was part of another module: DistributedDataParallel, torch.compile, a
 # LightningModule, a SentenceTransformer, a class of the user's.
 WRAPPERS = r"module|_orig_mod|model|base_model|auto_model|encoder|backbone|net|network|\d+"
@@ -69,8 +69,8 @@ def check_sizes(config: Any, held: dict[str, tuple[int, ...]]) -> None:
 def wrapper(names: Collection[str], config: Any) -> str:
     """The prefix that a wrapper added to the names of all weights ("module.model."); "" if there is none."""
     family = family_of(config).prefix or config.model_type
-    before = {name.removesuffix(WORD_EMBEDDINGS) for name in names if name.endswith(WORD_EMBEDDINGS)}
-    found = {prefix.removesuffix(f"{family}.") for prefix in before}
+    before = {name[: place.start()] for name in names if (place := WORD_EMBEDDINGS.search(name))}
+    found = {re.sub(rf"(^|\.){family}\.$", r"\1", prefix) for prefix in before}
     known = re.compile(rf"(?:(?:{WRAPPERS}|{family})\.)+")
     return found.pop() if len(found) == 1 and all(map(known.fullmatch, found)) else ""
 

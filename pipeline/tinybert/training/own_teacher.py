@@ -9,7 +9,7 @@ from transformers import AutoModel, PreTrainedModel
 
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.data import locations
-from pipeline.tinybert.models import checkpoints, memory, tokenizers, weights
+from pipeline.tinybert.models import checkpoints, memory, weights
 from pipeline.tinybert.tasks import Task
 
 KEY, ENCODER_KEY = "finetune_teacher.checkpoint", "finetune_teacher.encoder"
@@ -18,10 +18,9 @@ KEY, ENCODER_KEY = "finetune_teacher.checkpoint", "finetune_teacher.encoder"
 def encoder(location: str) -> tuple[Path, Any]:
     """The folder and the tokenizer of an encoder of the teacher's own (`finetune_teacher.encoder`)."""
     folder = locations.checkpoint_folder(location, ENCODER_KEY)
-    tokenizer = checkpoints.user_tokenizer(folder, ENCODER_KEY)
+    tokenizer = checkpoints.encoder_tokenizer(folder, ENCODER_KEY)
     memory.check(folder, ENCODER_KEY, is_trained=True)
     checkpoints.load(AutoModel, folder, ENCODER_KEY)  # errors name the setting
-    tokenizers.begin_words_with_a_space(tokenizer)
     return folder, tokenizer
 
 

@@ -63,6 +63,15 @@ def test_automatic_layers_go_from_the_first_to_the_last_in_equal_steps(encoder, 
         assert same(block, layers(encoder)[layer - 1])
 
 
+def test_layers_of_modernbert_keep_their_local_or_global_attention_and_the_first_stays_first(in_empty_folder):
+    tiny.write_family(general_student.ENCODER, "modernbert")
+    kinds = AutoModel.from_pretrained(general_student.ENCODER).config.layer_types
+    student = general_student.from_layers(wanted("layers", {"layers": 3}, layers=[1, 4, 3]), seed=1)
+    assert student.config.layer_types == [kinds[0], kinds[3], kinds[2]] and len(set(kinds)) == 2
+    with pytest.raises(UserError, match=r"\[2, 1\]: the first layer of a modernbert has other weights than the rest: "):
+        general_student.from_layers(wanted("layers", layers=[2, 1]), seed=1)
+
+
 def test_a_layer_used_twice_is_two_layers_of_the_student():
     first, second = layers(general_student.from_layers(wanted("layers", layers=[3, 3]), seed=1))
     assert first.output.dense.weight is not second.output.dense.weight
@@ -92,7 +101,9 @@ def test_a_narrower_student_loses_the_neurons_that_matter_least(in_empty_folder,
     with torch.no_grad():
         for block in layers(encoder):
             to, back = feed_forward(block, family)
-            to.weight[::4], to.bias[::4], back.weight[:, 1::4] = 0, 5, 0
+            to.weight[::4], back.weight[:, 1::4] = 0, 0
+            if to.bias is not None:
+                to.bias[::4] = 5
     checkpoints.save(general_student.ENCODER, encoder)
     student = general_student.from_layers(
         wanted("layers", {"layers": 4, "feed_forward": 24}, layers=[1, 2, 3, 4]), seed=1

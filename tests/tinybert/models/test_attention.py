@@ -1,4 +1,5 @@
 import copy
+from functools import partial
 
 import pytest
 import tiny
@@ -44,18 +45,36 @@ def test_scores_equal_queries_times_keys_before_softmax(batch, scores_by_hand, l
         torch.testing.assert_close(scores[layer], by_hand, atol=1e-6, rtol=0)
 
 
-def test_scores_of_mpnet_are_those_that_its_softmax_reads(tmp_path, batch):
-    tiny.write_family(tmp_path, "mpnet")
-    teacher = AutoModel.from_pretrained(tmp_path, attn_implementation="eager").eval()
-    inputs = batch((12, 3, 7))
-    attentions = teacher(**inputs, output_attentions=True).attentions
-    our_attention(our_attention(teacher))  # asked for by each stage that uses the model
-    with attention_scores([2, 4]) as scores:
-        teacher(**inputs)
-    assert sorted(scores) == [2, 4]
+@pytest.mark.parametrize("family", FAMILIES)
+def test_scores_are_those_that_the_softmax_of_the_family_reads(tmp_path, batch, family):
+    tiny.write_family(tmp_path, family)
+    model = AutoModel.from_pretrained(tmp_path, attn_implementation="eager").eval()
+    inputs = {name: batch((12, 3, 7))[name] for name in ("input_ids", "attention_mask")}
+    attentions = model(**inputs, output_attentions=True).attentions
+    our_attention(our_attention(model))  # asked for by each stage that uses the model
+    with attention_scores([1, 2, 4]) as scores:
+        model(**inputs)
+    assert sorted(scores) == [1, 2, 4]
     for layer, found in scores.items():
-        masked = found.masked_fill(~inputs["attention_mask"].bool()[:, None, None], -torch.inf)
-        torch.testing.assert_close(masked.softmax(-1), attentions[layer - 1], atol=1e-6, rtol=0)
+        weights, real = attentions[layer - 1], inputs["attention_mask"].bool()
+        read = found.masked_fill(weights == 0, -torch.inf)  # without padding and, in local attention, far positions
+        torch.testing.assert_close(
+            read.softmax(-1).transpose(1, 2)[real], weights.transpose(1, 2)[real], atol=1e-6, rtol=0
+        )
+
+
+def test_local_attention_of_modernbert_stays_local_where_ours_computes_it(tmp_path, batch):
+    tiny.write_family(tmp_path, "modernbert")
+    models = [AutoModel.from_pretrained(tmp_path, attn_implementation="eager") for _ in range(2)]
+    inputs = {name: batch((12, 3, 7))[name] for name in ("input_ids", "attention_mask")}
+    eager, ours = models[0], our_attention(models[1])
+    weights = dict(zip(eager.config.layer_types, eager(**inputs, output_attentions=True).attentions, strict=True))
+    assert (weights["sliding_attention"][0, :, 0, 8:] == 0).all() and (weights["full_attention"][0, :, 0, 8:] > 0).all()
+    for captured in ((), (1, 2, 3, 4)):  # by the kernel and explicitly
+        with attention_scores(captured):
+            states = ours(**inputs).last_hidden_state
+        real = inputs["attention_mask"].bool()
+        torch.testing.assert_close(states[real], eager(**inputs).last_hidden_state[real], atol=1e-5, rtol=0)
 
 
 def test_only_the_requested_layers_are_captured(batch):
@@ -151,19 +170,39 @@ def test_a_saved_model_loads_with_the_librarys_default_attention(tmp_path):
     assert loaded.config._attn_implementation == "sdpa"
 
 
-def classifier(family: str):
-    """A text classifier, and a batch of three texts, one of them padded."""
-    torch.manual_seed(0)
-    model = AutoModelForSequenceClassification.from_config(tiny.config(family=family, layers=3)).eval()
-    inputs = {"input_ids": torch.randint(5, 50, (3, 8)), "attention_mask": torch.ones(3, 8, dtype=torch.long)}
-    inputs["attention_mask"][1, 5:] = 0
-    return model, inputs
+@pytest.fixture
+def classifier(tmp_path):
+    """``classifier(family)``: a text classifier, a batch of three texts, one of them padded, and the number of
+    positions of each layer's result in the last forward.
+    """
+
+    def make(family: str):
+        tiny.write_family(tmp_path, family)
+        torch.manual_seed(0)
+        model = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+        inputs = {"input_ids": torch.randint(5, 50, (3, 8)), "attention_mask": torch.ones(3, 8, dtype=torch.long)}
+        inputs["attention_mask"][1, 5:] = 0
+        computed = {}
+
+        def count(number: int, layer, given, result) -> None:
+            states = result[0] if isinstance(result, tuple) else result
+            computed[number] = states.size(1)
+
+        for number, layer in enumerate(layers(model.base_model)):
+            layer.register_forward_hook(partial(count, number))
+        return model, inputs, computed
+
+    return make
+
+
+def positions(family: str) -> list[int]:
+    """Of each layer within ``first_position_only``."""
+    return [8, 8, 8, 8 if family in ("mpnet", "modernbert") else 1]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_first_position_only_keeps_logits_and_gradients(family):
-    model, inputs = classifier(family)
-    hidden = model.config.hidden_size
+def test_first_position_only_keeps_logits_and_gradients(classifier, family):
+    model, inputs, computed = classifier(family)
 
     def logits_and_gradients():
         model.zero_grad()
@@ -173,24 +212,23 @@ def test_first_position_only_keeps_logits_and_gradients(family):
 
     expected = logits_and_gradients()
     with first_position_only(model):
-        torch.testing.assert_close(logits_and_gradients(), expected)
-        sizes = {tuple(layer(torch.zeros(3, 8, hidden)).shape) for layer in layers(model.base_model)}
-        assert sizes == {(3, 8, hidden), (3, 1, hidden)}
+        torch.testing.assert_close(logits_and_gradients(), expected, atol=1e-5, rtol=1e-4)
+        assert [*computed.values()] == positions(family)
     torch.testing.assert_close(logits_and_gradients(), expected, atol=0, rtol=0)  # unchanged after the block
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_first_position_only_may_be_nested(family):
-    model, inputs = classifier(family)
+def test_first_position_only_may_be_nested(classifier, family):
+    model, inputs, computed = classifier(family)
     implementation = model.config._attn_implementation
     expected = model(**inputs).logits
     with first_position_only(model):
         with first_position_only(model):
             torch.testing.assert_close(model(**inputs).logits, expected)
-        states = torch.zeros(3, 8, model.config.hidden_size)
-        assert layers(model.base_model)[-1](states).size(1) == 1  # the outer block is still active
         torch.testing.assert_close(model(**inputs).logits, expected)
-    assert layers(model.base_model)[-1](states).size(1) == 8
+        assert [*computed.values()] == positions(family)  # the outer block is still active
+    torch.testing.assert_close(model(**inputs).logits, expected)
+    assert [*computed.values()] == [8, 8, 8, 8]
     assert model.config._attn_implementation == implementation
 
 
