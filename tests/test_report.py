@@ -95,6 +95,10 @@ def test_experiments_stand_beside_this_folder_with_a_verdict_and_their_settings(
     Path("params.yaml").write_text(tiny.set_value("seed", 7)(Path("params.yaml").read_text()))
     text = write(monkeypatch, "brisk-yolk", "main")
     assert text.count('"verdict">no difference (+0.0, 0.0 to 0.0)<') == 2
+    for title in ("Score and latency of int8", "Score by length", "distill_prediction: loss"):
+        chart = text.split(f"<h3>{title}</h3>")[1].split("</figure>")[0]  # above the first run in detail
+        assert all(name in chart for name in ("this folder", "brisk-yolk", "main")), title
+        assert all(f"m-{place}" in chart for place in range(3)), title
     assert re.search(r">seed</td><td[^>]*>7</td><td[^>]*>1</td><td[^>]*>1</td>", text)
     with pytest.raises(UserError, match="nothing: expected a commit, a branch or an experiment"):
         write(monkeypatch, "nothing")

@@ -10,6 +10,7 @@ LEFT, RIGHT, TOP, BOTTOM = 64, 16, 14, 44
 MOST_POINTS = 200  # of a curve; more cannot be seen
 MOST_CLASSES = 12  # of a confusion matrix; the rarest are left out
 CHARACTER = 6.2  # average width of a character of the labels
+COLOURS = 6  # of series that are not named after a model
 
 Point = tuple[float, float]
 Scale = Callable[[float], float]
@@ -32,19 +33,13 @@ def lines(
     if diagonal:
         low, high = (limit(limit(side) for side in zip(*points, strict=True)) for limit in (min, max))
         parts.append(line((x(low), y(low)), (x(high), y(high)), "grid dashed"))
-    for name, of_one in series.items():
+    for place, (name, of_one) in enumerate(series.items()):
         of_one = of_one[:: math.ceil(len(of_one) / MOST_POINTS) or 1]
         path = " ".join(f"{x(at):.1f},{y(value):.1f}" for at, value in of_one)
-        parts.append(f'<polyline class="line {css(name)}" points="{path}"/>')
+        parts.append(f'<polyline class="line {css(name, place)}" points="{path}"/>')
         for at, value in of_one if dots else ():
-            parts.append(
-                dot(
-                    x(at),
-                    y(value),
-                    name,
-                    f"{name}: {names_of_x[int(at)] if names_of_x else number(at)}, {number(value)}",
-                )
-            )
+            tip = f"{name}: {names_of_x[int(at)] if names_of_x else number(at)}, {number(value)}"
+            parts.append(dot(x(at), y(value), css(name, place), tip))
     return svg(parts, legend(series))
 
 
@@ -58,8 +53,8 @@ def intervals(rows: list[tuple[str, float, float, float]], x_label: str) -> str:
         y = 20 + 40 * at
         parts += [
             text(left - 10, y + 4, name, "end"),
-            line((x(low), y), (x(high), y), f"line {css(name)}"),
-            dot(x(value), y, name, f"{name}: {number(value)} ({number(low)} to {number(high)})", 5),
+            line((x(low), y), (x(high), y), f"line {css(name, at)}"),
+            dot(x(value), y, css(name, at), f"{name}: {number(value)} ({number(low)} to {number(high)})", 5),
             text(x(value), y - 9, f"{100 * value:.1f}", "middle"),
         ]
     return svg(parts, height=height)
@@ -71,10 +66,11 @@ def scatter(points: list[tuple[str, float, float]], x_label: str, y_label: str) 
     y, y_ticks = scale([point[2] for point in points], HEIGHT - BOTTOM - 20, TOP + 12)
     x_marks = [(x(math.log10(at)), number(at)) for at in decades([point[1] for point in points])]
     parts = axes(x_marks, [(y(tick), number(tick)) for tick in y_ticks], x_label, y_label)
+    colours = {name: css(name, place) for place, (name, *_) in enumerate(points)}
     for number_of_point, (name, at, value) in enumerate(sorted(points, key=lambda point: point[1])):
         place, above = x(math.log10(at)), number_of_point % 2 == 0  # names of neighbours must not overlap
         anchor = "start" if place < WIDTH / 3 else "end" if place > WIDTH * 2 / 3 else "middle"
-        parts.append(dot(place, y(value), name, f"{name}: {number(at)} ms, {number(value)}", 5))
+        parts.append(dot(place, y(value), colours[name], f"{name}: {number(at)} ms, {number(value)}", 5))
         parts.append(text(place, y(value) + (-10 if above else 18), name, anchor))
     return svg(parts)
 
@@ -118,7 +114,9 @@ def in_order(name: str) -> tuple[float, str]:
 
 
 def legend(names: Iterable[str]) -> str:
-    keys = "".join(f'<span><i class="key {css(name)}"></i>{escape(name)}</span>' for name in names)
+    keys = "".join(
+        f'<span><i class="key {css(name, place)}"></i>{escape(name)}</span>' for place, name in enumerate(names)
+    )
     return f'<figcaption class="legend">{keys}</figcaption>'
 
 
@@ -167,8 +165,8 @@ def line(start: Point, end: Point, classes: str) -> str:
     return f'<line class="{classes}" x1="{start[0]:.1f}" y1="{start[1]:.1f}" x2="{end[0]:.1f}" y2="{end[1]:.1f}"/>'
 
 
-def dot(x: float, y: float, name: str, tip: str, radius: float = 3) -> str:
-    return f'<circle class="{css(name)}" cx="{x:.1f}" cy="{y:.1f}" r="{radius}"><title>{escape(tip)}</title></circle>'
+def dot(x: float, y: float, colour: str, tip: str, radius: float = 3) -> str:
+    return f'<circle class="{colour}" cx="{x:.1f}" cy="{y:.1f}" r="{radius}"><title>{escape(tip)}</title></circle>'
 
 
 def text(x: float, y: float, content: str, anchor: str, classes: str = "") -> str:
@@ -179,9 +177,10 @@ def svg(parts: list[str], caption: str = "", height: float = HEIGHT) -> str:
     return f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img">{"".join(parts)}</svg>{caption}'
 
 
-def css(name: str) -> str:
-    """The class that gives the colour: that of the model with which the name begins."""
-    return next((f"m-{model}" for model in ("teacher", "baseline", "student") if name.startswith(model)), "m-other")
+def css(name: str, place: int) -> str:
+    """The class that gives the colour: that of the model with which the name begins, else that of its place."""
+    models = (f"m-{model}" for model in ("teacher", "baseline", "student") if name.startswith(model))
+    return next(models, f"m-{place % COLOURS}")
 
 
 def number(value: float) -> str:

@@ -44,7 +44,7 @@ class Run:
 
 
 def of(runs: list[Run], settings_that_differ: list[list[str]]) -> str:
-    """The page. The first run of each task is shown in full; the others beside it, in the tables."""
+    """The page. The first run of each task is shown in full; the students of the others beside its own."""
     by_task = [list(of_task) for _, of_task in groupby(sorted(runs, key=lambda run: run.task), lambda run: run.task)]
     body = ["<h1>Distillation results</h1>", *(results(of_task) for of_task in by_task)]
     if len(settings_that_differ) > 1:
@@ -65,9 +65,43 @@ def results(runs: list[Run]) -> str:
     if others:
         students = ((run.name, run.scores["student"]) for run in runs)
         values = [(name, *(student[key] for key in (first.metric, "low", "high"))) for name, student in students]
-        chart = grid([("The student in each run", charts.intervals(values, first.metric))])
+        chart = grid([("The student in each run", charts.intervals(values, first.metric)), *beside(runs)])
     words = "".join(f"<p>{escape(sentence[0].upper() + sentence[1:])}.</p>" for sentence in in_words(first))
     return f"{title}{words}{table(*lines)}{chart}"
+
+
+def beside(runs: list[Run]) -> Iterator[tuple[str, str]]:
+    """Charts of the students of several runs."""
+    metric = runs[0].metric
+    latencies = [
+        (run.name, float(row["milliseconds"]), float(row["score"]))
+        for run in runs for row in run.tables.get("package/score.csv", []) if row["model"] == "student int8"
+    ]  # fmt: skip
+    if latencies:
+        yield "Score and latency of int8", charts.scatter(latencies, "milliseconds, one text on one thread", metric)
+    if lengths := lengths_of(runs):
+        points = {run.name: by_length(run, "student", lengths) for run in runs}
+        yield "Score by length", charts.lines(points, "words", metric, lengths)
+    for file, rows in runs[0].tables.items():
+        stage, _, name = file.removesuffix(".tsv").partition("/plots/metrics/")
+        if name and len(rows) > 1 and stage.startswith("distill_"):
+            points = {run.name: curve(run.tables.get(file, []), name) for run in runs}
+            yield f"{stage}: {name}", charts.lines(points, "step", name, dots=False)
+
+
+def lengths_of(runs: list[Run]) -> list[str]:
+    """The names of the bins of text lengths, the shortest first."""
+    rows = (row for run in runs for row in run.tables.get("scores_by_length.csv", []) if row["metric"] == run.metric)
+    return list(dict.fromkeys(row["length"] for row in rows))
+
+
+def by_length(run: Run, model: str, lengths: list[str]) -> list[charts.Point]:
+    rows = [row for row in run.tables.get("scores_by_length.csv", []) if row["metric"] == run.metric]
+    return [(lengths.index(row["length"]), float(row["score"])) for row in rows if row["model"] == model]
+
+
+def curve(rows: list[dict], name: str) -> list[charts.Point]:
+    return [(float(row["step"]), float(row[name])) for row in rows]
 
 
 def in_words(run: Run) -> Iterator[str]:
@@ -119,12 +153,14 @@ def figures(run: Run) -> str:
         points = [(row["model"], float(row["milliseconds"]), float(row["score"])) for row in rows]
         made.append(("Score and latency", charts.scatter(points, "milliseconds, one text on one thread", run.metric)))
     if rows := tables.get("calibration.csv"):
-        series = by_model(rows, lambda row: (float(row["confidence"]), float(row["accuracy"])))
+        series = {
+            name: [(float(row["confidence"]), float(row["accuracy"])) for row in rows if row["model"] == which]
+            for which, name in MODELS.items()
+        }
         sides = ("confidence", "accuracy") if "confidence" in run.scores["student"] else ("prediction", "mean label")
         made.append(("Calibration", charts.lines(series, *sides, diagonal=True)))
-    if rows := [row for row in tables.get("scores_by_length.csv", []) if row["metric"] == run.metric]:
-        lengths = list(dict.fromkeys(row["length"] for row in rows))
-        series = by_model(rows, lambda row: (lengths.index(row["length"]), float(row["score"])))
+    if lengths := lengths_of([run]):
+        series = {name: by_length(run, which, lengths) for which, name in MODELS.items()}
         made.append(("Score by length", charts.lines(series, "words", run.metric, lengths)))
     for which in ("student", "teacher"):
         if rows := tables.get(f"confusion/{which}.csv"):
@@ -133,18 +169,13 @@ def figures(run: Run) -> str:
     return grid(made)
 
 
-def by_model(rows: list[dict], point) -> dict[str, list[charts.Point]]:
-    return {name: [point(row) for row in rows if row["model"] == which] for which, name in MODELS.items()}
-
-
 def curves(run: Run) -> str:
     made = []
     for file, rows in run.tables.items():
         if file.endswith(".tsv") and len(rows) > 1:
             stage, name = file.split("/")[0], file.split("/")[-1].removesuffix(".tsv")
-            points = [(float(row["step"]), float(row[name])) for row in rows]
             model = {"finetune_teacher": "teacher", "finetune_student": "baseline"}.get(stage, "student")
-            made.append((f"{stage}: {name}", charts.lines({model: points}, "step", name, dots=False)))
+            made.append((f"{stage}: {name}", charts.lines({model: curve(rows, name)}, "step", name, dots=False)))
     return f"<details open><summary>Training curves</summary>{grid(made)}</details>" if made else ""
 
 
@@ -234,9 +265,9 @@ PAGE = """<!DOCTYPE html>
 
 STYLE = """
 :root { --back: #fff; --text: #1b1f24; --soft: #5b6572; --edge: #dfe3e8; --teacher: #2f6fb7; --student: #d1600a;
-  --baseline: #708090; --other: #6a51a3; color-scheme: light dark }
+  --baseline: #708090; --fourth: #6a51a3; --fifth: #1d7f4e; --sixth: #b0306a; color-scheme: light dark }
 @media (prefers-color-scheme: dark) { :root { --back: #14171b; --text: #e6e9ee; --soft: #9aa5b1; --edge: #30363d;
-  --teacher: #6aa9ec; --student: #f0914a; --baseline: #9fb0c0; --other: #b39ddb } }
+  --teacher: #6aa9ec; --student: #f0914a; --baseline: #9fb0c0; --fourth: #b39ddb; --fifth: #5cc48e; --sixth: #f07bb0 } }
 body { margin: 0; background: var(--back); color: var(--text); font: 15px/1.5 system-ui, sans-serif }
 main { max-width: 1240px; margin: auto; padding: 16px }
 h1 { font-size: 24px; margin: 8px 0 } h2 { font-size: 20px; margin: 28px 0 8px }
@@ -251,7 +282,9 @@ svg text { font-size: 11px; fill: var(--text) } svg .label { fill: var(--soft) }
 line.dashed { stroke-dasharray: 4 4; stroke: var(--soft) }
 .line { fill: none; stroke-width: 2 } line.line { stroke-width: 3 }
 .m-teacher { --colour: var(--teacher) } .m-student { --colour: var(--student) }
-.m-baseline { --colour: var(--baseline) } .m-other { --colour: var(--other) }
+.m-baseline { --colour: var(--baseline) } .m-0 { --colour: var(--student) } .m-1 { --colour: var(--teacher) }
+.m-2 { --colour: var(--fourth) } .m-3 { --colour: var(--fifth) } .m-4 { --colour: var(--sixth) }
+.m-5 { --colour: var(--baseline) }
 circle { fill: var(--colour) } svg .line { stroke: var(--colour) }
 .cell { fill: var(--teacher); stroke: var(--edge) } svg .strong { fill: #fff }
 .legend span { margin-right: 14px } .key { display: inline-block; width: 10px; height: 10px; border-radius: 5px;
