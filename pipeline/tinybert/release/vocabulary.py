@@ -14,22 +14,24 @@ from transformers import PreTrainedModel
 
 from pipeline.tinybert.core.errors import UserError
 
-CONTINUATION = "##"
+MARKS = {"WordPiece": "##", "Unigram": "▁"}  # kind of vocabulary → the mark with which some pieces begin
 
 
 def needed(tokenizer, sequences: Iterable[list[int]], words: Iterable[str], key: str) -> list[int]:
     """The ids to keep, sorted.
 
     These are the ids in the encoded ``sequences``, those of ``words``, special and added tokens, and all single
-    characters, so that other words can be spelled. Raises UserError, which names the setting ``key``, if the tokenizer
-    is not a WordPiece tokenizer.
+    characters, so that other words can be spelled. Raises UserError, which names the setting ``key``, if the vocabulary
+    is of another kind: that of byte-level BPE has rules that join pieces.
     """
-    if _description(tokenizer)["model"]["type"] != "WordPiece":
+    kind = _description(tokenizer)["model"]["type"]
+    if kind not in MARKS:
         raise UserError(
-            f"{key}: only a WordPiece vocabulary can be trimmed, not that of {type(tokenizer).__name__}: leave it blank"
+            f"{key}: only a {' or '.join(MARKS)} vocabulary can be trimmed, not one of {kind}, as that of"
+            f" {type(tokenizer).__name__}: leave it blank"
         )
     ids = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
-    ids |= {number for piece, number in tokenizer.get_vocab().items() if len(piece.removeprefix(CONTINUATION)) == 1}
+    ids |= {number for piece, number in tokenizer.get_vocab().items() if len(piece.removeprefix(MARKS[kind])) <= 1}
     ids.update(*sequences)
     if words := list(words):
         ids.update(*tokenizer(words, add_special_tokens=False)["input_ids"])
@@ -46,8 +48,7 @@ def trim(model: PreTrainedModel, tokenizer, kept: list[int]):
     model.config.vocab_size, model.config.pad_token_id = len(kept), padding
 
     description = _description(tokenizer)
-    pieces = description["model"]["vocab"]
-    description["model"]["vocab"] = {piece: new_id[number] for piece, number in pieces.items() if number in new_id}
+    _keep(description["model"], new_id)
     for token in description["added_tokens"]:
         token["id"] = new_id[token["id"]]
     _renumber(description["post_processor"], new_id)
@@ -72,6 +73,16 @@ def check(tokenizer, before: list[list[int]], trimmed, after: list[list[int]], k
 def _description(tokenizer) -> dict:
     """The content of tokenizer.json."""
     return json.loads(tokenizer.backend_tokenizer.to_str())
+
+
+def _keep(model: dict, new_id: dict[int, int]) -> None:
+    """Reduce the vocabulary of tokenizer.json's ``model`` to the pieces of ``new_id`` (old id → new id)."""
+    pieces = model["vocab"]
+    if model["type"] == "Unigram":  # a list of pieces, each with its log probability
+        model["vocab"] = [pieces[number] for number in new_id if number < len(pieces)]  # added tokens come after these
+        model["unk_id"] = new_id.get(model["unk_id"])
+    else:
+        model["vocab"] = {piece: new_id[number] for piece, number in pieces.items() if number in new_id}
 
 
 def _renumber(post_processor: dict | None, new_id: dict[int, int]) -> None:

@@ -19,7 +19,7 @@ def test_kept_are_pieces_of_the_texts_and_words_special_tokens_and_single_charac
     assert {piece for piece in tokenizer.get_vocab() if len(piece.removeprefix("##")) == 1} <= set(pieces)
 
 
-@pytest.mark.parametrize("family", ["bert", "electra", "distilbert", "mpnet"])  # those with word pieces
+@pytest.mark.parametrize("family", ["bert", "electra", "distilbert", "mpnet", "xlm-roberta"])
 def test_texts_of_kept_pieces_give_the_same_pieces_and_hidden_states(tmp_path, family):
     tiny.write_family(tmp_path, family)
     model, tokenizer = AutoModel.from_pretrained(tmp_path).eval(), checkpoints.tokenizer(tmp_path)
@@ -29,6 +29,7 @@ def test_texts_of_kept_pieces_give_the_same_pieces_and_hidden_states(tmp_path, f
     kept = vocabulary.needed(tokenizer, inputs["input_ids"].tolist(), [], "key")
     trimmed = vocabulary.trim(model, tokenizer, kept)
     assert len(trimmed) == len(kept) < len(tokenizer)
+    assert trimmed.convert_ids_to_tokens(range(len(kept))) == tokenizer.convert_ids_to_tokens(kept)
     assert [trimmed.tokenize(text) for text in texts["text"]] == [tokenizer.tokenize(text) for text in texts["text"]]
     torch.testing.assert_close(model(**trimmed(**texts)).last_hidden_state, expected)
     checkpoints.save(tmp_path / "trimmed", model, trimmed)
@@ -47,9 +48,12 @@ def test_a_word_outside_the_trimmed_vocabulary_is_split_into_shorter_pieces():
     assert tokenizer.tokenize("heartwarming") == ["heart", "##warm", "##ing"]
 
 
-def test_a_vocabulary_that_is_not_wordpiece_is_an_error_that_names_the_setting(tmp_path):
+def test_a_vocabulary_of_another_kind_is_an_error_that_names_the_setting(tmp_path):
     tiny.write_family(tmp_path, "roberta")
-    with pytest.raises(UserError, match=r"^export.frequent_words: only a WordPiece vocabulary"):
+    with pytest.raises(
+        UserError,
+        match=r"^export.frequent_words: only a WordPiece or Unigram vocabulary can be trimmed, not one of BPE, ",
+    ):
         vocabulary.needed(checkpoints.tokenizer(tmp_path), [], [], "export.frequent_words")
 
 
