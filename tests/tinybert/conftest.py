@@ -1,4 +1,8 @@
+import shutil
+from pathlib import Path
+
 import pytest
+import tiny
 import torch
 
 from pipeline.tinybert.core.settings import Losses
@@ -10,6 +14,14 @@ def in_empty_folder(tmp_path, monkeypatch):
     """Stages read and write below the working folder."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def raw_world(in_empty_folder) -> Path:
+    """The tiny world before any stage, and the working folder."""
+    shutil.copy(tiny.ROOT / "params.yaml", in_empty_folder)
+    tiny.write_world(in_empty_folder)
+    return in_empty_folder
 
 
 @pytest.fixture

@@ -164,14 +164,15 @@ class QuestionAnswering(Task):
         """By characters: a start has the probability of all pieces whose first character is in its piece, an end that
         of all whose last one is. What is nowhere in the window counts as no answer.
 
-        A window that the other model has not read to its end has no logits.
+        A window that the other model has not read to its last piece but one has no logits: the last piece may stand for
+        no character, as a byte-level model's space before an emoji.
         """
         import torch
 
         made = logits.new_full((*own.shape, 2), torch.nan)
         for row, found in enumerate(logits.double()):
             ranges = torch.stack([first[row], end[row]], dim=1)[mask[row]]
-            if ranges[:, 1].max() <= own[row].nonzero()[-1, 0]:
+            if ranges[:, 1].max() < own[row].nonzero()[-1, 0]:
                 continue
             places = ranges - torch.tensor([0, 1])  # the pieces in which each one starts and ends
             places = torch.where((ranges[:, :1] < ranges[:, 1:]) & own[row][places], places, 0)

@@ -23,22 +23,19 @@ def shown_at_once(monkeypatch):
     monkeypatch.setattr(curves, "SECONDS_BEFORE_SHOWN", 0)
 
 
-@pytest.fixture
-def shown_before_outputs(repository, monkeypatch) -> dict[str, list[list[str]]]:
-    """The tables where the plots will be, after a stage has trained and before it writes its outputs."""
-    shown, write = {}, fine_tuning.write_result
+def test_curves_are_shown_during_training_where_the_final_ones_will_be_and_dvclive_leaves_nothing_else(
+    repository, monkeypatch
+):
+    shown_before_outputs, write = {}, fine_tuning.write_result
 
     def look(metrics, *rest, **more):
-        shown.update(tables(METRICS))
+        shown_before_outputs.update(tables(METRICS))
         write(metrics, *rest, **more)
 
     monkeypatch.setattr(fine_tuning, "write_result", look)
+    stages = Path("dvc.yaml").read_bytes()
     with resume.stage_folder(STAGE, ["tiny"]):
         tiny.run_stage(STAGE)
-    return shown
-
-
-def test_curves_are_shown_during_training_where_the_final_ones_will_be(shown_before_outputs):
     left = tables(METRICS)
     assert set(left) == {f"plots/metrics/{name}.tsv" for name in ("loss", "validation_accuracy")}
     assert set(shown_before_outputs) == set(left)
@@ -47,10 +44,9 @@ def test_curves_are_shown_during_training_where_the_final_ones_will_be(shown_bef
         shown = [[float(value) for value in point] for point in shown_before_outputs[name][1:]]
         assert len(points) > 2
         assert shown == [pytest.approx([float(value) for value in point], rel=1e-5) for point in points]
-
-
-def test_other_files_that_dvclive_writes_do_not_stay(shown_before_outputs):
     assert {path.name for path in METRICS.iterdir()} == {"plots", "validation.json"}
+    assert Path("dvc.yaml").read_bytes() == stages
+    assert not list(Path("metrics").rglob("dvc.yaml"))
 
 
 def test_an_interrupt_leaves_the_committed_curves_as_they_were(repository, monkeypatch):
@@ -61,14 +57,6 @@ def test_an_interrupt_leaves_the_committed_curves_as_they_were(repository, monke
         tiny.run_stage(STAGE)
     assert tables(METRICS) == before
     assert {path.name for path in METRICS.iterdir()} == {"plots", "validation.json"}
-
-
-def test_dvc_yaml_is_not_rewritten(repository):
-    before = Path("dvc.yaml").read_bytes()
-    with resume.stage_folder(STAGE, ["tiny"]):
-        tiny.run_stage(STAGE)
-    assert Path("dvc.yaml").read_bytes() == before
-    assert not list(Path("metrics").rglob("dvc.yaml"))
 
 
 def test_a_short_training_does_not_wait_for_dvclive(repository, monkeypatch):

@@ -1,6 +1,7 @@
 """params.yaml: every wrong key is named, with what was expected there; a task's own values count."""
 
 import copy
+import re
 import typing
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,9 +39,8 @@ def groups(kind: type[settings.Group], found: dict, prefix: str = "") -> Iterato
             yield from groups(inner, value, f"{prefix}{key}.")
 
 
-GROUPS = list(groups(settings.Settings, PARAMS))
-KEYS = [prefix + key for prefix, kind in GROUPS for key in kind.model_fields if key != "tasks"]
-REQUIRED = [prefix + key for prefix, kind in GROUPS for key, field in kind.model_fields.items() if field.is_required()]
+GROUPS = dict(groups(settings.Settings, PARAMS))
+PREFIXES = pytest.mark.parametrize("prefix", GROUPS)  # each test damages all keys of a group: a message takes long
 
 
 def place(params: dict, key: str) -> tuple[dict, str]:
@@ -88,34 +88,38 @@ def test_the_repository_s_settings_are_read(load):
 
 
 def test_all_groups_are_looked_at():
-    prefixes = {prefix for prefix, _ in GROUPS}
-    assert {"", "encoder.masked_language_model.text.", "general_student.distillation.losses.", f"{OWN}.source."} <= (
-        prefixes
-    )
+    expected = {"", "encoder.masked_language_model.text.", "general_student.distillation.losses.", f"{OWN}.source."}
+    assert expected <= GROUPS.keys()
 
 
-@pytest.mark.parametrize("prefix", [prefix for prefix, _ in GROUPS])
-def test_an_unknown_key_is_named(prefix, refusal):
+def fields(prefix: str) -> dict[str, pydantic.fields.FieldInfo]:
+    """The settings of a group, by key."""
+    return {key: field for key, field in GROUPS[prefix].model_fields.items() if key != "tasks"}
+
+
+@PREFIXES
+def test_unknown_keys_are_named_and_misspelt_ones_with_the_right_one(prefix, refusal):
     params = copy.deepcopy(PARAMS)
-    group, last = place(params, f"{prefix}colour")
-    group[last] = "blue"
-    assert f"{prefix}colour: unknown setting (known here: " in refusal(params)
+    group, _ = place(params, f"{prefix}colour")
+    for key in fields(prefix):
+        group[f"{key}x"] = group.pop(key, None)
+    group["colour"] = "blue"
+    message = refusal(params)
+    assert f" {prefix}colour: unknown setting (known here: " in message
+    for key in fields(prefix):
+        assert f" {prefix}{key}x: unknown setting; did you mean '{key}'?" in message
 
 
-@pytest.mark.parametrize("key", KEYS)
-def test_a_misspelt_key_is_named_with_the_right_one(key, refusal):
+@PREFIXES
+def test_missing_keys_are_named(prefix, refusal):
+    required = [key for key, field in fields(prefix).items() if field.is_required()]
     params = copy.deepcopy(PARAMS)
-    group, last = place(params, key)
-    group[last + "x"] = group.pop(last, None)
-    assert f"{key}x: unknown setting; did you mean '{last}'?" in refusal(params)
-
-
-@pytest.mark.parametrize("key", REQUIRED)
-def test_a_missing_key_is_named(key, refusal):
-    params = copy.deepcopy(PARAMS)
-    group, last = place(params, key)
-    del group[last]
-    assert f"{key}: missing" in refusal(params)
+    group, _ = place(params, f"{prefix}any")
+    for key in required:
+        del group[key]
+    message = refusal(params) if required else ""
+    for key in required:
+        assert f" {prefix}{key}: missing" in message
 
 
 def test_a_key_that_may_stand_blank_says_so_where_it_is_missing(refusal):
@@ -131,19 +135,16 @@ def test_a_key_that_may_stand_blank_says_so_where_it_is_missing(refusal):
     assert f"tasks.{task}.metric: missing;" in f"{message};"
 
 
-@pytest.mark.parametrize("key", KEYS)
-def test_a_value_of_another_type_is_named_with_what_was_expected(key, refusal):
+@PREFIXES
+def test_values_of_another_type_are_named_with_what_was_expected(prefix, refusal):
     params = copy.deepcopy(PARAMS)
-    group, last = place(params, key)
-    group[last] = wrong = 7.5 if "str" in repr(annotation(key)) else "seven"
+    group, _ = place(params, f"{prefix}any")
+    wrong = {key: 7.5 if "str" in repr(field.annotation) else "seven" for key, field in fields(prefix).items()}
+    group |= wrong
     message = refusal(params)
-    assert f"{key}: expected " in message
-    assert f", found {wrong!r} ({type(wrong).__name__})" in message
-
-
-def annotation(key: str):
-    prefix, _, last = key.rpartition(".")
-    return dict(GROUPS)[prefix + "." if prefix else ""].model_fields[last].annotation
+    for key, value in wrong.items():
+        found = re.escape(f", found {value!r} ({type(value).__name__})")
+        assert re.search(f" {re.escape(prefix + key)}: expected [^;]+{found}", message), key
 
 
 @pytest.mark.parametrize(
@@ -253,7 +254,8 @@ def test_a_key_that_is_no_text_is_named(key, refusal):
 def numbers_without_a_limit(schema: dict, key: str) -> list[str]:
     """The whole numbers of a JSON schema, by key, that may be as large as one likes."""
     found = [key] if schema.get("type") == "integer" and not {"maximum", "exclusiveMaximum"} & schema.keys() else []
-    parts = [*schema.get("anyOf", []), *([schema["items"]] if "items" in schema else [])]
+    parts = [*schema.get("anyOf", []), *(schema[part] for part in ("items", "additionalProperties") if part in schema)]
+    parts = [part for part in parts if isinstance(part, dict)]  # additionalProperties: false
     inner = [*((part, key) for part in parts), *((part, name) for name, part in schema.get("properties", {}).items())]
     return found + [name for part, of in inner for name in numbers_without_a_limit(part, of)]
 
@@ -261,10 +263,10 @@ def numbers_without_a_limit(schema: dict, key: str) -> list[str]:
 def test_every_whole_number_has_a_limit():
     """Beyond it a run could only hang or overflow."""
     values = {"labels", "where"}  # values of the user's file
-    groups = settings.Settings.model_json_schema()["$defs"].values()
-    options = [kind.Options.model_json_schema() for kind in tasks.KINDS.values() if hasattr(kind, "Options")]
-    found = [name for group in (*groups, *options) for name in numbers_without_a_limit(group, "")]
-    assert set(found) <= values
+    options = [kind.Options for kind in tasks.KINDS.values() if hasattr(kind, "Options")]
+    schemas = [group.model_json_schema() for group in (settings.Settings, *options)]
+    groups = [group for schema in schemas for group in (schema, *schema.get("$defs", {}).values())]
+    assert {name for group in groups for name in numbers_without_a_limit(group, "")} == values
 
 
 @pytest.mark.parametrize(
@@ -455,11 +457,14 @@ class TestPresets:
         assert said in capsys.readouterr().out
         assert loaded.of("general_student", TASK).start == "layers"
 
-    @pytest.mark.parametrize("task", [name for name in PARAMS["tasks"] if name != TASK])
-    def test_the_paper_s_tasks_train_for_the_paper_s_epochs_however_few_their_rows(self, load, task):
+    def test_the_paper_s_tasks_train_for_the_paper_s_epochs_however_few_their_rows(self, load):
         loaded = load()
-        for stage in ("finetune_teacher", "distill_prediction"):
-            assert (loaded.of(stage, task).epochs, loaded.of(stage, task).min_steps) == (3, None)
+        found = {
+            (task, stage): (loaded.of(stage, task).epochs, loaded.of(stage, task).min_steps)
+            for task in PARAMS["tasks"].keys() - {TASK}
+            for stage in ("finetune_teacher", "distill_prediction")
+        }
+        assert found == dict.fromkeys(found, (3, None)) != {}
 
     def test_a_task_s_own_values_replace_those_of_its_preset(self, load):
         loaded = load(**{"tasks.mnli.general_student": {"preset": "tinybert4", "shape": {"layers": 6}}})

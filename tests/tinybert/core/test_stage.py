@@ -1,6 +1,7 @@
 """How a stage ends: whole outputs or none, one line for what the user can mend, exit code 1."""
 
 import errno
+import re
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 import torch
 from tiny import lines, start_python
 
-from pipeline.tinybert.core import whole
+from pipeline.tinybert.core import stage, whole
 from pipeline.tinybert.core.errors import Interrupted, UserError, message
 from pipeline.tinybert.core.log import log_count, summed_counts
 from pipeline.tinybert.core.output import output, write_csv, write_json
@@ -31,6 +32,17 @@ def python(code: str) -> subprocess.Popen:
 def in_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def in_this_process(in_folder, monkeypatch):
+    """A stage may be run in an empty folder by the tests' own process, with errors reported as in the stage's own."""
+    for name in ("imports_are_done", "keep_freed_memory"):
+        monkeypatch.setattr(stage, name, lambda: None)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # restored after the test
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
+    stage.report_errors_in_one_line()
 
 
 def files(folder: Path) -> dict[str, str | None]:
@@ -110,39 +122,53 @@ class TestOutput:
 
 class TestEnd:
     @pytest.mark.parametrize(
-        ("code", "line"),
+        ("error", "line"),
         [
-            ("raise UserError('a.csv, row 3:\\n  no label')", "-c: a.csv, row 3: no label"),
-            ("raise OSError(28, 'No space left', 'a.csv')", "-c: the disk is full while writing a.csv: free some"),
-            ("import torch; raise torch.OutOfMemoryError('CUDA')", "-c: the GPU's memory is full: set a smaller batch"),
-            ("import sys; sys.argv.append('--help'); stage.run(print, 'task')", "-c: no option --help: python -m"),
-            (
-                "raise PermissionError(13, 'Permission denied', 'a.csv')",
-                "-c: a.csv cannot be read or written: Per",
-            ),
-            ("raise OSError(30, 'Read-only file system', 'a.csv')", "-c: a.csv cannot be read or written: Read-only f"),
-            (
-                "raise RuntimeError('Permission denied (os error 13)')",
-                "-c: a file cannot be read or written",
-            ),
-            ("stage.run(print, 'task')", "-c: 0 arguments given, 1 expected: python -m pipeline.-c <task>"),
-            (
-                "import sys; sys.argv = ['evaluate', 'films']; stage.run(lambda task: open('data/films/rows'), 'task')",
-                "evaluate: there is no models/films/teacher: run `dvc repro evaluate@films`, which first runs the",
-            ),
+            (UserError("a.csv, row 3:\n  no label"), "stage: a.csv, row 3: no label"),
+            (OSError(28, "No space left", "a.csv"), "stage: the disk is full while writing a.csv: free some"),
+            (torch.OutOfMemoryError("CUDA"), "stage: the GPU's memory is full: set a smaller batch"),
+            (PermissionError(13, "Permission denied", "a.csv"), "stage: a.csv cannot be read or written: Per"),
+            (OSError(30, "Read-only file system", "a.csv"), "stage: a.csv cannot be read or written: Read-only f"),
+            (RuntimeError("Permission denied (os error 13)"), "stage: a file cannot be read or written"),
         ],
     )
-    def test_what_the_user_can_mend_is_one_line(self, code, line):
-        process = python(code)
-        _, said = process.communicate(timeout=30)
-        assert process.returncode == 1
-        assert len(lines(said)) == 1
-        assert lines(said)[0].startswith(line)
+    def test_what_the_user_can_mend_is_one_line(self, error, line, in_this_process, monkeypatch, capsys):
+        def fail() -> None:
+            raise error
 
-    def test_the_task_may_be_given_as_dvc_gives_it(self):
-        for given in ("'tiny'", "'--task', 'tiny'"):
-            said, _ = python(f"import sys; sys.argv += [{given}]; stage.run(print, 'task')").communicate(timeout=30)
-            assert lines(said)[:2] == ["-c tiny: starts", "tiny"]
+        monkeypatch.setattr(sys, "argv", ["stage.py"])
+        with pytest.raises(type(error)) as raised:
+            stage.run(fail)
+        sys.excepthook(raised.type, raised.value, raised.tb)
+        [said] = lines(capsys.readouterr().err)
+        assert said.startswith(line)
+
+    @pytest.mark.parametrize(
+        ("arguments", "line"),
+        [
+            (["--help"], "no option --help: python -m pipeline.evaluate <task>"),
+            ([], "0 arguments given, 1 expected: python -m pipeline.evaluate <task>"),
+            (["films"], "there is no models/films/teacher: run `dvc repro evaluate@films`, which first runs the"),
+        ],
+    )
+    def test_a_wrong_call_and_a_missing_input_are_errors_that_say_what_to_run(
+        self, arguments, line, in_this_process, monkeypatch
+    ):
+        Path("dvc.yaml").write_text("stages: {evaluate: {deps: ['models/${item.task}/teacher']}}")
+        monkeypatch.setattr(sys, "argv", ["evaluate", *arguments])
+        with pytest.raises(UserError, match=f"^{re.escape(line)}"):
+            stage.run(lambda task: Path("data/films/rows").read_text(), "task")
+
+    def test_an_error_ends_the_process_with_its_line_and_code_1(self):
+        process = python("raise UserError('a.csv: no label')")
+        _, said = process.communicate(timeout=30)
+        assert (process.returncode, lines(said)) == (1, ["-c: a.csv: no label"])
+
+    @pytest.mark.parametrize("given", [["tiny"], ["--task", "tiny"]])
+    def test_the_task_may_be_given_as_dvc_gives_it(self, given, in_this_process, monkeypatch, capsys):
+        monkeypatch.setattr(sys, "argv", ["evaluate", *given])
+        stage.run(print, "task")
+        assert lines(capsys.readouterr().out)[:2] == ["evaluate tiny: starts", "tiny"]
 
     def test_a_stage_that_runs_already_is_not_started_again(self, in_folder):
         Path(".dvc").mkdir()

@@ -1,5 +1,4 @@
 import json
-import shutil
 import time
 from pathlib import Path
 
@@ -23,11 +22,8 @@ ENCODER = Path("data/raw/encoder/checkpoint")
 
 
 @pytest.fixture
-def raw_world(tmp_path, monkeypatch):
-    """The tiny world before any stage. A piece takes a layer a millionth of a second, a batch and a step nothing."""
-    shutil.copy(tiny.ROOT / "params.yaml", tmp_path)
-    tiny.write_world(tmp_path)
-    monkeypatch.chdir(tmp_path)
+def raw_world(raw_world, monkeypatch):
+    """A piece takes a layer a millionth of a second, a batch and a step nothing."""
     monkeypatch.setattr(Machine, "speed", lambda *settings: Speed(batch=0, piece=1e-6, pair=0))
 
 
@@ -91,7 +87,7 @@ def test_a_long_run_is_told_what_makes_it_shorter(raw_world, monkeypatch, capsys
     assert "fewer augment.variants (2 of each of 112 rows)" in line and "fewer distill_prediction.epochs (9)" in line
 
 
-@pytest.mark.parametrize("kind", ["named_entities", "question_answering"])
+@pytest.mark.parametrize("kind", sorted(tasks.KINDS))
 def test_every_kind_has_a_sketch(raw_world, kind):
     tiny.write_task(Path(), kind)
     stages = [cost.stage for cost in sketch_of(kind).costs()]

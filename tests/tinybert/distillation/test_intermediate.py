@@ -29,8 +29,16 @@ from pipeline.tinybert.models import checkpoints
 from pipeline.tinybert.models.attention import our_attention
 from pipeline.tinybert.training import loop
 
-LAYER_MAPS = ["uniform", "first", "last", [4, 1]]
-WEIGHTS = [(1, 1, 1), (0.5, 2, 0.25), (1, 0, 0), (0, 1, 0), (0, 0, 1)]
+CASES = [  # projections, layer map, weights: each of them, and both kinds of projections with each kind of weights
+    ("shared", "uniform", (1, 1, 1)),
+    ("each", "first", (1, 1, 1)),
+    ("shared", [4, 1], (0.5, 2, 0.25)),
+    ("each", "last", (0.5, 2, 0.25)),
+    ("shared", "first", (1, 0, 0)),
+    ("shared", "last", (0, 1, 0)),
+    ("each", [4, 1], (0, 1, 0)),
+    ("each", "uniform", (0, 0, 1)),
+]
 
 
 def recipe(**changes) -> DistillIntermediate:
@@ -86,9 +94,7 @@ def gradients(module) -> dict[str, torch.Tensor]:
     return {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in module.named_parameters()}
 
 
-@pytest.mark.parametrize("weights", WEIGHTS, indirect=True)
-@pytest.mark.parametrize("layer_map", LAYER_MAPS, ids=str)
-@pytest.mark.parametrize("projections", ["shared", "each"])
+@pytest.mark.parametrize(("projections", "layer_map", "weights"), CASES, indirect=["weights"], ids=str)
 def test_intermediate_losses_and_gradients_equal_a_plain_eager_implementation(
     batch, scores_by_hand, projections, layer_map, weights
 ):
@@ -164,13 +170,6 @@ def test_dropout_of_the_teacher_is_not_applied(in_empty_folder, data):
     learn(make_student(), teacher.train(), data, logits=second, seed=2)
     np.testing.assert_allclose(first.values[:], expected, atol=1e-5)
     np.testing.assert_allclose(second.values[:], expected, atol=1e-5)
-
-
-def test_training_records_the_teacher_s_logits(in_empty_folder, data):
-    teacher, logits = make_teacher(), no_logits()
-    expected = plain_logits(teacher)
-    learn(make_student(), teacher, data, logits=logits)
-    np.testing.assert_allclose(logits.values[:], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("already", [[], [0, 7, 9], range(10)])

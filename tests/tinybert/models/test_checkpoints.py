@@ -43,18 +43,6 @@ def test_an_invalid_weights_file_is_an_error(tmp_path):
         checkpoints.load(AutoModel, tmp_path, "encoder.checkpoint")
 
 
-class Malice:
-    def __reduce__(self):
-        return exec, ("raise SystemExit('executed')",)
-
-
-def test_pickled_weights_that_execute_code_are_refused(tmp_path):
-    tiny.config().save_pretrained(tmp_path)
-    torch.save({"weights": Malice()}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(UserError, match=r"^encoder\.checkpoint: .* cannot be loaded: ."):
-        checkpoints.load(AutoModel, tmp_path, "encoder.checkpoint")
-
-
 def test_a_checkpoint_with_custom_code_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(
         '{"model_type": "strange", "auto_map": {"AutoConfig": "code.Config", "AutoModel": "code.Model"}}'

@@ -8,7 +8,6 @@ from transformers import BertForSequenceClassification
 from pipeline.tinybert.core import launch
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.models import inference
-from pipeline.tinybert.models.batches import Collator
 from pipeline.tinybert.models.encoded_rows import EncodedRows
 from pipeline.tinybert.models.inference import EvaluationSet, class_logits, encode, pytorch_forward
 
@@ -163,20 +162,6 @@ def test_a_score_that_needs_a_threshold_is_the_best_one(task, monkeypatch):
     logits = [np.array([[0.0, 1.0]])] * len(ROWS)
     negative = np.mean([row["label"] == "negative" for row in ROWS])
     assert EvaluationSet(task, ROWS, tiny.tokenizer()).score(logits)["accuracy"] == pytest.approx(negative)
-
-
-def test_a_batch_is_padded_to_its_longest_row_and_has_model_inputs_only(task):
-    data = EncodedRows.in_memory(encode(task, [{"text": "good"}, {"text": "a good film"}], tiny.tokenizer()))
-    batch = Collator(tiny.tokenizer())(data.batch([0, 1]))
-    assert batch.keys() == {"input_ids", "attention_mask", "token_type_ids"}
-    assert batch["attention_mask"].tolist() == [[1, 1, 1, 0, 0], [1] * 5]
-
-
-def test_truncated_texts_are_counted(task, capsys):
-    task.max_length = 8
-    columns = encode(task, [{"text": "good " * length} for length in (2, 20, 30)], tiny.tokenizer())
-    assert [len(ids) for ids in columns["input_ids"]] == [4, 8, 8]
-    assert "2 of 3 texts" in capsys.readouterr().out
 
 
 def test_a_length_beyond_the_model_s_is_an_error_that_names_the_setting(task):

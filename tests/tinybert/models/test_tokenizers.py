@@ -38,7 +38,7 @@ def rename_unknown(content: dict) -> None:
 GENERIC = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "[PAD]", "mask_token": "[MASK]"}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["bert", "roberta"])
 def test_a_checkpoint_without_tokenizer_files_is_refused(tmp_path, family):
     tiny.write_family(tmp_path, family)
     for file in tmp_path.glob("tokenizer*"):

@@ -61,18 +61,17 @@ def set_config(folder: Path, **values) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
 
 
-@pytest.mark.parametrize(
-    ("form", "prefix"),
-    [
-        ("safetensors", "module."),
-        ("safetensors", "0.auto_model."),
-        ("pickle", "_orig_mod."),
-        ("pickle", "module._orig_mod.model."),
-        ("several files", "model.{}."),
-        ("several files", ""),
-    ],
-)
-@pytest.mark.parametrize("family", FAMILIES)
+WRAPPED = [
+    ("bert", "safetensors", "module."),
+    ("bert", "safetensors", "0.auto_model."),
+    ("bert", "pickle", "_orig_mod."),
+    ("bert", "pickle", "module._orig_mod.model."),
+    ("bert", "several files", ""),
+    *((family, "several files", "model.{}.") for family in FAMILIES),
+]
+
+
+@pytest.mark.parametrize(("family", "form", "prefix"), WRAPPED)
 def test_weights_of_a_wrapped_model_are_those_of_the_model_and_are_saved_under_its_names(
     tmp_path, rewrite, family, form, prefix, capfd
 ):
@@ -119,8 +118,7 @@ def without(part: str):
 LAYERS = {family: names.layers for family, names in FAMILIES.items()}
 
 
-@pytest.mark.parametrize("form", ["safetensors", "pickle"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "form"), [("bert", "pickle"), *((family, "safetensors") for family in FAMILIES)])
 def test_a_missing_layer_is_refused_by_the_names_of_its_weights(tmp_path, rewrite, family, form):
     tiny.write_family(tmp_path, family)
     rewrite(without(f"{LAYERS[family]}.1."), form)
@@ -141,15 +139,10 @@ def test_more_layers_than_the_configuration_states_are_refused_by_name(tmp_path,
 def test_a_weight_of_another_shape_is_refused_with_both_shapes(tmp_path, rewrite, family):
     tiny.write_family(tmp_path, family)
     embeddings = "embeddings.position_embeddings.weight"
+    width = load_file(tmp_path / "model.safetensors")[embeddings].shape[1]
     rewrite(lambda held: {**held, embeddings: held[embeddings][:48].clone(), "more.weight": held[embeddings].clone()})
     rows = 64 + FAMILIES[family].reserved_positions
-    width = checkpoints.load(AutoModel, saved_as(tmp_path, family)).get_input_embeddings().embedding_dim
     assert f"1 of another shape ({embeddings} (48, {width}) for ({rows}, {width}))" in refusal(tmp_path)
-
-
-def saved_as(folder: Path, family: str) -> Path:
-    tiny.write_family(folder / "other", family)
-    return folder / "other"
 
 
 @pytest.mark.parametrize(

@@ -207,8 +207,9 @@ def test_a_saved_model_predicts_the_task_s_tags(tmp_path):
     model = TASK.load_model(tmp_path / "model")
     assert isinstance(model, BertForTokenClassification)
     model.save_pretrained(tmp_path / "model")
-    entities = pipeline("token-classification", model=str(tmp_path / "model"))("good film")
-    assert {entity["entity"] for entity in entities} <= set(LABELS)
+    tagged = pipeline("token-classification", model=str(tmp_path / "model"), ignore_labels=[])("good film")
+    assert [word["word"] for word in tagged] == ["good", "film"]
+    assert {word["entity"] for word in tagged} <= set(LABELS)
 
 
 tag_lists = st.lists(st.sampled_from(LABELS), min_size=1, max_size=8)

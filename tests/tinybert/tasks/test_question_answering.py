@@ -14,6 +14,7 @@ from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.settings import Source, Text
 from pipeline.tinybert.data.records import parse_records
 from pipeline.tinybert.tasks.squad import exact_match, f1, normalised
+from pipeline.tinybert.tasks.task import splice
 
 KEY = "tasks.tiny.source"
 TASK = tiny.task([], "f1", kind="question_answering")
@@ -420,6 +421,7 @@ def test_edits_leave_every_answer_unchanged_and_at_its_offset(row, seed):
         inside = [word for word in words if any(low <= word[0] and word[1] <= high for low, high in spans)]
         edits = [(*word, draw.choice(["x", "other", "longer_word"])) for word in inside if draw.random() < 0.7]
         edited = TASK.apply_edits(row, field, edits)
+        assert edited[field] == splice(text, edits)
         assert [answer["text"] for answer in edited["answers"]] == [answer["text"] for answer in row["answers"]]
         for answer in edited["answers"]:
             assert edited["passage"].startswith(answer["text"], answer["start"])

@@ -9,7 +9,7 @@ from scipy.special import softmax
 from pipeline.tinybert import tasks
 from pipeline.tinybert.core import settings
 from pipeline.tinybert.data import rows
-from pipeline.tinybert.models.families import TEACHER_FAMILIES
+from pipeline.tinybert.models.families import FAMILIES, TEACHER_FAMILIES
 from pipeline.tinybert.models.inference import EvaluationSet, pytorch_forward
 from pipeline.tinybert.tasks import KINDS
 from pipeline.tinybert.training import calibration
@@ -51,8 +51,8 @@ def test_predictions_that_are_all_right_get_no_extreme_temperature():
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
-def test_calibration_divides_the_logits_and_changes_no_prediction(world, kind):
-    tiny.write_task(world, kind)
+def test_calibration_divides_the_logits_and_changes_no_prediction(raw_world, kind):
+    tiny.write_task(raw_world, kind)
     tiny.run_stage("prepare", kind)
     prepared = Path("data", kind, "prepared")
     task = tasks.load(settings.load(), kind)
@@ -73,7 +73,7 @@ def test_calibration_divides_the_logits_and_changes_no_prediction(world, kind):
     assert task.agreement(validation.rows, predictions, validation.answers(after)) == 1
 
 
-@pytest.mark.parametrize("family", ["roberta", "electra", "distilbert", *TEACHER_FAMILIES])
+@pytest.mark.parametrize("family", [*FAMILIES, *TEACHER_FAMILIES])
 def test_every_family_has_its_last_projection_divided(in_empty_folder, family):
     tiny.write_family(in_empty_folder / family, family)
     task = tiny.task(LABELS)

@@ -123,12 +123,6 @@ def test_every_row_is_used_the_last_smaller_batch_too(encoder, task, monkeypatch
     assert [step for step, _ in result.curves["loss"]] == [1, 2, 3, 4]
 
 
-@pytest.mark.parametrize(("epochs", "curves"), [(1, {"loss"}), (2, {"loss", "validation_accuracy"})])
-def test_scores_of_several_epochs_are_a_curve(encoder, task, epochs, curves):
-    _, result = fine_tune(encoder, task, epochs=epochs)
-    assert set(result.curves) == curves
-
-
 def test_adamw_clips_all_gradients_together_and_its_rate_rises_then_falls(encoder, task, optimiser_steps):
     model, _ = fine_tune(encoder, task)
     assert optimiser_steps["kinds"] == {torch.optim.AdamW}
@@ -148,11 +142,28 @@ def test_training_stops_after_epochs_in_a_row_without_a_better_score(encoder, ta
 
 
 @pytest.mark.parametrize("changes", [{"batch_size": 2, "accumulation": 2}, {"checkpointing": True}], ids=str)
-def test_accumulation_and_checkpointing_have_the_loss_of_whole_batches(encoder, task, changes):
+def test_accumulation_and_checkpointing_run_each_layer_twice_and_have_the_loss_of_whole_batches(
+    encoder, task, monkeypatch, changes
+):
     rows = [{"text": "a good film", "label": "positive"}, {"text": "a bad film", "label": "negative"}] * 6
-    curves = [fine_tune(encoder, task, rows, **settings)[1].curves["loss"] for settings in ({}, changes)]
-    assert len(curves[0]) == len(curves[1]) == 6
-    assert [loss for _, loss in curves[0]] == pytest.approx([loss for _, loss in curves[1]], rel=1e-3)
+    forwards, load = [], task.load_model
+
+    def watched(folder, seed):
+        model = load(folder, seed)
+        for block in model.bert.encoder.layer:  # in training: validation never runs a layer twice
+            block.attention.register_forward_pre_hook(lambda module, _: forwards.append(module.training))
+        return model
+
+    monkeypatch.setattr(task, "load_model", watched)
+
+    def trained(**settings) -> tuple[list[float], int]:
+        forwards.clear()
+        curve = fine_tune(encoder, task, rows, **settings)[1].curves["loss"]
+        return [loss for _, loss in curve], sum(forwards)
+
+    (expected, once), (losses, twice) = trained(), trained(**changes)
+    assert len(losses) == 6 and losses == pytest.approx(expected, rel=1e-3)
+    assert twice == 2 * once == 2 * 2 * 6
 
 
 def test_class_weights_let_rare_labels_count_as_much_as_frequent_ones(encoder, task):

@@ -83,7 +83,7 @@ PAIRS = [{**row, "text": "good film", "pair": row["text"]} for row in SINGLE]
     ids=["pairs", "no steps", "labels about something else", "single texts", "two texts"],
 )
 def test_a_teacher_starts_from_similarity_if_it_explains_the_labels_of_pairs(
-    world, monkeypatch, rows, steps, explained, starts_there
+    raw_world, monkeypatch, rows, steps, explained, starts_there
 ):
     monkeypatch.setattr(similarity, "explained", lambda *_: explained)
     recipe = settings.load().of("finetune_teacher", "tiny").model_copy(update={"similarity_steps": steps})
