@@ -15,9 +15,10 @@ import tiny
 import torch
 from tiny import COMMON, OF_ALL, PER_TASK, ROOT, run_stage
 
+from pipeline import benchmark
 from pipeline.tinybert import tasks
 from pipeline.tinybert.core import settings
-from pipeline.tinybert.release import release_folder
+from pipeline.tinybert.release import onnx_model, release_folder
 
 PAD = tiny.tokenizer().pad_token_id
 
@@ -69,7 +70,7 @@ def exported_kind(world, exported_kinds, tmp_path_factory) -> Callable[[str], st
         if kind in exported_kinds:
             shutil.copytree(exported_kinds[kind], world, dirs_exist_ok=True)
             return kind
-        for stage in ("prepare", "general_student", "finetune_teacher"):
+        for stage in ("prepare", "finetune_teacher"):
             run_stage(stage, kind)
         shutil.copytree(f"models/{kind}/teacher", f"models/{kind}/student")
         run_stage("export", kind)
@@ -103,6 +104,26 @@ def repository(world) -> Path:
     shutil.copy(ROOT / "dvc.yaml", world)
     (world / ".dvc").mkdir()
     return world
+
+
+@pytest.fixture
+def teacher_not_exported(monkeypatch) -> None:
+    """`benchmark` exports no teacher, which takes most of its time. It would only log a failure."""
+    monkeypatch.setattr(benchmark, "write_teacher", lambda *arguments: None)
+
+
+@pytest.fixture
+def both_int8(monkeypatch, tmp_path):
+    """``both_int8(path, tokenizer)``: the number of layers with fused attention; the int8 file, and a plain one."""
+
+    def make(path, tokenizer):
+        files = [tmp_path / "int8.onnx", tmp_path / "plain_int8.onnx"]
+        layers = onnx_model.quantise(path, files[0], tokenizer, per_channel=True, reduce_range=True)
+        monkeypatch.setattr(onnx_model, "fuse_attention", lambda content: (content, 0))
+        assert onnx_model.quantise(path, files[1], tokenizer, per_channel=True, reduce_range=True) == 0
+        return layers, *(onnx_model.session(file, threads=1) for file in files)
+
+    return make
 
 
 @pytest.fixture

@@ -1,9 +1,10 @@
-"""``python tests/run_stages.py TASK STAGE…``: stages in the working folder, one after the other, started once; as
-TINYBERT_PROCESSES says, in several processes.
+"""``python tests/run_stages.py TASK[,TASK…] STAGE…``: stages of each task in the working folder, one after the other,
+started once; as TINYBERT_PROCESSES says, in several processes.
 """
 
 import os
 import sys
+from itertools import product
 
 from tiny import run_stage
 
@@ -11,8 +12,8 @@ from pipeline.tinybert.core import launch, resume
 from pipeline.tinybert.training import loop
 
 
-def main(task: str, *stages: str) -> None:
-    for stage in stages:
+def main(tasks: str, *stages: str) -> None:
+    for task, stage in product(tasks.split(","), stages):
         with resume.stage_folder(stage, [task]):
             run_stage(stage, task)
 

@@ -1,10 +1,11 @@
 """The stage ``augment``."""
 
 import csv
-from pathlib import Path
 
 import pytest
 from tiny import run_stage
+
+from pipeline.tinybert.data import rows
 
 
 def write_rows(texts: list[str]) -> None:
@@ -20,4 +21,5 @@ def test_few_words_that_could_be_replaced_are_said_with_advice(world, capsys, te
     run_stage("prepare")
     run_stage("augment")
     assert ("few words could be replaced: bring word vectors of the texts' language" in capsys.readouterr().out) == few
-    assert Path("data/tiny/augmented/rows.jsonl").exists()
+    originals = [row["text"] for row in rows.read("data/tiny/augmented/rows.jsonl") if not row["variant"]]
+    assert originals == [row["text"] for row in rows.read("data/tiny/prepared/train.jsonl")]

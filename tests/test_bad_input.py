@@ -431,13 +431,6 @@ def test_an_impossible_layer_map_is_an_error(layers, layer_map, message, refusal
         (
             "encoder",
             [],
-            {"seed": "one"},
-            "encoder: params.yaml: seed: expected a whole number (0 to 4294967295), found 'one' (str)",
-        ),
-        ("augment", [], {}, "augment: 0 arguments given, 1 expected: python -m pipeline.augment <task>"),
-        (
-            "encoder",
-            [],
             {"encoder.checkpoint": f"hub:nobody/nothing@{'0' * 40}"},
             "encoder: encoder.checkpoint: cannot fetch hub:nobody/nothing@0000",
         ),

@@ -19,6 +19,7 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs
 PARAMS = ruamel.yaml.YAML(typ="safe", pure=True).load(ROOT / "params.yaml")
 STAGES = ruamel.yaml.YAML(typ="safe", pure=True).load(ROOT / "dvc.yaml")["stages"]
 LONGEST_README = 1900  # words
+FILE_ENDING = r"\.(py|md|ya?ml|lock|jsonl?|csv|html|txt|safetensors|onnx)$"
 IGNORED = (".dvc/tmp", ".dvc/cache", ".dvc/config.local")  # by git
 
 each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
@@ -87,6 +88,15 @@ def test_every_file_of_the_repository_that_is_named_exists(document):
     assert [file for file in files if not (ROOT / file).exists() and not file.startswith(IGNORED)] == []
 
 
+def test_commands_and_settings_are_found():
+    """The tests below are of nothing else."""
+    dvc = [words for document in DOCUMENTS for words in dvc_commands(document)]
+    python = [words for document in DOCUMENTS for words in commands(document) if words[0] == "python"]
+    settings = [name for document in DOCUMENTS for name in settings_named(document)]
+    assert (len(dvc) > 25, len(python) > 40, len(settings) > 40) == (True, True, True)
+    assert any(words[:2] == ["python", "-m"] for words in python)
+
+
 @each_document
 def test_every_module_and_script_that_is_called_exists(document):
     missing = []
@@ -98,24 +108,35 @@ def test_every_module_and_script_that_is_called_exists(document):
     assert missing == []
 
 
+def dvc_commands(document: Path) -> list[list[str]]:
+    return [words for words in commands(document) if words[0] == "dvc" and len(words) > 2]  # not the name `dvc add`
+
+
 @each_document
 def test_dvc_accepts_every_command(document):
-    for words in commands(document):
-        if words[0] == "dvc" and len(words) > 2:  # not `dvc add` as the name of a command
-            get_main_parser().parse_args(words[1:])  # exits with 2 if an option does not exist
+    for words in dvc_commands(document):
+        get_main_parser().parse_args(words[1:])  # exits with 2 if an option does not exist
+
+
+def settings_named(document: Path) -> list[str]:
+    """What looks like a setting: not files and modules. In the reference, which test_reference.py compares with the
+    code, only those of `-S`: it names the others without their groups.
+    """
+    named = [] if document.name == "reference.md" else spans(document)
+    names = [span.split(":")[0] for span in named if re.fullmatch(r"[a-z_]+(\.[a-z_]+)+(: \S.*)?", span)]
+    names += [words[at + 1].split("=")[0] for words in commands(document) for at, word in enumerate(words)
+              if word == "-S"]  # fmt: skip
+    return [name for name in names if not re.search(FILE_ENDING, name) and not name.startswith("pipeline.")]
 
 
 @each_document
 def test_every_setting_that_is_named_exists(document):
-    names = [span.split(":")[0] for span in spans(document) if re.fullmatch(r"[a-z_]+(\.[a-z_]+)+(: \S.*)?", span)]
-    names += [words[at + 1].split("=")[0] for words in commands(document) for at, word in enumerate(words)
-              if word == "-S"]  # fmt: skip
     wrong = []
-    for name in names:
+    for name in settings_named(document):
         group = PARAMS
-        for key in name.split(".") if name.split(".")[0] in PARAMS else []:
+        for key in name.split("."):
             group = group.get(key, "missing") if isinstance(group, dict) else "missing"
-        wrong += [name] * (group == "missing" and not name.endswith((".py", ".md", ".yaml", ".lock", ".json", ".csv")))
+        wrong += [name] * (group == "missing")
     assert wrong == []
 
 

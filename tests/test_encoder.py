@@ -11,7 +11,11 @@ from safetensors.torch import load_file, save_file
 from tiny import run_stage, write_params
 from transformers import AutoModel, AutoModelForMaskedLM, BertForMaskedLM
 
+from pipeline.tinybert import tasks
+from pipeline.tinybert.core import settings
+from pipeline.tinybert.models import checkpoints
 from pipeline.tinybert.models.families import FAMILIES
+from pipeline.tinybert.release import onnx_model
 
 
 def weights(folder, loader=AutoModel) -> dict[str, torch.Tensor]:
@@ -40,19 +44,35 @@ def test_a_checkpoint_with_a_head_trains_it_only_if_asked(world, train, stays):
 
 
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family != "bert"])
-def test_all_stages_run_with_an_encoder_of_another_family(tmp_path, monkeypatch, family):
-    shutil.copy(tiny.ROOT / "params.yaml", tmp_path)
-    monkeypatch.chdir(tmp_path)
-    tiny.write_world(tmp_path)
+def test_all_stages_that_read_its_model_run_with_an_encoder_of_another_family(
+    world, teacher_not_exported, batch, both_int8, family
+):
     shutil.rmtree("data/raw/encoder/checkpoint")
     tiny.write_family(Path("data/raw/encoder/checkpoint"), family)
-    for stage in (*tiny.COMMON, *tiny.PER_TASK):
-        run_stage(stage)
+    for stage in ("encoder", *tiny.PER_TASK):
+        if stage != "prepare":
+            tiny.delete_outputs(stage)
+            run_stage(stage)
     rows = [json.loads(line) for line in Path("data/tiny/augmented/rows.jsonl").read_text().splitlines()]
     texts = {row["text"] for row in rows if not row["variant"]}
     assert {row["text"] for row in rows if row["variant"]} - texts
     config = json.loads(Path("models/tiny/release/config.json").read_text())
     assert (config["model_type"], config.get("num_hidden_layers") or config["n_layers"]) == (family, 2)
+    check_attention_is_fused_where_the_answers_stay(family, batch, both_int8)
+
+
+def check_attention_is_fused_where_the_answers_stay(family: str, batch, both_int8) -> None:
+    task, path = tasks.load(settings.load(), "tiny"), Path("models/tiny/onnx/model.onnx")
+    model, tokenizer = task.load_model("models/tiny/student").eval(), checkpoints.tokenizer(path.parent)
+    inputs = {name: batch((7, 3), 2)[name] for name in tokenizer.model_input_names}
+    found = onnx_model.run(onnx_model.session(path), inputs).logits
+    torch.testing.assert_close(found, model(**inputs).logits.detach(), atol=1e-5, rtol=0)
+    layers, *files = both_int8(path, tokenizer)
+    is_plain = family in ("modernbert", "mpnet")  # local attention; positions relative to one another
+    assert layers == (0 if is_plain else model.config.num_hidden_layers)
+    assert json.loads(Path("metrics/tiny/export.json").read_text())["int8"]["fused_layers"] == layers
+    fused, plain = (onnx_model.run(file, inputs).logits for file in files)
+    torch.testing.assert_close(fused, plain, atol=1e-4, rtol=0)
 
 
 def test_weights_saved_from_a_wrapper_give_the_same_files_and_this_is_said_once(world, capfd):

@@ -14,7 +14,6 @@ from pipeline.tinybert.core import settings
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.data import rows
 from pipeline.tinybert.models import checkpoints
-from pipeline.tinybert.models.families import FAMILIES
 from pipeline.tinybert.release import onnx_model
 
 
@@ -73,20 +72,6 @@ def test_the_files_tell_nothing_of_the_machine_that_made_them(world):
         assert str(tiny.ROOT).encode() not in made and b"site-packages" not in made
 
 
-@pytest.fixture
-def both_int8(monkeypatch, tmp_path):
-    """``both_int8(path, tokenizer)``: the number of layers with fused attention; the int8 file, and a plain one."""
-
-    def make(path, tokenizer):
-        files = [tmp_path / "int8.onnx", tmp_path / "plain_int8.onnx"]
-        layers = onnx_model.quantise(path, files[0], tokenizer, per_channel=True, reduce_range=True)
-        monkeypatch.setattr(onnx_model, "fuse_attention", lambda content: (content, 0))
-        assert onnx_model.quantise(path, files[1], tokenizer, per_channel=True, reduce_range=True) == 0
-        return layers, *(onnx_model.session(file, threads=1) for file in files)
-
-    return make
-
-
 @pytest.mark.parametrize("kind", ["text_classification", "named_entities"])
 def test_fused_attention_changes_no_answer_of_a_kind(exported_kind, tmp_path, batch, both_int8, kind):
     exported_kind(kind)
@@ -99,21 +84,6 @@ def test_fused_attention_changes_no_answer_of_a_kind(exported_kind, tmp_path, ba
         inputs = batch(lengths, padding)
         expected, found = (task.class_logits(onnx_model.run(model, inputs)) for model in (plain, fused))
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_is_exported_with_fused_attention_where_the_answers_stay(tmp_path, batch, task, both_int8, family):
-    tiny.write_family(tmp_path, family)
-    model, tokenizer = task.load_model(tmp_path).eval(), checkpoints.tokenizer(tmp_path)
-    onnx_model.write(tmp_path / "model.onnx", model, task, tokenizer, 18)
-    inputs = {name: batch((7, 3), 2)[name] for name in tokenizer.model_input_names}
-    found = onnx_model.run(onnx_model.session(tmp_path / "model.onnx"), inputs).logits
-    torch.testing.assert_close(found, model(**inputs).logits.detach(), atol=1e-5, rtol=0)
-    layers, *files = both_int8(tmp_path / "model.onnx", tokenizer)
-    is_plain = family in ("modernbert", "mpnet")  # local attention; positions relative to one another
-    assert layers == (0 if is_plain else model.config.num_hidden_layers)
-    fused, plain = (onnx_model.run(file, inputs).logits for file in files)
-    torch.testing.assert_close(fused, plain, atol=1e-4, rtol=0)
 
 
 def test_a_fused_file_that_answers_otherwise_is_not_kept(world, monkeypatch, tmp_path):
@@ -144,7 +114,7 @@ def test_the_highest_opset_gives_files_that_load_and_answer_the_same(world, batc
     assert onnx_model.run(onnx_model.session(tmp_path / "int8.onnx"), inputs).logits.isfinite().all()
 
 
-def test_a_trimmed_vocabulary_is_smaller_and_answers_the_same_where_nothing_is_missing(world):
+def test_a_trimmed_vocabulary_is_smaller_and_answers_the_same_where_nothing_is_missing(world, teacher_not_exported):
     tiny.write_params(world / "params.yaml", **{"export.frequent_words": 3})
     run_stage("export")
     report = json.loads(Path("metrics/tiny/export.json").read_text())
@@ -171,12 +141,6 @@ def test_the_folder_has_what_a_reader_of_the_files_needs(world):
     assert [given.name for given in running.get_outputs()] == ["logits"]
 
 
-def test_the_same_student_gives_the_same_bytes(world):
-    first = content(Path("models/tiny/onnx"))
-    run_stage("export")
-    assert content(Path("models/tiny/onnx")) == first
-
-
 @pytest.mark.parametrize("setting", ["largest_difference", "equal_predictions"])
 def test_a_file_that_answers_otherwise_is_refused_and_what_was_there_stays(world, monkeypatch, setting):
     before = content(Path("models/tiny/onnx"))
@@ -188,6 +152,8 @@ def test_a_file_that_answers_otherwise_is_refused_and_what_was_there_stays(world
         forward = plain(*rest)
         return lambda inputs: forward(inputs) + torch.tensor([0, noisy])  # for one class of two
 
+    exported = Path("models/tiny/onnx/model.onnx").read_bytes()
+    monkeypatch.setattr(onnx_model, "write", lambda path, *rest: path.write_bytes(exported))  # which takes seconds
     monkeypatch.setattr(onnx_model, "onnx_forward", inexact)
     with pytest.raises(UserError, match=rf"ONNX outputs differ from PyTorch.*export\.{setting}"):
         run_stage("export")

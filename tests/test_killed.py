@@ -43,7 +43,8 @@ class Killed(BaseException):
 
 @pytest.fixture
 def run(repository, monkeypatch):
-    """``run(stage, moment)``: run a stage, killed after ``moment`` pieces of work if that is given.
+    """``run(stage, moment)``: delete a stage's outputs and run it, killed after ``moment`` pieces of work if that is
+    given.
 
     Returns the content of all files, and how many pieces of work were done. A piece of work is a call of one of
     ``WORK``.
@@ -69,6 +70,7 @@ def run(repository, monkeypatch):
     def start(stage: str, moment: int | None = None) -> tuple[dict[str, bytes], int]:
         nonlocal count, last
         count, last = 0, moment
+        tiny.delete_outputs(stage)
         ends = contextlib.nullcontext() if moment is None else pytest.raises(Killed)
         with ends, resume.stage_folder(stage, [] if stage in COMMON else ["tiny"]):
             tiny.run_stage(stage)
@@ -85,7 +87,7 @@ def test_a_killed_stage_resumes_to_the_same_bytes(run, stage, monkeypatch):
     for moment in random.Random(stage).sample(range(2, work), 3):
         killed, done = run(stage, moment)
         assert done == moment
-        assert of_outputs(killed, stage) == of_outputs(whole, stage)  # unchanged since the earlier run
+        assert of_outputs(killed, stage).items() <= of_outputs(whole, stage).items()  # no half-written output
         resumed, rest = run(stage)
         assert resumed == whole
         assert rest <= work - moment + 2  # no checkpoint is written at the last step of an epoch
@@ -100,8 +102,8 @@ UNREAD = ("values.npy", "starts.npy")  # made anew from logits-0.bin
     [(stage, 0.4 if stage == "distill_intermediate" else 0.5) for stage in STAGES if stage != "finetune_student"],
 )
 def test_a_stage_whose_scratch_files_are_damaged_ends_with_the_same_bytes(run, stage, share, monkeypatch, capsys):
-    """Each file; the tests of the modules that write it damage it in each way. `finetune_student` has the files of
-    `finetune_teacher`.
+    """Each file that is read, and one that is not; the tests of the modules that write it damage it in each way.
+    `finetune_student` has the files of `finetune_teacher`.
     """
     monkeypatch.setattr("pipeline.tinybert.augmentation.word_replacement.BLOCK_ROWS", 16)
     whole, work = run(stage)
@@ -113,6 +115,12 @@ def test_a_stage_whose_scratch_files_are_damaged_ends_with_the_same_bytes(run, s
     checkpoints = sorted(left.rglob("checkpoint-*"), key=lambda path: [int(part) for part in path.name.split("-")[1:]])
     unread = {*UNREAD, *(path.name for path in checkpoints[:-1])}
     finished = {path.parent.name for path in left.rglob("result.json")}  # of these runs, only the result is read
+
+    def is_read(name: Path) -> bool:
+        of_finished = finished & {*name.parts} and name.name not in ("result.json", "trained.safetensors")
+        return not unread & {*name.parts} and not of_finished
+
+    files = [*filter(is_read, files), *itertools.islice(itertools.filterfalse(is_read, files), 1)]
     for name, kind in zip(files, itertools.cycle(KINDS)):
         shutil.copytree(left, SCRATCH, dirs_exist_ok=True)
         changed = damage(SCRATCH / name, kind)
@@ -120,9 +128,7 @@ def test_a_stage_whose_scratch_files_are_damaged_ends_with_the_same_bytes(run, s
         resumed, _ = run(stage)
         said = capsys.readouterr().out
         assert {path: resumed[path] for path in whole} == whole, (name, kind)
-        of_finished = finished & {*name.parts} and name.name not in ("result.json", "trained.safetensors")
-        is_read = not unread & {*name.parts} and not of_finished
-        assert not changed or not is_read or "is damaged: it is left out" in said, (name, kind, said)
+        assert not changed or not is_read(name) or "is damaged: it is left out" in said, (name, kind, said)
 
 
 def of_outputs(files: dict[str, bytes], stage: str) -> dict[str, bytes]:

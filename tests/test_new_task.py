@@ -21,10 +21,13 @@ PARAMS = Path("params.yaml")
 
 @pytest.fixture
 def run(tmp_path, monkeypatch, capsys):
-    """``run(*arguments)``: what new_task prints, in a folder with the repository's params.yaml."""
+    """``run(*arguments)``: what new_task prints, in a folder with the repository's params.yaml. It reads no general
+    texts, which takes seconds, unless the test sets them again.
+    """
     (tmp_path / "project" / "data" / "raw").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "project")
     PARAMS.write_bytes((tiny.ROOT / "params.yaml").read_bytes())
+    set_general_texts(10000, 0)
 
     def call(*arguments) -> str:
         monkeypatch.setattr(sys, "argv", ["new_task", *map(str, arguments)])
@@ -32,6 +35,12 @@ def run(tmp_path, monkeypatch, capsys):
         return capsys.readouterr().out
 
     return call
+
+
+def set_general_texts(before: int, now: int) -> None:
+    content = PARAMS.read_bytes()
+    assert content.count(b"general_texts: %d\n" % before) == 1
+    PARAMS.write_bytes(content.replace(b"general_texts: %d\n" % before, b"general_texts: %d\n" % now))
 
 
 @pytest.fixture
@@ -47,6 +56,7 @@ def tree() -> dict:
 
 
 def test_the_entry_is_complete_and_says_what_was_guessed(run, reviews):
+    set_general_texts(0, 10000)
     before = PARAMS.read_text()
     said = run("films", "--file", reviews)
     assert "kind: text_classification" in said
@@ -100,6 +110,7 @@ def test_a_file_of_each_kind_becomes_a_task_that_prepare_takes(run, tmp_path, ki
     assert steps == (3000 if kind == "named_entities" else configuration.distill_prediction.min_steps)
     task, parts, _, unlabelled = prepare.read_rows(configuration, f"my-{kind}")
     assert {name: len(rows) > 0 for name, rows in parts.items()} == dict.fromkeys(("train", "validation", "test"), True)
+    assert len(unlabelled) > 30 and not {"label", "tags", "answers"} & unlabelled[0].keys()
 
 
 def test_conll_columns_go_by_number(run, tmp_path):

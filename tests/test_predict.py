@@ -61,7 +61,10 @@ def test_answers_are_those_of_the_student_whatever_the_file(exported_kind, monke
         expected = [answer["text"] for answer in task.apply_threshold(expected, THRESHOLD)]
     if kind == "regression":
         assert answers == pytest.approx(expected, abs=0.2 if model == "int8" else 1e-3)
-    elif model != "int8":  # whose answers may be others
+    elif model == "int8":  # a few of its answers may be others
+        same = [ours == theirs for ours, theirs in zip(answers, expected, strict=True)]
+        assert sum(same) >= 7, (answers, expected)
+    else:
         assert answers == expected
 
 
@@ -199,7 +202,7 @@ READ_BACK = {
 @pytest.mark.parametrize("name", READ_BACK)
 def test_a_file_of_answers_has_all_fields_of_the_input_in_its_order(world, monkeypatch, capsys, name):
     rows.write("asked.jsonl", TYPED)
-    with pytest.raises(UserError, match="^1 of 3 could not be answered: asked.jsonl, row 2: .*empty text|line 2"):
+    with pytest.raises(UserError, match="^1 of 3 could not be answered: asked.jsonl, line 2: .*empty text$"):
         said(monkeypatch, capsys, "tiny", "--file", "asked.jsonl", "--output", name)
     found = READ_BACK[name](name)
     assert list(found["id"]) == [7, 8, 9] and list(found["text"].str.strip()) == [TEXTS[0], "", TEXTS[1]]
@@ -352,9 +355,11 @@ def test_a_text_that_is_too_long_is_answered_and_told_beside(world, monkeypatch,
 
 def test_a_question_is_answered_from_its_passage_in_several_windows(exported_kind, monkeypatch, capsys):
     name = exported_kind("question_answering")
-    found = said(monkeypatch, capsys, name, "which film ?", "--context", "the film is great . " * 30)
-    assert found[0]["question"] == "which film ?" and set(found[0]) >= {"answer"}
-    asked = json.dumps({"question": "which film ?", "context": "the film is great . " * 30})
+    write_json(Path("metrics", name, "export.json"), {"threshold": None})
+    passage = "the film is with the plot and the cast . " * 20 + "the film is great ."
+    found = said(monkeypatch, capsys, name, "which film ?", "--context", passage)
+    assert found == [{"question": "which film ?", "answer": "great", "start": passage.index("great")}]
+    asked = json.dumps({"question": "which film ?", "context": passage})
     Path("asked.jsonl").write_text(asked + "\n")
     assert said(monkeypatch, capsys, name, "--file", "asked.jsonl") == found
 

@@ -7,10 +7,12 @@ from transformers import BertForSequenceClassification, BertModel, GPT2Config
 
 from pipeline import finetune_teacher, prepare
 from pipeline.tinybert.core.errors import UserError
+from pipeline.tinybert.cost.speed import Machine, Speed
 
 SOURCE = "tasks.tiny.source"
 RAW = "data/raw/tiny"
 TEACHER = "finetune_teacher.checkpoint"
+MEASURED = Machine.speed
 
 
 def records(count: int, seed: int = 0) -> list[dict]:
@@ -19,7 +21,10 @@ def records(count: int, seed: int = 0) -> list[dict]:
 
 @pytest.fixture
 def run_check(tmp_path, monkeypatch, capsys):
-    """``run_check(train=[…], …)``: the lines that `prepare --check` logs for these splits. It writes nothing."""
+    """``run_check(train=[…], …)``: the lines that `prepare --check` logs for these splits. It writes nothing. The
+    machine's speed is not measured.
+    """
+    monkeypatch.setattr(Machine, "speed", lambda *settings: Speed(batch=0, piece=1e-6, pair=0))
     (tmp_path / "params.yaml").write_text((tiny.ROOT / "params.yaml").read_text())
     tiny.write_world(tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -40,7 +45,8 @@ def run_check(tmp_path, monkeypatch, capsys):
     return run
 
 
-def test_check_logs_rows_labels_duplicates_overlap_and_lengths(run_check):
+def test_check_logs_rows_labels_duplicates_overlap_and_lengths(run_check, monkeypatch):
+    monkeypatch.setattr(Machine, "speed", MEASURED)
     train, test = records(60), records(70)[60:]
     logged = run_check(train=[*train, train[0], test[0]], test=test, submission=({"text": "a film"},))
     assert {
@@ -166,7 +172,7 @@ def test_a_check_refuses_an_own_teacher_outside_its_folder(run_check):
     run_check(train=records(60), test=records(70)[60:])
     Path(RAW, "own").mkdir()
     for changes in ({TEACHER: f"{RAW}/own"}, {"tasks.tiny.finetune_teacher": {"checkpoint": f"{RAW}/own"}}):
-        tiny.write_params(Path("params.yaml"), **changes)
+        tiny.write_params(Path("params.yaml"), **{TEACHER: None, **changes})
         with pytest.raises(UserError, match=f"^{TEACHER}: {RAW}/own is not in {RAW}/teacher, on which the stage"):
             prepare.main("tiny", check=True)
 

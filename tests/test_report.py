@@ -25,9 +25,32 @@ def git(*command: str) -> None:
     subprocess.run(["git", "-c", "user.name=A", "-c", "user.email=a@example.org", *command], check=True)
 
 
+class Elements(HTMLParser):
+    """The end tags of a page that do not close the innermost open element, and elements that stay open."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.opened, self.closed_wrongly = [], []
+        self.feed(text)
+        self.closed_wrongly += self.opened
+
+    def handle_starttag(self, tag, attributes):
+        if tag not in ("meta", "br"):
+            self.opened.append(tag)
+
+    def handle_endtag(self, tag):
+        if self.opened[-1:] == [tag]:
+            self.opened.pop()
+        else:
+            self.closed_wrongly.append(f"/{tag}")
+
+    def handle_startendtag(self, tag, attributes):
+        pass
+
+
 def test_the_page_stands_alone_and_shows_scores_charts_and_examples(world, monkeypatch):
     text = write(monkeypatch)
-    HTMLParser().feed(text)
+    assert Elements(text).closed_wrongly == []
     assert not re.search(r"<script|<link|<img|https?://|url\(", text)
     for title in ("Scores with 95 % intervals", "Score and latency", "Calibration", "Score by length",
                   "Confusion of the student", "finetune_teacher: loss"):  # fmt: skip

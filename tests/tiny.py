@@ -1,11 +1,13 @@
 """A tiny world to run the pipeline in: a random BERT, word vectors, and sentences that one word decides."""
 
 import csv
+import functools
 import importlib
 import io
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -88,32 +90,48 @@ def write_rows(path: Path, count: int = 160, seed: int = 0) -> None:
 
 
 def write_kind(folder: Path, kind: str) -> dict:
-    """Write rows of a kind, decided by one word as in ``sentences``, to data/raw/<kind>; return the task's entry."""
+    """Write rows of a kind, decided by one word as in ``sentences``, to data/raw/<kind>, and rows of other sentences
+    without their labels; return the task's entry.
+    """
     raw = Path("data", "raw", kind)
-    made = sentences(160, seed=0)
-    other = [text for text, _ in sentences(160, seed=1)]
-    entry = {"kind": kind, "options": None, "max_length": 32}
-    unlabelled = {"location": f"{raw.as_posix()}/text.jsonl", "limit": 20}
-    if kind == "text_classification":  # a pair, decided by its second text
-        rows = [{"one": one, "two": text, "label": label} for (text, label), one in zip(made, other, strict=True)]
-        source, unlabelled = {"text": "one", "pair": "two"}, {**unlabelled, "text": "one", "pair": "two"}
-        entry |= {"metric": "accuracy", "max_length": 64}
-    elif kind == "regression":
-        rows = [{"text": text, "label": 4.5 if label == "positive" else 0.5} for text, label in made]
-        source, entry = {}, {**entry, "metric": "pearson_spearman"}
-    elif kind == "multi_label":
-        rows = [{"text": text, "label": [label, *(["film"] if "film" in text else [])]} for text, label in made]
-        source, entry = {}, {**entry, "metric": "micro_f1"}
-    elif kind == "named_entities":
-        rows = [{"words": text.split(), "tags": _tags(text.split(), label)} for text, label in made]
-        source, entry = {}, {**entry, "metric": "f1"}
-    else:
-        rows = [_question(text, label, number % 4) for number, (text, label) in enumerate(made)]
-        source, entry = {}, {**entry, "metric": "f1", "options": {"unanswerable": True}, "max_length": 40}
+    columns = {"text": "one", "pair": "two"} if kind == "text_classification" else {}
+    more = {
+        "text_classification": {"metric": "accuracy", "max_length": 64},
+        "regression": {"metric": "pearson_spearman"},
+        "multi_label": {"metric": "micro_f1"},
+        "named_entities": {"metric": "f1"},
+        "question_answering": {"metric": "f1", "options": {"unanswerable": True}, "max_length": 40},
+    }
+    labelled, others = _rows_of_kind(kind, 160, seed=0), _rows_of_kind(kind, 40, seed=2)
+    unlabelled = [{name: value for name, value in row.items() if name not in LABELS} for row in others]
     (folder / raw).mkdir(parents=True, exist_ok=True)
-    for name, part in [("rows.jsonl", rows), ("text.jsonl", rows[:40])]:
+    for name, part in [("rows.jsonl", labelled), ("text.jsonl", unlabelled)]:
         (folder / raw / name).write_text("".join(json.dumps(row) + "\n" for row in part), encoding="utf-8")
-    return {**entry, "source": {"location": f"{raw.as_posix()}/rows.jsonl", **source}, "unlabelled": unlabelled}
+    return {
+        "kind": kind,
+        "options": None,
+        "max_length": 32,
+        **more[kind],
+        "source": {"location": f"{raw.as_posix()}/rows.jsonl", **columns},
+        "unlabelled": {"location": f"{raw.as_posix()}/text.jsonl", "limit": 20, **columns},
+    }
+
+
+LABELS = ("label", "tags", "answers")
+
+
+def _rows_of_kind(kind: str, count: int, seed: int) -> list[dict]:
+    made = sentences(count, seed)
+    if kind == "text_classification":  # a pair, decided by its second text
+        other = [text for text, _ in sentences(count, seed + 1)]
+        return [{"one": one, "two": text, "label": label} for (text, label), one in zip(made, other, strict=True)]
+    if kind == "regression":
+        return [{"text": text, "label": 4.5 if label == "positive" else 0.5} for text, label in made]
+    if kind == "multi_label":
+        return [{"text": text, "label": [label, *(["film"] if "film" in text else [])]} for text, label in made]
+    if kind == "named_entities":
+        return [{"words": text.split(), "tags": _tags(text.split(), label)} for text, label in made]
+    return [_question(text, label, number % 4) for number, (text, label) in enumerate(made)]
 
 
 def _tags(words: list[str], label: str) -> list[str]:
@@ -396,6 +414,21 @@ def write_task(folder: Path, kind: str, **changes) -> None:
     """A task of this kind, and no other."""
     entry = {**write_kind(folder, kind), **dict.fromkeys(STAGES_A_TASK_MAY_CHANGE)}
     write_params(folder / "params.yaml", run=[kind], tasks={kind: entry}, **changes)
+
+
+@functools.cache
+def outputs(stage: str) -> list[str]:
+    """What a stage writes, as dvc.yaml names it: with ``${item.task}`` for the task."""
+    entry = ruamel.yaml.YAML(typ="safe", pure=True).load(ROOT / "dvc.yaml")["stages"][stage]
+    listed = [path for part in ("outs", "metrics", "plots") for path in entry.get(part, [])]
+    return [path if isinstance(path, str) else next(iter(path)) for path in listed]
+
+
+def delete_outputs(stage: str, task: str = "tiny") -> None:
+    """As DVC does before it runs a stage."""
+    for name in outputs(stage):
+        path = Path(name.replace("${item.task}", task))
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def run_stage(stage: str, task: str = "tiny") -> None:
