@@ -15,7 +15,7 @@ from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.models import checkpoints, ensembles
 from pipeline.tinybert.models.inference import EvaluationSet
 from pipeline.tinybert.tasks import Task
-from pipeline.tinybert.training import fine_tuning, own_teacher, predictions, similarity
+from pipeline.tinybert.training import fine_tuning, own_teacher, predictions, starts
 from pipeline.tinybert.training.fine_tuning import Trained
 
 ENCODER = Path("models/pretrained/encoder")
@@ -61,7 +61,7 @@ def fine_tuned(
         for seed in recipe.seeds or [numerics.seed]:
             of_seed = numerics.model_copy(update={"seed": seed})
             run = f"training{f'-{len(members) + 1}' if members else ''}"
-            with similarity.start(encoder, tokenizer, task, train, recipe, of_seed, run) as (start, adjusted):
+            with starts.start(encoder, tokenizer, task, train, recipe, of_seed, run) as (start, adjusted):
                 trained = fine_tuning.fine_tune(
                     start, tokenizer, task, train, validation, adjusted, of_seed, STAGE, weights, run
                 )

@@ -321,6 +321,12 @@ class FinetuneTeacher(Schedule):
         " pairs and it explains 10 % of the variance of their labels; the labels then have 0.3 of the learning rate;"
         " 0: none",
     )
+    contrast_steps: int = Field(
+        ge=0,
+        le=100_000_000,
+        description="optimizer steps on which texts are of one class, before the labels, if the rows are single texts"
+        " with a class, and fewer than min_steps needs; the labels then have 0.3 of min_steps; 0: none",
+    )
     predictions: str | None = Field(
         description="a file below data/raw/<task>/teacher with the probability of each class for training and"
         " unlabelled rows, in place of a teacher; blank: none"

@@ -17,7 +17,7 @@ from transformers import AutoConfig
 from pipeline.tinybert.augmentation import word_replacement
 from pipeline.tinybert.augmentation.candidates import count_forwards
 from pipeline.tinybert.core.log import log, without_counts
-from pipeline.tinybert.core.settings import FinetuneTeacher, Schedule, Settings, Shape, Text
+from pipeline.tinybert.core.settings import Schedule, Settings, Shape, Text
 from pipeline.tinybert.cost.speed import Machine, Mode
 from pipeline.tinybert.data import locations, sources, word_vectors
 from pipeline.tinybert.data.rows import Row
@@ -26,7 +26,7 @@ from pipeline.tinybert.models import checkpoints
 from pipeline.tinybert.models.inference import BATCH, encode
 from pipeline.tinybert.models.known_logits import KnownLogits
 from pipeline.tinybert.tasks import Task
-from pipeline.tinybert.training import own_teacher, similarity
+from pipeline.tinybert.training import contrast, own_teacher, similarity
 from pipeline.tinybert.training.plan import epochs_text, fitted
 
 SAMPLED = 500  # rows or texts whose lengths stand for all
@@ -62,6 +62,11 @@ class Sequences:
     def upto(self, count: int | None) -> Sequences:
         """A sample of this size, if it is smaller."""
         return self if count is None or count >= self.count else self.times(count / self.count)
+
+    def cut(self, longest: float) -> Sequences:
+        """As if all were as long as the mean, and cut at ``longest`` word pieces."""
+        share = min(1.0, longest / max(self.mean, 1))
+        return Sequences(self.count, self.pieces * share, self.pairs * share**2)
 
     def __add__(self, other: Sequences) -> Sequences:
         return Sequences(self.count + other.count, self.pieces + other.pieces, self.pairs + other.pairs)
@@ -267,18 +272,22 @@ class Sketch:
         )
 
     def finetune(self, stage: str, shape: Shape) -> Cost:
-        recipe = self.of(stage)
-        cost = self.schedule(stage, shape, recipe, self.train, f"{self.train.count} rows")
-        if getattr(recipe, "similarity_steps", 0) and self.task.is_pair(self.parts["train"][0]):
-            return self.with_similarity(cost, shape, recipe)
-        return cost
-
-    def with_similarity(self, cost: Cost, shape: Shape, recipe: FinetuneTeacher) -> Cost:
-        steps = recipe.similarity_steps
-        pairs = self.train.times(steps * similarity.BATCH_SIZE / self.train.count)
-        seconds = self.seconds("train", shape, pairs, steps, self.layers_of(shape), dropout=recipe.dropout)
-        what = f"{steps} steps on similarity, {cost.what}"
-        return replace(cost, what=what, steps=cost.steps + steps, seconds=cost.seconds + seconds)
+        """The cost of training on labels. A teacher's includes what it learns before, see `training.starts`."""
+        recipe, train = self.of(stage), self.parts["train"]
+        rows = f"{self.train.count} rows"
+        if stage == "finetune_student":
+            return self.schedule(stage, shape, recipe, self.train, rows)
+        if recipe.similarity_steps and self.task.is_pair(train[0]):
+            steps, of, size, texts = recipe.similarity_steps, "similarity", similarity.BATCH_SIZE, self.train
+        elif contrast.wanted(self.task, train, recipe):
+            steps, of, size = recipe.contrast_steps, "contrast", contrast.BATCH_SIZE
+            texts, recipe = self.train.cut(contrast.LONGEST), contrast.afterwards(recipe)
+        else:
+            return self.schedule(stage, shape, recipe, self.train, rows)
+        read = texts.times(steps * size / texts.count)
+        seconds = self.seconds("train", shape, read, steps, self.layers_of(shape), dropout=recipe.dropout)
+        cost = self.schedule(stage, shape, recipe, self.train, f"{steps} steps on {of}, {rows}")
+        return replace(cost, steps=cost.steps + steps, seconds=cost.seconds + seconds)
 
     def augment(self) -> Cost:
         if not self.variants:

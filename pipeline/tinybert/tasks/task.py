@@ -44,6 +44,7 @@ class Task(ABC):
     source_settings: ClassVar[tuple[str, ...]] = ()  # further settings of a source that this kind reads
     head_name: ClassVar[str]  # of the transformers class that loads a model with this kind's head
     pipeline_tag: ClassVar[str]  # the hub's name of the kind
+    has_one_class: ClassVar[bool] = False  # whether the label of a row is one of several classes
     uses_first_position_only: ClassVar[bool] = False  # whether the head reads only the first hidden state
     has_submissions: ClassVar[bool] = False  # whether benchmark servers accept prediction files of this kind
     has_probabilities: ClassVar[bool] = True  # whether `calibration` returns probabilities

@@ -15,6 +15,7 @@ from pipeline.tinybert.tasks.texts import Texts
 
 
 class TextClassification(Texts):
+    has_one_class: ClassVar = True
     has_submissions: ClassVar = True
     problem_type: ClassVar = "single_label_classification"
     source_settings: ClassVar = ("labels",)

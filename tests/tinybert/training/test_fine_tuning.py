@@ -29,7 +29,7 @@ def recipe(**changes) -> FinetuneTeacher:
     values = {"epochs": 2, "batch_size": 4, "learning_rate": 2e-3, "warmup": 0.25, "weight_decay": 0.01}
     more = {"min_steps": None, "patience": None, "accumulation": 1, "checkpointing": False}
     own = {"checkpoint": None, "dropout": None, "class_weights": False, "calibrate": False}
-    own |= {"encoder": None, "seeds": None, "predictions": None, "similarity_steps": 0}
+    own |= {"encoder": None, "seeds": None, "predictions": None, "similarity_steps": 0, "contrast_steps": 0}
     return FinetuneTeacher.model_validate({**values, **more, **own, **changes})
 
 

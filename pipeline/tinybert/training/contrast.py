@@ -1,0 +1,120 @@
+"""A start for the teacher of few texts: it first learns which texts are of one class.
+
+A batch of n texts has n (n - 1) / 2 pairs, so few texts teach an encoder more in pairs than one by one (SetFit,
+Tunstall et al. 2022, arXiv 2209.11055, section 3). Afterwards, the states of texts of one class are close together, and
+the head that learns the labels finds the classes apart.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+from transformers import AutoModel
+
+from pipeline.tinybert.core import launch, resume
+from pipeline.tinybert.core.log import log
+from pipeline.tinybert.data.rows import Row
+from pipeline.tinybert.models import checkpoints
+from pipeline.tinybert.models.batches import Collator
+from pipeline.tinybert.models.encoded_rows import EncodedRows
+from pipeline.tinybert.models.inference import encode
+from pipeline.tinybert.training.embeddings_in_use import embeddings_in_use
+from pipeline.tinybert.training.fine_tuning import rows_in
+from pipeline.tinybert.training.loop import Batch, Objective, Tensors, train_or_load
+from pipeline.tinybert.training.plan import Plan, steps_of
+
+if TYPE_CHECKING:
+    from pipeline.tinybert.core.settings import FinetuneTeacher, Numerics
+    from pipeline.tinybert.tasks import Task
+
+BATCH_SIZE = 32
+WARMUP = 0.1
+LONGEST = 128  # word pieces of a text: more would take longer than the labels
+LABELS = 0.3  # of `min_steps`: a teacher that finds the classes apart has less to learn
+
+
+def wanted(task: Task, train: list[Row], settings: FinetuneTeacher) -> bool:
+    """Whether the rows are single texts with a class, and so few that ``settings.min_steps`` decides how long the
+    teacher learns the labels.
+    """
+    steps = steps_of(len(train), settings.epochs, settings.batch_size, settings.accumulation)
+    few = settings.min_steps is not None and steps < settings.min_steps
+    return bool(settings.contrast_steps) and few and task.has_one_class and not task.is_pair(train[0])
+
+
+def afterwards(settings: FinetuneTeacher) -> FinetuneTeacher:
+    """The settings to learn the labels with."""
+    return settings.model_copy(update={"min_steps": round(LABELS * (settings.min_steps or 0))})
+
+
+@contextlib.contextmanager
+def start(
+    encoder: Path, tokenizer, task: Task, train: list[Row], settings: FinetuneTeacher, numerics: Numerics, name: str
+) -> Iterator[tuple[Path, FinetuneTeacher]]:
+    """The folder of the encoder after ``settings.contrast_steps``, and the settings to train it with. ``name``: of the
+    training, for resuming.
+    """
+    log(f"few rows: {settings.contrast_steps} steps on pairs of texts, of one class or of two (contrast_steps)")
+    with resume.folder(f"{name}-contrast") as folder:
+        model = checkpoints.load(AutoModel, encoder)
+        checkpoints.set_dropout(model, settings.dropout)
+        cut = copy.copy(task)
+        cut.max_length = min(task.max_length, LONGEST)
+        data = EncodedRows.in_memory(encode(cut, train, tokenizer))
+        plan = Plan(
+            stage="finetune_teacher.contrast_steps",
+            **numerics.model_dump(),
+            batch_size=BATCH_SIZE,
+            learning_rate=settings.learning_rates[0],
+            epochs=1,
+            steps=settings.contrast_steps,
+            warmup=WARMUP,
+            weight_decay=settings.weight_decay,
+        )
+        with embeddings_in_use(model, data, tokenizer.pad_token_id):
+            train_or_load(f"{name}-of-contrast", ContrastObjective(), model, data, Collator(tokenizer), plan)
+        if launch.rank() == 0:
+            checkpoints.save(folder / "encoder", model, tokenizer)
+        launch.wait()
+        yield folder / "encoder", afterwards(settings)
+
+
+class ContrastObjective(Objective):
+    """The squared error of the cosine of two texts, which is to be 1 if they are of one class, and 0 if not. A text is
+    the mean of an encoder's last states.
+    """
+
+    needs_all_weights = False  # an encoder's pooler has no part in the loss
+
+    def losses(self, model: nn.Module, batch: Batch) -> tuple[Tensors, Tensors]:
+        inputs = {name: values for name, values in batch.items() if name != "labels"}
+        states: Any = model(**inputs).last_hidden_state
+        mask = inputs["attention_mask"].unsqueeze(-1)
+        texts = normalize((states.float() * mask).sum(1) / mask.sum(1), dim=1)
+        return {"loss": contrast(texts @ texts.T, batch["labels"])}, {}
+
+    def counts(self, batch: Batch) -> Tensors:
+        return {"loss": rows_in(batch)}
+
+
+def contrast(cosines: Tensor, labels: Tensor) -> Tensor:
+    """The mean squared error of pairs of one class and that of other pairs, of which each counts half: a scalar.
+
+    cosines: (B, B), of texts with ``labels`` (B,). Pairs of a text with itself do not count.
+    """
+    alike = (labels.unsqueeze(0) == labels.unsqueeze(1)).float()
+    others = 1 - alike
+    alike = alike - torch.eye(len(labels), device=alike.device)
+    return (_mean((1 - cosines) ** 2, alike) + _mean(cosines**2, others)) / 2
+
+
+def _mean(errors: Tensor, pairs: Tensor) -> Tensor:
+    """Of the errors (B, B) where ``pairs`` is 1; 0 if there are none."""
+    return (errors * pairs).sum() / pairs.sum().clamp(min=1)
