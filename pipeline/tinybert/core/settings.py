@@ -325,7 +325,7 @@ class FinetuneTeacher(Schedule):
         ge=0,
         le=100_000_000,
         description="optimizer steps on which texts are of one class, before the labels, if the rows are single texts"
-        " with a class, and fewer than min_steps needs; the labels then have 0.3 of min_steps; 0: none",
+        " with a class, and fewer than min_steps needs; 0: none",
     )
     predictions: str | None = Field(
         description="a file below data/raw/<task>/teacher with the probability of each class for training and"

@@ -281,7 +281,7 @@ class Sketch:
             steps, of, size, texts = recipe.similarity_steps, "similarity", similarity.BATCH_SIZE, self.train
         elif contrast.wanted(self.task, train, recipe):
             steps, of, size = recipe.contrast_steps, "contrast", contrast.BATCH_SIZE
-            texts, recipe = self.train.cut(contrast.LONGEST), contrast.afterwards(recipe)
+            texts = self.train.cut(contrast.LONGEST)
         else:
             return self.schedule(stage, shape, recipe, self.train, rows)
         read = texts.times(steps * size / texts.count)

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 BATCH_SIZE = 32
 WARMUP = 0.1
 LONGEST = 128  # word pieces of a text: more would take longer than the labels
-LABELS = 0.3  # of `min_steps`: a teacher that finds the classes apart has less to learn
 
 
 def wanted(task: Task, train: list[Row], settings: FinetuneTeacher) -> bool:
@@ -49,18 +48,11 @@ def wanted(task: Task, train: list[Row], settings: FinetuneTeacher) -> bool:
     return bool(settings.contrast_steps) and few and task.has_one_class and not task.is_pair(train[0])
 
 
-def afterwards(settings: FinetuneTeacher) -> FinetuneTeacher:
-    """The settings to learn the labels with."""
-    return settings.model_copy(update={"min_steps": round(LABELS * (settings.min_steps or 0))})
-
-
 @contextlib.contextmanager
 def start(
     encoder: Path, tokenizer, task: Task, train: list[Row], settings: FinetuneTeacher, numerics: Numerics, name: str
-) -> Iterator[tuple[Path, FinetuneTeacher]]:
-    """The folder of the encoder after ``settings.contrast_steps``, and the settings to train it with. ``name``: of the
-    training, for resuming.
-    """
+) -> Iterator[Path]:
+    """The folder of the encoder after ``settings.contrast_steps``. ``name``: of the training, for resuming."""
     log(f"few rows: {settings.contrast_steps} steps on pairs of texts, of one class or of two (contrast_steps)")
     with resume.folder(f"{name}-contrast") as folder:
         model = checkpoints.load(AutoModel, encoder)
@@ -83,7 +75,7 @@ def start(
         if launch.rank() == 0:
             checkpoints.save(folder / "encoder", model, tokenizer)
         launch.wait()
-        yield folder / "encoder", afterwards(settings)
+        yield folder / "encoder"
 
 
 class ContrastObjective(Objective):

@@ -34,7 +34,7 @@ def start(
         with similarity.start(encoder, tokenizer, task, train, settings, numerics, name) as found:
             yield found
     elif contrast.wanted(task, train, settings):
-        with contrast.start(encoder, tokenizer, task, train, settings, numerics, name) as found:
-            yield found
+        with contrast.start(encoder, tokenizer, task, train, settings, numerics, name) as folder:
+            yield folder, settings
     else:
         yield encoder, settings
