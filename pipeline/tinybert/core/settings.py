@@ -325,7 +325,7 @@ class FinetuneTeacher(Schedule):
         ge=0,
         le=100_000_000,
         description="optimizer steps on which texts are of one class, before the labels, if the rows are single texts"
-        " with a class, and fewer than min_steps needs; 0: none",
+        " with a class, and so few that min_steps makes 10 epochs of them; 0: none",
     )
     predictions: str | None = Field(
         description="a file below data/raw/<task>/teacher with the probability of each class for training and"

@@ -28,7 +28,7 @@ from pipeline.tinybert.models.inference import encode
 from pipeline.tinybert.training.embeddings_in_use import embeddings_in_use
 from pipeline.tinybert.training.fine_tuning import rows_in
 from pipeline.tinybert.training.loop import Batch, Objective, Tensors, train_or_load
-from pipeline.tinybert.training.plan import Plan, steps_of
+from pipeline.tinybert.training.plan import Plan, fitted
 
 if TYPE_CHECKING:
     from pipeline.tinybert.core.settings import FinetuneTeacher, Numerics
@@ -37,15 +37,17 @@ if TYPE_CHECKING:
 BATCH_SIZE = 32
 WARMUP = 0.1
 LONGEST = 128  # word pieces of a text: more would take longer than the labels
+FEWEST_EPOCHS = 10  # of the labels. With more rows, the contrast of classes made no difference in measurements
 
 
 def wanted(task: Task, train: list[Row], settings: FinetuneTeacher) -> bool:
-    """Whether the rows are single texts with a class, and so few that ``settings.min_steps`` decides how long the
-    teacher learns the labels.
+    """Whether the rows are single texts with a class, and so few that ``settings.min_steps`` makes at least
+    ``FEWEST_EPOCHS``: with the defaults, 400 rows at most.
     """
-    steps = steps_of(len(train), settings.epochs, settings.batch_size, settings.accumulation)
-    few = settings.min_steps is not None and steps < settings.min_steps
-    return bool(settings.contrast_steps) and few and task.has_one_class and not task.is_pair(train[0])
+    if not settings.contrast_steps or not settings.min_steps or not task.has_one_class or task.is_pair(train[0]):
+        return False
+    fit = fitted(len(train), settings.epochs, settings.batch_size, settings.accumulation, settings.min_steps)
+    return fit.steps == settings.min_steps and fit.steps >= FEWEST_EPOCHS * fit.steps_per_epoch
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ def test_pairs_of_one_class_and_of_two_count_alike_and_no_text_is_its_own_pair()
 
 
 def recipe(**changes) -> settings.FinetuneTeacher:
-    wanted = {"min_steps": 10, "contrast_steps": 20, "similarity_steps": 0, **changes}
+    wanted = {"min_steps": 30, "contrast_steps": 20, "similarity_steps": 0, **changes}
     return settings.load().of("finetune_teacher", "tiny").model_copy(update=wanted)
 
 
@@ -61,11 +61,12 @@ NUMBERS = [{**row, "label": float(number)} for number, row in enumerate(FEW)]
     [
         (FEW, None, {"contrast_steps": 0}),
         (FEW, None, {"min_steps": None}),
-        (FEW, None, {"min_steps": 9}),  # 24 rows in batches of 8, for three epochs
+        (FEW, None, {"min_steps": 29}),  # 24 rows in batches of 8: less than ten epochs
+        (FEW, None, {"epochs": 12}),  # min_steps adds nothing
         (PAIRS, None, {}),
         (NUMBERS, REGRESSION, {}),
     ],
-    ids=["no steps", "no minimum", "many rows", "pairs", "numbers"],
+    ids=["no steps", "no minimum", "too many rows", "enough epochs", "pairs", "numbers"],
 )
 def test_all_others_start_from_the_encoder(raw_world, rows, task, changes):
     folder, found, _ = started(rows, task, **changes)
