@@ -10,6 +10,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from transformers import AutoConfig
+
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from pipeline.tinybert.models import checkpoints
@@ -23,13 +25,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("task", nargs="?", default="rotten_tomatoes")
     folder = Path("models", parser.parse_args().task, "onnx")
-    tokenizer = checkpoints.tokenizer(folder)
+    tokenizer, config = checkpoints.tokenizer(folder), AutoConfig.from_pretrained(folder)
     with tempfile.TemporaryDirectory() as temporary:
         file = Path(temporary, "int8.onnx")
-        onnx_model.quantise(folder / "model.onnx", file, tokenizer, per_channel=True, reduce_range=True)
+        onnx_model.quantise(folder / "model.onnx", file, config, tokenizer, per_channel=True, reduce_range=True)
         runs = {"fused": latency.onnx_runner(file, threads=1)}
         onnx_model.fuse_attention = lambda content: (content, 0)
-        onnx_model.quantise(folder / "model.onnx", file, tokenizer, per_channel=True, reduce_range=True)
+        onnx_model.quantise(folder / "model.onnx", file, config, tokenizer, per_channel=True, reduce_range=True)
         runs["plain"] = latency.onnx_runner(file, threads=1)
     print("| word pieces | int8, plain | int8, fused | less time |\n|---|---|---|---|")
     for length in LENGTHS:

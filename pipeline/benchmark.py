@@ -73,9 +73,10 @@ def write_teacher(folder: Path, teacher: PreTrainedModel, task: tasks.Task, toke
     """
     onnx_model.check_weights(teacher)
     onnx, int8 = (folder / FILES[form] for form in ("onnx", "int8"))
+    rounding = {"per_channel": export.per_channel, "reduce_range": export.reduce_range}
     for path, write in {
         onnx: lambda: onnx_model.write(onnx, teacher, task, tokenizer, export.opset),
-        int8: lambda: onnx_model.quantise(onnx, int8, tokenizer, export.per_channel, export.reduce_range),
+        int8: lambda: onnx_model.quantise(onnx, int8, teacher.config, tokenizer, **rounding),
     }.items():
         try:
             write()

@@ -80,7 +80,9 @@ def write_and_score(
     checkpoints.save(out, student, tokenizer)
     files = {which: out / file for which, file in FILES.items()}
     onnx_model.write(files["onnx"], student, task, tokenizer, recipe.opset)
-    fused = onnx_model.quantise(files["onnx"], files["int8"], tokenizer, recipe.per_channel, recipe.reduce_range)
+    fused = onnx_model.quantise(
+        files["onnx"], files["int8"], student.config, tokenizer, recipe.per_channel, recipe.reduce_range
+    )
     log(f"int8: fused attention in {fused} layers" if fused else "int8: attention is not fused: not found, or inexact")
 
     test, threshold = EvaluationSet(task, parts["test"], tokenizer), None

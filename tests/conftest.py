@@ -14,6 +14,7 @@ import pytest
 import tiny
 import torch
 from tiny import COMMON, OF_ALL, PER_TASK, ROOT, run_stage
+from transformers import AutoConfig
 
 from pipeline import benchmark
 from pipeline.tinybert import tasks
@@ -118,9 +119,10 @@ def both_int8(monkeypatch, tmp_path):
 
     def make(path, tokenizer):
         files = [tmp_path / "int8.onnx", tmp_path / "plain_int8.onnx"]
-        layers = onnx_model.quantise(path, files[0], tokenizer, per_channel=True, reduce_range=True)
+        config = AutoConfig.from_pretrained(path.parent)
+        layers = onnx_model.quantise(path, files[0], config, tokenizer, per_channel=True, reduce_range=True)
         monkeypatch.setattr(onnx_model, "fuse_attention", lambda content: (content, 0))
-        assert onnx_model.quantise(path, files[1], tokenizer, per_channel=True, reduce_range=True) == 0
+        assert onnx_model.quantise(path, files[1], config, tokenizer, per_channel=True, reduce_range=True) == 0
         return layers, *(onnx_model.session(file, threads=1) for file in files)
 
     return make

@@ -8,6 +8,7 @@ import pytest
 import tiny
 import torch
 from tiny import run_stage
+from transformers import AutoConfig
 
 from pipeline.tinybert import tasks
 from pipeline.tinybert.core import settings
@@ -98,9 +99,22 @@ def test_a_fused_file_that_answers_otherwise_is_not_kept(world, monkeypatch, tmp
         return model.SerializeToString(), layers
 
     monkeypatch.setattr(onnx_model, "fuse_attention", without_mask)
-    tokenizer = checkpoints.tokenizer(path.parent)
-    assert onnx_model.quantise(path, tmp_path / "int8.onnx", tokenizer, per_channel=True, reduce_range=True) == 0
-    assert b"MultiHeadAttention" not in (tmp_path / "int8.onnx").read_bytes()
+    tokenizer, config = checkpoints.tokenizer(path.parent), AutoConfig.from_pretrained(path.parent)
+    to = tmp_path / "int8.onnx"
+    assert onnx_model.quantise(path, to, config, tokenizer, per_channel=True, reduce_range=True) == 0
+    assert b"MultiHeadAttention" not in to.read_bytes()
+
+
+def test_a_model_with_local_attention_is_not_fused_though_short_texts_would_answer_alike(tmp_path, task):
+    tiny.write_family(tmp_path, "modernbert")
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "local_attention": 128}))  # as in the released models
+    model, tokenizer = task.load_model(tmp_path).eval(), checkpoints.tokenizer(tmp_path)
+    path, to, options = tmp_path / "model.onnx", tmp_path / "int8.onnx", {"per_channel": True, "reduce_range": True}
+    onnx_model.write(path, model, task, tokenizer, 18)
+    assert onnx_model.quantise(path, to, model.config, tokenizer, **options) == 0
+    model.config.layer_types = ["full_attention"] * 4
+    assert onnx_model.quantise(path, to, model.config, tokenizer, **options) == 4
 
 
 def test_the_highest_opset_gives_files_that_load_and_answer_the_same(world, batch, task, tmp_path):
@@ -108,7 +122,7 @@ def test_the_highest_opset_gives_files_that_load_and_answer_the_same(world, batc
     highest = next(rule.le for rule in settings.Export.model_fields["opset"].metadata if hasattr(rule, "le"))
     path, inputs = tmp_path / "model.onnx", batch((7, 3))
     onnx_model.write(path, model, task, tokenizer, highest)
-    onnx_model.quantise(path, tmp_path / "int8.onnx", tokenizer, per_channel=True, reduce_range=True)
+    onnx_model.quantise(path, tmp_path / "int8.onnx", model.config, tokenizer, per_channel=True, reduce_range=True)
     expected = model(**inputs).logits.detach()
     torch.testing.assert_close(onnx_model.run(onnx_model.session(path), inputs).logits, expected, atol=1e-5, rtol=0)
     assert onnx_model.run(onnx_model.session(tmp_path / "int8.onnx"), inputs).logits.isfinite().all()

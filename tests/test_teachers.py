@@ -70,12 +70,24 @@ def test_texts_get_the_logits_that_the_teacher_gives_with_its_own_tokenizer(with
 @pytest.mark.parametrize("family", ["mpnet", "modernbert", *TEACHER_FAMILIES])
 def test_a_student_learns_all_that_a_teacher_of_another_family_can_teach(with_teacher, family, words, capfd):
     weights = {f"distill_intermediate.losses.{part}": 1 for part in ("embeddings", "hidden", "attention", "relations")}
-    name = with_teacher(family, words=words, **weights)
+    layer_map = {"distill_intermediate.layer_map": [1, 3]}  # of a ModernBERT, those without local attention
+    name = with_teacher(family, words=words, **weights, **layer_map)
     run_stage("distill_intermediate")
     curves = {path.stem for path in Path("metrics", name, "distill_intermediate", "plots").rglob("*.tsv")}
     attention = {"attention"} if family not in TEACHER_FAMILIES and (words or family == "mpnet") else set()
     assert curves == {"loss", "embeddings", "hidden", "relations", *attention}
     assert ("distill_intermediate.losses.attention:" in capfd.readouterr().out) == (not attention)
+
+
+def test_attention_scores_of_layers_with_local_attention_are_not_learned(with_teacher, capfd):
+    weights = {"distill_intermediate.losses.attention": 1, "distill_intermediate.layer_map": [1, 2]}
+    name = with_teacher("modernbert", words=tiny.tokenizer(), **weights)
+    run_stage("distill_intermediate")
+    assert not list(Path("metrics", name, "distill_intermediate", "plots").rglob("attention.tsv"))
+    reason = "a layer has local attention, and its scores of far positions mean nothing"
+    assert (
+        f"distill_intermediate.losses.attention: attention scores are not learned: {reason}" in capfd.readouterr().out
+    )
 
 
 @pytest.mark.parametrize("kind", ["named_entities", "question_answering"])

@@ -83,7 +83,7 @@ def from_layers(wanted: GeneralStudent, seed: int) -> PreTrainedModel:
         if weights.keys() != block.state_dict().keys():
             raise UserError(
                 f"{KEY}.layers: {chosen}: the first layer of a {config.model_type} has other weights than the rest:"
-                " expected 1 in the first place and nowhere else"
+                " expected 1 in the first place and nowhere else, for a single layer [1]"
             )
         block.load_state_dict(weights)
     return student

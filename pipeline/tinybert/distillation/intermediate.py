@@ -26,7 +26,7 @@ from pipeline.tinybert.models.attention import attention_scores, gives_scores, o
 from pipeline.tinybert.models.batches import COLUMNS, Collator
 from pipeline.tinybert.models.batches import Batch as Rows
 from pipeline.tinybert.models.encoded_rows import EncodedRows
-from pipeline.tinybert.models.families import LastVectors
+from pipeline.tinybert.models.families import LastVectors, local_layers
 from pipeline.tinybert.models.precision import to_inference
 from pipeline.tinybert.training.embeddings_in_use import embeddings_in_use
 from pipeline.tinybert.training.loop import Batch, Objective, Tensors, train_or_load
@@ -230,6 +230,7 @@ def learnable(
     teacher: PreTrainedModel,
     tokenizer,
     reading: SecondReading | None,
+    layer_map: list[int],
     key: str,
 ) -> Losses:
     """The losses that this teacher can teach this student. Logs why others are left out. For ``reading`` and ``key``
@@ -243,6 +244,8 @@ def learnable(
         reason = f"the student has {heads[0]} heads, the teacher {heads[1]} ({key}.losses.relations takes any number)"
     elif reading and not cut_alike(tokenizer, reading.tokenizer):
         reason = "the tokenizers of student and teacher cut texts into different pieces"
+    elif local_layers(teacher.config) & {*layer_map} or local_layers(student.config):
+        reason = "a layer has local attention, and its scores of far positions mean nothing"
     if reason and weights.attention:
         log(f"{key}.losses.attention: attention scores are not learned: {reason}")
         weights = weights.model_copy(update={"attention": 0})
@@ -281,10 +284,10 @@ def learn_intermediate(
     constant, as in the paper. ``reading``: the data as the teacher's own tokenizer reads them; None if that is
     ``tokenizer``.
     """
-    weights = learnable(settings.losses, student, teacher, tokenizer, reading, key)
     layer_map = map_layers(
         settings.layer_map, student.config.num_hidden_layers, teacher.config.num_hidden_layers, f"{key}.layer_map"
     )
+    weights = learnable(settings.losses, student, teacher, tokenizer, reading, layer_map, key)
     if not any(weights.model_dump().values()):
         why = "none is left that this teacher can teach" if any(settings.losses.model_dump().values()) else "all are 0"
         raise UserError(f"{key}.losses: {why}: the student would learn nothing; set epochs to 0 to skip the stage")

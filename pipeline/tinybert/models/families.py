@@ -131,6 +131,12 @@ def check_family(config, key: str, is_teacher: bool = False) -> None:
         raise UserError(f"{key}: model family '{family}' is not supported: expected one of {', '.join(known)}")
 
 
+def local_layers(config) -> set[int]:
+    """The layers, from 1, in which a position sees only those near it (ModernBERT)."""
+    kinds = getattr(config, "layer_types", None) or []
+    return {number for number, kind in enumerate(kinds, 1) if kind == "sliding_attention"}
+
+
 def layers(encoder: nn.Module) -> nn.ModuleList:
     """The Transformer layers of an encoder (a model without a head)."""
     config: Any = encoder.config

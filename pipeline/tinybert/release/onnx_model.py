@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import onnx
 import onnxruntime
@@ -20,6 +20,7 @@ from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
 from pipeline.tinybert.core.errors import UserError
+from pipeline.tinybert.models.families import local_layers
 from pipeline.tinybert.models.inference import Forward, last_layer_first_position_only
 
 if TYPE_CHECKING:
@@ -83,16 +84,18 @@ def check_weights(model: PreTrainedModel) -> None:
         )
 
 
-def quantise(path: Path, to: Path, tokenizer, per_channel: bool, reduce_range: bool) -> int:
-    """Quantise a file dynamically: weights and embeddings are stored in int8; each activation tensor is quantised at
-    run time by its own range. Attention is fused (`fuse_attention`) if the answers stay the same. Returns the number of
-    layers with fused attention.
+def quantise(path: Path, to: Path, config: Any, tokenizer, per_channel: bool, reduce_range: bool) -> int:
+    """Quantise the file of a model with this ``config`` dynamically: weights and embeddings are stored in int8; each
+    activation tensor is quantised at run time by its own range. Attention is fused (`fuse_attention`) if no layer has
+    local attention, and the answers stay the same. Returns the number of layers with fused attention.
 
     per_channel: one scale for each output of a matrix product. reduce_range: weights of 7 bits, because sums of 8-bit
     products overflow on processors without VNNI (AVX2, older AVX-512).
     """
     with _quietly():
         quantize_dynamic(path, to, weight_type=QuantType.QInt8, per_channel=per_channel, reduce_range=reduce_range)
+    if local_layers(config):  # short texts would answer alike, long ones would not
+        return 0
     fused, layers = fuse_attention(to.read_bytes())
     if not layers or not _answers_stay(path, to, fused, tokenizer):
         return 0

@@ -5,6 +5,7 @@ Words outside the trimmed vocabulary are split into shorter word-pieces.
 
 import copy
 import json
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,6 +15,8 @@ from transformers import PreTrainedModel
 
 from pipeline.tinybert.core.errors import UserError
 
+BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+SPECIAL = [f"{name}_token_id" for name in ("pad", "cls", "sep", "bos", "eos", "mask", "unk")]
 MARKS = {"WordPiece": "##", "Unigram": "▁"}  # kind of vocabulary → the mark with which some pieces begin
 
 
@@ -24,7 +27,8 @@ def needed(tokenizer, sequences: Iterable[list[int]], words: Iterable[str], key:
     characters, so that other words can be spelled. Raises UserError, which names the setting ``key``, if the vocabulary
     is of another kind: that of byte-level BPE has rules that join pieces.
     """
-    kind = _description(tokenizer)["model"]["type"]
+    described = _description(tokenizer)["model"]
+    kind = described["type"]
     if kind not in MARKS:
         raise UserError(
             f"{key}: only a {' or '.join(MARKS)} vocabulary can be trimmed, not one of {kind}, as that of"
@@ -32,6 +36,8 @@ def needed(tokenizer, sequences: Iterable[list[int]], words: Iterable[str], key:
         )
     ids = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
     ids |= {number for piece, number in tokenizer.get_vocab().items() if len(piece.removeprefix(MARKS[kind])) <= 1}
+    if described.get("byte_fallback"):  # characters without a piece are spelled in bytes
+        ids |= {number for piece, number in tokenizer.get_vocab().items() if BYTE.fullmatch(piece)}
     ids.update(*sequences)
     if words := list(words):
         ids.update(*tokenizer(words, add_special_tokens=False)["input_ids"])
@@ -45,7 +51,10 @@ def trim(model: PreTrainedModel, tokenizer, kept: list[int]):
     embeddings: Any = model.get_input_embeddings()
     weights = embeddings.weight.data[kept].clone()
     model.set_input_embeddings(nn.Embedding.from_pretrained(weights, freeze=False, padding_idx=padding))
-    model.config.vocab_size, model.config.pad_token_id = len(kept), padding
+    model.config.vocab_size = len(kept)
+    for name in SPECIAL:
+        if (number := getattr(model.config, name, None)) in new_id:
+            setattr(model.config, name, new_id[number])
 
     description = _description(tokenizer)
     _keep(description["model"], new_id)

@@ -11,6 +11,7 @@ MOST_POINTS = 200  # of a curve; more cannot be seen
 MOST_CLASSES = 12  # of a confusion matrix; the rarest are left out
 CHARACTER = 6.2  # average width of a character of the labels
 COLOURS = 6  # of series that are not named after a model
+FORMS = ("", "pytorch", "onnx", "int8")
 
 Point = tuple[float, float]
 Scale = Callable[[float], float]
@@ -178,9 +179,10 @@ def svg(parts: list[str], caption: str = "", height: float = HEIGHT) -> str:
 
 
 def css(name: str, place: int) -> str:
-    """The class that gives the colour: that of the model with which the name begins, else that of its place."""
-    models = (f"m-{model}" for model in ("teacher", "baseline", "student") if name.startswith(model))
-    return next(models, f"m-{place % COLOURS}")
+    """The class that gives the colour: that of the model, perhaps in a format ("student int8"), else of its place."""
+    model, _, form = name.partition(" ")
+    is_model = model in ("teacher", "baseline", "student") and form in FORMS
+    return f"m-{model}" if is_model else f"m-{place % COLOURS}"
 
 
 def number(value: float) -> str:

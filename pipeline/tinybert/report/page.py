@@ -92,7 +92,8 @@ def beside(runs: list[Run]) -> Iterator[tuple[str, str]]:
 def lengths_of(runs: list[Run]) -> list[str]:
     """The names of the bins of text lengths, the shortest first."""
     rows = (row for run in runs for row in run.tables.get("scores_by_length.csv", []) if row["metric"] == run.metric)
-    return list(dict.fromkeys(row["length"] for row in rows))
+    found = {row["length"] for row in rows}  # such as none, 1, 2-3
+    return sorted(found, key=lambda length: charts.in_order(length.replace("none", "0").partition("-")[0]))
 
 
 def by_length(run: Run, model: str, lengths: list[str]) -> list[charts.Point]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from torch.nn.functional import normalize
 from transformers import AutoModel
 
 from pipeline.tinybert.core import launch, resume
-from pipeline.tinybert.core.log import log
+from pipeline.tinybert.core.log import log, without_counts
 from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.models import checkpoints
 from pipeline.tinybert.models.batches import Collator
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from pipeline.tinybert.core.settings import FinetuneTeacher, Numerics
     from pipeline.tinybert.tasks import Task
 
-BATCH_SIZE = 32
+BATCH_SIZE = 32  # of each process, which sees only the pairs of its own texts
 WARMUP = 0.1
 LONGEST = 128  # word pieces of a text: more would take longer than the labels
 FEWEST_EPOCHS = 10  # of the labels. With more rows, the contrast of classes made no difference in measurements
@@ -61,14 +62,17 @@ def start(
         checkpoints.set_dropout(model, settings.dropout)
         cut = copy.copy(task)
         cut.max_length = min(task.max_length, LONGEST)
-        data = EncodedRows.in_memory(encode(cut, train, tokenizer))
+        with without_counts():  # of texts that are cut
+            data = EncodedRows.in_memory(encode(cut, train, tokenizer))
+        batches = math.ceil(len(data) / (BATCH_SIZE * launch.world_size()))
         plan = Plan(
             stage="finetune_teacher.contrast_steps",
             **numerics.model_dump(),
-            batch_size=BATCH_SIZE,
+            batch_size=math.ceil(len(data) / batches),  # equal ones: a text that is left over has no pair
             learning_rate=settings.learning_rates[0],
             epochs=1,
             steps=settings.contrast_steps,
+            checkpointing=settings.checkpointing,
             warmup=WARMUP,
             weight_decay=settings.weight_decay,
         )

@@ -55,11 +55,11 @@ def start(
 ) -> Iterator[tuple[Path, FinetuneTeacher]]:
     """The folder of the encoder in which the teacher starts, and the settings to train it with.
 
-    The folder is ``encoder``, or, if the rows are pairs whose labels have something to do with the similarity of their
+    The rows are pairs. The folder is ``encoder``, or, if the labels have something to do with the similarity of their
     texts, one that has learned it in ``settings.similarity_steps``. Then the labels have a smaller learning rate.
     ``name``: of the training, for resuming.
     """
-    if not settings.similarity_steps or not task.is_pair(train[0]):
+    if not settings.similarity_steps:
         yield encoder, settings
         return
     with resume.folder(f"{name}-similarity") as folder:
@@ -124,6 +124,7 @@ def learned(
         learning_rate=settings.learning_rates[0],
         epochs=1,
         steps=settings.similarity_steps,
+        checkpointing=settings.checkpointing,
         warmup=WARMUP,
         weight_decay=settings.weight_decay,
     )

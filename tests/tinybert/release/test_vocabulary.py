@@ -1,6 +1,9 @@
+import json
+
 import pytest
 import tiny
 import torch
+from tokenizers import Tokenizer
 from transformers import AutoModel
 
 from pipeline.tinybert.core.errors import UserError
@@ -46,6 +49,24 @@ def test_a_word_outside_the_trimmed_vocabulary_is_split_into_shorter_pieces():
     trimmed = vocabulary.trim(model, tokenizer, kept)
     assert trimmed.tokenize("unwatchable heartwarming") == [*pieces, trimmed.unk_token]
     assert tokenizer.tokenize("heartwarming") == ["heart", "##warm", "##ing"]
+
+
+def test_pieces_for_bytes_are_kept_and_special_numbers_are_those_of_the_trimmed_vocabulary(tmp_path):
+    tiny.write_family(tmp_path, "xlm-roberta")
+    model, tokenizer = AutoModel.from_pretrained(tmp_path), checkpoints.tokenizer(tmp_path)
+    description = json.loads(tokenizer.backend_tokenizer.to_str())
+    known = len(description["model"]["vocab"])
+    description["model"] |= {"byte_fallback": True}
+    description["model"]["vocab"] += [[f"<0x{byte:02X}>", -20.0] for byte in range(256)]
+    tokenizer._tokenizer = Tokenizer.from_str(json.dumps(description))
+    model.resize_token_embeddings(known + 256)
+    before = tokenizer.tokenize("film ☂")
+    assert "<0xE2>" in before
+    kept = vocabulary.needed(tokenizer, [tokenizer("film")["input_ids"]], [], "key")
+    last = kept[-1]
+    model.config.sep_token_id = last
+    assert vocabulary.trim(model, tokenizer, kept).tokenize("film ☂") == before
+    assert model.config.sep_token_id == len(kept) - 1
 
 
 def test_a_vocabulary_of_another_kind_is_an_error_that_names_the_setting(tmp_path):

@@ -73,7 +73,7 @@ def test_all_others_start_from_the_encoder(raw_world, rows, task, changes):
     assert folder == ENCODER and found == recipe(**changes)
 
 
-def test_a_long_text_is_cut_for_the_contrast_only(raw_world, monkeypatch):
+def test_a_long_text_is_cut_for_the_contrast_only(raw_world, monkeypatch, capfd):
     monkeypatch.setattr(contrast, "LONGEST", 6)
     lengths, encode = [], contrast.encode
 
@@ -86,3 +86,17 @@ def test_a_long_text_is_cut_for_the_contrast_only(raw_world, monkeypatch):
     task = tiny.task(["negative", "positive"])
     started(FEW, task, contrast_steps=1)
     assert set(lengths) == {6} and task.max_length == 32
+    assert "max_length" not in capfd.readouterr().out
+
+
+def test_no_text_is_left_over_alone(raw_world, monkeypatch):
+    monkeypatch.setattr(contrast, "BATCH_SIZE", 23)  # of 24 texts
+    sizes, contrast_of = set(), contrast.contrast
+
+    def watched(cosines, labels):
+        sizes.add(len(labels))
+        return contrast_of(cosines, labels)
+
+    monkeypatch.setattr(contrast, "contrast", watched)
+    started(FEW, contrast_steps=4)
+    assert sizes == {12}

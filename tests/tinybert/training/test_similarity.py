@@ -77,10 +77,9 @@ PAIRS = [{**row, "text": "good film", "pair": row["text"]} for row in SINGLE]
         (PAIRS, 3, 0.5, True),
         (PAIRS, 0, 0.5, False),
         (PAIRS, 3, 0.01, False),
-        (SINGLE, 3, 0.5, False),
         (TWO_TEXTS, 3, 0.5, False),
     ],
-    ids=["pairs", "no steps", "labels about something else", "single texts", "two texts"],
+    ids=["pairs", "no steps", "labels about something else", "two texts"],
 )
 def test_a_teacher_starts_from_similarity_if_it_explains_the_labels_of_pairs(
     raw_world, monkeypatch, rows, steps, explained, starts_there
