@@ -294,7 +294,7 @@ def test_an_encoder_without_tokenizer_files_is_an_error(refusal):
 
 def test_an_unsupported_model_family_is_an_error(refusal):
     GPT2Config().save_pretrained(CHECKPOINT)
-    known = "bert, roberta, xlm-roberta, electra, distilbert, mpnet"
+    known = "bert, roberta, xlm-roberta, electra, distilbert, mpnet, modernbert"
     expected = f"encoder.checkpoint: model family 'gpt2' is not supported: expected one of {known}"
     assert refusal("encoder") == expected
 
@@ -303,7 +303,7 @@ def test_a_family_of_teachers_is_refused_for_the_encoder_by_name(refusal):
     tiny.write_family(Path(CHECKPOINT), "deberta-v2")
     assert refusal("encoder") == (
         "encoder.checkpoint: model family 'deberta-v2' is supported for a teacher only (finetune_teacher.encoder):"
-        " expected one of bert, roberta, xlm-roberta, electra, distilbert, mpnet"
+        " expected one of bert, roberta, xlm-roberta, electra, distilbert, mpnet, modernbert"
     )
 
 

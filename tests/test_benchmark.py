@@ -47,7 +47,7 @@ def test_every_model_is_measured_in_every_situation_and_also_one_text_at_a_time(
 def test_a_teacher_that_cannot_be_exported_is_timed_in_the_formats_that_it_has(
     world, monkeypatch, capfd, broken, missing
 ):
-    def fails(*_):
+    def fails(*_, **more):
         raise RuntimeError("no such operator\nwith details")
 
     student = Path("models/tiny/onnx/model.onnx")  # an export takes seconds
