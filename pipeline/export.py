@@ -83,7 +83,11 @@ def write_and_score(
     fused = onnx_model.quantise(
         files["onnx"], files["int8"], student.config, tokenizer, recipe.per_channel, recipe.reduce_range
     )
-    log(f"int8: fused attention in {fused} layers" if fused else "int8: attention is not fused: not found, or inexact")
+    log(
+        f"int8: fused attention in {fused} layers"
+        if fused
+        else "int8: attention is not fused: local, not found, or inexact"
+    )
 
     test, threshold = EvaluationSet(task, parts["test"], tokenizer), None
     with pytorch_forward(task, student) as forward:

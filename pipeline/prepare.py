@@ -34,7 +34,7 @@ def main(name: str, check: bool = False) -> None:
     task, parts, submissions, unlabelled = read_rows(configuration, name)
     if check:
         encoder = locations.checkpoint_folder(configuration.encoder.checkpoint, ENCODER)
-        tokenizer = checkpoints.user_tokenizer(encoder, ENCODER)
+        tokenizer = checkpoints.encoder_tokenizer(encoder, ENCODER)
         all_parts = {**parts, **submissions, "unlabelled": unlabelled}
         known = check_teacher(configuration, name, task, all_parts)
         lengths.log_lengths(task, all_parts, tokenizer)

@@ -83,6 +83,8 @@ def read_run(name: str, commit: str | None, task: str, configuration: settings.S
         file: list(csv.DictReader(text.splitlines(), delimiter="\t" if file.endswith(".tsv") else ","))
         for file, text in files.items() if file.endswith((".csv", ".tsv"))
     }  # fmt: skip
+    if stale:  # it has numbers of each report
+        tables.pop("package/score.csv", None)
     return Run(
         name,
         task,

@@ -103,10 +103,10 @@ stages:
     int8 = "The int8 model, compared"
     Path("dvc.lock").write_text(lock.replace("EXPORTED", "old"))
     page_of_old = write(monkeypatch)
-    assert stale in page_of_old and int8 not in page_of_old
+    assert stale in page_of_old and int8 not in page_of_old and "Score and latency" not in page_of_old
     Path("dvc.lock").write_text(lock.replace("EXPORTED", "new"))
     page_of_new = write(monkeypatch)
-    assert stale not in page_of_new and int8 in page_of_new
+    assert stale not in page_of_new and int8 in page_of_new and "Score and latency" in page_of_new
 
 
 def test_experiments_stand_beside_this_folder_with_a_verdict_and_their_settings(world, monkeypatch):

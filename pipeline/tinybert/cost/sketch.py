@@ -280,7 +280,7 @@ class Sketch:
         if recipe.similarity_steps and self.task.is_pair(train[0]):
             steps, of, size, texts = recipe.similarity_steps, "similarity", similarity.BATCH_SIZE, self.train
         elif contrast.wanted(self.task, train, recipe):
-            steps, of, size = recipe.contrast_steps, "contrast", contrast.BATCH_SIZE
+            steps, of, size = recipe.contrast_steps, "pairs of texts", contrast.batch_size(self.train.count)
             texts = self.train.cut(contrast.LONGEST)
         else:
             return self.schedule(stage, shape, recipe, self.train, rows)

@@ -116,6 +116,7 @@ def _attention(module, query, key, value, attention_mask, dropout=0.0, scaling=N
             capture.scores[capture.layer] = scores
         if explicit:
             return _attend_explicitly(scores, value, attention_mask, dropout), None
+    # FlashAttention has no mask, and in a layer with local attention a position sees only a part of its sequence.
     segments = None if rest.get("sliding_window") else getattr(attention_mask, "segments", None)
     if segments is not None and query.dtype == torch.bfloat16:
         return _flash_attention(segments, query, key, value, dropout, scaling)[..., :head_size], None

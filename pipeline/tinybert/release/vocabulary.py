@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from pipeline.tinybert.core.errors import UserError
 
 BYTE = re.compile(r"<0x[0-9A-F]{2}>")
-SPECIAL = [f"{name}_token_id" for name in ("pad", "cls", "sep", "bos", "eos", "mask", "unk")]
+SPECIAL = [f"{name}_token_id" for name in ("cls", "sep", "bos", "eos", "mask", "unk")]
 MARKS = {"WordPiece": "##", "Unigram": "▁"}  # kind of vocabulary → the mark with which some pieces begin
 
 
@@ -51,9 +51,10 @@ def trim(model: PreTrainedModel, tokenizer, kept: list[int]):
     embeddings: Any = model.get_input_embeddings()
     weights = embeddings.weight.data[kept].clone()
     model.set_input_embeddings(nn.Embedding.from_pretrained(weights, freeze=False, padding_idx=padding))
-    model.config.vocab_size = len(kept)
+    model.config.vocab_size, model.config.pad_token_id = len(kept), padding
     for name in SPECIAL:
-        if (number := getattr(model.config, name, None)) in new_id:
+        number = getattr(model.config, name, None)
+        if isinstance(number, int) and number in new_id:  # a decoder's may be a list
             setattr(model.config, name, new_id[number])
 
     description = _description(tokenizer)

@@ -51,6 +51,11 @@ def wanted(task: Task, train: list[Row], settings: FinetuneTeacher) -> bool:
     return fit.steps == settings.min_steps and fit.steps >= FEWEST_EPOCHS * fit.steps_per_epoch
 
 
+def batch_size(texts: int) -> int:
+    """That of all processes, for this number of texts. Batches are equal: a text that is left over has no pair."""
+    return math.ceil(texts / math.ceil(texts / (BATCH_SIZE * launch.world_size())))
+
+
 @contextlib.contextmanager
 def start(
     encoder: Path, tokenizer, task: Task, train: list[Row], settings: FinetuneTeacher, numerics: Numerics, name: str
@@ -64,11 +69,10 @@ def start(
         cut.max_length = min(task.max_length, LONGEST)
         with without_counts():  # of texts that are cut
             data = EncodedRows.in_memory(encode(cut, train, tokenizer))
-        batches = math.ceil(len(data) / (BATCH_SIZE * launch.world_size()))
         plan = Plan(
             stage="finetune_teacher.contrast_steps",
             **numerics.model_dump(),
-            batch_size=math.ceil(len(data) / batches),  # equal ones: a text that is left over has no pair
+            batch_size=batch_size(len(data)),
             learning_rate=settings.learning_rates[0],
             epochs=1,
             steps=settings.contrast_steps,

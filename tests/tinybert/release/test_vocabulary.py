@@ -64,7 +64,7 @@ def test_pieces_for_bytes_are_kept_and_special_numbers_are_those_of_the_trimmed_
     assert "<0xE2>" in before
     kept = vocabulary.needed(tokenizer, [tokenizer("film")["input_ids"]], [], "key")
     last = kept[-1]
-    model.config.sep_token_id = last
+    model.config.sep_token_id, model.config.eos_token_id = last, [last]
     assert vocabulary.trim(model, tokenizer, kept).tokenize("film ☂") == before
     assert model.config.sep_token_id == len(kept) - 1
 
