@@ -16,6 +16,7 @@ from pipeline.tinybert.core import launch
 from pipeline.tinybert.core.settings import Shape
 from pipeline.tinybert.models import checkpoints
 from pipeline.tinybert.models.attention import our_attention
+from pipeline.tinybert.models.dropout import our_dropout
 from pipeline.tinybert.models.precision import autocast, to_inference
 
 Mode = Literal["train", "validate", "infer"]  # a step; a forward pass; the same after `to_inference`
@@ -132,4 +133,5 @@ def _model(config: Any, shape: Shape, layers: int, vocabulary: int, dropout: flo
     with torch.random.fork_rng():
         model = our_attention(AutoModel.from_config(config, dtype=torch.float32))
     checkpoints.set_dropout(model, dropout)
+    our_dropout(model)
     return model.train()

@@ -29,6 +29,7 @@ from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import log
 from pipeline.tinybert.models.attention import our_attention
 from pipeline.tinybert.models.batches import ByLength, Share
+from pipeline.tinybert.models.dropout import our_dropout
 from pipeline.tinybert.models.encoded_rows import EncodedRows
 from pipeline.tinybert.models.precision import autocast
 from pipeline.tinybert.training import cuda_graphs
@@ -153,6 +154,7 @@ class Run:
         self.device = self.accelerator.device
         if isinstance(model, PreTrainedModel):
             our_attention(model)
+        our_dropout(model)
         if plan.checkpointing:
             cast(PreTrainedModel, model).activation_checkpointing_enable({"use_reentrant": False})
         self.model = model
