@@ -86,7 +86,7 @@ def write_and_score(
     log(
         f"int8: fused attention in {fused} layers"
         if fused
-        else "int8: attention is not fused: local, not found, or inexact"
+        else "int8: attention is not fused: it is local, or was not recognised, or the answers would change"
     )
 
     test, threshold = EvaluationSet(task, parts["test"], tokenizer), None

@@ -128,7 +128,7 @@ def test_a_stage_whose_scratch_files_are_damaged_ends_with_the_same_bytes(run, s
         resumed, _ = run(stage)
         said = capsys.readouterr().out
         assert {path: resumed[path] for path in whole} == whole, (name, kind)
-        assert not changed or not is_read(name) or "is damaged: it is left out" in said, (name, kind, said)
+        assert not changed or not is_read(name) or "is damaged and not used" in said, (name, kind, said)
 
 
 def of_outputs(files: dict[str, bytes], stage: str) -> dict[str, bytes]:

@@ -165,7 +165,7 @@ def test_a_check_doubts_an_own_teacher_whose_files_disagree_how_text_is_read(run
     file = folder / "tokenizer_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "do_lower_case": False}))
     prepare.main("tiny", check=True)
-    assert f"{TEACHER}: doubtful: 'Good" in capsys.readouterr().out
+    assert f"{TEACHER}: DOUBTFUL: 'Good" in capsys.readouterr().out
 
 
 def test_a_check_refuses_an_own_teacher_outside_its_folder(run_check):

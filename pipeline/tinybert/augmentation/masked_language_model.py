@@ -32,7 +32,7 @@ class MaskedWordObjective(Objective):
     needs_all_weights = False
 
     def losses(self, model: nn.Module, batch: Batch) -> tuple[Tensors, Tensors]:
-        body: Any = getattr(model, "module", model).base_model
+        body = cast(PreTrainedModel, model).base_model
         if not next(body.parameters()).requires_grad:
             body.eval()  # in a frozen body, dropout would only be noise
         labels = batch.pop("labels")

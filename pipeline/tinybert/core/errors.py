@@ -32,9 +32,12 @@ def message(error: BaseException) -> str | None:
             where = f" while writing {file}" if file else ""
             return f"the disk is full{where}: free some space, then run `dvc repro` again; it resumes"
     if any(type(link).__name__ == "OutOfMemoryError" for link in chain):  # raised by torch for GPU memory
-        return "the GPU's memory is full: set a smaller batch_size, or the environment variable TINYBERT_CUDA_GRAPHS=0"
+        return (
+            "the GPU's memory is full: set a smaller batch_size or max_length, checkpointing: true, or the environment"
+            " variable TINYBERT_CUDA_GRAPHS=0"
+        )
     if any(isinstance(link, MemoryError) or NO_MEMORY.search(str(link)) for link in chain):
-        return "the memory is full: end other programs, or set a smaller batch_size, max_length or model"
+        return "the memory is full: end other programs, set a smaller batch_size or max_length, or take a smaller model"
     if isinstance(error, UserError):
         return " ".join(str(error).split())
     for link in chain:

@@ -1,7 +1,7 @@
 """Run a stage on several processes. A launcher (torchrun, accelerate launch, srun) starts them. Each takes its share of
 the rows; only the first one writes and prints.
 
-The number of processes does not change the result, so it is an environment variable and not a parameter:
+The number of processes changes results little (docs/running.md), so it is an environment variable, not a parameter:
 ``TINYBERT_PROCESSES=4`` starts four on this machine with torchrun; ``TINYBERT_LAUNCH`` is another launcher's command.
 """
 

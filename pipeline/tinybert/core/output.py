@@ -4,6 +4,7 @@ import contextlib
 import csv
 import json
 import math
+import os
 import shlex
 import shutil
 import tempfile
@@ -41,8 +42,9 @@ def output(path: str | Path) -> Iterator[Path]:
     try:
         yield partial
         whole.sync_all(partial)
-        _remove(path)
-        partial.rename(path)
+        if path.is_dir() or partial.is_dir():  # os.replace cannot replace a folder that has files
+            _remove(path)
+        os.replace(partial, path)
         whole.sync(path.parent)
     finally:
         _remove(partial)

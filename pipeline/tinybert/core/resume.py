@@ -62,7 +62,7 @@ class _Stage:
         if any(entry.name != LOCK for entry in path.iterdir()):
             log(f"resumes from {path}, left by an interrupted run")
         elif others := sum(entry != path for entry in runs.iterdir()):
-            log(f"starts over: {others} interrupted runs had other settings, inputs, code or libraries")
+            log(f"starts from the beginning: {others} interrupted runs had other settings, inputs, code or libraries")
         return path
 
     def close(self, done: bool) -> None:

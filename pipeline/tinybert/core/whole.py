@@ -134,4 +134,4 @@ class AppendedFile:
 
 
 def _log_damaged(path: Path) -> None:
-    log(f"{path} is damaged: it is left out, and the stage starts from what is whole")
+    log(f"{path} is damaged and not used; the stage resumes from the last undamaged checkpoint")

@@ -277,10 +277,12 @@ class Sketch:
         rows = f"{self.train.count} rows"
         if stage == "finetune_student":
             return self.schedule(stage, shape, recipe, self.train, rows)
-        if recipe.similarity_steps and self.task.is_pair(train[0]):
-            steps, of, size, texts = recipe.similarity_steps, "similarity", similarity.BATCH_SIZE, self.train
+        if similarity.wanted(self.task, train, recipe):
+            steps, of, texts = recipe.similarity_steps, "similarity", self.train
+            size = min(similarity.BATCH_SIZE, recipe.batch_size)
         elif contrast.wanted(self.task, train, recipe):
-            steps, of, size = recipe.contrast_steps, "pairs of texts", contrast.batch_size(self.train.count)
+            steps, of = recipe.contrast_steps, "pairs of texts"
+            size = contrast.batch_size(self.train.count, recipe.batch_size)
             texts = self.train.cut(contrast.LONGEST)
         else:
             return self.schedule(stage, shape, recipe, self.train, rows)
@@ -388,7 +390,9 @@ class Sketch:
         log(f"  all: {minutes(total)}")
         if total > LONG:
             longest = max((cost for cost in costs if cost.stage != "encoder"), key=lambda cost: cost.seconds)
-            log(f"LONG: most of it is {longest.stage}. To make it shorter: {'; '.join(self.advice(longest))}")
+            log(
+                f"LONG: more than an hour, most of it for {longest.stage}. To make it shorter: {'; '.join(self.advice(longest))}"
+            )
 
     def advice(self, longest: Cost) -> Iterator[str]:
         """What makes the longest stage shorter."""

@@ -92,14 +92,15 @@ class Machine:
         return min(self.seconds_of(run) for _ in range(1 + RUNS))
 
     def seconds_of(self, run: Callable[[], None]) -> float:
-        """On a CPU, the processor's time: on a busy machine, most of the elapsed time is waiting for other programs."""
-        clock = time.perf_counter if self.device.type == "cuda" else time.process_time
+        """On a CPU, the processor time of the main thread, which takes part in all work: on a busy machine, most of the
+        elapsed time is waiting for other programs.
+        """
+        clock = time.perf_counter if self.device.type == "cuda" else time.thread_time
         start = clock()
         run()
         if self.device.type == "cuda":
             torch.cuda.synchronize()
-            return clock() - start
-        return (clock() - start) / torch.get_num_threads()
+        return clock() - start
 
     def _step(self, model: nn.Module, inputs: dict, mode: Mode, precision: str) -> Callable[[], None]:
         optimizer = torch.optim.AdamW(model.to(self.device).train().parameters(), fused=True)

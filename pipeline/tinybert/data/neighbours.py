@@ -1,15 +1,15 @@
-"""Pairs of near and of far things."""
+"""Random pairs of texts, similar and dissimilar ones."""
 
 import numpy as np
 
-MOST = 4000  # things to compare each with each: all similarities are held in memory
+MOST = 4000  # texts to compare each with each: all similarities are held in memory
 
 
 def draw_pairs(similarity: np.ndarray, count: int, draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """``count`` random pairs of numbers below n, in two arrays: the first of each pair, and one of its neighbours.
+    """``count`` random pairs of indices below n, in two arrays.
 
-    Most things have little in common. So the second is the r-th nearest of the first, and the logarithm of r is drawn
-    evenly: near and far things are paired alike. No number is paired with itself.
+    The second index of a pair is that of the r-th nearest neighbour of the first, and the logarithm of r is uniform:
+    most texts have little in common, so a uniform r would rarely give similar pairs. No index is paired with itself.
 
     similarity: (n, n), n at least 2; row i has the similarities of i to all. Its diagonal is overwritten.
     """

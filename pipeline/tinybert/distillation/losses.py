@@ -46,7 +46,8 @@ def relation_loss(student: Tensor, teacher: Tensor, mask: Tensor, heads: int) ->
 
     def log_relations(vectors: Tensor) -> Tensor:
         split = vectors.float().unflatten(-1, (heads, -1)).transpose(1, 2)
-        scores = split @ split.mT / split.size(-1) ** 0.5
+        with torch.autocast(vectors.device.type, enabled=False):  # it would compute the product in bfloat16
+            scores = split @ split.mT / split.size(-1) ** 0.5
         return log_softmax(scores.masked_fill(~real[:, None, None], torch.finfo(torch.float32).min), dim=-1)
 
     ours, theirs = log_relations(student), log_relations(teacher)

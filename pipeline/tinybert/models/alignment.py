@@ -15,7 +15,7 @@ from pipeline.tinybert.models import inference, tokenizers
 from pipeline.tinybert.models.batches import Collator
 from pipeline.tinybert.models.encoded_rows import Columns, EncodedRows
 from pipeline.tinybert.models.inference import Forward
-from pipeline.tinybert.models.piece_spans import TEXT
+from pipeline.tinybert.models.piece_spans import in_second_text
 
 if TYPE_CHECKING:
     from pipeline.tinybert.tasks import Task
@@ -36,16 +36,18 @@ def read_again(task: Task, rows: list[Row], tokenizer, other) -> Columns:
     """Encode with ``other`` what each sequence of ``tokenizer`` has read of the rows: one sequence for each, with the
     columns ``FIRST`` and ``END``.
     """
-    ours = task.encode(rows, tokenizer, with_spans=True)
-    read = [task.as_read(rows[row], found) for row, found in zip(ours["example"], ours["piece_spans"], strict=True)]
-    theirs = inference.encode(task.second_reader(other), [row for row, _ in read], other, with_spans=True)
-    _, first = np.unique(theirs["example"], return_index=True)  # of a passage that needs two windows, the first
-    theirs = {name: [values[number] for number in first] for name, values in theirs.items()}
+    first_reading = task.encode(rows, tokenizer, with_spans=True)
+    parts = [  # the part of its row that each sequence has, and where it begins in the row's last text
+        task.as_read(rows[row], spans)
+        for row, spans in zip(first_reading["example"], first_reading["piece_spans"], strict=True)
+    ]
+    second = inference.encode(task.second_reader(other), [part for part, _ in parts], other, with_spans=True)
+    _, kept = np.unique(second["example"], return_index=True)  # of a passage that needs two windows, the first
+    second = {name: [values[number] for number in kept] for name, values in second.items()}
     ranges = []
-    for own, (_, shift), found in zip(ours["piece_spans"], read, theirs.pop("piece_spans"), strict=True):
-        in_last_text = (found[:, :1] >= TEXT) & (found[:, :1] < 2 * TEXT - 2)
-        ranges.append(overlaps(found + shift * in_last_text, own))
-    return theirs | {FIRST: [pair[:, 0].tolist() for pair in ranges], END: [pair[:, 1].tolist() for pair in ranges]}
+    for spans, (_, begin), others in zip(first_reading["piece_spans"], parts, second.pop("piece_spans"), strict=True):
+        ranges.append(overlaps(others + begin * in_second_text(others)[:, None], spans))
+    return second | {FIRST: [pair[:, 0].tolist() for pair in ranges], END: [pair[:, 1].tolist() for pair in ranges]}
 
 
 def overlap_weights(first: Tensor, end: Tensor, length: int) -> Tensor:

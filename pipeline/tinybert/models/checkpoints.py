@@ -150,12 +150,12 @@ def user_tokenizer(folder: Path, key: str):
     if found := tokenizers.difference_to_file(loaded, folder):
         text, ours, theirs = found
         log(
-            f"{key}: doubtful: '{text}' is read as {ours}, but tokenizer.json says {theirs}: make tokenizer_config.json"
+            f"{key}: DOUBTFUL: '{text}' is read as {ours}, but tokenizer.json says {theirs}: make tokenizer_config.json"
             " agree with it (do_lower_case, strip_accents, tokenizer_class: PreTrainedTokenizerFast)"
         )
     elif word := tokenizers.lost_capitals(loaded):
         log(
-            f"{key}: doubtful: the vocabulary has words with capitals, but the tokenizer reads '{word}' as"
+            f"{key}: DOUBTFUL: the vocabulary has words with capitals, but the tokenizer reads '{word}' as"
             f" '{' '.join(loaded.tokenize(word))}': if the model knows capitals, set do_lower_case to false in"
             " tokenizer_config.json (and lowercase in tokenizer.json)"
         )
@@ -182,6 +182,8 @@ def set_dropout(model: nn.Module, dropout: float | None) -> None:
         for module in model.modules():
             if isinstance(module, nn.Dropout):
                 module.p = dropout
+            if isinstance(getattr(module, "attention_dropout", None), float):  # ModernBERT
+                setattr(module, "attention_dropout", dropout)  # noqa: B010
 
 
 def shape_of(config) -> Shape:

@@ -10,7 +10,7 @@ import numpy
 import torch
 from torch import Tensor, nn
 
-VALUES = 2**16  # of 16 random bits
+BIT_PATTERNS = 2**16  # of 16 bits
 
 
 def drop_out(values: Tensor, probability: float) -> Tensor:
@@ -20,7 +20,9 @@ def drop_out(values: Tensor, probability: float) -> Tensor:
     """
     if values.device.type != "cpu":
         return nn.functional.dropout(values, probability)
-    zeroed = min(round(probability * VALUES), VALUES - 1)
+    zeroed = round(probability * BIT_PATTERNS)
+    if zeroed == BIT_PATTERNS:
+        return values * 0
     return _Dropout.apply(values, zeroed) if zeroed else values
 
 
@@ -41,8 +43,8 @@ class _Dropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, zeroed: int) -> Tensor:
         """``zeroed``: of 65,536 values, the number that become zero on average."""
-        factors = _random_bits(values.shape)
-        factors = torch.ge(factors, zeroed - VALUES // 2, out=torch.empty_like(values)).mul_(VALUES / (VALUES - zeroed))
+        kept = torch.ge(_random_bits(values.shape), zeroed - BIT_PATTERNS // 2, out=torch.empty_like(values))
+        factors = kept.mul_(BIT_PATTERNS / (BIT_PATTERNS - zeroed))
         ctx.save_for_backward(factors)
         return values * factors
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import PreTrainedModel
 
@@ -24,7 +25,12 @@ def mean_embeddings(model: PreTrainedModel, tokenizer, texts: list[str]) -> np.n
         some = [texts[number] for number in numbers]
         batch = tokenizer(some, padding=True, truncation=True, max_length=longest, return_tensors="pt")
         inputs = {name: batch[name].to(model.device) for name in tokenizer.model_input_names}
-        mask = inputs["attention_mask"].unsqueeze(-1)
         states = model(**inputs).last_hidden_state
-        found[numbers] = normalize((states * mask).sum(1) / mask.sum(1), dim=1).cpu().numpy()
+        found[numbers] = mean_states(states, inputs["attention_mask"]).cpu().numpy()
     return found
+
+
+def mean_states(states: Tensor, attention_mask: Tensor) -> Tensor:
+    """The mean of the states (B, S, D) over real positions, in float32 and of length 1: (B, D)."""
+    mask = attention_mask.unsqueeze(-1)
+    return normalize((states.float() * mask).sum(1) / mask.sum(1), dim=1)

@@ -160,7 +160,7 @@ def read_states_directly(model: nn.Module, missing: Container[str] | None = None
 
 
 class LastVectors:
-    """The queries, keys and values (B, S, D) of an encoder's last layer in its latest forward pass: ``found``."""
+    """Records the queries, keys and values (B, S, D) of an encoder's last layer in each forward pass."""
 
     def __init__(self, encoder: nn.Module):
         family = family_of(encoder.config)
@@ -170,12 +170,14 @@ class LastVectors:
             attention.get_submodule(name).register_forward_hook(functools.partial(self._keep, name))
 
     def _keep(self, name: str, module: nn.Module, inputs: Any, states: Tensor) -> None:
-        """DeBERTa also projects its positions; ALBERT's layers are one module, of which the last call counts."""
+        """Record a projection's output. DeBERTa calls the same projection for its positions, with another shape, which
+        is not recorded. ALBERT's layers are one module: the last call counts.
+        """
         if name not in self.latest or states.shape == self.latest[name].shape:
             self.latest[name] = states
 
     def take(self) -> list[Tensor]:
-        """Those of the latest forward pass."""
+        """Those of the latest forward pass. They are no longer kept."""
         found = [self.latest[name] for name in self.names]
         self.latest.clear()
         return found if len(found) > 1 else list(found[0].chunk(3, dim=-1))

@@ -31,7 +31,7 @@ class KnownLogits:
         return f"text {json.dumps(self.task.duplicate_key(row), ensure_ascii=False)}"
 
     def keys(self, row: Row) -> list[str]:
-        """By its text, then by its id. A variant shares the id of its original, so only its text counts."""
+        """The keys of a row: its text, then its id. A variant has only its text, because its id is its original's."""
         by_id = [self.key_of_id(row["id"])] if "id" in row and not row.get("variant") else []
         return [self.key_of_text(row), *by_id]
 
@@ -50,7 +50,7 @@ class KnownLogits:
 
     @classmethod
     def load(cls, task: Task, folder: Path) -> KnownLogits | None:
-        """Those of the teacher in ``folder``; None if it is a model."""
+        """The file of predictions in ``folder``; None if a model is there."""
         path = folder / FILE
         if not path.exists():
             return None

@@ -1,7 +1,7 @@
 """Where the word pieces of a sequence stand in its texts.
 
-The word pieces of a sequence become spans on one line: its first text's characters come first, then its second text's.
-The special tokens before, between and behind the texts are spans there too, so that they overlap their like.
+The word pieces of a sequence become spans on one line: the characters of the first text, then those of the second.
+Special tokens get fixed spans between them, so that each overlaps only the same special token of another tokenizer.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from transformers import BatchEncoding
 
 TEXT = 1 << 32  # the length of a text on the line: no text is that long
+CLASS_TOKEN = -2, -1
+SEPARATOR = TEXT - 2, TEXT - 1  # between the texts
+LAST_TOKENS = 3 * TEXT - 2, 3 * TEXT - 1
 
 
 def spans(encoded: BatchEncoding, number: int, word_starts: list[int] | None = None) -> np.ndarray:
@@ -23,14 +26,19 @@ def spans(encoded: BatchEncoding, number: int, word_starts: list[int] | None = N
     one's successor would: offsets count within a word.
     """
     parts, offsets = encoded.sequence_ids(number), np.array(encoded[number].offsets, dtype=np.int64).reshape(-1, 2)
-    text = np.array([-1 if part is None else part for part in parts])
+    text_numbers = np.array([-1 if part is None else part for part in parts])
     if word_starts is not None:
         words = [-1 if word is None else word for word in encoded.word_ids(number)]
         starts = np.array([*word_starts, 0])  # the last entry is for special tokens
         ends = np.array([*(end - 1 for end in word_starts[1:]), 0, 0])  # words are joined by blanks
         offsets = np.minimum(offsets + starts[words][:, None], ends[words][:, None])
-    made = offsets + TEXT * text[:, None]
-    made[text < 0] = TEXT - 2, TEXT - 1  # separators between the texts
-    made[max(np.flatnonzero(text >= 0), default=0) + 1 :] = 3 * TEXT - 2, 3 * TEXT - 1
-    made[0] = -2, -1  # the class token
-    return np.maximum.accumulate(made, axis=0)
+    on_line = offsets + TEXT * text_numbers[:, None]
+    on_line[text_numbers < 0] = SEPARATOR
+    on_line[max(np.flatnonzero(text_numbers >= 0), default=0) + 1 :] = LAST_TOKENS
+    on_line[0] = CLASS_TOKEN
+    return np.maximum.accumulate(on_line, axis=0)
+
+
+def in_second_text(spans: np.ndarray) -> np.ndarray:
+    """Which of the spans (S, 2) lie in the second text, (S,)."""
+    return (spans[:, 0] >= TEXT) & (spans[:, 0] < 2 * TEXT - 2)

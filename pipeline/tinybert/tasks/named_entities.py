@@ -116,7 +116,7 @@ class NamedEntities(Task):
         return columns
 
     def align_logits(self, logits: Tensor, mask: Tensor, own: Tensor, first: Tensor, end: Tensor) -> Tensor:
-        """By word: where a word begins, the logits of where it begins for the other model."""
+        """By word: each word's first piece gets the logits of the word's first piece for the other model."""
         made = logits.new_full((*own.shape, logits.size(-1)), math.nan)
         for row, found in enumerate(logits):
             words = min(int(own[row].sum()), int(mask[row].sum()))  # a text that is cut has fewer

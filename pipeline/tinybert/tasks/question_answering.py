@@ -150,7 +150,7 @@ class QuestionAnswering(Task):
 
     def as_read(self, row: Row, spans: np.ndarray) -> tuple[Row, int]:
         """The passage's part in a window."""
-        inside = spans[(spans[:, 0] >= piece_spans.TEXT) & (spans[:, 0] < 2 * piece_spans.TEXT - 2)] - piece_spans.TEXT
+        inside = spans[piece_spans.in_second_text(spans)] - piece_spans.TEXT
         start, end = (int(inside[0, 0]), int(inside[-1, 1])) if len(inside) else (0, 0)
         return {"question": row["question"], "passage": row["passage"][start:end]}, start
 
@@ -161,11 +161,12 @@ class QuestionAnswering(Task):
         return reader
 
     def align_logits(self, logits: Tensor, mask: Tensor, own: Tensor, first: Tensor, end: Tensor) -> Tensor:
-        """By characters: a start has the probability of all pieces whose first character is in its piece, an end that
-        of all whose last one is. What is nowhere in the window counts as no answer.
+        """By characters. A piece as the start of an answer gets the summed probability of the other model's pieces whose
+        first character it contains; as the end, of those whose last character it contains. Probability outside the
+        window counts as no answer.
 
-        A window that the other model has not read to its last piece but one has no logits: the last piece may stand for
-        no character, as a byte-level model's space before an emoji.
+        The logits are NaN if the other model has not read the window's last two pieces. It may lack the last one, which
+        can stand for no character (a byte-level model's space before an emoji).
         """
         import torch
 

@@ -99,8 +99,8 @@ class Texts(Task):
         return "pair" in row
 
     def new_pair(self, one: Row, other: Row) -> Row | None:
-        """Of a row and its variant, the text that differs, in both forms; of other rows, the first text of one and the
-        second text of the other.
+        """If both rows have the same original: the text that differs, in both forms. Otherwise: the first text of one
+        row and the second text of the other.
         """
         if one["id"] != other["id"]:
             return {"text": one["text"], "pair": other["pair"]}

@@ -1,4 +1,4 @@
-"""A start for the teacher of few texts: it first learns which texts are of one class.
+"""A start for the teacher of few texts: contrastive learning of which texts are of one class.
 
 A batch of n texts has n (n - 1) / 2 pairs, so few texts teach an encoder more in pairs than one by one (SetFit,
 Tunstall et al. 2022, arXiv 2209.11055, section 3). Afterwards, the states of texts of one class are close together, and
@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 from transformers import AutoModel
 
 from pipeline.tinybert.core import launch, resume
@@ -24,6 +23,7 @@ from pipeline.tinybert.core.log import log, without_counts
 from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.models import checkpoints
 from pipeline.tinybert.models.batches import Collator
+from pipeline.tinybert.models.embeddings import mean_states
 from pipeline.tinybert.models.encoded_rows import EncodedRows
 from pipeline.tinybert.models.inference import encode
 from pipeline.tinybert.training.embeddings_in_use import embeddings_in_use
@@ -35,10 +35,9 @@ if TYPE_CHECKING:
     from pipeline.tinybert.core.settings import FinetuneTeacher, Numerics
     from pipeline.tinybert.tasks import Task
 
-BATCH_SIZE = 32  # of each process, which sees only the pairs of its own texts
-WARMUP = 0.1
+BATCH_SIZE = 32  # at most, of each process, which sees only the pairs of its own texts
 LONGEST = 128  # word pieces of a text: more would take longer than the labels
-FEWEST_EPOCHS = 10  # of the labels. With more rows, the contrast of classes made no difference in measurements
+FEWEST_EPOCHS = 10  # of the labels: with fewer, the contrast of classes made no difference in measurements
 
 
 def wanted(task: Task, train: list[Row], settings: FinetuneTeacher) -> bool:
@@ -51,9 +50,10 @@ def wanted(task: Task, train: list[Row], settings: FinetuneTeacher) -> bool:
     return fit.steps == settings.min_steps and fit.steps >= FEWEST_EPOCHS * fit.steps_per_epoch
 
 
-def batch_size(texts: int) -> int:
-    """That of all processes, for this number of texts. Batches are equal: a text that is left over has no pair."""
-    return math.ceil(texts / math.ceil(texts / (BATCH_SIZE * launch.world_size())))
+def batch_size(texts: int, largest: int) -> int:
+    """The texts in a batch of all processes, at most ``largest``. Batches are equal: one text alone has no pair."""
+    largest = max(2, min(BATCH_SIZE * launch.world_size(), largest))
+    return math.ceil(texts / math.ceil(texts / largest))
 
 
 @contextlib.contextmanager
@@ -61,36 +61,43 @@ def start(
     encoder: Path, tokenizer, task: Task, train: list[Row], settings: FinetuneTeacher, numerics: Numerics, name: str
 ) -> Iterator[Path]:
     """The folder of the encoder after ``settings.contrast_steps``. ``name``: of the training, for resuming."""
-    log(f"few rows: {settings.contrast_steps} steps on pairs of texts, of one class or of two (contrast_steps)")
+    log(
+        f"few rows: {settings.contrast_steps} contrastive steps before the labels, on pairs of texts of the same or of"
+        " different classes (contrast_steps)"
+    )
     with resume.folder(f"{name}-contrast") as folder:
-        model = checkpoints.load(AutoModel, encoder)
-        checkpoints.set_dropout(model, settings.dropout)
-        cut = copy.copy(task)
-        cut.max_length = min(task.max_length, LONGEST)
-        with without_counts():  # of texts that are cut
-            data = EncodedRows.in_memory(encode(cut, train, tokenizer))
-        plan = Plan(
-            stage="finetune_teacher.contrast_steps",
-            **numerics.model_dump(),
-            batch_size=batch_size(len(data)),
-            learning_rate=settings.learning_rates[0],
-            epochs=1,
-            steps=settings.contrast_steps,
-            checkpointing=settings.checkpointing,
-            warmup=WARMUP,
-            weight_decay=settings.weight_decay,
-        )
-        with embeddings_in_use(model, data, tokenizer.pad_token_id):
-            train_or_load(f"{name}-of-contrast", ContrastObjective(), model, data, Collator(tokenizer), plan)
-        if launch.rank() == 0:
-            checkpoints.save(folder / "encoder", model, tokenizer)
-        launch.wait()
+        learn(encoder, tokenizer, task, train, settings, numerics, f"{name}-of-contrast", folder / "encoder")
         yield folder / "encoder"
 
 
+def learn(
+    encoder: Path,
+    tokenizer,
+    task: Task,
+    train: list[Row],
+    settings: FinetuneTeacher,
+    numerics: Numerics,
+    name: str,
+    folder: Path,
+) -> None:
+    """Train the encoder on the contrast of classes, and save it in ``folder``."""
+    model = checkpoints.load(AutoModel, encoder)
+    checkpoints.set_dropout(model, settings.dropout)
+    truncated = copy.copy(task)
+    truncated.max_length = min(task.max_length, LONGEST)
+    with without_counts():  # of texts that are cut
+        data = EncodedRows.in_memory(encode(truncated, train, tokenizer))
+    plan = Plan.before_labels("contrast_steps", settings, numerics, batch_size(len(data), settings.batch_size))
+    with embeddings_in_use(model, data, tokenizer.pad_token_id):
+        train_or_load(name, ContrastObjective(), model, data, Collator(tokenizer), plan)
+    if launch.rank() == 0:
+        checkpoints.save(folder, model, tokenizer)
+    launch.wait()
+
+
 class ContrastObjective(Objective):
-    """The squared error of the cosine of two texts, which is to be 1 if they are of one class, and 0 if not. A text is
-    the mean of an encoder's last states.
+    """The squared error of the cosine similarity of two texts. The target is 1 for texts of the same class, else 0.
+    A text's vector is the mean of the encoder's last states.
     """
 
     needs_all_weights = False  # an encoder's pooler has no part in the loss
@@ -98,16 +105,17 @@ class ContrastObjective(Objective):
     def losses(self, model: nn.Module, batch: Batch) -> tuple[Tensors, Tensors]:
         inputs = {name: values for name, values in batch.items() if name != "labels"}
         states: Any = model(**inputs).last_hidden_state
-        mask = inputs["attention_mask"].unsqueeze(-1)
-        texts = normalize((states.float() * mask).sum(1) / mask.sum(1), dim=1)
-        return {"loss": contrast(texts @ texts.T, batch["labels"])}, {}
+        vectors = mean_states(states, inputs["attention_mask"])
+        with torch.autocast(vectors.device.type, enabled=False):  # bfloat16 rounds cosines near 1 to steps of 1/256
+            cosines = vectors @ vectors.T
+        return {"loss": contrast(cosines, batch["labels"])}, {}
 
     def counts(self, batch: Batch) -> Tensors:
         return {"loss": rows_in(batch)}
 
 
 def contrast(cosines: Tensor, labels: Tensor) -> Tensor:
-    """The mean squared error of pairs of one class and that of other pairs, of which each counts half: a scalar.
+    """The average of two mean squared errors, that of pairs of the same class and that of other pairs: a scalar.
 
     cosines: (B, B), of texts with ``labels`` (B,). Pairs of a text with itself do not count.
     """
@@ -118,5 +126,5 @@ def contrast(cosines: Tensor, labels: Tensor) -> Tensor:
 
 
 def _mean(errors: Tensor, pairs: Tensor) -> Tensor:
-    """Of the errors (B, B) where ``pairs`` is 1; 0 if there are none."""
+    """The mean of the errors (B, B) where ``pairs`` is 1; 0 if there are none."""
     return (errors * pairs).sum() / pairs.sum().clamp(min=1)

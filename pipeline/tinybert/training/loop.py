@@ -61,8 +61,8 @@ class Objective:
         raise NotImplementedError
 
     def counts(self, batch: Batch) -> Tensors:
-        """How many items each part is the mean of, scalars by name: with accumulation and with several processes the
-        weight of a batch's mean.
+        """The number of items that each part is the mean of, scalars by name. It is the weight of a batch if several
+        batches or processes form a step.
         """
         raise NotImplementedError
 
@@ -273,7 +273,7 @@ class Run:
     def look_at_losses(self) -> None:
         """Add the losses of the last steps to the sums. UserError at the first one that is not finite.
 
-        A program that looks at a value has to wait for the GPU, so there this happens once for many steps.
+        To read a value is to wait for the GPU, so there this happens once for many steps.
         """
         if not self.pending:
             return
@@ -408,12 +408,12 @@ class Run:
             log(f"resumes after step {self.progress.step}")
 
     def last_whole_checkpoint(self) -> Path | None:
-        """Deletes what is left of others."""
+        """The newest undamaged checkpoint, None if there is none. Deletes incomplete and damaged ones."""
         for path in self.folder.glob("*.partial"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         found = self.checkpoints()
         while found and whole.sealed(found[-1] / SEAL) is None:
-            log(f"{found[-1]} is not whole: it is deleted")
+            log(f"{found[-1]} is incomplete or damaged: it is deleted")
             shutil.rmtree(found.pop())
         return found[-1] if found else None
 

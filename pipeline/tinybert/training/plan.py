@@ -11,9 +11,10 @@ from pipeline.tinybert.core import curves, launch
 
 if TYPE_CHECKING:
     from pipeline.tinybert.core.schema import Group
-    from pipeline.tinybert.core.settings import Numerics
+    from pipeline.tinybert.core.settings import FinetuneTeacher, Numerics
 
 SMALLEST_BATCH = 8  # to which few rows reduce a batch
+WARMUP_BEFORE_LABELS = 0.1  # share of the steps
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,21 @@ class Plan:
         known = {one.name for one in fields(cls)}
         named = {name: value for name, value in settings if name in known}
         return cls(**{"stage": stage, **numerics.model_dump(), **named, **more})
+
+    @classmethod
+    def before_labels(cls, steps: str, settings: FinetuneTeacher, numerics: Numerics, batch_size: int) -> Plan:
+        """What a teacher trains on before its labels. ``steps``: the setting that has their number."""
+        return cls(
+            stage=f"finetune_teacher.{steps}",
+            **numerics.model_dump(),
+            batch_size=batch_size,
+            learning_rate=settings.learning_rates[0],
+            epochs=1,
+            steps=getattr(settings, steps),
+            checkpointing=settings.checkpointing,
+            warmup=WARMUP_BEFORE_LABELS,
+            weight_decay=settings.weight_decay,
+        )
 
     def fitted(self, rows: int) -> Plan:
         """The plan for this number of rows, with at least ``min_steps``."""

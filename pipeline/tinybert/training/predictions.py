@@ -81,8 +81,8 @@ def _check_agreement(path: Path, one: np.ndarray, other: np.ndarray, where: str,
 
 
 def _key(known: KnownLogits, record: dict, of_task: dict[str, Row], by_text: set[str]) -> str:
-    """By the text, if the record has one and its row is in ``by_text``: after a change of the source, an id may be
-    another row's. Rows of test may have the same text.
+    """The key of a record: its text, if it has one and its row is in ``by_text``, else its id. The text comes first
+    because ids change with the source. Several rows of test may have the same text.
     """
     if not _is_given(record, "text"):
         if not _is_given(record, "id"):

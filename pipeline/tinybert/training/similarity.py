@@ -12,10 +12,10 @@ import contextlib
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
-from transformers import AutoModel
+from transformers import AutoModel, PreTrainedModel
 
 from pipeline.tinybert.core import launch, resume
 from pipeline.tinybert.core.log import log
@@ -36,11 +36,17 @@ if TYPE_CHECKING:
     from pipeline.tinybert.core.settings import FinetuneTeacher, Numerics
     from pipeline.tinybert.tasks import Task
 
-BATCH_SIZE = 16
-WARMUP = 0.1
+BATCH_SIZE = 16  # at most
 FEWEST_TEXTS = 10  # of two texts, all pairs have the same similarity
 LEAST_EXPLAINED = 0.1  # share of the labels' variance
-LABELS = 0.3  # of the learning rate: a teacher that has learned similarity has less to learn, and more to lose
+LEARNING_RATE = (
+    0.3  # of that in the settings: a teacher that has learned similarity has less to learn, and more to lose
+)
+
+
+def wanted(task: Task, train: list[Row], settings: FinetuneTeacher) -> bool:
+    """Whether the rows are pairs with one label each: a class or a number."""
+    return bool(settings.similarity_steps) and task.is_pair(train[0]) and not isinstance(train[0]["label"], list)
 
 
 @contextlib.contextmanager
@@ -55,32 +61,29 @@ def start(
 ) -> Iterator[tuple[Path, FinetuneTeacher]]:
     """The folder of the encoder in which the teacher starts, and the settings to train it with.
 
-    The rows are pairs. The folder is ``encoder``, or, if the labels have something to do with the similarity of their
-    texts, one that has learned it in ``settings.similarity_steps``. Then the labels have a smaller learning rate.
-    ``name``: of the training, for resuming.
+    The rows are pairs. The folder is ``encoder``, or, if the similarity of the two texts explains some of the labels'
+    variance, an encoder that has learned it in ``settings.similarity_steps``. Then the labels have a smaller learning
+    rate. ``name``: of the training, for resuming.
     """
-    if not settings.similarity_steps:
+    texts = list(dict.fromkeys(chain.from_iterable((row["text"], row["pair"]) for row in train)))
+    embeddings = mean_embeddings(checkpoints.load(AutoModel, encoder).to(launch.device()), tokenizer, texts)
+    share = explained_variance(train, dict(zip(texts, embeddings, strict=True)))
+    is_of_use = share >= LEAST_EXPLAINED and len(texts) >= FEWEST_TEXTS
+    log(
+        f"the similarity of a pair's embeddings explains {share:.0%} of the labels' variance: the teacher"
+        + (" learns it first (similarity_steps)" if is_of_use else " does not learn it first")
+    )
+    if not is_of_use:
         yield encoder, settings
         return
+    pairs = draw_pairs(texts, embeddings, settings.similarity_steps * BATCH_SIZE, numerics.seed)
     with resume.folder(f"{name}-similarity") as folder:
-        model = checkpoints.load(AutoModel, encoder).to(launch.device())
-        texts = list(dict.fromkeys(chain.from_iterable((row["text"], row["pair"]) for row in train)))
-        embeddings = mean_embeddings(model, tokenizer, texts)
-        share = explained(train, dict(zip(texts, embeddings, strict=True)))
-        log(f"similarity of the two texts, by the encoder: it explains {share:.0%} of the labels' variance")
-        if share < LEAST_EXPLAINED or len(texts) < FEWEST_TEXTS:
-            yield encoder, settings
-            return
-        pairs = pairs_of(texts, embeddings, settings.similarity_steps * BATCH_SIZE, numerics.seed)
-        model = learned(encoder, tokenizer, task, pairs, settings, numerics, name)
-        if launch.rank() == 0:
-            checkpoints.save(folder / "encoder", model.base_model, tokenizer)
-        launch.wait()
-        rates = [LABELS * rate for rate in settings.learning_rates]
+        learn(encoder, tokenizer, task, pairs, settings, numerics, f"{name}-of-similarity", folder / "encoder")
+        rates = [LEARNING_RATE * rate for rate in settings.learning_rates]
         yield folder / "encoder", settings.model_copy(update={"learning_rate": rates})
 
 
-def explained(rows: list[Row], embeddings: dict[str, np.ndarray]) -> float:
+def explained_variance(rows: list[Row], embeddings: dict[str, np.ndarray]) -> float:
     """The share of the labels' variance that the cosine of the two texts explains: the squared correlation with a
     number, the correlation ratio (eta squared) with classes.
     """
@@ -95,40 +98,39 @@ def explained(rows: list[Row], embeddings: dict[str, np.ndarray]) -> float:
     return float(between / len(cosines) / cosines.var())
 
 
-def pairs_of(texts: list[str], embeddings: np.ndarray, count: int, seed: int) -> list[Row]:
+def draw_pairs(texts: list[str], embeddings: np.ndarray, count: int, seed: int) -> list[Row]:
     """``count`` pairs of near and far texts with their cosine (mean 0, variance 1) as ``label``."""
     draw = np.random.default_rng(seed)
-    held = np.sort(draw.permutation(len(texts))[: neighbours.MOST])
-    cosines = embeddings[held] @ embeddings[held].T
+    chosen = np.sort(draw.permutation(len(texts))[: neighbours.MOST])
+    cosines = embeddings[chosen] @ embeddings[chosen].T
     firsts, seconds = neighbours.draw_pairs(cosines, count, draw)
     labels = cosines[firsts, seconds]
     labels = (labels - labels.mean()) / labels.std()
     return [
-        {"text": texts[held[first]], "pair": texts[held[second]], "label": float(label)}
+        {"text": texts[chosen[first]], "pair": texts[chosen[second]], "label": float(label)}
         for first, second, label in zip(firsts, seconds, labels, strict=True)
     ]
 
 
-def learned(
-    encoder: Path, tokenizer, task: Task, pairs: list[Row], settings: FinetuneTeacher, numerics: Numerics, name: str
-):
-    """The encoder as a model of pairs that gives the similarity."""
+def learn(
+    encoder: Path,
+    tokenizer,
+    task: Task,
+    pairs: list[Row],
+    settings: FinetuneTeacher,
+    numerics: Numerics,
+    name: str,
+    folder: Path,
+) -> None:
+    """Train the encoder as a model of pairs that gives their similarity, and save it in ``folder``."""
     similarity = Regression("pearson", task.max_length, None, ["similarity"])
     model = similarity.load_model(encoder, numerics.seed)
     checkpoints.set_dropout(model, settings.dropout)
-    plan = Plan(
-        stage="finetune_teacher.similarity_steps",
-        seed=numerics.seed,
-        precision=numerics.precision,
-        batch_size=BATCH_SIZE,
-        learning_rate=settings.learning_rates[0],
-        epochs=1,
-        steps=settings.similarity_steps,
-        checkpointing=settings.checkpointing,
-        warmup=WARMUP,
-        weight_decay=settings.weight_decay,
-    )
+    size = min(BATCH_SIZE, settings.batch_size)
+    plan = Plan.before_labels("similarity_steps", settings, numerics, size)
     data = EncodedRows.in_memory(encode(similarity, pairs, tokenizer))
     with embeddings_in_use(model, data, tokenizer.pad_token_id):
-        train_or_load(f"{name}-of-similarity", LabelObjective(similarity), model, data, Collator(tokenizer), plan)
-    return model
+        train_or_load(name, LabelObjective(similarity), model, data, Collator(tokenizer), plan)
+    if launch.rank() == 0:
+        checkpoints.save(folder, cast(PreTrainedModel, model.base_model), tokenizer)
+    launch.wait()

@@ -30,9 +30,9 @@ def start(
     Pairs start from the similarity of two texts, few texts with a class from `contrast`. ``name``: of the training, for
     resuming.
     """
-    if task.is_pair(train[0]):
-        with similarity.start(encoder, tokenizer, task, train, settings, numerics, name) as found:
-            yield found
+    if similarity.wanted(task, train, settings):
+        with similarity.start(encoder, tokenizer, task, train, settings, numerics, name) as start_and_settings:
+            yield start_and_settings
     elif contrast.wanted(task, train, settings):
         with contrast.start(encoder, tokenizer, task, train, settings, numerics, name) as folder:
             yield folder, settings

@@ -27,7 +27,7 @@ def bug():
 def test_too_little_memory_is_an_error_in_one_line_with_advice(cause):
     with pytest.raises(Exception) as raised:
         cause()
-    assert message(raised.value).startswith("the memory is full: end other programs, or set a smaller batch_size")
+    assert message(raised.value).startswith("the memory is full: end other programs, set a smaller batch_size")
 
 
 def test_a_bug_is_no_error_that_the_user_can_fix():

@@ -66,7 +66,7 @@ def test_what_the_result_depends_on_starts_over(repository, capsys, change):
     run(fails=True)
     change()
     assert run(fails=True) == []
-    assert "starts over: 1 interrupted runs had other settings" in capsys.readouterr().out
+    assert "starts from the beginning: 1 interrupted runs had other settings" in capsys.readouterr().out
     assert len(left()) == 2
 
 

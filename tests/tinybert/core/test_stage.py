@@ -1,6 +1,7 @@
 """How a stage ends: whole outputs or none, one line for what the user can mend, exit code 1."""
 
 import errno
+import os
 import re
 import signal
 import subprocess
@@ -310,3 +311,16 @@ def test_what_is_printed_into_a_closed_pipe_is_dropped_and_the_stage_goes_on(tmp
     process.stdout.close()
     assert (process.wait(60), process.stderr.read()) == (0, "")
     assert (tmp_path / "done").exists()
+
+
+def test_a_file_is_replaced_in_one_step(in_empty_folder, monkeypatch):
+    """A kill at the worst moment leaves the earlier file."""
+    Path("params.yaml").write_text("before")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt), output("params.yaml") as out:
+        out.write_text("after")
+    assert [path.read_text() for path in in_empty_folder.iterdir()] == ["before"]

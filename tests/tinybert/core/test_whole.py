@@ -41,7 +41,7 @@ def test_a_damaged_file_of_those_sealed_together_is_said(tmp_path, capsys, kind,
     assert whole.sealed(marker)["step"] == 3
     assert damage(tmp_path / name, kind)
     assert whole.sealed(marker) is None
-    assert capsys.readouterr().out.startswith(f"{tmp_path / name} is damaged: it is left out")
+    assert capsys.readouterr().out.startswith(f"{tmp_path / name} is damaged and not used")
     (tmp_path / name).unlink()
     assert whole.sealed(marker) is None
 
@@ -91,7 +91,7 @@ def test_a_damaged_growing_file_begins_anew(tmp_path, capsys, kind, name):
     damage(tmp_path / name, kind)
     again = whole.AppendedFile(tmp_path / "rows")
     assert (again.committed, again.size) == ({}, 0)
-    assert "is damaged: it is left out" in capsys.readouterr().out
+    assert "is damaged and not used" in capsys.readouterr().out
     again.append(b"two")
     again.commit()
     again.close()

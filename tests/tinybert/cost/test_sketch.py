@@ -88,7 +88,7 @@ def test_a_long_run_is_told_what_makes_it_shorter(raw_world, monkeypatch, capsys
     sketch_of().log()
     [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("LONG")]
     assert line.startswith(
-        "LONG: most of it is distill_prediction. To make it shorter: a smaller max_length (32; a text"
+        "LONG: more than an hour, most of it for distill_prediction. To make it shorter: a smaller max_length (32;"
     )
     assert "fewer augment.variants (2 of each of 112 rows)" in line and "fewer distill_prediction.epochs (9)" in line
 

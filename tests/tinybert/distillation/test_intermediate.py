@@ -374,10 +374,12 @@ def test_training_computes_in_the_precision_set_and_keeps_float32_weights(precis
     np.testing.assert_allclose(logits.values[:], expected, atol=0.05)
 
 
-def test_relations_are_learned_from_a_teacher_with_another_number_of_heads(in_empty_folder, data):
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_relations_are_learned_from_a_teacher_with_another_number_of_heads(in_empty_folder, data, precision):
     student, teacher = make_student(heads=3), make_teacher(heads=4, hidden=36)
     weights = {"embeddings": 0, "hidden": 0, "attention": 0, "relations": 1}
-    result = learn(student, teacher, data, losses=weights, relation_heads=6, epochs=12, learning_rate=1e-2)
+    changes = {"relation_heads": 6, "epochs": 12, "learning_rate": 1e-2, "precision": precision}
+    result = learn(student, teacher, data, losses=weights, **changes)
     curve = [value for _, value in result.curves["loss"]]
     assert curve[-1] < 0.7 * curve[0]
 

@@ -8,8 +8,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.tinybert.models import alignment
-from pipeline.tinybert.models.alignment import END, FIRST, TEXT
+from pipeline.tinybert.models.alignment import END, FIRST
 from pipeline.tinybert.models.inference import encode
+from pipeline.tinybert.models.piece_spans import TEXT
 
 TOKENIZERS = {
     "bert": tiny.tokenizer(),

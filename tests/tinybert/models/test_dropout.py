@@ -2,7 +2,7 @@ import pytest
 import tiny
 import torch
 from torch import nn
-from transformers import BertForSequenceClassification
+from transformers import AutoModel, BertForSequenceClassification
 
 from pipeline.tinybert.models import checkpoints
 from pipeline.tinybert.models.dropout import drop_out, our_dropout
@@ -70,3 +70,12 @@ def test_all_dropout_layers_of_a_model_are_replaced_and_follow_its_mode(batch, m
     model.train()
     checkpoints.set_dropout(model, 0.5)
     assert not torch.equal(model(**inputs).logits, model(**inputs).logits)
+
+
+def test_the_setting_is_also_for_the_attention_of_modernbert(tmp_path, batch):
+    tiny.write_family(tmp_path, "modernbert")
+    model = AutoModel.from_pretrained(tmp_path, attention_dropout=0.5).train()
+    inputs = {name: batch((5, 3))[name] for name in ("input_ids", "attention_mask")}
+    assert not torch.equal(*(model(**inputs).last_hidden_state for _ in range(2)))
+    checkpoints.set_dropout(model, 0.0)
+    assert torch.equal(*(model(**inputs).last_hidden_state for _ in range(2)))

@@ -120,14 +120,14 @@ def test_a_tokenizer_file_that_the_library_reads_otherwise_is_doubtful(tmp_path,
     tiny.write_checkpoint(tmp_path)
     change_json(tmp_path / "tokenizer.json", lambda content: content["normalizer"].update(lowercase=False))
     checkpoints.user_tokenizer(tmp_path, KEY)
-    expected = f"{KEY}: doubtful: 'Good' is read as [CLS] good [SEP], but tokenizer.json says [CLS] [UNK] [SEP]: make"
+    expected = f"{KEY}: DOUBTFUL: 'Good' is read as [CLS] good [SEP], but tokenizer.json says [CLS] [UNK] [SEP]: make"
     assert capfd.readouterr().out.startswith(expected)
 
 
 def test_a_vocabulary_with_capitals_that_is_read_in_lower_case_is_doubtful(tmp_path, capfd):
     tiny.write_checkpoint(tmp_path, layers=1)
     words = [*tiny.SPECIAL, *(word.title() for word in tiny.WORDS), *tiny.PIECES, *".,!'"]
-    for lower, logged in ((True, "doubtful: the vocabulary has words with capitals"), (False, "")):
+    for lower, logged in ((True, "DOUBTFUL: the vocabulary has words with capitals"), (False, "")):
         BertTokenizerFast(
             vocab={word: number for number, word in enumerate(words)}, do_lower_case=lower
         ).save_pretrained(tmp_path)

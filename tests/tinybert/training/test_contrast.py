@@ -89,14 +89,27 @@ def test_a_long_text_is_cut_for_the_contrast_only(raw_world, monkeypatch, capfd)
     assert "max_length" not in capfd.readouterr().out
 
 
-def test_no_text_is_left_over_alone(raw_world, monkeypatch):
-    monkeypatch.setattr(contrast, "BATCH_SIZE", 23)  # of 24 texts
-    sizes, contrast_of = set(), contrast.contrast
+@pytest.fixture
+def cosines_of_batches(monkeypatch) -> list[torch.Tensor]:
+    found, contrast_of = [], contrast.contrast
 
     def watched(cosines, labels):
-        sizes.add(len(labels))
+        found.append(cosines)
         return contrast_of(cosines, labels)
 
     monkeypatch.setattr(contrast, "contrast", watched)
-    started(FEW, contrast_steps=4)
-    assert sizes == {12}
+    return found
+
+
+@pytest.mark.parametrize(("largest", "batch_size"), [(23, 32), (32, 23)], ids=["own limit", "that of the settings"])
+def test_no_text_is_left_over_alone(raw_world, monkeypatch, cosines_of_batches, largest, batch_size):
+    monkeypatch.setattr(contrast, "BATCH_SIZE", largest)
+    started(FEW, contrast_steps=4, batch_size=batch_size)  # 24 texts
+    assert {len(cosines) for cosines in cosines_of_batches} == {12}
+
+
+def test_cosines_are_in_float32(raw_world, cosines_of_batches):
+    tokenizer, task = checkpoints.tokenizer(ENCODER), tiny.task(["negative", "positive"])
+    recipe_of_one_step, numerics = recipe(contrast_steps=1), tiny.numerics(precision="bfloat16")
+    with starts.start(ENCODER, tokenizer, task, FEW, recipe_of_one_step, numerics):
+        assert [cosines.dtype for cosines in cosines_of_batches] == [torch.float32]

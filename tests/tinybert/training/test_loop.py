@@ -242,7 +242,7 @@ def test_a_run_whose_files_are_damaged_ends_with_the_same_bytes(folder, monkeypa
             is_used = damage(folder / path, kind) and path.parts[0] in read
             capsys.readouterr()
             assert_same(run(), whole)
-            assert ("is damaged: it is left out" in capsys.readouterr().out) == bool(is_used), (path, kind)
+            assert ("is damaged and not used" in capsys.readouterr().out) == bool(is_used), (path, kind)
 
 
 @pytest.mark.parametrize("best", ["first", "last"])

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from pipeline.tinybert.core import settings
 from pipeline.tinybert.data import neighbours
 from pipeline.tinybert.models import checkpoints
-from pipeline.tinybert.training import similarity
+from pipeline.tinybert.training import similarity, starts
 
 TEXTS = [f"text {number}" for number in range(50)]
 
@@ -21,7 +21,7 @@ def embeddings_on_a_circle(count: int) -> np.ndarray:
 
 def test_pairs_are_near_and_far_and_no_text_is_paired_with_itself():
     embeddings = embeddings_on_a_circle(50)
-    pairs = similarity.pairs_of(TEXTS, embeddings, 2000, 1)
+    pairs = similarity.draw_pairs(TEXTS, embeddings, 2000, 1)
     labels = np.array([pair["label"] for pair in pairs])
     assert abs(labels.mean()) < 1e-6 and labels.std() == pytest.approx(1)
     assert all(pair["text"] != pair["pair"] for pair in pairs)
@@ -32,13 +32,13 @@ def test_pairs_are_near_and_far_and_no_text_is_paired_with_itself():
 
 
 def test_the_seed_decides_the_pairs():
-    one, same, other = (similarity.pairs_of(TEXTS, embeddings_on_a_circle(50), 20, seed) for seed in (1, 1, 2))
+    one, same, other = (similarity.draw_pairs(TEXTS, embeddings_on_a_circle(50), 20, seed) for seed in (1, 1, 2))
     assert one == same != other
 
 
 def test_more_texts_than_the_memory_holds_are_drawn(monkeypatch):
     monkeypatch.setattr(neighbours, "MOST", 10)
-    pairs = similarity.pairs_of(TEXTS, embeddings_on_a_circle(50), 500, 1)
+    pairs = similarity.draw_pairs(TEXTS, embeddings_on_a_circle(50), 500, 1)
     assert len({pair["text"] for pair in pairs}) == 10
 
 
@@ -57,18 +57,19 @@ def test_the_explained_share_is_that_of_numbers_and_of_classes(labels, expected)
     cosines = {"a": 0.0, "b": 0.1, "c": 0.2, "d": 0.3}
     embeddings = {text: np.array([cosine, 1.0]) for text, cosine in cosines.items()} | {"one": np.array([1.0, 0.0])}
     rows = [{"text": text, "pair": "one", "label": label} for text, label in zip(cosines, labels, strict=True)]
-    assert similarity.explained(rows, embeddings) == pytest.approx(expected, abs=1e-6)
+    assert similarity.explained_variance(rows, embeddings) == pytest.approx(expected, abs=1e-6)
 
 
 def test_equal_texts_explain_nothing():
     rows = [{"text": "a", "pair": "a", "label": label} for label in ("no", "yes")]
-    assert similarity.explained(rows, {"a": np.array([1.0, 0.0])}) == 0
+    assert similarity.explained_variance(rows, {"a": np.array([1.0, 0.0])}) == 0
 
 
 ENCODER = Path("data/raw/encoder/checkpoint")
 SINGLE = [{"text": text, "label": "good" if number % 2 else "bad"} for number, text in enumerate(tiny.WORDS[:9])]
 TWO_TEXTS = [{"text": "good", "pair": text, "label": label} for text, label in (("good", "good"), ("bad", "bad"))]
 PAIRS = [{**row, "text": "good film", "pair": row["text"]} for row in SINGLE]
+SEVERAL_LABELS = [{**row, "label": [row["label"]]} for row in PAIRS]
 
 
 @pytest.mark.parametrize(
@@ -78,19 +79,18 @@ PAIRS = [{**row, "text": "good film", "pair": row["text"]} for row in SINGLE]
         (PAIRS, 0, 0.5, False),
         (PAIRS, 3, 0.01, False),
         (TWO_TEXTS, 3, 0.5, False),
+        (SEVERAL_LABELS, 3, 0.5, False),
     ],
-    ids=["pairs", "no steps", "labels about something else", "two texts"],
+    ids=["pairs", "no steps", "labels about something else", "two texts", "several labels"],
 )
 def test_a_teacher_starts_from_similarity_if_it_explains_the_labels_of_pairs(
     raw_world, monkeypatch, rows, steps, explained, starts_there
 ):
-    monkeypatch.setattr(similarity, "explained", lambda *_: explained)
+    monkeypatch.setattr(similarity, "explained_variance", lambda *_: explained)
     recipe = settings.load().of("finetune_teacher", "tiny").model_copy(update={"similarity_steps": steps})
     tokenizer = checkpoints.tokenizer(ENCODER)
-    with similarity.start(ENCODER, tokenizer, tiny.task(["bad", "good"]), rows, recipe, tiny.numerics()) as (
-        folder,
-        found,
-    ):
+    task = tiny.task(["bad", "good"])
+    with starts.start(ENCODER, tokenizer, task, rows, recipe, tiny.numerics()) as (folder, found):
         assert (folder != ENCODER) == starts_there
         assert found.learning_rates == [pytest.approx(0.3 * 4e-3 if starts_there else 4e-3)]
         theirs, ours = (load_file(where / "model.safetensors") for where in (ENCODER, folder))
