@@ -53,11 +53,19 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--scheme", choices=["IOB2", "IOB1", "BIOES"], help="of the tags")
     parser.add_argument("--separator", help="between the labels in a column")
     parser.add_argument("--bad-rows", choices=["drop"], help="leave out invalid rows instead of stopping")
-    parser.add_argument("--delimiter", help="between the columns of the file")
+    parser.add_argument("--delimiter", type=delimiter, help="between the columns of the file: a character, or tab")
     parser.add_argument("--metric", help="the score that selects models")
     parser.add_argument("--max-length", type=int, metavar="N", help="in word pieces")
     parser.add_argument("--run", action="store_true", help="make this the only task that `dvc repro` runs")
     return parser.parse_args()
+
+
+def delimiter(text: str) -> str:
+    r"""One character; also ``\t`` and ``tab``, which are easier to type than a tab."""
+    character = "\t" if text in ("\\t", "tab") else text
+    if len(character) != 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected one character, or tab")
+    return character
 
 
 if __name__ == "__main__":

@@ -133,6 +133,32 @@ def test_files_of_their_own_are_the_splits(run, reviews):
     assert source.splits == {"train": "reviews.csv", "test": "test.csv"}
 
 
+@pytest.mark.parametrize("given", ["\\t", "tab", "\t"])
+def test_a_tab_may_be_given_by_name(run, reviews, given):
+    reviews.write_text(
+        "".join(f"{text}\t{label}\n" for text, label in [("review", "sentiment"), *tiny.sentences(90, 0)])
+    )
+    run("films", "--file", reviews, "--delimiter", given)
+    assert settings.load().task("films").source.delimiter == "\t"
+
+
+def test_a_delimiter_of_two_characters_is_refused(run, reviews, capsys):
+    with pytest.raises(SystemExit):
+        run("films", "--file", reviews, "--delimiter", "||")
+    assert "argument --delimiter: '||': expected one character, or tab" in capsys.readouterr().err
+
+
+def test_rows_of_only_delimiters_are_no_rows(run, reviews):
+    reviews.write_text(reviews.read_text() + ",\n" * 3)
+    assert "train: 120 rows read" in run("films", "--file", reviews)
+
+
+def test_a_table_in_a_text_file_is_refused_with_the_names_to_give_it(run, tmp_path):
+    path = tiny.write_file(tmp_path / "train.txt", b"Ada B-PER\nwas O\n\n")
+    with pytest.raises(UserError, match="train.txt: a .txt file has one text on each line: rename it to .conll"):
+        run("entities", "--file", path)
+
+
 def test_a_delimiter_is_found(run, reviews):
     reviews.write_text(
         "".join(f"{text};{label}\n" for text, label in [("review", "sentiment"), *tiny.sentences(90, 0)])
@@ -206,6 +232,7 @@ def test_a_file_in_its_place_is_not_copied(run, reviews):
         (["films", "--metric", "f1"], "tasks.films.metric: expected one of accuracy, macro_f1, mcc"),
         (["films", "--file", "nowhere.csv"], "--file: there is no file nowhere.csv"),
         (["films", "--max-length", "4"], "tasks.films.max_length: expected "),
+        (["films", "--max-length", "0"], "tasks.films.max_length: expected "),
         (["films", "--kind", "regression"], "label: no column holds different numbers: give --label COLUMN"),
         (["films", "--unlabelled", "nowhere.csv"], "--unlabelled: there is no file nowhere.csv"),
     ],
@@ -276,7 +303,10 @@ def test_a_bad_row_is_named_and_nothing_is_written(run, reviews):
     Path("data/raw/films").mkdir(parents=True)
     Path("data/raw/films/notes.txt").write_text("mine")
     before = tree()
-    with pytest.raises(UserError, match=r"reviews.csv, line 122: column 'review': empty text.*nothing is written"):
+    expected = (
+        r"reviews.csv, line 122: column 'review': empty text: .* or give --bad-rows drop, which .*nothing is written"
+    )
+    with pytest.raises(UserError, match=expected):
         run("films", "--file", reviews)
     assert tree() == before
 

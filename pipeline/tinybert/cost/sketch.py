@@ -390,9 +390,8 @@ class Sketch:
         log(f"  all: {minutes(total)}")
         if total > LONG:
             longest = max((cost for cost in costs if cost.stage != "encoder"), key=lambda cost: cost.seconds)
-            log(
-                f"LONG: more than an hour, most of it for {longest.stage}. To make it shorter: {'; '.join(self.advice(longest))}"
-            )
+            advice = "; ".join(self.advice(longest))
+            log(f"LONG: more than an hour, most of it for {longest.stage}. To make it shorter: {advice}")
 
     def advice(self, longest: Cost) -> Iterator[str]:
         """What makes the longest stage shorter."""

@@ -102,7 +102,7 @@ def _read_csv(path: Path, source: Table) -> Records:
                         f"{len(fields)} fields, the header has {len(header)}: quote a field that holds the delimiter"
                     )
                 start, end = end + 1, lines.line_num
-                if fields:
+                if any(fields):  # spreadsheets also write rows of nothing but delimiters
                     count, several = count + 1, several + (end > start)
                     longest = max(longest, (start, end), key=lambda span: span[1] - span[0])
                     # No setting can name a column without a name. Spreadsheets write many of them.

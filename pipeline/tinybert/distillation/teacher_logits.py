@@ -182,7 +182,8 @@ def put_known(logits: TeacherLogits, known: KnownLogits, rows: Iterable[Row]) ->
             count += 1
             logits.put(np.array([number]), torch.from_numpy(np.float32(found))[None, None], torch.tensor([[True]]))
     log(
-        f"the file of predictions ({len(known.by_key)} rows) has {count} of the {total} rows to learn from; the others are left out"
+        f"the file of predictions ({len(known.by_key)} rows) has {count} of the {total} rows to learn from; the others"
+        " are left out"
     )
 
 

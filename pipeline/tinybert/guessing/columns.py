@@ -15,9 +15,11 @@ from pipeline.tinybert.data.records import list_in_text
 
 MOST_CLASSES = 200
 ROWS_OF_A_CLASS = 3  # on average, at least
+MOST_CELLS = 0.9
 CJK = re.compile(r"[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff]")  # written without spaces between words
 PARTNERS = ({"premise", "hypothesis"}, {"question", "sentence"}, {"question", "passage"}, {"query", "passage"},
-            {"query", "document"}, {"text", "pair"}, {"source", "target"})  # fmt: skip
+            {"query", "document"}, {"text", "pair"}, {"source", "target"}, {"claim", "evidence"},
+            {"question", "answer"}, {"headline", "articlebody"})  # fmt: skip
 NUMBERED = re.compile(r"(.*?)[ _-]?(?:1|2|a|b|one|two|first|second)$", re.IGNORECASE)
 LISTS = (list, tuple, np.ndarray)
 
@@ -66,10 +68,13 @@ class Columns:
 
     def numbers(self, column: Any) -> list[float]:
         """A column's distinct values, if all of them are numbers; else nothing."""
-        try:
-            return [float(value) for value in self.counts.get(column, ())]
-        except ValueError:
-            return []
+        values = self.counts.get(column, ())
+        return [float(value) for value in values] if all(map(is_number, values)) else []
+
+    def are_mostly_numbers(self, column: Any) -> bool:
+        """Whether nine of ten cells of a column are numbers."""
+        counts = self.counts.get(column, Counter())
+        return sum(count for value, count in counts.items() if is_number(value)) >= MOST_CELLS * max(1, counts.total())
 
     def with_classes(self) -> list[Any]:
         """Columns of few distinct values, each in several rows. A column that only numbers another's is left out."""
@@ -123,6 +128,14 @@ def is_empty(cell: Any) -> bool:
 def is_list(cell: Any, kind: type | tuple = object) -> bool:
     """Whether a cell is a list whose values are all of this type."""
     return isinstance(cell, LISTS) and all(isinstance(value, kind) for value in cell)
+
+
+def is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def is_whole_number(cell: Any) -> bool:

@@ -40,7 +40,7 @@ def guess(given: argparse.Namespace, defaults: Settings) -> tuple[dict[str, Any]
         "options": found.options,
         "source": {**files.location(given.name, splits), **dialect, **found.source, **more},
         "metric": given.metric or found.metric,
-        "max_length": given.max_length or length,
+        "max_length": length if given.max_length is None else given.max_length,
     }
     reasons = [f"kind: {kind}", *(f"{key}: {value!r}" for key, value in dialect.items()), *found.reasons, reason]
     needs_more = kind in ("named_entities", "question_answering") or "pair" in found.source
@@ -50,7 +50,7 @@ def guess(given: argparse.Namespace, defaults: Settings) -> tuple[dict[str, Any]
     if kind == "named_entities" and (defaults.distill_prediction.min_steps or MORE_STEPS) < MORE_STEPS:
         values["distill_prediction"] = {"min_steps": MORE_STEPS}
         reasons.append(f"distill_prediction: at least {MORE_STEPS} steps: entities need more than other kinds")
-    options = {key: value for key in ("metric", "max_length") if (value := getattr(given, key))}
+    options = {key: value for key in ("metric", "max_length") if (value := getattr(given, key)) is not None}
     reasons = [line for line in reasons if line.partition(":")[0] not in options]
     reasons += [f"{key}: {value} (as given)" for key, value in options.items()]
     if given.unlabelled:

@@ -23,6 +23,11 @@ README = "Files of the task `{}` in params.yaml. Commit small ones to git; for l
 def read(path: Path, option: str, delimiter: str | None = None, least: int = 2) -> tuple[dict[str, Any], list[dict]]:
     """The first settings of `DIALECTS` with which a file has at least ``least`` columns, and its records."""
     refusal = None
+    if path.suffix.lower() == ".txt" and least > 1:
+        raise UserError(
+            f"{option}: {path}: a .txt file has one text on each line: rename it to .conll (a word and its tag on each"
+            " line), .tsv or .csv (columns, with their names in the first line)"
+        )
     for dialect in [{"delimiter": delimiter}] if delimiter else DIALECTS:
         try:
             with contextlib.redirect_stdout(io.StringIO()):  # checking the entry logs the same again
@@ -65,7 +70,8 @@ def placed(name: str, files: list[Path]) -> Iterator[None]:
             for path in set(folder.rglob("*")) - before:
                 path.unlink()
         if isinstance(error, UserError):
-            raise UserError(f"{error} (nothing is written)") from None
+            text = str(error).replace(f"set tasks.{name}.source.bad_rows: drop", "give --bad-rows drop")  # no entry yet
+            raise UserError(f"{text} (nothing is written)") from None
         raise
 
 

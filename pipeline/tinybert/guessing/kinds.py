@@ -1,5 +1,6 @@
 """One function for each kind of task: it guesses which columns of a file hold what, or raises UserError."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from itertools import combinations
@@ -8,6 +9,7 @@ from typing import Any
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.data.records import BadRecordError, flat
 from pipeline.tinybert.guessing.columns import (
+    LISTS,
     MOST_CLASSES,
     ROWS_OF_A_CLASS,
     Columns,
@@ -16,6 +18,7 @@ from pipeline.tinybert.guessing.columns import (
     are_partners,
     has_fractions,
     is_list,
+    is_number,
     is_whole_number,
     listed,
     named,
@@ -26,7 +29,8 @@ from pipeline.tinybert.tasks.multi_label import OFF, ON
 from pipeline.tinybert.tasks.named_entities import OUTSIDE, TAG, to_iob2
 
 LABEL = ("label", "class", "category", "target", "sentiment", "intent", "topic", "gold", "stars", "rating")
-LABELS = ("labels", "label", "tags", "categories", "genres", "topics", "emotions", "classes")
+LABELS = ("labels", "label", "tags", "tag", "categories", "category", "genres", "genre", "topics", "topic", "emotions",
+          "emotion", "classes")  # fmt: skip
 SCORE = ("score", "similarity", "rating", "label", "stars", "target", "value", "gold")
 MOST_GRADES = 20  # whole numbers with more values than this are scores, not classes
 LONGEST_WINDOW = 384  # word pieces of a passage that are read at once; longer ones are read in several windows
@@ -34,6 +38,8 @@ RARE = 0.2  # share of the rarest class under which accuracy hides it
 SEPARATORS = ("|", ";", ",", "/")
 SHARE_WITH_SEPARATOR = 0.05  # of the rows, at least
 WORDS_OF_A_LABEL = 4
+WORDS_OF_A_TEXT = 3  # the name of a column has fewer, if it is not a text
+LOCAL_NUMBER = re.compile(r"-?\d+(,\d+)? ?%?")
 
 
 def guess(records: list[dict], chosen: dict[str, Any], kind: str | None) -> tuple[str, Guess]:
@@ -42,7 +48,8 @@ def guess(records: list[dict], chosen: dict[str, Any], kind: str | None) -> tupl
     chosen: source key → the user's value, which the guess keeps. kind: None: it is guessed too.
     """
     if kind:
-        return kind, GUESSES[kind](Columns(records, chosen, sure=True))
+        columns = Columns(records, chosen, sure=True)
+        return kind, _with_header(GUESSES[kind](columns), columns)
     columns, found, undecided = Columns(records, chosen, sure=False), {}, []
     for name in GUESSES:
         try:
@@ -57,25 +64,56 @@ def guess(records: list[dict], chosen: dict[str, Any], kind: str | None) -> tupl
         if found and name not in PLAIN:
             break
     if len(found) == 1:
-        return next(iter(found.items()))
+        name, fit = found.popitem()
+        return name, _with_header(fit, columns)
     if undecided and not found:
         raise undecided[0]
     fits = " and ".join(found) or f"no kind of task (the columns are {', '.join(map(str, columns.names))})"
     raise UserError(f"--kind: the file fits {fits}: give --kind with one of {', '.join(found or GUESSES)}")
 
 
+def _with_header(guess: Guess, columns: Columns) -> Guess:
+    """The guess. Raises UserError if the names of its columns look like a row, whose label is that of other rows."""
+    label, text = guess.source.get("label"), str(guess.source.get("text"))
+    if not isinstance(label, str) or label.strip() not in columns.counts.get(label, ()):
+        return guess
+    if not label.strip().isdigit() or words(text) >= WORDS_OF_A_TEXT:
+        raise UserError(
+            f"--file: the first line looks like a row ('{text[:40]}', '{label}'), not like the names of the columns:"
+            " write a line with names above it, such as text,label"
+        )
+    return guess
+
+
 def text_classification(columns: Columns) -> Guess:
     classes = columns.with_classes()
+    if not columns.sure and "label" not in columns.chosen:
+        by_name = [name for name in columns.counts if str(name).lower() in LABEL]
+        if by_name and not set(by_name) & set(classes) and not columns.numbers(by_name[0]):
+            count = len(columns.counts[by_name[0]])
+            why = f"column '{by_name[0]}' has {count} different values in {len(columns.records)} rows"
+            raise columns.cannot_guess("label", f"{why}, too many for classes")
     label = columns.chosen.get("label") or _one_of(columns, "label", classes, LABEL, "a few different values")
     if isinstance(label, list):
         raise columns.cannot_guess("label", "several columns, of which only multi_label reads labels")
-    counts = columns.counts.get(label, ())
+    counts = columns.counts.get(label, Counter())
+    numbers = [value for value in counts if LOCAL_NUMBER.fullmatch(value)]
+    if len(numbers) == len(counts) and (written := [value for value in numbers if not value.lstrip("-").isdigit()]):
+        raise UserError(
+            f"label: column '{label}' has numbers such as '{written[0]}': write them with a point and without %"
+        )
     if len(counts) < 2 or not (columns.sure or label in classes):
         raise columns.cannot_guess("label", f"column '{label}' does not hold a few different values")
     source, reasons, texts = _texts(columns, [label])
     reasons.append(f"label: column '{label}' ({len(counts)} values: {listed(counts)})")
     if columns.numbers(label):
         reasons.append("labels: the classes have numbers as names; `source.labels` in params.yaml can give others")
+        if len(counts) > 2:
+            reasons.append("kind: if the numbers are a scale, --kind regression learns their order")
+    reasons += [
+        f"DOUBTFUL: {same} are different classes: if they are the same, write them alike in the file"
+        for same in _written_differently(counts)
+    ]
     rarest, count = counts.most_common()[-1]
     share = count / counts.total()
     metric = "macro_f1" if share < min(RARE, 1 / len(counts) / 2) else "accuracy"
@@ -92,10 +130,12 @@ def regression(columns: Columns) -> Guess:
     if not columns.sure:  # a number of any other name may be anything
         candidates = named(candidates, *SCORE)
     label = columns.chosen.get("label") or _one_of(columns, "label", candidates, SCORE, "different numbers")
-    if label not in scores:
-        raise columns.cannot_guess("label", f"column '{label}' does not hold different numbers")
+    if label not in scores and not (columns.sure and columns.are_mostly_numbers(label)):
+        example = next((value for value in columns.counts.get(label, ()) if not is_number(value)), None)
+        found = f": '{example}' is no number" if example else ""
+        raise columns.cannot_guess("label", f"column '{label}' does not hold different numbers{found}")
     source, reasons, texts = _texts(columns, [label])
-    values = columns.numbers(label)
+    values = [float(value) for value in columns.counts[label] if is_number(value)]
     reasons.append(f"label: column '{label}' (numbers from {min(values):g} to {max(values):g})")
     return Guess({**source, "label": label}, reasons, texts, "pearson_spearman")
 
@@ -104,7 +144,7 @@ def multi_label(columns: Columns) -> Guess:
     label, separator, counts = _labels(columns)
     several = label if isinstance(label, list) else [label]
     source, reasons, texts = _texts(columns, several)
-    form = f"{len(several)} columns of 0 and 1" if several is label else f"column '{label}'"
+    form = f"{len(several)} columns of 0 and 1: {', '.join(several)}" if several is label else f"column '{label}'"
     between = f", '{separator}' between them" if separator else ""
     reasons.append(f"label: {form} ({len(counts)} labels{between}: {listed(counts)})")
     source |= {"label": label, **({"separator": separator} if separator else {})}
@@ -115,6 +155,19 @@ def named_entities(columns: Columns) -> Guess:
     lists = [name for name in columns.names if columns.cells(name) and all(map(is_list, columns.cells(name)))]
     tagged = [name for name in lists if _is_tagged(columns.cells(name))]
     is_conll = all(isinstance(name, int) for name in columns.names)
+    for name, values in columns.counts.items():
+        if set(values) != {OUTSIDE} and all(map(TAG.fullmatch, values)):
+            raise UserError(
+                f"tags: column '{name}' has one tag in each row: write a .conll file, with a word and its tag on each"
+                " line and a blank line after each sentence"
+            )
+    if is_conll and not tagged:
+        found = (str(tag) for row in columns.cells(columns.names[-1]) for tag in row)
+        odd = next((tag for tag in found if not TAG.fullmatch(tag)), OUTSIDE)
+        raise UserError(
+            f"tags: the last column has {'only ' if odd == OUTSIDE else ''}'{odd}': expected O, B-TYPE and I-TYPE, in"
+            " the scheme BIOES also E-TYPE and S-TYPE"
+        )
     tags = columns.chosen.get("tags") or _one_of(
         columns,
         "tags",
@@ -129,7 +182,9 @@ def named_entities(columns: Columns) -> Guess:
         if not all(is_list(row[name]) for row in columns.records):
             raise columns.cannot_guess(key, f"column {_quoted(name)} does not hold a list in each row")
     rows = [([str(cell) for cell in row[word]], [str(cell) for cell in row[tags]]) for row in columns.records]
-    types = Counter(tag[2:] for _, row in rows for tag in row if tag[:1] in ("B", "S"))
+    in_entities = [tag for _, row in rows for tag in row if tag != OUTSIDE]
+    begins = [tag for tag in in_entities if tag[0] in "BS"]
+    types = Counter(tag[2:] for tag in begins or in_entities)
     schemes = {scheme: sum(not _is_valid(*row, scheme) for row in rows) for scheme in ("IOB2", "IOB1", "BIOES")}
     scheme = columns.chosen.get("scheme") or min(schemes, key=schemes.__getitem__)
     reasons = [
@@ -142,12 +197,17 @@ def named_entities(columns: Columns) -> Guess:
 
 def question_answering(columns: Columns) -> Guess:
     with_answers = [name for name in columns.names if all(_is_answers(row[name]) for row in columns.records)]
+    texts = columns.texts()
+    if not with_answers and named(texts, "question") and named(texts, "context", "passage"):
+        raise UserError(
+            "answers: the file has questions and passages, but no column with answers and their answer_start: expected"
+            " {text: […], answer_start: […]}, in JSON Lines or Parquet"
+        )
     answers = columns.chosen.get("answers") or _one_of(
         columns, "answers", with_answers, ("answers", "answer"), "answers with their answer_start"
     )
     if answers not in with_answers:
         raise columns.cannot_guess("answers", f"column '{answers}' does not hold answers with their answer_start")
-    texts = columns.texts()
     question = columns.chosen.get("question") or _one_of(
         columns, "question", named(texts, "question", "query"), (), "questions"
     )
@@ -218,13 +278,24 @@ def _texts(columns: Columns, without: Iterable[Any]) -> tuple[dict[str, Any], li
         which = " and ".join(map(_quoted, names))
         reasons = [f"{', '.join(source)}: {which} ({reason}; median length {median} words)"]
     names = flat(source.values())
+    for name in (
+        columns.texts([*without, *names]) if "pair" not in chosen and not isinstance(source["text"], list) else ()
+    ):
+        reasons.append(
+            f"not read: '{name}' (median length {columns.median_length(name):.0f} words): --pair '{name}' reads it as a"
+            f" second text, --text '{name}' '{names[0]}' joins both"
+        )
     return source, reasons, [" ".join(str(row[name]) for name in names) for row in columns.records]
 
 
 def _labels(columns: Columns) -> tuple[Any, str | None, Counter]:
     """The column(s) of labels, the separator between labels in a cell (or None), and how often each label occurs."""
     chosen = columns.chosen.get("label")
-    binary = [name for name, counts in columns.counts.items() if {value.lower() for value in counts} <= {*ON, *OFF}]
+    binary = [
+        name
+        for name, counts in columns.counts.items()
+        if len(counts) > 1 and {value.lower() for value in counts} <= {*ON, *OFF}
+    ]
     lists = [name for name in columns.names if columns.cells(name) and all(map(is_list, columns.cells(name)))]
     if isinstance(chosen, list):
         binary, lists = chosen, []
@@ -232,10 +303,22 @@ def _labels(columns: Columns) -> tuple[Any, str | None, Counter]:
         binary, lists = [], [name for name in lists if name == chosen]
     elif not columns.sure:  # the words of a text may be a list too
         lists = named(lists, *LABELS)
+        if named(set(columns.with_classes()) - set(binary), *LABEL):  # the columns of 0 and 1 are about something else
+            binary = []
+    if entities := [
+        name for name in lists if any(isinstance(value, (*LISTS, dict)) for value in columns.cells(name)[0])
+    ]:
+        raise UserError(
+            f"label: column '{entities[0]}' has entities with their offsets, which are not read: write lists of words"
+            " and of tags"
+        )
     if lists:
         label = _one_of(columns, "label", lists, LABELS, "lists")
         return label, None, Counter(str(value) for cell in columns.cells(label) for value in cell)
-    if len(binary) >= (2 if columns.sure else 3) and not named(binary, *LABEL):
+    is_given = isinstance(chosen, list)
+    if is_given or (
+        len(binary) >= (2 if columns.sure else 3) and not {str(name).lower() for name in binary} & {*LABEL}
+    ):
         values = {name: columns.counts.get(name, Counter()) for name in binary}
         on = {name: sum(n for value, n in of_one.items() if value.lower() in ON) for name, of_one in values.items()}
         return binary, None, Counter(on)
@@ -254,6 +337,8 @@ def _split(cells: Counter, separator: str) -> Counter | None:
     for cell, count in cells.items():
         for label in filter(None, map(str.strip, cell.split(separator))):
             labels[label] += count
+    if len(cells) < len(labels):  # the separator belongs to names of classes, such as "Sci/Tech"
+        return None
     several = sum(count for cell, count in cells.items() if separator in cell)
     most = min(MOST_CLASSES, labels.total() / ROWS_OF_A_CLASS)
     is_short = all(words(label) <= WORDS_OF_A_LABEL for label in labels)
@@ -261,8 +346,8 @@ def _split(cells: Counter, separator: str) -> Counter | None:
 
 
 def _is_tagged(cells: list) -> bool:
-    tags = {str(tag) for cell in cells for tag in cell}
-    return tags != {OUTSIDE} and all(map(TAG.fullmatch, tags))
+    tags = {str(tag) for cell in cells for tag in cell} - {OUTSIDE}
+    return bool(tags) and all(map(TAG.fullmatch, tags))
 
 
 def _is_words(cells: list) -> bool:
@@ -286,6 +371,14 @@ def _is_answers(cell: Any) -> bool:
 
 def _texts_of(answers: Any) -> Any:
     return answers["text"] if isinstance(answers, dict) else answers
+
+
+def _written_differently(values: Iterable[str]) -> list[str]:
+    """Of the values, those that differ in case only, or that are the same number: a text for each such group."""
+    groups: dict[Any, list[str]] = {}
+    for value in values:
+        groups.setdefault(float(value) if is_number(value) else value.casefold(), []).append(value)
+    return [" and ".join(map(repr, sorted(group))) for group in groups.values() if len(group) > 1]
 
 
 def _quoted(column: Any) -> str:

@@ -161,9 +161,9 @@ class QuestionAnswering(Task):
         return reader
 
     def align_logits(self, logits: Tensor, mask: Tensor, own: Tensor, first: Tensor, end: Tensor) -> Tensor:
-        """By characters. A piece as the start of an answer gets the summed probability of the other model's pieces whose
-        first character it contains; as the end, of those whose last character it contains. Probability outside the
-        window counts as no answer.
+        """By characters. As the start of an answer, a piece gets the summed probability of the other model's pieces
+        whose first character it contains; as the end, of those whose last character it contains. Probability outside
+        the window counts as no answer.
 
         The logits are NaN if the other model has not read the window's last two pieces. It may lack the last one, which
         can stand for no character (a byte-level model's space before an emoji).

@@ -83,8 +83,76 @@ class TestTextClassification:
         rows = records(text=TEXTS, label=labels)
         assert kinds.guess(rows, {}, None)[1].metric == metric
 
+    @pytest.mark.parametrize("names", [("ham", "go until jurong point"), ("good", "Great!"), ("1", "a film to see")])
+    def test_a_first_row_in_the_place_of_the_header_is_refused(self, names):
+        label, text = names
+        rows = records(**{label: cycle(label, "other"), text: TEXTS})
+        with pytest.raises(UserError, match=f"--file: the first line looks like a row .'{text}', '{label}'., not like"):
+            guess(rows)
+
+    @pytest.mark.parametrize("names", [("0", "1"), ("label", "What did you like about our product today?")])
+    def test_odd_names_of_columns_are_no_rows(self, names):
+        label, text = names
+        assert guess(records(**{text: TEXTS, label: cycle("0", "1")}))[1] == {"text": text, "label": label}
+
+    @pytest.mark.parametrize("label", ["label", "topic"])
+    def test_a_class_with_a_separator_in_its_name_is_one_class(self, label):
+        rows = records(text=TEXTS, **{label: cycle("World", "Sports", "Business", "Sci/Tech")})
+        assert guess(rows) == ("text_classification", {"text": "text", "label": label})
+
+    def test_flags_beside_a_column_of_classes_are_not_the_labels(self):
+        flags = {"verified": cycle(0, 1), "has_image": cycle(0, 0, 1), "is_reply": cycle("yes", "no")}
+        rows = records(text=TEXTS, sentiment=cycle("good", "bad", "mixed"), **flags)
+        assert guess(rows) == ("text_classification", {"text": "text", "label": "sentiment"})
+        assert guess(rows, "multi_label")[1]["label"] == list(flags)
+
+    def test_a_text_that_is_not_read_is_named_with_what_would_read_it(self):
+        rows = records(
+            title=[f"film {number}" for number in range(60)], body=[3 * text for text in TEXTS], label=cycle(1, 0)
+        )
+        expected = "not read: 'title' (median length 2 words): --pair 'title' reads it as a second text, --text 'title'"
+        assert expected in reasons(rows)
+
+    def test_a_label_of_too_many_values_is_not_replaced_by_another_column(self):
+        rows = records(text=TEXTS, label=[f"topic {number}" for number in range(60)], channel=cycle("mail", "chat"))
+        with pytest.raises(
+            UserError, match="label: column 'label' has 60 different values in 60 rows, too many for cl"
+        ):
+            guess(rows)
+        assert guess(rows, label="channel")[1]["label"] == "channel"
+
+    @pytest.mark.parametrize("cells", [("3,4", "1,25", "2"), ("95%", "7 %", "12%")])
+    def test_numbers_with_a_decimal_comma_or_a_percent_sign_are_no_classes(self, cells):
+        rows = records(text=TEXTS, score=cycle(*cells))
+        with pytest.raises(
+            UserError, match=f"label: column 'score' has numbers such as '{cells[0]}': write them with a"
+        ):
+            guess(rows)
+
+    @pytest.mark.parametrize(
+        ("cells", "same"), [(("Good", "good", "bad"), "'Good' and 'good'"), (("1.0", "0", "1"), "'1' and '1.0'")]
+    )
+    def test_a_label_that_is_written_in_two_ways_is_doubtful(self, cells, same):
+        rows = records(text=TEXTS, label=cycle(*cells))
+        assert f"DOUBTFUL: {same} are different classes: if they are the same, write them alike" in reasons(rows)
+        assert "DOUBTFUL" not in reasons(records(text=TEXTS, label=cycle("good", "bad")))
+
+    def test_classes_that_may_be_a_scale_are_said(self):
+        assert "kind: if the numbers are a scale, --kind regression" in reasons(
+            records(text=TEXTS, stars=cycle(1, 2, 3))
+        )
+
 
 class TestRegression:
+    def test_a_few_cells_that_are_no_numbers_are_left_to_the_rows(self):
+        scores = ["n/a", *cycle("0.5", "3.25", "5")[1:]]
+        rows = records(text=TEXTS, score=scores)
+        assert guess(rows, "regression", label="score")[1] == {"text": "text", "label": "score"}
+        with pytest.raises(
+            UserError, match="label: column 'score' does not hold different numbers: '3,4' is no number"
+        ):
+            guess(records(text=TEXTS, score=cycle("3,4", "1,2")), "regression", label="score")
+
     def test_numbers_with_fractions_are_scores(self):
         rows = records(sentence1=TEXTS, sentence2=TEXTS, score=cycle("0.5", "3.25", "5"))
         source = {"text": "sentence1", "pair": "sentence2", "label": "score"}
@@ -119,6 +187,29 @@ class TestMultiLabel:
     def test_columns_of_0_and_1(self):
         rows = records(text=TEXTS, toxic=cycle(0, 1), threat=cycle(0, 0, 1), insult=cycle(1, 1, 0))
         assert guess(rows) == ("multi_label", {"text": "text", "label": ["toxic", "threat", "insult"]})
+        assert "3 columns of 0 and 1: toxic, threat, insult" in reasons(rows)
+        assert guess(rows, label=["toxic", "threat"])[1]["label"] == ["toxic", "threat"]
+
+    def test_columns_of_0_and_1_whose_names_contain_a_word_for_labels(self):
+        columns = {
+            f"topic_{name}": cycle(*values)
+            for name, values in {"sport": (0, 1), "world": (1, 0), "tech": (0, 0, 1)}.items()
+        }
+        rows = records(text=TEXTS, **columns)
+        assert guess(rows) == ("multi_label", {"text": "text", "label": list(columns)})
+        assert guess(rows, "multi_label", label=list(columns))[1]["label"] == list(columns)
+
+    def test_a_column_with_one_value_is_no_label(self):
+        rows = records(text=TEXTS, a=cycle(0, 1), b=cycle(0, 0, 1), c=cycle(1))
+        with pytest.raises(UserError, match="label: columns 'a', 'b' hold a few different values"):
+            guess(rows)
+
+    def test_entities_with_offsets_are_not_labels(self):
+        rows = records(text=TEXTS, label=cycle([[0, 3, "PER"]], [[4, 7, "LOC"], [0, 2, "PER"]]))
+        with pytest.raises(
+            UserError, match="label: column 'label' has entities with their offsets, which are not read"
+        ):
+            guess(rows)
 
     @pytest.mark.parametrize("cells", [("['sad']", "['sad', 'long']", ""), ('["sad"]', '["sad", "long"]', "[]")])
     def test_lists_written_as_text(self, cells):
@@ -157,6 +248,24 @@ class TestNamedEntities:
         rows = records(words=self.WORDS, tags=cycle(tags, ["O", "O"]))
         assert guess(rows)[1]["scheme"] == scheme
 
+    def test_inside_tags_alone_show_their_types(self):
+        rows = records(words=self.WORDS, tags=cycle(["I-PER", "I-PER", "O", "O", "I-LOC"], ["O", "O"]))
+        assert "(2 types: PER 60, LOC 30)" in reasons(rows)
+
+    def test_a_list_that_is_always_empty_has_no_tags(self):
+        assert guess(records(text=TEXTS, labels=cycle(["a"], ["b"]), comments=cycle([])))[0] == "multi_label"
+
+    def test_one_tag_in_each_row_is_refused_with_the_form_that_is_read(self):
+        rows = records(sentence=TEXTS, word=cycle("Ada", "was"), tag=cycle("B-PER", "O"))
+        with pytest.raises(UserError, match="tags: column 'tag' has one tag in each row: write a .conll file"):
+            guess(rows)
+
+    @pytest.mark.parametrize(("tags", "odd"), [(["U-PER", "O"], "'U-PER'"), (["O", "O"], "only 'O'")])
+    def test_the_first_odd_tag_of_a_conll_file_is_named(self, tags, odd):
+        rows = [{1: ["Ada", "was"], 2: tags}] * 60
+        with pytest.raises(UserError, match=f"tags: the last column has {odd}: expected O, B-TYPE and I-TYPE"):
+            guess(rows)
+
     def test_numbers_are_no_tags(self):
         rows = records(tokens=self.WORDS, ner_tags=cycle([1, 2, 0, 0, 3], [0, 0]))
         with pytest.raises(UserError, match="tags: no column holds lists of tags .O, B-TYPE, I-TYPE; numbers need"):
@@ -175,6 +284,13 @@ class TestQuestionAnswering:
         assert kind == "question_answering"
         assert found.source == {"question": "question", "passage": "context", "answers": "answers"}
         assert found.options == ({"unanswerable": True} if unanswerable else None)
+
+    def test_answers_without_their_place_are_refused(self):
+        rows = records(
+            question=[f"is it film {number}" for number in range(60)], context=TEXTS, answer=cycle("The", "A")
+        )
+        with pytest.raises(UserError, match="answers: the file has questions and passages, but no column with answers"):
+            guess(rows)
 
 
 def test_a_file_of_no_kind_is_refused_with_its_columns():
