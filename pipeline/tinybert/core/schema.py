@@ -48,8 +48,10 @@ def explain(
         elif item["type"] == "missing":
             may_be_blank = {"type": "null"} in _forms(schema, keys)
             lines[name] = f"{name}: missing" + (f" ({BLANK})" if may_be_blank else "")
-        elif item["type"] == "invalid_key":
-            lines[name] = f"{name}: expected a name, found {_shortened(keys[-1])} ({type(keys[-1]).__name__}): quote it"
+        elif item["type"] == "invalid_key" or (item["type"] == "string_type" and item["loc"][-1] == "[key]"):
+            order = ", or write the name of the label first and its value in the file second" * ("labels" in keys)
+            found = f"{_shortened(keys[-1])} ({type(keys[-1]).__name__})"
+            lines[name] = f"{name}: expected a name, found {found}: quote it{order}"
         elif item["type"] == "value_error":
             lines[name] = f"{name}: {item['ctx']['error']}"
         else:

@@ -116,7 +116,7 @@ class Source(Table):
     )
     tags: Column | None = Field(None, description="column of the list of tags; CoNLL: its number", examples=[4])
     scheme: Literal["IOB2", "IOB1", "BIOES"] | None = Field(
-        None, description="scheme of the tags; blank: IOB2", examples=["BIOES"]
+        None, description="scheme of the tags; BIOES may be written as BILOU; blank: IOB2", examples=["BIOES"]
     )
     answers: Name | None = Field(
         None, description="column of the answers, each with text and answer_start", examples=["answers"]

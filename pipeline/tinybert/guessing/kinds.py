@@ -166,7 +166,7 @@ def named_entities(columns: Columns) -> Guess:
         odd = next((tag for tag in found if not TAG.fullmatch(tag)), OUTSIDE)
         raise UserError(
             f"tags: the last column has {'only ' if odd == OUTSIDE else ''}'{odd}': expected O, B-TYPE and I-TYPE, in"
-            " the scheme BIOES also E-TYPE and S-TYPE"
+            " the scheme BIOES also E-TYPE and S-TYPE (or L-TYPE and U-TYPE)"
         )
     tags = columns.chosen.get("tags") or _one_of(
         columns,
@@ -183,7 +183,7 @@ def named_entities(columns: Columns) -> Guess:
             raise columns.cannot_guess(key, f"column {_quoted(name)} does not hold a list in each row")
     rows = [([str(cell) for cell in row[word]], [str(cell) for cell in row[tags]]) for row in columns.records]
     in_entities = [tag for _, row in rows for tag in row if tag != OUTSIDE]
-    begins = [tag for tag in in_entities if tag[0] in "BS"]
+    begins = [tag for tag in in_entities if tag[0] in "BSU"]
     types = Counter(tag[2:] for tag in begins or in_entities)
     schemes = {scheme: sum(not _is_valid(*row, scheme) for row in rows) for scheme in ("IOB2", "IOB1", "BIOES")}
     scheme = columns.chosen.get("scheme") or min(schemes, key=schemes.__getitem__)

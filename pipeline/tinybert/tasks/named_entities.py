@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 
 OUTSIDE = "O"
 IGNORED = -100  # the label that torch's cross-entropy ignores
-TAG = re.compile(r"O|[BIES]-\S+")
+TAG = re.compile(r"O|[BIESLU]-\S+")
+AS_BIOES = {"U": "S", "L": "E"}  # of BILOU, as spaCy calls BIOES
 FIELD = "text"  # the name of the text that augmentation edits
 
 
@@ -251,6 +252,8 @@ def to_iob2(words: list[str], tags: list[str], scheme: str) -> list[str]:
     prefixes = {"IOB2": "BI", "IOB1": "BI", "BIOES": "BIES"}[scheme]
     for number, (word, tag) in enumerate(zip(words, tags, strict=True), 1):
         where = f"word {number} ({word}), tag '{tag}'"
+        if scheme == "BIOES" and tag != OUTSIDE:
+            tag = AS_BIOES.get(tag[:1], tag[:1]) + tag[1:]
         if tag.isdigit():
             raise BadRecordError(
                 f"{where}: a number: name the tags in the source's `labels`: {{O: 0, B-TYPE: 1, …}}",

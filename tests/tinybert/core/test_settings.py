@@ -200,6 +200,11 @@ def test_a_wrong_entry_of_a_list_is_named_by_its_place(refusal):
         ("run", "tickets", "run: expected a list of texts (at least one), found 'tickets' (str): write [tickets]"),
         ("benchmark.batch_sizes", 8, "found 8 (int): write [8]"),
         (f"{OWN}.source.labels", ["bad", "good"], "(list): write, for example, {negative: 0, positive: 1}"),
+        (
+            f"{OWN}.source.labels",
+            {0: "bad"},
+            "labels.0: expected a name, found 0 (int): quote it, or write the name of",
+        ),
         (f"{OWN}.source.splits", ["train.csv"], "(list): write, for example, {test: test.csv, train: train.csv}"),
         (
             f"{OWN}.scheme",

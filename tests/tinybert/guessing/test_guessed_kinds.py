@@ -242,6 +242,7 @@ class TestNamedEntities:
             (["B-PER", "I-PER", "O", "O", "B-LOC"], "IOB2"),
             (["I-PER", "I-PER", "O", "O", "I-LOC"], "IOB1"),
             (["B-PER", "E-PER", "O", "O", "S-LOC"], "BIOES"),
+            (["B-PER", "L-PER", "O", "O", "U-LOC"], "BIOES"),
         ],
     )
     def test_the_scheme_is_the_one_that_most_sentences_follow(self, tags, scheme):
@@ -260,7 +261,7 @@ class TestNamedEntities:
         with pytest.raises(UserError, match="tags: column 'tag' has one tag in each row: write a .conll file"):
             guess(rows)
 
-    @pytest.mark.parametrize(("tags", "odd"), [(["U-PER", "O"], "'U-PER'"), (["O", "O"], "only 'O'")])
+    @pytest.mark.parametrize(("tags", "odd"), [(["B_PER", "O"], "'B_PER'"), (["O", "O"], "only 'O'")])
     def test_the_first_odd_tag_of_a_conll_file_is_named(self, tags, odd):
         rows = [{1: ["Ada", "was"], 2: tags}] * 60
         with pytest.raises(UserError, match=f"tags: the last column has {odd}: expected O, B-TYPE and I-TYPE"):

@@ -127,6 +127,13 @@ def test_tags_outside_the_scheme_or_in_an_invalid_order_are_refused(tags, scheme
     assert expected in str(raised.value)
 
 
+def test_bilou_is_read_as_bioes():
+    tags = ["B-cast", "I-cast", "L-cast", "O", "U-plot"]
+    assert to_iob2(["word"] * 5, tags, "BIOES") == ["B-cast", "I-cast", "I-cast", "O", "B-plot"]
+    with pytest.raises(BadRecordError, match="word 5 .word., tag 'U-plot': expected O or B-TYPE or I-TYPE"):
+        to_iob2(["word"] * 5, ["O", "O", "O", "O", "U-plot"], "IOB2")
+
+
 def test_sentences_become_rows_in_iob2():
     rows = read({"words": ["Smith", "acts"], "tags": ["S-cast", "O"]}, scheme="BIOES")
     assert rows == [{"words": ["Smith", "acts"], "tags": ["B-cast", "O"], "where": "rows.conll, sentence at line 1"}]
