@@ -106,6 +106,7 @@ def read_rows(configuration: settings.Settings, name: str) -> tuple[Task, splits
     parts = drawn_splits.cover_labels(task, {**parts, **source.more_tests}, drawn, key)
     parts = splits.check_labels(task, parts, task_settings.source, key)
     task.labels = task.label_names(parts["train"], task_settings.source, key)
+    splits.log_labels_written_differently(task.labels, key)
     splits.check_variety(task, parts, drawn, key)
     for test in ("test", *source.more_tests):
         near_duplicates.log_near_duplicates(task, test, parts[test], parts["train"])

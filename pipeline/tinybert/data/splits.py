@@ -190,6 +190,20 @@ def check_labels(task: Task, parts: Parts, source: Source, key: str) -> Parts:
     return checked
 
 
+def log_labels_written_differently(labels: list[str], key: str) -> None:
+    """Log groups of labels that differ only in upper and lower case, or are the same number."""
+    groups: dict[Any, list[str]] = {}
+    for label in labels:
+        try:
+            groups.setdefault(float(label), []).append(label)
+        except ValueError:
+            groups.setdefault(label.casefold(), []).append(label)
+    for group in groups.values():
+        if len(group) > 1:
+            names = " and ".join(f"'{label}'" for label in sorted(group))
+            log(f"{key}: DOUBTFUL: {names} are different labels: if they are the same, write them alike in the file")
+
+
 def check_variety(task: Task, parts: Parts, drawn: Collection[str], key: str) -> None:
     """Check that the rows of each split differ in their labels: on rows of a single class, scores say nothing.
 

@@ -110,10 +110,6 @@ def text_classification(columns: Columns) -> Guess:
         reasons.append("labels: the classes have numbers as names; `source.labels` in params.yaml can give others")
         if len(counts) > 2:
             reasons.append("kind: if the numbers are a scale, --kind regression learns their order")
-    reasons += [
-        f"DOUBTFUL: {same} are different classes: if they are the same, write them alike in the file"
-        for same in _written_differently(counts)
-    ]
     rarest, count = counts.most_common()[-1]
     share = count / counts.total()
     metric = "macro_f1" if share < min(RARE, 1 / len(counts) / 2) else "accuracy"
@@ -371,14 +367,6 @@ def _is_answers(cell: Any) -> bool:
 
 def _texts_of(answers: Any) -> Any:
     return answers["text"] if isinstance(answers, dict) else answers
-
-
-def _written_differently(values: Iterable[str]) -> list[str]:
-    """Of the values, those that differ in case only, or that are the same number: a text for each such group."""
-    groups: dict[Any, list[str]] = {}
-    for value in values:
-        groups.setdefault(float(value) if is_number(value) else value.casefold(), []).append(value)
-    return [" and ".join(map(repr, sorted(group))) for group in groups.values() if len(group) > 1]
 
 
 def _quoted(column: Any) -> str:

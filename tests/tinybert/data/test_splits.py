@@ -491,3 +491,22 @@ def test_the_users_own_teacher_may_have_seen_test_rows_that_are_split_off(tmp_pa
     path.write_bytes((tiny.ROOT / "params.yaml").read_bytes())
     tiny.write_params(path, **{"finetune_teacher.checkpoint": checkpoint, "tasks.tiny.source": source})
     assert params.load(path).teacher_may_know_test("tiny") == doubtful
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        (["Good", "bad", "good"], "'Good' and 'good'"),
+        (["0", "1", "1.0"], "'1' and '1.0'"),
+        (["good", "bad", "0", "1"], None),
+    ],
+)
+def test_a_label_that_is_written_in_two_ways_is_doubtful(labels, expected, capsys):
+    splits.log_labels_written_differently(labels, "tasks.films.source")
+    said = capsys.readouterr().out
+    assert said == (
+        f"tasks.films.source: DOUBTFUL: {expected} are different labels: if they are the same, write them alike in the"
+        " file\n"
+        if expected
+        else ""
+    )

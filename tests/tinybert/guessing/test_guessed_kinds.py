@@ -129,14 +129,6 @@ class TestTextClassification:
         ):
             guess(rows)
 
-    @pytest.mark.parametrize(
-        ("cells", "same"), [(("Good", "good", "bad"), "'Good' and 'good'"), (("1.0", "0", "1"), "'1' and '1.0'")]
-    )
-    def test_a_label_that_is_written_in_two_ways_is_doubtful(self, cells, same):
-        rows = records(text=TEXTS, label=cycle(*cells))
-        assert f"DOUBTFUL: {same} are different classes: if they are the same, write them alike" in reasons(rows)
-        assert "DOUBTFUL" not in reasons(records(text=TEXTS, label=cycle("good", "bad")))
-
     def test_classes_that_may_be_a_scale_are_said(self):
         assert "kind: if the numbers are a scale, --kind regression" in reasons(
             records(text=TEXTS, stars=cycle(1, 2, 3))
