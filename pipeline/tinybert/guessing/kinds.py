@@ -86,23 +86,16 @@ def _with_header(guess: Guess, columns: Columns) -> Guess:
 
 
 def text_classification(columns: Columns) -> Guess:
-    classes = columns.with_classes()
-    if not columns.sure and "label" not in columns.chosen:
-        by_name = [name for name in columns.counts if str(name).lower() in LABEL]
-        if by_name and not set(by_name) & set(classes) and not columns.numbers(by_name[0]):
-            count = len(columns.counts[by_name[0]])
-            why = f"column '{by_name[0]}' has {count} different values in {len(columns.records)} rows"
-            raise columns.cannot_guess("label", f"{why}, too many for classes")
-    label = columns.chosen.get("label") or _one_of(columns, "label", classes, LABEL, "a few different values")
+    label = columns.chosen.get("label") or _column_of_classes(columns)
     if isinstance(label, list):
         raise columns.cannot_guess("label", "several columns, of which only multi_label reads labels")
     counts = columns.counts.get(label, Counter())
-    numbers = [value for value in counts if LOCAL_NUMBER.fullmatch(value)]
-    if len(numbers) == len(counts) and (written := [value for value in numbers if not value.lstrip("-").isdigit()]):
+    written = [value for value in counts if not value.lstrip("-").isdigit()]
+    if written and all(map(LOCAL_NUMBER.fullmatch, counts)):
         raise UserError(
             f"label: column '{label}' has numbers such as '{written[0]}': write them with a point and without %"
         )
-    if len(counts) < 2 or not (columns.sure or label in classes):
+    if len(counts) < 2 or not (columns.sure or label in columns.with_classes()):
         raise columns.cannot_guess("label", f"column '{label}' does not hold a few different values")
     source, reasons, texts = _texts(columns, [label])
     reasons.append(f"label: column '{label}' ({len(counts)} values: {listed(counts)})")
@@ -115,6 +108,16 @@ def text_classification(columns: Columns) -> Guess:
     metric = "macro_f1" if share < min(RARE, 1 / len(counts) / 2) else "accuracy"
     reasons.append(f"metric: {metric} (the rarest class, {rarest}, has {100 * share:.0f} % of the rows)")
     return Guess({**source, "label": label}, reasons, texts, metric)
+
+
+def _column_of_classes(columns: Columns) -> Any:
+    classes = columns.with_classes()
+    by_name = [name for name in columns.counts if str(name).lower() in LABEL]
+    if not columns.sure and by_name and not set(by_name) & set(classes) and not columns.numbers(by_name[0]):
+        count = len(columns.counts[by_name[0]])
+        why = f"column '{by_name[0]}' has {count} different values in {len(columns.records)} rows, too many for classes"
+        raise columns.cannot_guess("label", why)
+    return _one_of(columns, "label", classes, LABEL, "a few different values")
 
 
 def regression(columns: Columns) -> Guess:
@@ -287,58 +290,67 @@ def _texts(columns: Columns, without: Iterable[Any]) -> tuple[dict[str, Any], li
 def _labels(columns: Columns) -> tuple[Any, str | None, Counter]:
     """The column(s) of labels, the separator between labels in a cell (or None), and how often each label occurs."""
     chosen = columns.chosen.get("label")
-    binary = [
-        name
-        for name, counts in columns.counts.items()
-        if len(counts) > 1 and {value.lower() for value in counts} <= {*ON, *OFF}
-    ]
-    lists = [name for name in columns.names if columns.cells(name) and all(map(is_list, columns.cells(name)))]
-    if isinstance(chosen, list):
-        binary, lists = chosen, []
-    elif chosen is not None:
-        binary, lists = [], [name for name in lists if name == chosen]
-    elif not columns.sure:  # the words of a text may be a list too
-        lists = named(lists, *LABELS)
-        if named(set(columns.with_classes()) - set(binary), *LABEL):  # the columns of 0 and 1 are about something else
-            binary = []
-    if entities := [
-        name for name in lists if any(isinstance(value, (*LISTS, dict)) for value in columns.cells(name)[0])
-    ]:
-        raise UserError(
-            f"label: column '{entities[0]}' has entities with their offsets, which are not read: write lists of words"
-            " and of tags"
-        )
-    if lists:
+    if several := chosen if isinstance(chosen, list) else [] if chosen else _columns_of_0_and_1(columns):
+        return several, None, Counter({name: _count_on(columns.counts.get(name, Counter())) for name in several})
+    if lists := _lists_of_labels(columns, chosen):
         label = _one_of(columns, "label", lists, LABELS, "lists")
         return label, None, Counter(str(value) for cell in columns.cells(label) for value in cell)
-    is_given = isinstance(chosen, list)
-    if is_given or (
-        len(binary) >= (2 if columns.sure else 3) and not {str(name).lower() for name in binary} & {*LABEL}
-    ):
-        values = {name: columns.counts.get(name, Counter()) for name in binary}
-        on = {name: sum(n for value, n in of_one.items() if value.lower() in ON) for name, of_one in values.items()}
-        return binary, None, Counter(on)
+    is_sure = columns.sure or "separator" in columns.chosen
     for name in [chosen] if chosen else named(columns.counts, *LABELS):
         for separator in [columns.chosen["separator"]] if "separator" in columns.chosen else SEPARATORS:
-            if counts := _split(columns.counts.get(name, Counter()), separator):
+            if counts := _split(columns.counts.get(name, Counter()), separator, is_sure):
                 return name, separator, counts
     raise columns.cannot_guess(
         "label", "no column holds several labels (a list, or a text with separators)", UnfitError
     )
 
 
-def _split(cells: Counter, separator: str) -> Counter | None:
-    """How often each label occurs if ``separator`` separates labels in the cells; else None."""
+def _columns_of_0_and_1(columns: Columns) -> list[Any]:
+    """Columns with one label each; none if there are too few, or another column holds classes."""
+    binary = [name for name, counts in columns.counts.items() if len(counts) > 1 and _is_binary(counts)]
+    if len(binary) < (2 if columns.sure else 3) or {str(name).lower() for name in binary} & {*LABEL}:
+        return []
+    classes = [] if columns.sure else named(set(columns.with_classes()) - set(binary), *LABEL)
+    return [] if classes or _lists_of_labels(columns, None) else binary
+
+
+def _is_binary(counts: Counter) -> bool:
+    return {value.lower() for value in counts} <= {*ON, *OFF}
+
+
+def _count_on(counts: Counter) -> int:
+    return sum(count for value, count in counts.items() if value.lower() in ON)
+
+
+def _lists_of_labels(columns: Columns, chosen: Any) -> list[Any]:
+    """The columns of lists that may be the labels. Raises UserError for entities with their offsets."""
+    lists = [name for name in columns.names if columns.cells(name) and all(map(is_list, columns.cells(name)))]
+    if chosen is not None:
+        lists = [name for name in lists if name == chosen]
+    elif not columns.sure:  # the words of a text may be a list too
+        lists = named(lists, *LABELS)
+    for name in lists:
+        if any(isinstance(value, (*LISTS, dict)) for cell in columns.cells(name) for value in cell):
+            raise UserError(
+                f"label: column '{name}' has entities with their offsets, which are not read: write lists of words and"
+                " of tags"
+            )
+    return lists
+
+
+def _split(cells: Counter, separator: str, is_sure: bool) -> Counter | None:
+    """How often each label occurs if ``separator`` separates labels in the cells; else None. Not ``is_sure``: it may
+    belong to the names of classes, such as "Sci/Tech", of which there are fewer than of their parts.
+    """
     labels: Counter = Counter()
     for cell, count in cells.items():
         for label in filter(None, map(str.strip, cell.split(separator))):
             labels[label] += count
-    if len(cells) < len(labels):  # the separator belongs to names of classes, such as "Sci/Tech"
-        return None
     several = sum(count for cell, count in cells.items() if separator in cell)
     most = min(MOST_CLASSES, labels.total() / ROWS_OF_A_CLASS)
     is_short = all(words(label) <= WORDS_OF_A_LABEL for label in labels)
-    return labels if several >= SHARE_WITH_SEPARATOR * cells.total() and len(labels) <= most and is_short else None
+    fits = several >= SHARE_WITH_SEPARATOR * cells.total() and len(labels) <= most and is_short
+    return labels if fits and (is_sure or len(labels) <= len(cells)) else None
 
 
 def _is_tagged(cells: list) -> bool:

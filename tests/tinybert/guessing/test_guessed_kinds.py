@@ -176,6 +176,11 @@ class TestMultiLabel:
         source = {"text": "text", "label": "genres", "separator": separator.strip()}
         assert guess(rows) == ("multi_label", source)
 
+    def test_a_separator_that_is_given_separates(self):
+        rows = records(text=TEXTS, label=cycle("World", "Sci/Tech", "Sport/Film"))
+        assert guess(rows, separator="/")[1]["separator"] == "/"
+        assert guess(rows, "multi_label")[1]["separator"] == "/"
+
     def test_columns_of_0_and_1(self):
         rows = records(text=TEXTS, toxic=cycle(0, 1), threat=cycle(0, 0, 1), insult=cycle(1, 1, 0))
         assert guess(rows) == ("multi_label", {"text": "text", "label": ["toxic", "threat", "insult"]})
