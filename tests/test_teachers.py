@@ -169,4 +169,7 @@ def test_a_teacher_of_few_rows_learns_which_texts_are_alike_and_then_the_labels(
     run_stage("finetune_teacher")
     result = json.loads(Path("metrics/tiny/finetune_teacher/validation.json").read_text())
     assert result["steps"] == 140 and result["accuracy"] > 0.8
-    assert "few rows: 10 steps on pairs of texts, of one class or of two (contrast_steps)" in capfd.readouterr().out
+    assert (
+        "few rows: 10 contrastive steps before the labels, on pairs of texts of the same or of"
+        in capfd.readouterr().out
+    )
