@@ -76,8 +76,8 @@ def test_accumulated_batches_have_the_loss_of_one_large_batch(world, kind, weigh
         lines = Path("metrics", kind, stage, "plots", "metrics", "loss.tsv").read_text().splitlines()[1:]
         return [float(line.split("\t")[1]) for line in lines]
 
-    # batch_size limits the contrast of classes too, which takes no accumulated batches
-    short = {"augment.variants": 1, "distill_intermediate.epochs": 0, "finetune_teacher.contrast_steps": 0}
+    # batch_size limits the batches of similarity_steps too, and there accumulation would make them no larger
+    short = {"augment.variants": 1, "distill_intermediate.epochs": 0, "finetune_teacher.similarity_steps": 0}
     tiny.write_task(world, kind, **short)
     for stage in ("prepare", "general_student"):
         run_stage(stage, kind)
