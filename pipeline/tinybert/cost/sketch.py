@@ -279,7 +279,7 @@ class Sketch:
             return self.schedule(stage, shape, recipe, self.train, rows)
         if similarity.wanted(self.task, train, recipe):
             steps, of, texts = recipe.similarity_steps, "similarity", self.train
-            size = min(similarity.BATCH_SIZE, recipe.batch_size)
+            size = similarity.batch_size(recipe)
         elif contrast.wanted(self.task, train, recipe):
             steps, of = recipe.contrast_steps, "pairs of texts"
             size = contrast.batch_size(self.train.count, recipe.batch_size)

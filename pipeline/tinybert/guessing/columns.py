@@ -15,7 +15,7 @@ from pipeline.tinybert.data.records import list_in_text
 
 MOST_CLASSES = 200
 ROWS_OF_A_CLASS = 3  # on average, at least
-MOST_CELLS = 0.9
+MOST_CELLS = 0.9  # of a column of numbers
 CJK = re.compile(r"[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff]")  # written without spaces between words
 PARTNERS = ({"premise", "hypothesis"}, {"question", "sentence"}, {"question", "passage"}, {"query", "passage"},
             {"query", "document"}, {"text", "pair"}, {"source", "target"}, {"claim", "evidence"},
@@ -71,10 +71,11 @@ class Columns:
         values = self.counts.get(column, ())
         return [float(value) for value in values] if all(map(is_number, values)) else []
 
-    def are_mostly_numbers(self, column: Any) -> bool:
-        """Whether nine of ten cells of a column are numbers."""
+    def most_numbers(self, column: Any) -> list[float]:
+        """A column's distinct numbers, if nine of ten cells are numbers; else nothing."""
         counts = self.counts.get(column, Counter())
-        return sum(count for value, count in counts.items() if is_number(value)) >= MOST_CELLS * max(1, counts.total())
+        numbers = {value: count for value, count in counts.items() if is_number(value)}
+        return [float(value) for value in numbers] if sum(numbers.values()) >= MOST_CELLS * counts.total() else []
 
     def with_classes(self) -> list[Any]:
         """Columns of few distinct values, each in several rows. A column that only numbers another's is left out."""

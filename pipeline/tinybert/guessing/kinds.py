@@ -75,9 +75,9 @@ def guess(records: list[dict], chosen: dict[str, Any], kind: str | None) -> tupl
 def _with_header(guess: Guess, columns: Columns) -> Guess:
     """The guess. Raises UserError if the names of its columns look like a row, whose label is that of other rows."""
     label, text = guess.source.get("label"), str(guess.source.get("text"))
-    if not isinstance(label, str) or label.strip() not in columns.counts.get(label, ()):
+    if "label" in columns.chosen or not isinstance(label, str) or label.strip() not in columns.counts.get(label, ()):
         return guess
-    if not label.strip().isdigit() or words(text) >= WORDS_OF_A_TEXT:
+    if words(text) >= WORDS_OF_A_TEXT or text.rstrip().endswith((".", "!", "?")):
         raise UserError(
             f"--file: the first line looks like a row ('{text[:40]}', '{label}'), not like the names of the columns:"
             " write a line with names above it, such as text,label"
@@ -129,12 +129,14 @@ def regression(columns: Columns) -> Guess:
     if not columns.sure:  # a number of any other name may be anything
         candidates = named(candidates, *SCORE)
     label = columns.chosen.get("label") or _one_of(columns, "label", candidates, SCORE, "different numbers")
-    if label not in scores and not (columns.sure and columns.are_mostly_numbers(label)):
+    if isinstance(label, list):
+        raise columns.cannot_guess("label", "several columns, of which only multi_label reads labels")
+    values = columns.most_numbers(label) if columns.sure else columns.numbers(label) if label in scores else []
+    if len(values) < 2:
         example = next((value for value in columns.counts.get(label, ()) if not is_number(value)), None)
         found = f": '{example}' is no number" if example else ""
         raise columns.cannot_guess("label", f"column '{label}' does not hold different numbers{found}")
     source, reasons, texts = _texts(columns, [label])
-    values = [float(value) for value in columns.counts[label] if is_number(value)]
     reasons.append(f"label: column '{label}' (numbers from {min(values):g} to {max(values):g})")
     return Guess({**source, "label": label}, reasons, texts, "pearson_spearman")
 
@@ -155,7 +157,7 @@ def named_entities(columns: Columns) -> Guess:
     tagged = [name for name in lists if _is_tagged(columns.cells(name))]
     is_conll = all(isinstance(name, int) for name in columns.names)
     for name, values in columns.counts.items():
-        if set(values) != {OUTSIDE} and all(map(TAG.fullmatch, values)):
+        if OUTSIDE in values and len(values) > 1 and all(map(TAG.fullmatch, values)):
             raise UserError(
                 f"tags: column '{name}' has one tag in each row: write a .conll file, with a word and its tag on each"
                 " line and a blank line after each sentence"
@@ -277,9 +279,8 @@ def _texts(columns: Columns, without: Iterable[Any]) -> tuple[dict[str, Any], li
         which = " and ".join(map(_quoted, names))
         reasons = [f"{', '.join(source)}: {which} ({reason}; median length {median} words)"]
     names = flat(source.values())
-    for name in (
-        columns.texts([*without, *names]) if "pair" not in chosen and not isinstance(source["text"], list) else ()
-    ):
+    takes_more = "pair" not in chosen and not isinstance(source["text"], list)
+    for name in columns.texts([*without, *names]) if takes_more else ():
         reasons.append(
             f"not read: '{name}' (median length {columns.median_length(name):.0f} words): --pair '{name}' reads it as a"
             f" second text, --text '{name}' '{names[0]}' joins both"

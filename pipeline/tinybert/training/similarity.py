@@ -49,6 +49,10 @@ def wanted(task: Task, train: list[Row], settings: FinetuneTeacher) -> bool:
     return bool(settings.similarity_steps) and task.is_pair(train[0]) and not isinstance(train[0]["label"], list)
 
 
+def batch_size(settings: FinetuneTeacher) -> int:
+    return min(BATCH_SIZE, settings.batch_size)
+
+
 @contextlib.contextmanager
 def start(
     encoder: Path,
@@ -126,8 +130,7 @@ def learn(
     similarity = Regression("pearson", task.max_length, None, ["similarity"])
     model = similarity.load_model(encoder, numerics.seed)
     checkpoints.set_dropout(model, settings.dropout)
-    size = min(BATCH_SIZE, settings.batch_size)
-    plan = Plan.before_labels("similarity_steps", settings, numerics, size)
+    plan = Plan.before_labels("similarity_steps", settings, numerics, batch_size(settings))
     data = EncodedRows.in_memory(encode(similarity, pairs, tokenizer))
     with embeddings_in_use(model, data, tokenizer.pad_token_id):
         train_or_load(name, LabelObjective(similarity), model, data, Collator(tokenizer), plan)

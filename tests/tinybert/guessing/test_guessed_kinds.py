@@ -90,10 +90,13 @@ class TestTextClassification:
         with pytest.raises(UserError, match=f"--file: the first line looks like a row .'{text}', '{label}'., not like"):
             guess(rows)
 
-    @pytest.mark.parametrize("names", [("0", "1"), ("label", "What did you like about our product today?")])
+    @pytest.mark.parametrize(
+        "names", [("0", "1"), ("label", "What did you like about our product today?"), ("spam", "message")]
+    )
     def test_odd_names_of_columns_are_no_rows(self, names):
         label, text = names
-        assert guess(records(**{text: TEXTS, label: cycle("0", "1")}))[1] == {"text": text, "label": label}
+        for values in (("0", "1"), ("spam", "ham")):
+            assert guess(records(**{text: TEXTS, label: cycle(*values)}))[1] == {"text": text, "label": label}
 
     @pytest.mark.parametrize("label", ["label", "topic"])
     def test_a_class_with_a_separator_in_its_name_is_one_class(self, label):
@@ -140,6 +143,10 @@ class TestRegression:
         scores = ["n/a", *cycle("0.5", "3.25", "5")[1:]]
         rows = records(text=TEXTS, score=scores)
         assert guess(rows, "regression", label="score")[1] == {"text": "text", "label": "score"}
+        with pytest.raises(UserError, match="label: column 'score' does not hold different numbers: give"):
+            guess(records(text=TEXTS, score=cycle("3")), "regression", label="score")
+        with pytest.raises(UserError, match="label: several columns, of which only multi_label reads labels"):
+            guess(rows, "regression", label=["score", "text"])
         with pytest.raises(
             UserError, match="label: column 'score' does not hold different numbers: '3,4' is no number"
         ):
