@@ -25,7 +25,6 @@ from pipeline.tinybert.models.known_logits import KnownLogits
 from pipeline.tinybert.release import latency, onnx_model
 
 LENGTHS = {"median": 50, "long": 95}  # percentiles of the lengths of test
-FEWER_RUNS = 10  # times fewer runs of batches of several texts, which take longer and vary less
 COLUMNS = ["model", "batch_size", "word_pieces", "threads", "p50", "p95", "times_faster"]
 
 
@@ -115,8 +114,7 @@ def measure(
         for batch_size, length in product(sorted({1, *recipe.batch_sizes}), sorted(set(pieces.values()))):
             what = f"batch {batch_size}, {length} word-pieces, {threads} threads"
             inputs = {model: latency.random_inputs(tokenizers[model.split()[0]], batch_size, length) for model in files}
-            runs = recipe.runs if batch_size == 1 else max(1, recipe.runs // FEWER_RUNS)
-            times = latency.measure(runners, inputs, runs, f"latency, {what}")
+            times = latency.measure(runners, inputs, recipe.seconds, f"latency, {what}")
             base = times[next(iter(files))]["p50"]
             records += [
                 (model, batch_size, length, threads, *(round(of_model[at], 3) for at in ("p50", "p95")),

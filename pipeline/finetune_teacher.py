@@ -1,4 +1,4 @@
-"""Fine-tune the encoder on the task's labels: the teacher. Or take the user's own, or make several."""
+"""Fine-tune the encoder on the task's labels: the teacher. Or several, or take the user's own."""
 
 import math
 from dataclasses import replace
@@ -33,13 +33,12 @@ def main(name: str) -> None:
     if recipe.predictions:
         take_predictions(task, name, recipe.predictions, validation_rows, prepared)
         return
-    if recipe.checkpoint:
-        model, tokenizer = own_teacher.load(task, recipe.checkpoint, locations.own_teacher_folder(name))
-        members = [(fine_tuning.score_as_it_is(model, EvaluationSet(task, validation_rows, tokenizer)), tokenizer)]
+    if recipe.checkpoints:
+        members = own(task, name, recipe.checkpoints, validation_rows)
     else:
         members = fine_tuned(task, train, validation_rows, recipe, configuration.numerics)
     teacher = members[0][0] if len(members) == 1 else together(task, members, validation_rows)
-    remedy = "checkpoint" if recipe.checkpoint else "learning_rate and min_steps"
+    remedy = "checkpoint" if recipe.checkpoints else "learning_rate and min_steps"
     log_score(task, teacher.result.score, train, validation_rows, name, remedy)
 
     with output(Path("models", name, "teacher")) as out:
@@ -47,6 +46,15 @@ def main(name: str) -> None:
             checkpoints.save(out if number == 1 else out / str(number), member.model, tokenizer)
     with output(Path("metrics", name, STAGE)) as out:
         fine_tuning.write_result(out, task, teacher)
+
+
+def own(task: Task, name: str, checkpoints: list[str], validation_rows: list[Row]) -> Members:
+    """The user's own teachers, as they are."""
+    models = [own_teacher.load(task, location, locations.own_teacher_folder(name)) for location in checkpoints]
+    return [
+        (fine_tuning.score_as_it_is(model, EvaluationSet(task, validation_rows, tokenizer)), tokenizer)
+        for model, tokenizer in models
+    ]
 
 
 def fine_tuned(

@@ -65,8 +65,9 @@ def check_teacher(configuration: settings.Settings, name: str, task: Task, parts
     if recipe.predictions:
         return of_other_stages("training.predictions").read(task, recipe.predictions, within, parts)
     own_teacher = of_other_stages("training.own_teacher")
-    if recipe.checkpoint and not recipe.checkpoint.startswith("hub:"):
-        own_teacher.load(task, recipe.checkpoint, within)
+    for checkpoint in recipe.checkpoints:
+        if not checkpoint.startswith("hub:"):
+            own_teacher.load(task, checkpoint, within)
     for encoder in recipe.encoders:
         own_teacher.encoder(encoder)
     return None

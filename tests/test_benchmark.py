@@ -4,8 +4,9 @@ import csv
 import json
 import re
 import shutil
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
+from statistics import median
 from types import SimpleNamespace
 
 import pytest
@@ -53,7 +54,7 @@ def test_a_teacher_that_cannot_be_exported_is_timed_in_the_formats_that_it_has(
     student = Path("models/tiny/onnx/model.onnx")  # an export takes seconds
     monkeypatch.setattr(onnx_model, "write", lambda path, *_: shutil.copy(student, path))
     monkeypatch.setattr(onnx_model, broken, fails)
-    tiny.write_params(world / "params.yaml", **{"benchmark.batch_sizes": [1], "benchmark.runs": 1})
+    tiny.write_params(world / "params.yaml", **{"benchmark.batch_sizes": [1]})
     run_stage("benchmark")
     missing = missing | ({"teacher openvino"} & {*MODELS} if broken == "write" else set())
     assert {row["model"] for row in read("metrics/tiny/benchmark/latency.csv")} == {*MODELS} - missing
@@ -83,19 +84,23 @@ def test_openvino_answers_as_onnxruntime_does(world):
     assert latency.openvino_runner(file, 1)(inputs)["logits"] == pytest.approx(expected, abs=1e-4)
 
 
-def test_models_answer_in_turn_and_the_first_rounds_do_not_count(monkeypatch):
+@pytest.mark.parametrize(("limit", "runs"), [(0, 3), (21, 3), (22, 4), (30, 5)])
+def test_models_answer_in_turn_until_the_time_is_over_and_the_first_rounds_do_not_count(monkeypatch, limit, runs):
     now, asked = [0.0], []
     monkeypatch.setattr(latency, "time", SimpleNamespace(perf_counter=lambda: now[0]))
-    seconds = {name: iter([9.0] * latency.WARM_UP + times) for name, times in {"a": [1, 2, 3], "b": [5, 5, 8]}.items()}
+    seconds = {
+        name: chain([9.0] * latency.WARM_UP, times) for name, times in {"a": [1, 2, 3, 1, 1], "b": [5] * 5}.items()
+    }
 
     def answer(name: str) -> None:
         asked.append(name)
         now[0] += next(seconds[name])
 
     found = latency.measure(
-        {name: lambda inputs, name=name: answer(name) for name in seconds}, dict.fromkeys(seconds), 3, "test"
+        {name: lambda inputs, name=name: answer(name) for name in seconds}, dict.fromkeys(seconds), limit, "test"
     )
-    assert {name: times["p50"] for name, times in found.items()} == {"a": 2000, "b": 5000}
-    assert found["a"]["p95"] == pytest.approx(2900)
+    times = [1, 2, 3, 1, 1][:runs]
+    assert {name: of_model["p50"] for name, of_model in found.items()} == {"a": 1000 * median(times), "b": 5000}
+    assert found["a"]["p95"] > 2000 and found["b"]["p95"] == 5000
     rounds = ["".join(asked[start : start + 2]) for start in range(0, len(asked), 2)]
-    assert rounds == ["ab", "ba"] * ((latency.WARM_UP + 3) // 2)  # none always follows the other
+    assert rounds == ["ab" if number % 2 == 0 else "ba" for number in range(latency.WARM_UP + runs)]

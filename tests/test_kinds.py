@@ -14,7 +14,7 @@ from tiny import PER_TASK, run_stage
 from pipeline import report
 from pipeline.tinybert.core import settings
 from pipeline.tinybert.data import rows
-from pipeline.tinybert.models import checkpoints
+from pipeline.tinybert.models import checkpoints, ensembles
 from pipeline.tinybert.report import page
 
 KINDS = {  # task kind → the transformers pipeline that loads its student
@@ -182,6 +182,20 @@ def test_the_user_s_own_teacher_is_scored_and_not_trained(world):
     )
     assert all((teacher[name] == weights).all() for name, weights in expected.items())
     assert json.loads(Path("metrics/tiny/finetune_teacher/validation.json").read_text())["epoch"] == 0
+
+
+def test_several_own_teachers_are_taken_as_they_are_and_each_is_scored(world):
+    own, models = Path("data/raw/tiny/teacher"), ["teacher", "student_alone"]
+    for model in models:
+        shutil.copytree(Path("models/tiny", model), own / model)
+    expected = [(own / model / "model.safetensors").read_bytes() for model in models]
+    tiny.write_params(world / "params.yaml", **{"finetune_teacher.checkpoint": [str(own / model) for model in models]})
+    run_stage("prepare")
+    run_stage("finetune_teacher")
+    folders = ensembles.folders(Path("models/tiny/teacher"))
+    assert [(folder / "model.safetensors").read_bytes() for folder in folders] == expected
+    scores = json.loads(Path("metrics/tiny/finetune_teacher/validation.json").read_text())
+    assert len(scores["teachers"]) == 2
 
 
 def test_a_teacher_no_better_than_a_trivial_predictor_is_doubtful_and_the_run_goes_on(world, capsys):

@@ -303,6 +303,10 @@ class GeneralStudent(Group):
     )
 
 
+def _as_list(value: str | list[str] | None) -> list[str]:
+    return [value] if isinstance(value, str) else value or []
+
+
 class FinetuneTeacher(Schedule):
     encoder: str | Annotated[list[str], Field(min_length=1)] | None = Field(
         description="the teacher's own encoder, also of another family, in the form of encoder.checkpoint (a folder"
@@ -311,8 +315,9 @@ class FinetuneTeacher(Schedule):
     seeds: Annotated[list[Seed], Field(min_length=1)] | None = Field(
         description="a teacher with each of these seeds, of which the student learns the mean logits; blank: one"
     )
-    checkpoint: str | None = Field(
-        description="your own fine-tuned teacher: data/raw/<task>/teacher or hub:OWNER/NAME@COMMIT; blank: fine-tune"
+    checkpoint: str | Annotated[list[str], Field(min_length=1)] | None = Field(
+        description="your own fine-tuned teacher: data/raw/<task>/teacher or hub:OWNER/NAME@COMMIT; a list: several;"
+        " blank: fine-tune"
     )
     similarity_steps: int = Field(
         ge=0,
@@ -345,7 +350,12 @@ class FinetuneTeacher(Schedule):
     @property
     def encoders(self) -> list[str]:
         """The encoders of the teachers' own; empty if they start from the encoder."""
-        return [self.encoder] if isinstance(self.encoder, str) else self.encoder or []
+        return _as_list(self.encoder)
+
+    @property
+    def checkpoints(self) -> list[str]:
+        """The user's own fine-tuned teachers; empty if the stage trains them."""
+        return _as_list(self.checkpoint)
 
 
 class Augment(Group):
@@ -407,8 +417,8 @@ class Export(Group):
 
 class Benchmark(Group):
     batch_sizes: list[Size] = Field(min_length=1, description="batch sizes to time")
-    runs: int = Field(
-        ge=1, le=1_000_000, description="timed runs of each model and situation; for larger batches, a tenth of this"
+    seconds: float = Field(
+        ge=0, le=1_000_000, description="duration of the timed runs in each situation; at least 3 runs of each model"
     )
 
 
@@ -527,8 +537,8 @@ class Settings(Group):
         """Whether the task's test rows may be among those of its teacher's training: the teacher is the user's own, and
         the source names no test split. Then scores of teacher and student mean nothing.
         """
-        teacher = self.quietly("finetune_teacher", task).checkpoint
-        return bool(teacher) and "test" not in (self.task(task).source.splits or {})
+        own = self.quietly("finetune_teacher", task).checkpoints
+        return bool(own) and "test" not in (self.task(task).source.splits or {})
 
     def of(self, stage: str, task: str) -> Any:
         """The settings of a stage for a task: the stage's group, with the changes from the task's entry.

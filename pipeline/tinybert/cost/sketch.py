@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import chain
+from itertools import chain, product
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,6 +25,7 @@ from pipeline.tinybert.data.words import is_word
 from pipeline.tinybert.models import checkpoints
 from pipeline.tinybert.models.inference import BATCH, encode
 from pipeline.tinybert.models.known_logits import KnownLogits
+from pipeline.tinybert.release import latency
 from pipeline.tinybert.tasks import Task
 from pipeline.tinybert.training import contrast, own_teacher, similarity
 from pipeline.tinybert.training.plan import epochs_text, fitted
@@ -36,7 +37,6 @@ EXPORT = 6.0  # seconds more to write ONNX files
 HEAD_AND_DRAW = 1.2  # `augment` takes this many times as long as the layers of its model
 # Running teacher and student in PyTorch, ONNX and int8 takes this many times as long as the teacher in PyTorch.
 LATENCY_FORMS = 3
-FEWER_RUNS = 10  # `benchmark` divides the number of runs by this for batches
 LONG = 3600  # seconds from which advice is given
 LONG_TEXT = 100  # word pieces
 LARGE_SHARE = 0.3  # of the transfer set
@@ -122,13 +122,16 @@ class Sketch:
         recipe = self.of("finetune_teacher")
         if recipe.predictions:
             return []
-        if recipe.checkpoint:
-            if recipe.checkpoint.startswith("hub:"):
-                return [self.shape]
-            within = locations.own_teacher_folder(self.name)
-            return [_shape(locations.checkpoint_folder(recipe.checkpoint, own_teacher.KEY, within))]
+        if recipe.checkpoints:
+            return list(map(self.own_shape, recipe.checkpoints))
         folders = [locations.checkpoint_folder(encoder, own_teacher.ENCODER_KEY) for encoder in recipe.encoders]
         return (list(map(_shape, folders)) or [self.shape]) * len(recipe.seeds or [None])
+
+    def own_shape(self, checkpoint: str) -> Shape:
+        if checkpoint.startswith("hub:"):
+            return self.shape
+        within = locations.own_teacher_folder(self.name)
+        return _shape(locations.checkpoint_folder(checkpoint, own_teacher.KEY, within))
 
     # Rows and their lengths
 
@@ -259,8 +262,10 @@ class Sketch:
         stage, recipe = "finetune_teacher", self.of("finetune_teacher")
         if recipe.predictions:
             return Cost(stage, "a file of predictions", 0, START)
-        if recipe.checkpoint:
-            return Cost(stage, "your own teacher", 0, START + self.inference(self.teachers[0], self.validation))
+        if recipe.checkpoints:
+            seconds = sum(self.inference(teacher, self.validation) for teacher in self.teachers)
+            whose = "your own teacher" + ("s" if len(self.teachers) > 1 else "")
+            return Cost(stage, whose, 0, START + seconds)
         first, *others = [self.finetune(stage, shape) for shape in self.teachers]
         if not others:
             return first
@@ -369,14 +374,19 @@ class Sketch:
         of_student, models = self.inference(self.student, self.test), len(self.teachers) + 2
         yield Cost("evaluate", f"{self.test.count} rows, {models} models", 0, START + of_teachers + 2 * of_student)
         yield Cost("export", "ONNX and int8", 0, START + EXPORT + 3 * of_student)
-        recipe = self.of("benchmark")
-        runs = recipe.runs + sum(max(1, recipe.runs // FEWER_RUNS) * size for size in recipe.batch_sizes if size > 1)
-        timed = self.test.times(2 * runs / self.test.count)  # of a typical length, and of a long one
-        threads = {1, torch.get_num_threads()}
+        yield self.benchmark()
+
+    def benchmark(self) -> Cost:
+        recipe, threads, seconds = self.of("benchmark"), {1, torch.get_num_threads()}, START
         first, models = (self.teachers[0], 6) if self.teachers else (self.student, 3)
-        seconds = sum(threads) * LATENCY_FORMS * self.inference(first, timed, mode="validate")
+        for size, count in product({1, *recipe.batch_sizes}, threads):
+            batch = self.test.times(size / self.test.count)
+            on_all = LATENCY_FORMS * self.inference(first, batch, mode="validate")
+            of_a_round = on_all * max(threads) / count
+            situation = latency.WARM_UP * of_a_round + max(recipe.seconds, latency.LEAST_RUNS * of_a_round)
+            seconds += 2 * situation  # for a typical length, and for a long one
         what = f"latency of {models} models on {' and '.join(map(str, threads))} threads"
-        yield Cost("benchmark", what, 0, START + seconds)
+        return Cost("benchmark", what, 0, seconds)
 
     # What the user reads
 

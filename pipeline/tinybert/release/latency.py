@@ -6,6 +6,7 @@ In each round every model runs once, so that a busy or quiet moment of the machi
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import os
 import platform
 import time
@@ -27,7 +28,8 @@ from pipeline.tinybert.release import onnx_model
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-WARM_UP = 3  # rounds before the measured ones
+WARM_UP = 1  # rounds before the measured ones
+LEAST_RUNS = 3  # of each model, however long they take
 Inputs = dict[str, Tensor]
 Run = Callable[[Inputs], object]
 
@@ -73,21 +75,27 @@ def openvino_runner(path: Path, threads: int) -> Run:
     return lambda inputs: request.infer({name: inputs[name].numpy() for name in names})
 
 
-def measure(models: dict[str, Run], inputs: dict[str, Inputs], runs: int, title: str) -> dict[str, dict[str, float]]:
-    """Model → p50 and p95 of ``runs`` runs on its ``inputs``, in milliseconds. ``title``: of the progress bar."""
+def measure(models: dict[str, Run], inputs: dict[str, Inputs], limit: float, title: str) -> dict[str, dict[str, float]]:
+    """Model → p50 and p95 of its runs on its ``inputs``, in milliseconds. The measured rounds end after ``limit``
+    seconds, or ``LEAST_RUNS`` rounds if these take longer. ``title``: of the progress bar.
+    """
     before, names = torch.get_num_threads(), list(models)
-    seconds: dict[str, list[float]] = {name: [] for name in models}
+    runs: dict[str, list[float]] = {name: [] for name in models}  # their seconds
     try:
-        for number in tqdm(range(WARM_UP + runs), desc=title, unit="round"):
-            turn = number % len(names)
-            for name in names[turn:] + names[:turn]:  # each round starts with another model
-                start = time.perf_counter()
-                models[name](inputs[name])
-                if number >= WARM_UP:
-                    seconds[name].append(time.perf_counter() - start)
+        with tqdm(desc=title, unit="round") as progress:
+            for number in itertools.count():
+                turn = number % len(names)
+                for name in names[turn:] + names[:turn]:  # each round starts with another model
+                    start = time.perf_counter()
+                    models[name](inputs[name])
+                    if number >= WARM_UP:
+                        runs[name].append(time.perf_counter() - start)
+                progress.update()
+                if len(runs[names[0]]) >= LEAST_RUNS and sum(map(sum, runs.values())) >= limit:
+                    break
     finally:
         torch.set_num_threads(before)
-    percentiles = {name: np.percentile(times, [50, 95]) * 1000 for name, times in seconds.items()}
+    percentiles = {name: np.percentile(seconds, [50, 95]) * 1000 for name, seconds in runs.items()}
     return {name: {"p50": float(p50), "p95": float(p95)} for name, (p50, p95) in percentiles.items()}
 
 

@@ -340,7 +340,7 @@ def source_table(task: Task, name: str, configuration: Settings) -> str:
     student, teacher = (configuration.quietly(stage, name) for stage in ("general_student", "finetune_teacher"))
     sources = {
         "encoder": configuration.encoder.checkpoint,
-        "teacher": teacher.checkpoint or teacher.predictions or ", ".join(teacher.encoders),
+        "teacher": teacher.predictions or ", ".join(teacher.checkpoints or teacher.encoders),
         "general_student": student.checkpoint if student.start == "checkpoint" else None,
         "data": configuration.task(name).source.location,
         "unlabelled": unlabelled.location if unlabelled else None,
