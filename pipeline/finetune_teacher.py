@@ -17,6 +17,7 @@ from pipeline.tinybert.models.inference import EvaluationSet
 from pipeline.tinybert.tasks import Task
 from pipeline.tinybert.training import fine_tuning, own_teacher, predictions, starts
 from pipeline.tinybert.training.fine_tuning import Trained
+from pipeline.tinybert.training.first_training import FirstTraining
 
 ENCODER = Path("models/pretrained/encoder")
 STAGE = "finetune_teacher"
@@ -69,7 +70,8 @@ def fine_tuned(
         for seed in recipe.seeds or [numerics.seed]:
             of_seed = numerics.model_copy(update={"seed": seed})
             run = f"training{f'-{len(members) + 1}' if members else ''}"
-            with starts.start(encoder, tokenizer, task, train, recipe, of_seed, run) as (start, adjusted):
+            first = FirstTraining(encoder, tokenizer, task, train, recipe, of_seed, run)
+            with starts.start(first) as (start, adjusted):
                 trained = fine_tuning.fine_tune(
                     start, tokenizer, task, train, validation, adjusted, of_seed, STAGE, weights, run
                 )

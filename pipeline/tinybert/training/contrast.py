@@ -22,17 +22,16 @@ from pipeline.tinybert.core import launch, resume
 from pipeline.tinybert.core.log import log, without_counts
 from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.models import checkpoints
-from pipeline.tinybert.models.batches import Collator
 from pipeline.tinybert.models.embeddings import mean_states
 from pipeline.tinybert.models.encoded_rows import EncodedRows
 from pipeline.tinybert.models.inference import encode
-from pipeline.tinybert.training.embeddings_in_use import embeddings_in_use
 from pipeline.tinybert.training.fine_tuning import rows_in
-from pipeline.tinybert.training.loop import Batch, Objective, Tensors, train_or_load
-from pipeline.tinybert.training.plan import Plan, fitted
+from pipeline.tinybert.training.first_training import FirstTraining
+from pipeline.tinybert.training.loop import Batch, Objective, Tensors
+from pipeline.tinybert.training.plan import fitted
 
 if TYPE_CHECKING:
-    from pipeline.tinybert.core.settings import FinetuneTeacher, Numerics
+    from pipeline.tinybert.core.settings import FinetuneTeacher
     from pipeline.tinybert.tasks import Task
 
 BATCH_SIZE = 32  # at most, of each process, which sees only the pairs of its own texts
@@ -57,42 +56,23 @@ def batch_size(texts: int, largest: int) -> int:
 
 
 @contextlib.contextmanager
-def start(
-    encoder: Path, tokenizer, task: Task, train: list[Row], settings: FinetuneTeacher, numerics: Numerics, name: str
-) -> Iterator[Path]:
-    """The folder of the encoder after ``settings.contrast_steps``. ``name``: of the training, for resuming."""
+def start(first: FirstTraining) -> Iterator[Path]:
+    """The folder of the encoder after it has learned the contrast of classes in ``contrast_steps``."""
+    settings = first.settings
     log(
         f"few rows: {settings.contrast_steps} contrastive steps before the labels, on pairs of texts of the same or of"
         " different classes (contrast_steps)"
     )
-    with resume.folder(f"{name}-contrast") as folder:
-        learn(encoder, tokenizer, task, train, settings, numerics, f"{name}-of-contrast", folder / "encoder")
-        yield folder / "encoder"
-
-
-def learn(
-    encoder: Path,
-    tokenizer,
-    task: Task,
-    train: list[Row],
-    settings: FinetuneTeacher,
-    numerics: Numerics,
-    name: str,
-    folder: Path,
-) -> None:
-    """Train the encoder on the contrast of classes, and save it in ``folder``."""
-    model = checkpoints.load(AutoModel, encoder)
-    checkpoints.set_dropout(model, settings.dropout)
-    truncated = copy.copy(task)
-    truncated.max_length = min(task.max_length, LONGEST)
+    truncated = copy.copy(first.task)
+    truncated.max_length = min(first.task.max_length, LONGEST)
     with without_counts():  # of texts that are cut
-        data = EncodedRows.in_memory(encode(truncated, train, tokenizer))
-    plan = Plan.before_labels("contrast_steps", settings, numerics, batch_size(len(data), settings.batch_size))
-    with embeddings_in_use(model, data, tokenizer.pad_token_id):
-        train_or_load(name, ContrastObjective(), model, data, Collator(tokenizer), plan)
-    if launch.rank() == 0:
-        checkpoints.save(folder, model, tokenizer)
-    launch.wait()
+        data = EncodedRows.in_memory(encode(truncated, first.train, first.tokenizer))
+    size = batch_size(len(data), settings.batch_size)
+    with resume.folder(f"{first.name}-contrast") as folder:
+        model = checkpoints.load(AutoModel, first.encoder)
+        first.learn("contrast", model, ContrastObjective(), data, size, folder / "encoder")
+        del model  # the labels are learned inside the block, by a model of their own
+        yield folder / "encoder"
 
 
 class ContrastObjective(Objective):

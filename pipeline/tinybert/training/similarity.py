@@ -12,28 +12,25 @@ import contextlib
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
-from transformers import AutoModel, PreTrainedModel
+from transformers import AutoModel
 
 from pipeline.tinybert.core import launch, resume
 from pipeline.tinybert.core.log import log
 from pipeline.tinybert.data import neighbours
 from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.models import checkpoints
-from pipeline.tinybert.models.batches import Collator
 from pipeline.tinybert.models.embeddings import mean_embeddings
 from pipeline.tinybert.models.encoded_rows import EncodedRows
 from pipeline.tinybert.models.inference import encode
 from pipeline.tinybert.tasks.regression import Regression
-from pipeline.tinybert.training.embeddings_in_use import embeddings_in_use
 from pipeline.tinybert.training.fine_tuning import LabelObjective
-from pipeline.tinybert.training.loop import train_or_load
-from pipeline.tinybert.training.plan import Plan
+from pipeline.tinybert.training.first_training import FirstTraining
 
 if TYPE_CHECKING:
-    from pipeline.tinybert.core.settings import FinetuneTeacher, Numerics
+    from pipeline.tinybert.core.settings import FinetuneTeacher
     from pipeline.tinybert.tasks import Task
 
 BATCH_SIZE = 16  # at most
@@ -54,35 +51,33 @@ def batch_size(settings: FinetuneTeacher) -> int:
 
 
 @contextlib.contextmanager
-def start(
-    encoder: Path,
-    tokenizer,
-    task: Task,
-    train: list[Row],
-    settings: FinetuneTeacher,
-    numerics: Numerics,
-    name: str = "training",
-) -> Iterator[tuple[Path, FinetuneTeacher]]:
+def start(first: FirstTraining) -> Iterator[tuple[Path, FinetuneTeacher]]:
     """The folder of the encoder in which the teacher starts, and the settings to train it with.
 
-    The rows are pairs. The folder is ``encoder``, or, if the similarity of the two texts explains some of the labels'
-    variance, an encoder that has learned it in ``settings.similarity_steps``. Then the labels have a smaller learning
-    rate. ``name``: of the training, for resuming.
+    The rows are pairs. The folder is ``first.encoder``, or, if the similarity of the two texts explains some of the
+    labels' variance, an encoder that has learned it in ``similarity_steps``. Then the labels have a smaller learning
+    rate.
     """
-    texts = list(dict.fromkeys(chain.from_iterable((row["text"], row["pair"]) for row in train)))
-    embeddings = mean_embeddings(checkpoints.load(AutoModel, encoder).to(launch.device()), tokenizer, texts)
-    share = explained_variance(train, dict(zip(texts, embeddings, strict=True)))
+    settings = first.settings
+    texts = list(dict.fromkeys(chain.from_iterable((row["text"], row["pair"]) for row in first.train)))
+    embeddings = mean_embeddings(checkpoints.load(AutoModel, first.encoder).to(launch.device()), first.tokenizer, texts)
+    share = explained_variance(first.train, dict(zip(texts, embeddings, strict=True)))
     is_of_use = share >= LEAST_EXPLAINED and len(texts) >= FEWEST_TEXTS
     log(
         f"the similarity of a pair's embeddings explains {share:.0%} of the labels' variance: the teacher"
         + (" learns it first (similarity_steps)" if is_of_use else " does not learn it first")
     )
     if not is_of_use:
-        yield encoder, settings
+        yield first.encoder, settings
         return
-    pairs = draw_pairs(texts, embeddings, settings.similarity_steps * BATCH_SIZE, numerics.seed)
-    with resume.folder(f"{name}-similarity") as folder:
-        learn(encoder, tokenizer, task, pairs, settings, numerics, f"{name}-of-similarity", folder / "encoder")
+    seed = first.numerics.seed
+    similarity = Regression("pearson", first.task.max_length, None, ["similarity"])
+    pairs = draw_pairs(texts, embeddings, settings.similarity_steps * BATCH_SIZE, seed)
+    data = EncodedRows.in_memory(encode(similarity, pairs, first.tokenizer))
+    with resume.folder(f"{first.name}-similarity") as folder:
+        model = similarity.load_model(first.encoder, seed)
+        first.learn("similarity", model, LabelObjective(similarity), data, batch_size(settings), folder / "encoder")
+        del model  # the labels are learned inside the block, by a model of their own
         rates = [LEARNING_RATE * rate for rate in settings.learning_rates]
         yield folder / "encoder", settings.model_copy(update={"learning_rate": rates})
 
@@ -114,26 +109,3 @@ def draw_pairs(texts: list[str], embeddings: np.ndarray, count: int, seed: int) 
         {"text": texts[chosen[first]], "pair": texts[chosen[second]], "label": float(label)}
         for first, second, label in zip(firsts, seconds, labels, strict=True)
     ]
-
-
-def learn(
-    encoder: Path,
-    tokenizer,
-    task: Task,
-    pairs: list[Row],
-    settings: FinetuneTeacher,
-    numerics: Numerics,
-    name: str,
-    folder: Path,
-) -> None:
-    """Train the encoder as a model of pairs that gives their similarity, and save it in ``folder``."""
-    similarity = Regression("pearson", task.max_length, None, ["similarity"])
-    model = similarity.load_model(encoder, numerics.seed)
-    checkpoints.set_dropout(model, settings.dropout)
-    plan = Plan.before_labels("similarity_steps", settings, numerics, batch_size(settings))
-    data = EncodedRows.in_memory(encode(similarity, pairs, tokenizer))
-    with embeddings_in_use(model, data, tokenizer.pad_token_id):
-        train_or_load(name, LabelObjective(similarity), model, data, Collator(tokenizer), plan)
-    if launch.rank() == 0:
-        checkpoints.save(folder, cast(PreTrainedModel, model.base_model), tokenizer)
-    launch.wait()

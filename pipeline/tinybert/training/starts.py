@@ -7,34 +7,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.training import contrast, similarity
+from pipeline.tinybert.training.first_training import FirstTraining
 
 if TYPE_CHECKING:
-    from pipeline.tinybert.core.settings import FinetuneTeacher, Numerics
-    from pipeline.tinybert.tasks import Task
+    from pipeline.tinybert.core.settings import FinetuneTeacher
 
 
 @contextlib.contextmanager
-def start(
-    encoder: Path,
-    tokenizer,
-    task: Task,
-    train: list[Row],
-    settings: FinetuneTeacher,
-    numerics: Numerics,
-    name: str = "training",
-) -> Iterator[tuple[Path, FinetuneTeacher]]:
+def start(first: FirstTraining) -> Iterator[tuple[Path, FinetuneTeacher]]:
     """The folder in which the teacher starts, and the settings to train it with.
 
-    Pairs start from the similarity of two texts, few texts with a class from `contrast`. ``name``: of the training, for
-    resuming.
+    Pairs start from the similarity of two texts, few texts with a class from `contrast`.
     """
-    if similarity.wanted(task, train, settings):
-        with similarity.start(encoder, tokenizer, task, train, settings, numerics, name) as start_and_settings:
-            yield start_and_settings
-    elif contrast.wanted(task, train, settings):
-        with contrast.start(encoder, tokenizer, task, train, settings, numerics, name) as folder:
-            yield folder, settings
+    if similarity.wanted(first.task, first.train, first.settings):
+        with similarity.start(first) as folder_and_settings:
+            yield folder_and_settings
+    elif contrast.wanted(first.task, first.train, first.settings):
+        with contrast.start(first) as folder:
+            yield folder, first.settings
     else:
-        yield encoder, settings
+        yield first.encoder, first.settings
