@@ -41,7 +41,7 @@ def main() -> None:
     sys.stdout.reconfigure(encoding="utf-8")
     base, stale = branch_point(arguments.base), stale_stages()
     parameters = read_parameters()
-    tolerance = parameters.get("review", {}).get("tolerance")
+    tolerance = (parameters.get("review") or {}).get("tolerance")
     if not is_finite(tolerance):
         sys.exit("review: params.yaml: expected a number as review.tolerance (0.005: half a point)")
     tasks, gone = tasks_to_compare(base, parameters.get("run"))
@@ -165,8 +165,12 @@ def tasks_to_compare(base: str, run: list[str] | None) -> tuple[list[str], list[
 
 def at_base(base: str, path: Path) -> str:
     """The text of a file at a commit; empty if it is not there."""
-    show = ["git", "show", f"{base}:{path.as_posix()}"]
-    return subprocess.run(show, capture_output=True, encoding="utf-8").stdout
+    if not git("ls-tree", "-z", "--name-only", base, path.as_posix()):
+        return ""
+    show = subprocess.run(["git", "show", f"{base}:./{path.as_posix()}"], capture_output=True, encoding="utf-8")
+    if show.returncode:
+        sys.exit(f"review: cannot compare: {path} at {base} cannot be read: {show.stderr.strip()}")
+    return show.stdout
 
 
 def both(base: str, task: str, file: str) -> tuple[str, str]:
@@ -333,7 +337,8 @@ def settings_table(difference: dict) -> str:
 
 
 def table(columns: list[str], lines: list[list[str]]) -> str:
-    return "\n".join(f"| {' | '.join(line)} |" for line in [columns, ["---"] * len(columns), *lines])
+    cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in [columns, *lines]]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [cells[0], ["---"] * len(columns), *cells[1:]])
 
 
 def cell(value: object) -> str:

@@ -115,6 +115,13 @@ def example_row(own: dict | None, test: Path) -> dict:
         raise UserError(
             f"package.example: expected the fields {', '.join(row)}, found {', '.join(map(str, own)) or 'none'}"
         )
+    for field, value in own.items():
+        words = value if isinstance(row[field], list) and isinstance(value, list) else [value]
+        if type(value) is not type(row[field]) or not all(isinstance(word, str) for word in words):
+            expected = (
+                "a list of texts" if isinstance(row[field], list) else "a text, in quotes if it looks like a number"
+            )
+            raise UserError(f"package.example: {field}: {value!r}: expected {expected}")
     return own
 
 

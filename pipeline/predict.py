@@ -66,10 +66,11 @@ def main() -> None:
             bad, total, first_bad = bad + len(errors), total + len(block), first_bad or "".join(errors[:1])
             records = [record if isinstance(record, dict) else {} for _, record in block]
             if options.output:
-                write([with_fields(record, answer) for record, (_, answer) in zip(records, answers, strict=True)])
+                pairs = zip(records, answers, strict=True)
+                write([with_fields(record, answer, serving["kind"]) for record, (_, answer) in pairs])
                 continue
             for record, (row, answer) in zip(records, answers, strict=True):
-                shown = {**first_field(row, columns), **with_fields(record, answer, hidden)}
+                shown = {**first_field(row, columns), **with_fields(record, answer, serving["kind"], hidden)}
                 print(json.dumps(shown, ensure_ascii=False, default=str), file=stdout, flush=streams)
         longer = f"texts are longer than the model reads (max_length: {task.max_length}) and are cut"
         log_count(model.truncated, total, longer)
@@ -248,10 +249,13 @@ def first_field(row: Row | None, columns: Columns) -> dict:
     return {first: row[first]} if row else {}
 
 
-def with_fields(record: dict, answer: dict, hidden: Container[Any] = ()) -> dict:
-    """The fields of a record that are not ``hidden``, and its answer."""
+def with_fields(record: dict, answer: dict, kind: str, hidden: Container[Any] = ()) -> dict:
+    """The fields of a record that are not ``hidden``, and its answer. A field with the name of one of the answer's is
+    renamed, also in a record without an answer: the label of such a record would look like one.
+    """
+    taken = {*answer_files.FIELDS[kind], *answer_files.ERROR}
     fields = {str(name): value for name, value in record.items() if name not in hidden}  # a CoNLL file numbers columns
-    return {**{f"input_{name}" if name in answer else name: value for name, value in fields.items()}, **answer}
+    return {**{f"input_{name}" if name in taken else name: value for name, value in fields.items()}, **answer}
 
 
 if __name__ == "__main__":

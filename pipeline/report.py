@@ -17,6 +17,7 @@ from pipeline.tinybert.core import settings, stage
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import log
 from pipeline.tinybert.core.output import output
+from pipeline.tinybert.data import rows
 from pipeline.tinybert.evaluation import verdicts
 from pipeline.tinybert.report import page
 from pipeline.tinybert.report.measured import is_of_present_models, lock_of
@@ -61,12 +62,16 @@ def git(*command: str) -> str | None:
 def files_of(commit: str | None, folder: Path) -> Iterator[tuple[str, str]]:
     """(path below ``folder``, text) of each file of a task's metrics, at a commit or (None) in this folder."""
     if commit is None:
-        paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+        paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and is_read(path)]
         yield from ((path.relative_to(folder).as_posix(), path.read_text(encoding="utf-8")) for path in paths)
     else:
-        listed = git("ls-tree", "-r", "--name-only", commit, f"{folder.as_posix()}/") or ""
-        for name in listed.splitlines():
-            yield Path(name).relative_to(folder).as_posix(), git("show", f"{commit}:{name}") or ""
+        listed = git("ls-tree", "-rz", "--name-only", commit, f"{folder.as_posix()}/") or ""
+        for name in filter(is_read, listed.split("\0")):
+            yield Path(name).relative_to(folder).as_posix(), git("show", f"{commit}:./{name}") or ""
+
+
+def is_read(path: str | Path) -> bool:
+    return Path(path).suffix in (".json", ".jsonl", ".csv", ".tsv")
 
 
 def read_run(name: str, commit: str | None, task: str, configuration: settings.Settings) -> Run | None:
@@ -114,18 +119,21 @@ def doubts(task: str, metric: str, scores: dict, files: dict[str, str], may_know
 
 
 def examples(task: str) -> list[tuple[dict, dict]]:
-    """(row, its predictions) of the test rows; empty if they are not here."""
+    """(row, its predictions) of the test rows; empty if they are not here, or the predictions are of other rows."""
     paths = Path("data", task, "prepared", "test.jsonl"), Path("data", task, "predictions.jsonl")
     if not all(path.is_file() for path in paths):
         return []
-    rows, predictions = (map(json.loads, path.read_text(encoding="utf-8").split("\n")[:-1]) for path in paths)
-    return list(zip(rows, predictions, strict=True))
+    test, predictions = (list(rows.read(path)) for path in paths)
+    if [rows.digest([row]) for row in test] != [prediction["id"] for prediction in predictions]:
+        log(f"{task}: no examples: {paths[1]} is of other rows than {paths[0]}: run `dvc repro`")
+        return []
+    return list(zip(test, predictions, strict=True))
 
 
 def settings_that_differ(versions: dict[str, str | None]) -> list[list[str]]:
     """A table of the settings that differ between the runs: a row of names, then setting and values."""
     texts = {name: Path("params.yaml").read_text(encoding="utf-8") if commit is None
-             else git("show", f"{commit}:params.yaml") or "" for name, commit in versions.items()}  # fmt: skip
+             else git("show", f"{commit}:./params.yaml") or "" for name, commit in versions.items()}  # fmt: skip
     yaml = ruamel.yaml.YAML(typ="safe", pure=True)
     flat = {name: dict(flattened(yaml.load(text) or {})) for name, text in texts.items()}
     keys = sorted({key for values in flat.values() for key in values})

@@ -6,6 +6,7 @@
 from pathlib import Path
 
 from pipeline.tinybert.core import settings, stage
+from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import log
 from pipeline.tinybert.core.output import output, read_json, write_csv, write_json
 from pipeline.tinybert.evaluation import summary
@@ -15,6 +16,8 @@ COLUMNS = ("score", "gain", "retention", "megabytes", "milliseconds")
 
 def main() -> None:
     files = {name: Path("metrics", "summary", f"{name}.json") for name in settings.load().run}
+    if missing := [name for name, file in files.items() if not file.exists()]:
+        raise UserError(f"{files[missing[0]]} is not there: run `dvc repro package@{missing[0]}`, or `dvc repro`")
     tasks = {name: read_json(file) for name, file in files.items()}
     report = {"tasks": tasks, "mean": summary.mean(list(tasks.values()))}
     with output(Path("metrics", "summary.json")) as out:

@@ -85,11 +85,23 @@ def test_the_card_shows_the_input_of_the_settings_in_place_of_a_row_of_test(rele
     tiny.write_params(Path("params.yaml"), **{"package.example": {"question": "no row of test"}})
     with pytest.raises(UserError, match="^package.example: expected the fields text, found question$"):
         run_stage("package")
+    tiny.write_params(Path("params.yaml"), **{"package.example": {"text": 2020}})
+    with pytest.raises(UserError, match="^package.example: text: 2020: expected a text, in quotes if it looks like"):
+        run_stage("package")
+
+
+def test_a_line_break_or_bar_does_not_end_a_cell_of_a_table():
+    assert model_card.table(["label"], [["a|b\nc"]]).splitlines()[-1] == "| a\\|b c |"
+
+
+def test_transformers_js_cuts_texts_where_the_scored_model_does(released):
+    config, tokenizer = (json.loads((RELEASE / name).read_text()) for name in ("config.json", "tokenizer_config.json"))
+    assert tokenizer["model_max_length"] == config["tinybert"]["max_length"] == 32
 
 
 def test_the_card_says_what_the_model_is_for_and_lists_the_folders_files(released):
     assert "to give a text one of the labels negative, positive, in the language `en`" in released.text
-    assert "Text after 32 word pieces is not read." in released.text
+    assert "Text after 32 word pieces is not read (transformers: `truncation=True`)." in released.text
     for path in RELEASE.rglob("*"):
         if path.is_file() and path.name != "README.md":
             digest = hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,7 +1,9 @@
 """``python -m pipeline.predict``: an answer a line, that of the student that was scored."""
 
+import csv
 import gzip
 import json
+import math
 import os
 import re
 import subprocess
@@ -188,7 +190,7 @@ def test_a_table_is_read_as_the_source_is(world, monkeypatch, capsys, name):
 
 TYPED = [
     {"id": 7, "text": TEXTS[0], "label": "gold", "note": None},
-    {"id": 8, "text": "  ", "label": None, "note": "odd"},
+    {"id": 8, "text": "  ", "label": "other", "note": "odd"},
     {"id": 9, "text": TEXTS[1], "label": None, "note": "a, b"},
 ]
 READ_BACK = {
@@ -210,6 +212,7 @@ def test_a_file_of_answers_has_all_fields_of_the_input_in_its_order(world, monke
     assert (first["label"], third["label"]) == ("positive", "negative")
     assert "empty text" in second["error"] and second["label"] in (None, "") and not first.get("error")
     assert first["input_label"] == "gold" and third["note"] == "a, b"
+    assert second["input_label"] == "other" and second["note"] == "odd"
     probabilities = first["probabilities"]
     probabilities = json.loads(probabilities) if isinstance(probabilities, str) else dict(probabilities)
     assert probabilities["positive"] > 0.5
@@ -222,8 +225,39 @@ def test_fields_that_the_task_does_not_read_stand_beside_the_answer(world, monke
     assert (third["id"], third["note"]) == (9, "a, b")
 
 
+def test_a_line_break_of_any_kind_stays_in_its_cell(tmp_path):
+    answers = [{"text": "one\rtwo", "label": "a\r\nb"}, {"text": "three\n", "label": "c"}]
+    with answer_files.open_file(tmp_path / "out.csv", "text_classification") as write:
+        write(answers)
+    with open(tmp_path / "out.csv", encoding="utf-8", newline="") as file:
+        assert [{name: row[name] for name in ("text", "label")} for row in csv.DictReader(file)] == answers
+
+
+def test_a_field_that_the_first_record_lacks_is_a_column_of_parquet(tmp_path):
+    with answer_files.open_file(tmp_path / "out.parquet", "text_classification") as write:
+        write([{"error": "empty"}, {"label": "a", "note": 3}])
+    assert list(pandas.read_parquet(tmp_path / "out.parquet")["note"]) == [pytest.approx(math.nan, nan_ok=True), 3]
+
+
+@pytest.mark.parametrize("value", [2**63, "half \ud800 of a pair"])
+def test_what_parquet_does_not_have_is_refused(tmp_path, value):
+    file = answer_files.open_file(tmp_path / "out.parquet", "text_classification")
+    with pytest.raises(UserError, match="values that Parquet cannot hold: write a .jsonl file"), file as write:
+        write([{"label": "a", "note": value}])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["out.parquet", "out.csv"])
+def test_a_folder_is_not_replaced_by_a_file_of_answers(tmp_path, name):
+    (tmp_path / name / "part").mkdir(parents=True)
+    file = answer_files.open_file(tmp_path / name, "text_classification")
+    with pytest.raises(UserError, match="is a folder: name another file"), file:
+        pass
+    assert (tmp_path / name / "part").is_dir()
+
+
 def test_numbered_columns_of_a_conll_file_pass_through_under_their_numbers(tmp_path):
-    answers = [predict.with_fields({1: ["Ada"], 2: ["NNP"]}, {"tags": ["O"], "entities": []})]
+    answers = [predict.with_fields({1: ["Ada"], 2: ["NNP"]}, {"tags": ["O"], "entities": []}, "named_entities")]
     for name in ("out.parquet", "out.csv", "out.jsonl"):
         with answer_files.open_file(tmp_path / name, "named_entities") as write:
             write(answers)
@@ -272,7 +306,7 @@ def test_inputs_that_do_not_fit_into_a_table_are_refused(world, monkeypatch, cap
     monkeypatch.setattr(predict, "BLOCK", 1)
     for more, name, why in [
         ({"id": 2, "new": 1}, "out.csv", "an input has the field 'new', the inputs before have none: write a .jsonl"),
-        ({"id": "two"}, "out.parquet", "a column has values of several types: write a .jsonl file"),
+        ({"id": "two"}, "out.parquet", "a column has values of several types, or values"),
     ]:
         rows.write("asked.jsonl", [{"text": TEXTS[0], "id": 1}, {"text": TEXTS[0], **more}])
         with pytest.raises(UserError, match=why):
@@ -494,6 +528,26 @@ def test_the_folder_s_predict_py_answers_as_the_project_does(release, kind):
     alone = run_alone(folder, "--file", "onnx/model.onnx", lines=lines)
     assert alone == [{**row, **answer} for row, answer in zip(given[-3:], found[-3:], strict=True)]
     assert stand_alone.Model(folder).predict(given[:3])  # int8
+
+
+def test_the_folder_s_predict_py_reads_a_byte_order_mark_and_names_bad_lines(release):
+    lines = "\ufeff" + "\n".join(['{"text": "a film"}', "", '{"text": null}', "{great} film", "a film"])
+    command = [sys.executable, release("regression") / "predict.py"]
+    done = subprocess.run(command, capture_output=True, input=lines.encode())
+    first, bad, worse, last = map(json.loads, done.stdout.decode().splitlines())
+    assert done.returncode == 1 and first == last and first["text"] == "a film"
+    assert bad == {"error": "line 3: no text as 'text'"} and worse["error"].startswith("line 4: no JSON: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("हिन्दी भाषा, state-of-the-art.", ["हिन्दी", "भाषा", ",", "state-of-the-art", "."]),
+        ("cafe\u0301 (3.14)", ["cafe\u0301", "(", "3.14", ")"]),
+    ],
+)
+def test_vowel_signs_and_accents_belong_to_their_word(text, words):
+    assert stand_alone.words_in(text) == words
 
 
 def test_entities_in_a_text_have_their_places_in_it(release):

@@ -12,6 +12,7 @@ import tiny
 
 from pipeline import report
 from pipeline.tinybert.core.errors import UserError
+from pipeline.tinybert.data import rows
 from pipeline.tinybert.report import charts, page
 
 
@@ -142,6 +143,27 @@ def test_without_scores_or_predictions_the_page_says_what_to_run(world, monkeypa
     Path("metrics/tiny/scores.json").unlink()
     with pytest.raises(UserError, match=r"no metrics/<task>/scores.json of tiny .*run `dvc repro`"):
         write(monkeypatch)
+
+
+def test_predictions_of_other_rows_are_not_shown_beside_these(world, monkeypatch, capsys):
+    path = Path("data/tiny/prepared/test.jsonl")
+    rows.write(path, [{**row, "text": f"{row['text']} again"} for row in rows.read(path)])
+    assert "surest mistakes" not in write(monkeypatch)
+    assert "tiny: no examples: data/tiny/predictions.jsonl is of other rows than" in capsys.readouterr().out
+
+
+def test_a_file_of_the_system_among_the_metrics_is_not_read(world, monkeypatch):
+    Path("metrics/tiny/.DS_Store").write_bytes(b"\x00\xff")
+    assert "Scores with 95 % intervals" in write(monkeypatch)
+
+
+def test_the_share_of_a_class_counts_predictions_of_classes_that_are_not_shown():
+    pairs = [
+        ("0", "0"),
+        *(("0", str(other)) for other in range(1, 40)),
+        *((str(other), str(other)) for other in range(1, 40)),
+    ]
+    assert "fill-opacity:0.03" in charts.confusion(pairs)  # 1 of 40
 
 
 def test_texts_cannot_change_the_page():

@@ -15,6 +15,8 @@ from test_changes import OTHER, SCORES, TASK, expand, further_line
 from test_changes import repository as recorded  # noqa: F401  (a fixture)
 from tiny import ROOT, set_value
 
+from pipeline.tinybert.evaluation import comparison
+
 REVIEW = ROOT / ".github" / "review.py"
 STAGES = """
 stages:
@@ -161,6 +163,25 @@ def test_a_worse_score_within_the_tolerance_passes_and_is_called_worse(branch, m
     assert len(script().failures("films", compared, tolerance=0.24)) == 1
 
 
+def test_a_project_in_a_folder_of_its_repository_is_compared_with_its_own_files(tmp_path, monkeypatch):
+    folder = tmp_path / "repository" / "films"
+    (folder / "metrics" / "films").mkdir(parents=True)
+    (folder / "metrics" / "films" / "scores.json").write_text("{}")
+    do(folder.parent, "git", "init", "--quiet")
+    commit(folder.parent, "First")
+    monkeypatch.chdir(folder)
+    assert script().tasks_to_compare("HEAD", None) == (["films"], [])
+    assert script().both("HEAD", "films", "scores.json") == ("{}", "{}")
+
+
+def test_fewer_rows_than_could_show_anything_show_no_difference():
+    line = {"metric": "accuracy", "rows": 5, "digest": "aa"}
+    before, after = ({**line, "score": score, "resampled": [score] * 10} for score in (1, 0))
+    assert comparison.scores(before, after).verdict == comparison.SAME
+    six = ({**found, "rows": 6} for found in (before, after))
+    assert comparison.scores(*six).verdict == comparison.WORSE
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -220,9 +241,10 @@ def test_times_are_compared_as_ratios_with_their_spread_and_never_fail(branch, m
 
 
 def test_a_missing_tolerance_is_named(branch):
-    (branch / "params.yaml").write_text("rate: 0.25\n")
-    printed = review(branch, "origin/main")
-    assert printed.returncode == 1 and "expected a number as review.tolerance" in printed.stderr
+    for text in ("rate: 0.25\n", "rate: 0.25\nreview:\n"):
+        (branch / "params.yaml").write_text(text)
+        printed = review(branch, "origin/main")
+        assert printed.returncode == 1 and "expected a number as review.tolerance" in printed.stderr
 
 
 def test_long_tables_are_cut_and_say_so():

@@ -8,6 +8,7 @@ import pytest
 import tiny
 from tiny import run_stage
 
+from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.evaluation import summary
 
 FILE = Path("metrics/summary.json")
@@ -41,6 +42,12 @@ def test_several_tasks_are_summed_up_and_those_not_in_run_are_left_out(world):
     assert report["mean"]["retention"] == pytest.approx((one["retention"] + 0.5) / 2, abs=1e-4)
     with open("metrics/summary.csv", newline="") as file:
         assert {row["task"] for row in csv.DictReader(file)} == {"tiny", "other"}
+
+
+def test_a_task_without_numbers_is_named(world):
+    Path("metrics/summary/tiny.json").unlink()
+    with pytest.raises(UserError, match="^metrics/summary/tiny.json is not there: run `dvc repro package@tiny`"):
+        run_stage("summary")
 
 
 def test_means_that_make_no_sense_are_left_out():

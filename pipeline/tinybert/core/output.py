@@ -8,9 +8,9 @@ import os
 import shlex
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from pipeline.tinybert.core import whole
 from pipeline.tinybert.core.errors import UserError
@@ -93,10 +93,24 @@ def write_csv(path: str | Path, columns: list[str], records: Iterable[Iterable],
         return f"{value:.6g}"
 
     with open(path, "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, delimiter=delimiter, lineterminator="\n")
-        writer.writerow(columns)
+        write_row = csv_rows(file, delimiter)
+        write_row(columns)
         for record in records:
-            writer.writerow([cell(value) for value in record])
+            write_row([cell(value) for value in record])
+
+
+def csv_rows(file: TextIO, delimiter: str) -> Callable[[Iterable[Any]], object]:
+    """A function that writes a row of CSV to a file that is open with ``newline=""``. Rows end with a line feed.
+
+    Cells with a line feed or a carriage return are quoted: Python's writer quotes only the characters of its line
+    terminator.
+    """
+
+    class Lines:
+        def write(self, row: str) -> int:
+            return file.write(row.removesuffix("\r\n") + "\n")
+
+    return csv.writer(Lines(), delimiter=delimiter, lineterminator="\r\n").writerow
 
 
 def _not_finite(path: str | Path) -> UserError:

@@ -319,7 +319,7 @@ def _read_parquet(path: Path, source: Table) -> Records:
 
     try:
         file = pyarrow.parquet.ParquetFile(path)
-        names = {} if getattr(source, "labels", None) else _names_of_tags(file.schema_arrow)
+        names = {} if getattr(source, "labels", None) else _names_of_classes(file.schema_arrow)
         for column, of_classes in names.items():
             log(
                 f"{path.name}: column '{column}': numbers become names, by the file's metadata: {', '.join(of_classes)}"
@@ -330,14 +330,13 @@ def _read_parquet(path: Path, source: Table) -> Records:
         raise ValueError(str(error)) from error
 
 
-def _names_of_tags(schema: Any) -> dict[str, list[str]]:
-    """The names of classes in the metadata that `datasets` writes into a Parquet file, for columns of lists."""
+def _names_of_classes(schema: Any) -> dict[str, list[str]]:
+    """Column → names of its classes, by the metadata that `datasets` writes into a Parquet file."""
     if b"huggingface" not in (schema.metadata or {}):
         return {}
     import datasets
 
-    features = datasets.Features.from_arrow_schema(schema)
-    return {column: names for column, names in class_names(features).items() if hasattr(features[column], "feature")}
+    return class_names(datasets.Features.from_arrow_schema(schema))
 
 
 def class_names(features: Any) -> dict[str, list[str]]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import statistics
 from dataclasses import dataclass
 
+from pipeline.tinybert.evaluation.verdicts import FEWEST_ROWS
+
 BETTER, WORSE, SAME = "better", "worse", "no difference"
 NEW, IMPOSSIBLE = "new", "cannot be compared"
 
@@ -37,7 +39,8 @@ def scores(before: dict, after: dict) -> Comparison:
             return impossible(f"another {what}: {before[key]} before, {after[key]} now")
     differences = [new - old for old, new in zip(before["resampled"], after["resampled"], strict=True)]
     low, *_, high = statistics.quantiles(differences, n=40, method="inclusive")  # 2.5 % and 97.5 %
-    verdict = BETTER if low > 0 else WORSE if high < 0 else SAME
+    shown = before["rows"] >= FEWEST_ROWS
+    verdict = BETTER if low > 0 and shown else WORSE if high < 0 and shown else SAME
     return Comparison(verdict, after["score"] - before["score"], low, high)
 
 

@@ -2,7 +2,6 @@
 agreement.
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from itertools import product
 from pathlib import Path
@@ -11,13 +10,12 @@ import numpy as np
 
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.settings import Evaluate
-from pipeline.tinybert.data.rows import Row, line
+from pipeline.tinybert.data.rows import Row, digest
 from pipeline.tinybert.evaluation import verdicts
 from pipeline.tinybert.tasks import Task
 
 DIGITS = 4
 BINS = 10
-ID_DIGITS = 12  # of hashes; with a million rows, two are equal with a probability of 0.2 %
 # Of the scores that `review.py` compares. They are no settings: with others, old scores could not be compared.
 RESAMPLING = Evaluate(seed=1, resamples=1000)
 
@@ -107,7 +105,7 @@ def comparable(task: Task, parts: Mapping[str, tuple[list[Row], list]]) -> Itera
             "part": part,
             "metric": task.metric,
             "rows": len(rows),
-            "digest": hashlib.sha256("".join(map(line, rows)).encode()).hexdigest()[:ID_DIGITS],
+            "digest": digest(rows),
             "score": round(task.score(rows, predictions)[task.metric], DIGITS),
             "resampled": [round(float(score), DIGITS) for score in scores],
         }
@@ -119,12 +117,7 @@ def without_texts(
     """Yield for each row a hash of it, each model's prediction and the confidence of the student's surest mistake."""
     for number, row in enumerate(rows):
         of_models = {which: task.without_text(predicted[number]) for which, predicted in predictions.items()}
-        yield {"id": row_id(row), **of_models, "mistake": round(float(mistakes[number]), DIGITS)}
-
-
-def row_id(row: Row) -> str:
-    """A hash of the row: another one if its text or label changes."""
-    return hashlib.sha256(line(row).encode()).hexdigest()[:ID_DIGITS]
+        yield {"id": digest([row]), **of_models, "mistake": round(float(mistakes[number]), DIGITS)}
 
 
 def interval(resampled: np.ndarray) -> dict[str, float]:

@@ -1,14 +1,13 @@
 """Files of answers, written block by block: JSON Lines, CSV, TSV or Parquet."""
 
 import contextlib
-import csv
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from pipeline.tinybert.core.errors import UserError
-from pipeline.tinybert.core.output import output
+from pipeline.tinybert.core.output import csv_rows, output
 from pipeline.tinybert.data.rows import line
 
 Write = Callable[[list[dict]], None]
@@ -32,6 +31,8 @@ def open_file(path: Path, kind: str) -> Iterator[Write]:
     """
     if path.suffix.lower() not in WRITERS:
         raise UserError(f"--output: {path}: expected a file that ends with one of {', '.join(WRITERS)}")
+    if path.is_dir():
+        raise UserError(f"--output: {path} is a folder: name another file, or remove the folder")
     if not path.parent.is_dir():
         raise UserError(f"--output: {path}: there is no folder {path.parent}: create it first")
     with output(path) as partial, WRITERS[path.suffix.lower()](partial, path, FIELDS[kind] | ERROR) as write:
@@ -49,14 +50,15 @@ def _csv(partial: Path, path: Path, fields: dict[str, str]) -> Iterator[Write]:
     """Lists and objects become JSON."""
     columns: list[str] = []
     with open(partial, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-        writer = csv.writer(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", lineterminator="\n")
+        write_row = csv_rows(file, "\t" if path.suffix.lower() == ".tsv" else ",")
 
         def write(answers: list[dict]) -> None:
             if not columns:
                 columns.extend(_columns(answers, fields))
-                writer.writerow(columns)
+                write_row(columns)
             _check_columns(path, answers, columns)
-            writer.writerows([_cell(answer.get(name)) for name in columns] for answer in answers)
+            for answer in answers:
+                write_row([_cell(answer.get(name)) for name in columns])
 
         yield write
 
@@ -88,12 +90,10 @@ def _parquet(partial: Path, path: Path, fields: dict[str, str]) -> Iterator[Writ
             nonlocal schema, file
             if schema is None:
                 columns = _columns(answers, fields)
-                given = [{name: value for name, value in answer.items() if name not in fields} for answer in answers]
-                inferred = pyarrow.Table.from_pylist(given or [{}]).schema
                 known = {name: types[kind] for name, kind in fields.items()}
-                schema = pyarrow.schema(
-                    [(name, known.get(name) or text_if_blank(inferred.field(name).type)) for name in columns]
-                )
+                given = [name for name in columns if name not in known]
+                inferred = {name: pyarrow.array([answer.get(name) for answer in answers]).type for name in given}
+                schema = pyarrow.schema([(name, known.get(name) or text_if_blank(inferred[name])) for name in columns])
                 file = around.enter_context(pyarrow.parquet.ParquetWriter(partial, schema))
             _check_columns(path, answers, schema.names)
             file.write_table(pyarrow.Table.from_pylist([_maps_as_pairs(answer) for answer in answers], schema))
@@ -105,9 +105,10 @@ def _parquet(partial: Path, path: Path, fields: dict[str, str]) -> Iterator[Writ
             yield write
             if file is None:
                 write([])
-        except pyarrow.ArrowException as error:
+        except (pyarrow.ArrowException, OverflowError, UnicodeEncodeError) as error:
             raise UserError(
-                f"--output: {path}: {error}: a column has values of several types: write a .jsonl file"
+                f"--output: {path}: {error}: a column has values of several types, or values that Parquet cannot hold:"
+                " write a .jsonl file"
             ) from error
 
 

@@ -253,7 +253,9 @@ def usage(task: Task, kind: str, source: Source, row: dict, answer: dict) -> str
 def limits(task: Task, name: str, configuration: Settings, trainings: dict[str, dict], export: dict) -> str:
     """What the model is for, and where its scores say nothing."""
     entry, language = configuration.task(name), configuration.quietly("package", name).language
-    labels = list(dict.fromkeys(label.removeprefix("B-") for label in task.labels if label[:2] not in ("I-", "O")))
+    labels = task.labels
+    if entry.kind == "named_entities":
+        labels = [label.removeprefix("B-") for label in labels if label.startswith("B-")]
     more = f" and {len(labels) - MOST_LABELS} more" if len(labels) > MOST_LABELS else ""
     what = "a pair of texts" if entry.source.pair else "a text"
     purpose = PURPOSES[entry.kind].format(what=what, labels=", ".join(labels[:MOST_LABELS]) + more)
@@ -268,7 +270,7 @@ def limits(task: Task, name: str, configuration: Settings, trainings: dict[str, 
     if entry.kind == "question_answering":
         points.append(f"Questions are cut at {task.max_length // 2} word pieces; passages are read whole, in windows.")
     else:
-        points.append(f"Text after {task.max_length} word pieces is not read.")
+        points.append(f"Text after {task.max_length} word pieces is not read (transformers: `truncation=True`).")
     if export["threshold"] is not None:
         points.append(f"Questions without an answer: the threshold is {export['threshold']} (see Scores).")
     return "\n".join(f"- {point}" for point in points)
@@ -381,7 +383,8 @@ def _without_blanks(values: dict) -> dict:
 
 def table(columns: list[str], lines: list[list[str]]) -> str:
     """A table in Markdown."""
-    return "\n".join(f"| {' | '.join(line)} |" for line in [columns, ["---"] * len(columns), *lines])
+    cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in [columns, *lines]]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [cells[0], ["---"] * len(columns), *cells[1:]])
 
 
 def sha256(path: Path) -> str:

@@ -71,6 +71,10 @@ def write(exported: Path, out: Path, serving: dict) -> None:
     onnx_model.second_name(int8.rename(out / stand_alone.INT8), int8)
     config = json.loads((out / "config.json").read_text(encoding="utf-8"))
     config |= {"transformers.js_config": TRANSFORMERS_JS, "tinybert": serving}
-    text = json.dumps(config, indent=2, sort_keys=True) + "\n"  # as the library writes it
-    (out / "config.json").write_text(text, encoding="utf-8", newline="\n")
+    # transformers.js cuts texts at model_max_length, transformers with `truncation=True`.
+    tokenizer = json.loads((out / "tokenizer_config.json").read_text(encoding="utf-8"))
+    tokenizer["model_max_length"] = serving["max_length"]
+    for name, content in (("config.json", config), ("tokenizer_config.json", tokenizer)):
+        text = json.dumps(content, indent=2, sort_keys=True) + "\n"  # as the library writes it
+        (out / name).write_text(text, encoding="utf-8", newline="\n")
     shutil.copyfile(stand_alone.__file__, out / "predict.py")

@@ -16,6 +16,7 @@ import math
 import os
 import re
 import sys
+import unicodedata
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ import onnxruntime
 from tokenizers import Encoding, Tokenizer
 
 INT8 = "onnx/model_quantized.onnx"
-WORD = re.compile(r"\w(?:\S*\w)?|[^\w\s]")  # a word may hold marks (state-of-the-art, 3.14), but not at its ends
+# A word may hold other characters (state-of-the-art, 3.14), but not at its ends.
+WORD = re.compile(r"\w(?:\S*\w)?|[^\w\s]")
 BLANK = re.compile(r"\s")
 NO_ENTITY = "O"
 Forward = Callable[[dict[str, np.ndarray]], np.ndarray]  # model inputs (B, S) → class logits (B, P, C)
@@ -138,7 +140,7 @@ class Model:
 
     def _regression(self, row: dict, parts: list[Part]) -> dict:
         [(_, logits)] = parts
-        return {"number": round(float(logits[0, 0]), 4)}
+        return {"number": float(f"{logits[0, 0]:.6g}")}
 
     def _multi_label(self, row: dict, parts: list[Part]) -> dict:
         [(_, logits)] = parts
@@ -208,7 +210,18 @@ def onnx_forward(path: Path) -> tuple[Forward, list[str]]:
 
 def words_of(row: dict) -> list[str]:
     """The words of a row; those of its text if it has none."""
-    return row["words"] if "words" in row else WORD.findall(row["text"])
+    return row["words"] if "words" in row else words_in(row["text"])
+
+
+def words_in(text: str) -> list[str]:
+    """The words and marks of a text, which are taken in order and do not overlap."""
+    words, end = [], 0
+    while match := WORD.search(text, end):
+        end = match.end()
+        while end < len(text) and unicodedata.category(text[end])[0] == "M":  # combining: a vowel sign, an accent
+            end += 1
+        words.append(text[match.start() : end])
+    return words
 
 
 def entities(tags: list[str]) -> list[tuple[str, int, int]]:
@@ -280,13 +293,43 @@ def main() -> None:
     parser.add_argument("--other", help="the passage of all questions, or all second texts")
     parser.add_argument("--file", default=INT8, help="onnx/model.onnx: float32 in place of int8")
     options = parser.parse_intermixed_args()
-    model = Model(Path(__file__).parent, options.file)
-    first, *second = ["text" if field == "words" else field for field in model.settings["fields"]]
-    for line in options.texts or map(str.strip, sys.stdin):
+    sys.stdin.reconfigure(encoding="utf-8-sig", errors="replace")  # type: ignore[union-attr]
+    sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
+    model, has_failed = Model(Path(__file__).parent, options.file), False
+    fields = model.settings["fields"]
+    more = dict.fromkeys(fields[1:], options.other) if options.other is not None else {}
+    for number, line in enumerate(options.texts or map(str.strip, sys.stdin), 1):
+        if not line:
+            continue
+        try:
+            row = read_line(line, fields, more)
+            shown = {**row, **model.predict([{**more, **row}])[0]}
+        except BadLineError as error:
+            shown, has_failed = {"error": f"line {number}: {error}"}, True
+        print(json.dumps(shown, ensure_ascii=False), flush=True)
+    sys.exit(has_failed)
+
+
+def read_line(line: str, fields: list[str], more: dict[str, str]) -> dict:
+    """The row of a JSON object, or of a text of the first field. Raises BadLineError if one of the ``fields`` is in
+    neither the row nor ``more``.
+    """
+    first, *second = ["text" if field == "words" else field for field in fields]
+    try:
         row = json.loads(line) if line.startswith("{") else {first: line}
-        more = dict.fromkeys(second, options.other) if options.other is not None else {}
-        if line:
-            print(json.dumps({**row, **model.predict([{**more, **row}])[0]}, ensure_ascii=False), flush=True)
+    except ValueError as error:
+        raise BadLineError(f"no JSON: {error}") from None
+    words = row.get("words")
+    if "words" in fields and isinstance(words, list) and words and all(isinstance(word, str) for word in words):
+        return row
+    for field in (first, *second):
+        if not isinstance({**more, **row}.get(field), str):
+            raise BadLineError(f"no text as {field!r}" + (": give --other" if field in second else ""))
+    return row
+
+
+class BadLineError(Exception):
+    """What is wrong with a line of the input."""
 
 
 if __name__ == "__main__":

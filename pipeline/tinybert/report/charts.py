@@ -78,6 +78,7 @@ def scatter(points: list[tuple[str, float, float]], x_label: str, y_label: str) 
 
 def confusion(pairs: Iterable[tuple[str, str]]) -> str:
     """Actual by predicted class, with counts; the colour is the share of the actual class."""
+    pairs = list(pairs)
     counts = Counter(pairs)
     sizes: Counter[str] = Counter()
     for pair, count in counts.items():
@@ -86,13 +87,13 @@ def confusion(pairs: Iterable[tuple[str, str]]) -> str:
     left = min(150, 30 + CHARACTER * max(map(len, names)))
     cell = min(70, (WIDTH - left - RIGHT) / len(names))
     height = 34 + cell * len(names) + 20
-    totals = {name: sum(counts[name, other] for other in names) or 1 for name in names}
+    totals = Counter(actual for actual, _ in pairs)
     parts = [text(left + cell * len(names) / 2, 12, "predicted", "middle", "label")]
     for column, name in enumerate(names):
         parts.append(text(left + cell * (column + 0.5), 28, shortened(name, cell / CHARACTER), "middle"))
         parts.append(text(left - 8, 38 + cell * (column + 0.5), shortened(name, 20), "end"))
     for (row, actual), (column, predicted) in ((a, p) for a in enumerate(names) for p in enumerate(names)):
-        count, share = counts[actual, predicted], counts[actual, predicted] / totals[actual]
+        count, share = counts[actual, predicted], counts[actual, predicted] / max(totals[actual], 1)
         x, y = left + cell * column, 34 + cell * row
         tip = f"<title>actual {escape(actual)}, predicted {escape(predicted)}: {count}</title>"
         parts.append(

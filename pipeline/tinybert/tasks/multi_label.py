@@ -43,7 +43,8 @@ class MultiLabel(Texts):
                 f"column '{column}': no list of labels",
             )
         names = {str(value): name for name, value in (source.labels or {}).items()}
-        labels = sorted({names.get(str(label), str(label)) for label in cell if str(label)})
+        found = {str(label).strip() for label in cell} - {""}
+        labels = sorted({names.get(label, label) for label in found})
         unknown = [label for label in labels if source.labels and label not in source.labels]
         if unknown:
             raise BadRecordError(f"label '{unknown[0]}' is not in the source's `labels` ({', '.join(names)})")
@@ -85,7 +86,7 @@ class MultiLabel(Texts):
             by_label = f1_of(right, size)
             return {
                 "micro_f1": float(f1_of(right.sum(), size.sum())),
-                "macro_f1": float(by_label.mean()),
+                "macro_f1": float(by_label[size > 0].mean()) if size.any() else 0.0,
                 "f1": dict(zip(self.labels, by_label.tolist(), strict=True)),
             }
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 OUTSIDE = "O"
 IGNORED = -100  # the label that torch's cross-entropy ignores
-TAG = re.compile(r"O|[BIESLU]-\S+")
+TAG = re.compile(r"O|[BIESLU]-[^\s-](\S*[^\s-])?")
 AS_BIOES = {"U": "S", "L": "E"}  # of BILOU, as spaCy calls BIOES
 FIELD = "text"  # the name of the text that augmentation edits
 

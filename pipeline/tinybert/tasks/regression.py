@@ -28,7 +28,7 @@ class Regression(Texts):
         column = source.label or self.columns["label"]
         try:
             number = float(record[column])
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             number = math.nan
         if not abs(number) <= LARGEST:  # NaN is not
             raise BadRecordError(
@@ -86,7 +86,7 @@ class Regression(Texts):
         return np.abs(predicted - actual)
 
     def without_text(self, prediction: float) -> float:
-        return round(prediction, 4)
+        return float(f"{prediction:.6g}")
 
     def trivial_predictions(self, train: list[Row], rows: list[Row]) -> list[float]:
         return [float(np.mean([row["label"] for row in train]))] * len(rows)

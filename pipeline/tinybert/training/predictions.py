@@ -147,7 +147,7 @@ def _is_given(record: dict, column: str) -> bool:
 def _number(value: Any, name: str) -> float:
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
         raise BadRecordError(f"'{name}': expected a number, found {value!r}")

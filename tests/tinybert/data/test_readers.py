@@ -319,6 +319,15 @@ def test_tags_of_a_parquet_file_get_the_names_in_its_metadata(tmp_path, capsys):
     assert record["ner_tags"] == [1, 0]
 
 
+def test_classes_of_a_parquet_file_get_the_names_in_its_metadata(tmp_path):
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["bad", "good"])}
+    )
+    datasets.Dataset.from_dict({"text": ["a film"], "label": [1]}, features).to_parquet(tmp_path / "rows.parquet")
+    [(_, record)] = records_with(tmp_path / "rows.parquet", ["text", "label"])
+    assert record["label"] == "good"
+
+
 def test_lists_with_missing_values_keep_their_integers(tmp_path):
     pd.DataFrame({"tags": [[1, None], None]}).to_parquet(tmp_path / "rows.parquet")
     assert [record["tags"] for _, record in records_with(tmp_path / "rows.parquet", ["tags"])] == [[1, None], None]

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pipeline.tinybert import tasks
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.settings import Evaluate
+from pipeline.tinybert.data.rows import digest
 from pipeline.tinybert.evaluation import comparison, scoring
 
 LABELS = ["negative", "positive"]
@@ -295,4 +296,4 @@ def test_kept_predictions_hold_a_hash_of_each_row_and_no_text(task):
         ("positive", "negative", 0.8765),
         ("negative", "negative", 0),
     ]
-    assert "secret" not in str(kept) and kept[0]["id"] == scoring.row_id(rows[0]) != scoring.row_id(rows[1])
+    assert "secret" not in str(kept) and kept[0]["id"] == digest([rows[0]]) != digest([rows[1]])

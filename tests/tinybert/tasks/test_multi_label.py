@@ -115,7 +115,7 @@ def test_scores_equal_scikit_learn_s(pairs):
     by_label = f1_score(*matrices, average=None, zero_division=0)
     assert TASK.score(labelled(actual), [sorted(labels) for labels in predicted]) == {
         "micro_f1": pytest.approx(f1_score(*matrices, average="micro", zero_division=0)),
-        "macro_f1": pytest.approx(f1_score(*matrices, average="macro", zero_division=0)),
+        "macro_f1": pytest.approx(np.nan_to_num(f1_score(*matrices, average="macro", zero_division=np.nan))),
         "f1": pytest.approx(dict(zip(NAMES, by_label, strict=True))),
     }
 
@@ -135,3 +135,12 @@ def test_the_trivial_predictor_predicts_the_most_frequent_label():
 def test_the_confusion_has_a_pair_for_each_actual_or_predicted_label():
     pairs = TASK.confusion(labelled([{"sad", "long"}, set()]), [["funny", "sad"], []])
     assert sorted(pairs) == [("long", "none"), ("none", "funny"), ("sad", "sad")]
+
+
+def test_labels_that_do_not_occur_do_not_lower_macro_f1():
+    """Otherwise a rare label that a resample lacks would lower the interval."""
+    assert TASK.score(labelled([[NAMES[0]]] * 3), [[NAMES[0]]] * 3)["macro_f1"] == 1
+
+
+def test_blanks_around_a_label_do_not_count():
+    assert read({"label": [f"{NAMES[0]} ", NAMES[0], " "]}) == [[NAMES[0]]]

@@ -28,7 +28,7 @@ def test_numbers_are_read_in_every_notation():
     assert [row["label"] for row in rows] == [3.5, 4.0, 2.0, 0.25, 0.1]
 
 
-@pytest.mark.parametrize("value", ["good", "", None, "nan", float("inf"), "3,5", "1_000x"])
+@pytest.mark.parametrize("value", ["good", "", None, "nan", float("inf"), "3,5", "1_000x", 10**310])
 def test_a_label_that_is_not_a_number_is_reported_with_its_line(value):
     with pytest.raises(UserError, match="rows.csv, line 2: column 'score': expected a number, found "):
         read({"text": "a film", "score": value})
