@@ -37,7 +37,8 @@ TASK_NOTES = {
     "metric": "score that selects models and is reported: see [Metrics](#metrics)",
     "options": "settings of the kind: see [Options](#options); blank: their defaults",
     "source": "where the rows come from: see [Rows](#rows)",
-    "unlabelled": f"further text, which the teacher labels: {TEXT_NOTE}; blank: no further text",
+    "unlabelled": f"further text, which the teacher labels: {TEXT_NOTE}; blank: general text for single texts and"
+    " entities (`augment.general_texts`), new pairs for pairs (`augment.new_pairs`), nothing for questions",
 }
 EXAMPLES: dict[str, dict[str, Any]] = {
     "text_classification": {

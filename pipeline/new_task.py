@@ -22,19 +22,19 @@ def main() -> None:
     name = given.name
     settings.check_task_name(name, name)
     configuration = settings.load()
-    if name in configuration.tasks:
-        raise UserError(f"{name}: params.yaml has this task already: choose another name, or delete tasks.{name}")
+    if name in configuration.tasks and not given.replace:
+        raise UserError(f"{name}: params.yaml has this task already: choose another name, or give --replace")
     values, reasons = entry.guess(given, configuration)
     for line in reasons:
         log(line)
     with files.placed(name, [file for file in (given.train, given.validation, given.test, given.unlabelled) if file]):
-        text = entry.with_entry(PARAMS.read_bytes().decode("utf-8"), name, values)
+        text = entry.with_entry(entry.without_entry(PARAMS.read_bytes().decode("utf-8"), name), name, values)
         with output(PARAMS) as out:
             out.write_bytes((entry.with_run(text, name) if given.run else text).encode("utf-8"))
         prepare.read_rows(settings.load(), name)
     log(f"params.yaml: tasks.{name} is written. Next:")
     log(f"  python -m pipeline.prepare {name} --check")
-    log("  dvc repro" if given.run else f"  dvc exp run -S 'run=[{name}]'  # or `dvc repro`, after run: [{name}]")
+    log("  dvc repro" if given.run else f"  set `run: [{name}]` in params.yaml, then `dvc repro`")
 
 
 def arguments() -> argparse.Namespace:
@@ -56,6 +56,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--delimiter", type=delimiter, help="between the columns of the file: a character, or tab")
     parser.add_argument("--metric", help="the score that selects models")
     parser.add_argument("--max-length", type=int, metavar="N", help="in word pieces")
+    parser.add_argument("--replace", action="store_true", help="write the entry of this name anew")
     parser.add_argument("--run", action="store_true", help="make this the only task that `dvc repro` runs")
     return parser.parse_args()
 

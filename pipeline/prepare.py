@@ -11,6 +11,7 @@ teacher, and writes nothing.
 """
 
 import importlib
+import math
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from pipeline.tinybert.models import checkpoints
 from pipeline.tinybert.tasks import Task
 
 SENTENCES_CHECKED = 100_000  # of unlabelled text, by `--check`
+SMALL_TEST = 200  # rows
 ENCODER, TEACHER = "encoder.checkpoint", "finetune_teacher.checkpoint"  # the settings
 
 
@@ -121,11 +123,19 @@ def read_rows(configuration: settings.Settings, name: str) -> tuple[Task, splits
     unlabelled = splits.read_unlabelled(task, task_settings.source, text, parts, prepare.seed, key)
     for split, part in parts.items():
         log(f"{split}: {len(part)} rows: {task.summary(part)}")
+    if len(parts["test"]) < SMALL_TEST:
+        points = 100 * 2 * math.sqrt(0.8 * 0.2 / len(parts["test"]))
+        log(
+            f"test: {len(parts['test'])} rows are few: a score of 80 % has a 95 % interval of ±{points:.0f} points:"
+            " name a test file with more if you can"
+        )
     log(f"unlabelled: {len(unlabelled)} rows")
+    if (pairs := configuration.quietly("augment", name).new_pairs) and task_settings.source.pair is not None:
+        log(f"new pairs: `augment` makes up to {pairs} from the texts of train (augment.new_pairs)")
     if text and task_settings.unlabelled is None:
         log(
-            f"unlabelled: general texts ({key}, {text.location}): texts like the task's are better. If the language is"
-            " another one, change them or set augment.general_texts: 0"
+            f"unlabelled: general texts ({key}, {text.location}): texts like the task's are better. For another"
+            f" language, change {key}, or set augment.general_texts: 0"
         )
     return task, parts, source.submissions, unlabelled
 

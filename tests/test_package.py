@@ -283,7 +283,7 @@ def test_the_card_says_what_the_scores_are_worth_and_shows_a_threshold(world):
     assert "- distillation has not helped: gain -3.1 (-5.0 to -1.2)\n- retention undefined" in text
     assert "- DOUBTFUL: distillation has not helped (on validation: student 0.6100, baseline" in text
     assert "- DOUBTFUL: the scores mean nothing if your teacher" in text
-    assert "- DOUBTFUL: the student's probabilities are too low: 22.0 % on average, while 98.6 % come true" in text
+    assert "- DOUBTFUL: the student's probabilities are too low: 22.0 % on average, while 98.6 % are right" in text
     assert "is above 1.25" in text
 
 

@@ -234,7 +234,12 @@ class Sketch:
         text = self.texts(group.text, group.max_length, self.configuration.encoder.seed, key)
         read = text.times(group.steps * group.batch_size / text.count)
         seconds = self.seconds("train", self.shape, read, group.steps, vocabulary=self.config.vocab_size)
-        return Cost("encoder", "once for all tasks, if the encoder has no head", group.steps, START + seconds)
+        return Cost(
+            "encoder",
+            "once for all tasks; no training if the encoder has a masked language model's head",
+            group.steps,
+            START + seconds,
+        )
 
     def general_student(self) -> Cost:
         recipe = self.of("general_student").distillation
@@ -286,14 +291,14 @@ class Sketch:
             steps, of, texts = recipe.similarity_steps, "similarity", self.train
             size = similarity.batch_size(recipe)
         elif contrast.wanted(self.task, train, recipe):
-            steps, of = recipe.contrast_steps, "pairs of texts"
+            steps, of = recipe.contrast_steps, "the contrast of classes"
             size = contrast.batch_size(self.train.count, recipe.batch_size)
             texts = self.train.cut(contrast.LONGEST)
         else:
             return self.schedule(stage, shape, recipe, self.train, rows)
         read = texts.times(steps * size / texts.count)
         seconds = self.seconds("train", shape, read, steps, self.layers_of(shape), dropout=recipe.dropout)
-        cost = self.schedule(stage, shape, recipe, self.train, f"{steps} steps on {of}, {rows}")
+        cost = self.schedule(stage, shape, recipe, self.train, f"{steps} steps on {of}, then {rows}")
         return replace(cost, steps=cost.steps + steps, seconds=cost.seconds + seconds)
 
     def augment(self) -> Cost:
@@ -394,8 +399,8 @@ class Sketch:
         costs = list(self.costs())
         log(f"estimated time on this machine ({self.machine}):")
         for cost in costs:
-            steps = f"{cost.what} = {cost.steps} steps" if cost.steps else cost.what
-            log(f"  {cost.stage}: {minutes(cost.seconds)}: {steps}")
+            steps = f"{cost.steps} steps: " if cost.steps else ""
+            log(f"  {cost.stage}: {minutes(cost.seconds)}: {steps}{cost.what}")
         total = sum(cost.seconds for cost in costs)
         log(f"  all: {minutes(total)}")
         if total > LONG:

@@ -17,7 +17,7 @@ from pipeline.tinybert.core.settings import Shape
 from pipeline.tinybert.models import checkpoints
 from pipeline.tinybert.models.attention import our_attention
 from pipeline.tinybert.models.dropout import our_dropout
-from pipeline.tinybert.models.precision import autocast, to_inference
+from pipeline.tinybert.models.precision import autocast, name_of, to_inference
 
 Mode = Literal["train", "validate", "infer"]  # a step; a forward pass; the same after `to_inference`
 PIECES = 768  # word pieces of a timed batch
@@ -52,7 +52,7 @@ class Machine:
 
     def __str__(self) -> str:
         where = f"{torch.get_num_threads()} threads" if self.device.type == "cpu" else torch.cuda.get_device_name()
-        return f"{where}, training in {self.precision}"
+        return f"{where}, training in {name_of(self.precision, self.device)}"
 
     def speed(
         self, shape: Shape, length: int, mode: Mode, precision: str, vocabulary: int, dropout: float | None = None

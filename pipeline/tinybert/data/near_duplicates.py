@@ -59,10 +59,11 @@ def log_near_duplicates(task: Task, test: str, rows: list[Row], train: list[Row]
             log(f"{test}: near-duplicates in train: not all rows are compared, as the texts are too many and too alike")
             break
     if pairs:
-        shown = [f"{rows[number]['where']}, and {pairs[number]['where']}" for number in sorted(pairs)]
+        shown = [f"{rows[number]['where']} and {pairs[number]['where']}" for number in sorted(pairs)]
         log(
-            f"{test}: {len(pairs)} of its {len(rows)} texts are nearly those of a row of train, so its scores may be"
-            f" too high: {first_ten(shown)}"
+            f"{test}: {len(pairs)} of {len(rows)} texts nearly equal a text of train, so its scores may be too high:"
+            " name a file of other texts as test, or name a column that tells which rows belong together"
+            f" (`source.group`). These are: {first_ten(shown)}"
         )
 
 

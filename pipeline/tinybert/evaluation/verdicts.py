@@ -73,7 +73,7 @@ def doubts(name: str, scores: dict, may_know_test: bool) -> Iterator[str]:
         confidence, right = 100 * student["confidence"], 100 * (student["confidence"] - over)
         yield (
             f"the student's probabilities are too {'high' if over > 0 else 'low'}: {confidence:.1f} % on average, while"
-            f" {right:.1f} % come true: {TOO_HIGH if over > 0 else TOO_LOW}"
+            f" {right:.1f} % are right: {TOO_HIGH if over > 0 else TOO_LOW}"
         )
 
 

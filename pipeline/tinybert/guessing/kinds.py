@@ -98,7 +98,9 @@ def text_classification(columns: Columns) -> Guess:
     if len(counts) < 2 or not (columns.sure or label in columns.with_classes()):
         raise columns.cannot_guess("label", f"column '{label}' does not hold a few different values")
     source, reasons, texts = _texts(columns, [label])
-    reasons.append(f"label: column '{label}' ({len(counts)} values: {listed(counts)})")
+    others = [name for name in columns.with_classes() if name not in (label, *flat(source.values()))]
+    reasons.append(f"label: column '{label}' ({_why(columns, label, others)}{len(counts)} values: {listed(counts)})")
+    reasons += [f"not read: '{name}' has classes, too: --label '{name}' takes them" for name in others]
     if columns.numbers(label):
         reasons.append("labels: the classes have numbers as names; `source.labels` in params.yaml can give others")
         if len(counts) > 2:
@@ -108,6 +110,11 @@ def text_classification(columns: Columns) -> Guess:
     metric = "macro_f1" if share < min(RARE, 1 / len(counts) / 2) else "accuracy"
     reasons.append(f"metric: {metric} (the rarest class, {rarest}, has {100 * share:.0f} % of the rows)")
     return Guess({**source, "label": label}, reasons, texts, metric)
+
+
+def _why(columns: Columns, label: Any, others: list) -> str:
+    """The reason why a column of labels was chosen, with a comma; empty if there was no choice."""
+    return "as given, " if "label" in columns.chosen else "by its name, " if others else ""
 
 
 def _column_of_classes(columns: Columns) -> Any:
@@ -258,7 +265,7 @@ def _texts(columns: Columns, without: Iterable[Any]) -> tuple[dict[str, Any], li
     in_order = [name for name in columns.names if name in candidates]
     pairs = [pair for pair in combinations(in_order, 2) if are_partners(*pair)]
     if "text" in chosen:
-        source, reason = chosen, None
+        source, reason = chosen, "as given"
     elif len(pairs) == 1 and not chosen:
         source, reason = {"text": pairs[0][0], "pair": pairs[0][1]}, "a pair, by their names"
     else:
@@ -269,16 +276,14 @@ def _texts(columns: Columns, without: Iterable[Any]) -> tuple[dict[str, Any], li
         if rivals := [name for name in others if 3 * columns.median_length(name) > columns.median_length(longest)]:
             which = ", ".join(map(_quoted, [longest, *rivals]))
             raise columns.cannot_guess(
-                "text", f"columns {which} hold texts (--text joins several, --pair reads a second one)"
+                "text",
+                f"columns {which} hold texts (--text A B joins them, --text A --pair B reads pairs, --text A one only)",
             )
         source, reason = {"text": longest, **chosen}, "the longest texts" if others else "the only texts"
-    reasons = []
-    if reason:
-        names = flat(source.values())
-        median = " and ".join(f"{columns.median_length(name):.0f}" for name in names)
-        which = " and ".join(map(_quoted, names))
-        reasons = [f"{', '.join(source)}: {which} ({reason}; median length {median} words)"]
     names = flat(source.values())
+    median = " and ".join(f"{columns.median_length(name):.0f}" for name in names)
+    which = " and ".join(map(_quoted, names))
+    reasons = [f"{', '.join(source)}: {which} ({reason}; median length {median} words)"]
     takes_more = "pair" not in chosen and not isinstance(source["text"], list)
     for name in columns.texts([*without, *names]) if takes_more else ():
         reasons.append(

@@ -23,6 +23,11 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=_is_bfloat16(precision, device))
 
 
+def name_of(precision: str, device: torch.device) -> str:
+    """The precision in which models compute: bfloat16 or float32."""
+    return "bfloat16" if _is_bfloat16(precision, device) else "float32"
+
+
 def _is_bfloat16(precision: str, device: torch.device) -> bool:
     return precision == "bfloat16" or (precision == "auto" and has_bfloat16(device))
 

@@ -51,7 +51,7 @@ def test_the_steps_are_those_that_the_stages_take(world):
 def test_few_rows_take_the_steps_of_the_floor(raw_world):
     tiny.write_params(Path("params.yaml"), **{"finetune_teacher.min_steps": 300})
     costs = {cost.stage: cost for cost in sketch_of().costs()}
-    expected = "100 steps on pairs of texts, 112 rows, 21.4 epochs"
+    expected = "100 steps on the contrast of classes, then 112 rows, 21.4 epochs"
     assert (costs["finetune_teacher"].steps, costs["finetune_teacher"].what) == (100 + 300, expected)
     tiny.write_params(
         Path("params.yaml"), **{"finetune_student.min_steps": 300, "finetune_student.learning_rate": 0.01}
@@ -104,7 +104,7 @@ def test_the_command_logs_a_line_for_each_stage(raw_world, capsys):
     cost.main("tiny")
     logged = capsys.readouterr().out.splitlines()
     begin = next(number for number, line in enumerate(logged) if line.startswith("estimated time on this machine ("))
-    assert "  finetune_teacher: 4 s: 112 rows, 3 epochs = 42 steps" in logged[begin:]
+    assert "  finetune_teacher: 4 s: 42 steps: 112 rows, 3 epochs" in logged[begin:]
     assert logged[-1].startswith("  all: ")
 
 

@@ -35,6 +35,7 @@ def rows(*texts) -> list[dict]:
 def test_texts_are_near_if_they_share_four_fifths_of_their_words(capsys, test, train, near):
     near_duplicates.log_near_duplicates(TASK, "test", rows(test), rows("Something else", train)[1:])
     expected = (
-        "test: 1 of its 1 texts are nearly those of a row of train, so its scores may be too high: line 0, and line 1"
+        "test: 1 of 1 texts nearly equal a text of train, so its scores may be too high: name a file of other texts as"
+        " test, or name a column that tells which rows belong together (`source.group`). These are: line 0 and line 1"
     )
     assert capsys.readouterr().out.strip() == (expected if near else "")

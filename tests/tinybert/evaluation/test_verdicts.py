@@ -65,11 +65,11 @@ def test_a_student_that_gained_nothing_comes_with_what_to_try(gain, on_validatio
     [
         (
             {"confidence": 0.22, "overconfidence": -0.766},
-            "the student's probabilities are too low: 22.0 % on average, while 98.6 % come true: train it longer",
+            "the student's probabilities are too low: 22.0 % on average, while 98.6 % are right: train it longer",
         ),
         (
             {"confidence": 0.95, "overconfidence": 0.11},
-            "the student's probabilities are too high: 95.0 % on average, while 84.0 % come true: bring more rows",
+            "the student's probabilities are too high: 95.0 % on average, while 84.0 % are right: bring more rows",
         ),
         ({"confidence": 0.95, "overconfidence": 0.1}, None),
         ({}, None),  # regression
