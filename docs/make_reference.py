@@ -22,7 +22,8 @@ START = """# Reference: every setting
 
 `python -m docs.make_reference` makes this page from the code. All settings are in [params.yaml](../params.yaml): three
 for everything, one group for each stage, and one entry under `tasks` for each task. A key is blank if nothing follows
-its colon. DVC needs every key; only those below `options`, `source`, `unlabelled` and `text` may be left out.
+its colon. DVC needs every key; only those below `options`, `source`, `unlabelled` and `text`, and in
+a task those of a stage, may be left out.
 
 A location is one of these:
 
