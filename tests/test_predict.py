@@ -118,7 +118,7 @@ def test_a_reader_that_has_enough_ends_it_quietly(world, read):
 
 @pytest.mark.parametrize("read", [0, 1])
 def test_a_reader_that_has_enough_ends_the_folder_s_predict_py_quietly(release, read):
-    check_a_closed_pipe(read, str(release("text_classification") / "predict.py"), "--other", "a film")
+    check_a_closed_pipe(read, str(release("text_classification") / "predict.py"), "--pair", "a film")
 
 
 @pytest.mark.parametrize(
@@ -525,7 +525,7 @@ def test_the_folder_s_predict_py_answers_as_the_project_does(release, kind):
                 close = name in ("number", "probabilities")
                 assert theirs[name] == (pytest.approx(value, abs=2e-3) if close else value)
     lines = "".join(json.dumps(row) + "\n" for row in given[-3:])
-    alone = run_alone(folder, "--file", "onnx/model.onnx", lines=lines)
+    alone = run_alone(folder, "--model", "onnx", lines=lines)
     assert alone == [{**row, **answer} for row, answer in zip(given[-3:], found[-3:], strict=True)]
     assert stand_alone.Model(folder).predict(given[:3])  # int8
 
@@ -559,7 +559,7 @@ def test_entities_in_a_text_have_their_places_in_it(release):
     for entity, same in zip(found["entities"], in_words["entities"], strict=True):
         assert text[entity["start"] : entity["end"]] == " ".join(entity["words"])
         assert {**same, "start": entity["start"], "end": entity["end"]} == entity
-    assert run_alone(folder, text, "--file", "onnx/model.onnx") == [{"text": text, **found}]
+    assert run_alone(folder, text, "--model", "onnx") == [{"text": text, **found}]
 
 
 @pytest.mark.parametrize(

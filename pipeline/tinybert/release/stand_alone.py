@@ -1,7 +1,8 @@
 """Answers of the model in this folder, with onnxruntime, tokenizers and numpy only.
 
     python predict.py "a text" "another text"            # prints a JSON object for each text
-    python predict.py "a question" --other "a passage"   # or the second text of a pair
+    python predict.py "a question" --context "a passage"
+    python predict.py "a text" --pair "the second text"
     python predict.py < rows.jsonl                       # each line: a text, or a JSON object with the model's fields
 
     from predict import Model
@@ -26,6 +27,7 @@ import onnxruntime
 from tokenizers import Encoding, Tokenizer
 
 INT8 = "onnx/model_quantized.onnx"
+FILES = {"int8": INT8, "onnx": "onnx/model.onnx"}
 # A word may hold other characters (state-of-the-art, 3.14), but not at its ends.
 WORD = re.compile(r"\w(?:\S*\w)?|[^\w\s]")
 BLANK = re.compile(r"\s")
@@ -290,12 +292,14 @@ def _best_span(logits: np.ndarray, longest: int) -> tuple[float, int, int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("texts", nargs="*", metavar="text", help="default: the lines of the standard input")
-    parser.add_argument("--other", help="the passage of all questions, or all second texts")
-    parser.add_argument("--file", default=INT8, help="onnx/model.onnx: float32 in place of int8")
+    parser.add_argument(
+        "--context", "--pair", dest="other", metavar="TEXT", help="the passage of all questions, or all second texts"
+    )
+    parser.add_argument("--model", choices=FILES, default="int8", help="default: int8; onnx: float32")
     options = parser.parse_intermixed_args()
     sys.stdin.reconfigure(encoding="utf-8-sig", errors="replace")  # type: ignore[union-attr]
     sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
-    model, has_failed = Model(Path(__file__).parent, options.file), False
+    model, has_failed = Model(Path(__file__).parent, FILES[options.model]), False
     fields = model.settings["fields"]
     more = dict.fromkeys(fields[1:], options.other) if options.other is not None else {}
     for number, line in enumerate(options.texts or map(str.strip, sys.stdin), 1):
@@ -324,7 +328,7 @@ def read_line(line: str, fields: list[str], more: dict[str, str]) -> dict:
         return row
     for field in (first, *second):
         if not isinstance({**more, **row}.get(field), str):
-            raise BadLineError(f"no text as {field!r}" + (": give --other" if field in second else ""))
+            raise BadLineError(f"no text as {field!r}" + (": give --context or --pair" if field in second else ""))
     return row
 
 
