@@ -28,7 +28,8 @@ def main() -> None:
     for line in reasons:
         log(line)
     with files.placed(name, [file for file in (given.train, given.validation, given.test, given.unlabelled) if file]):
-        text = entry.with_entry(entry.without_entry(PARAMS.read_bytes().decode("utf-8"), name), name, values)
+        text = PARAMS.read_bytes().decode("utf-8")
+        text = entry.with_entry(entry.without_entry(text, name) if name in configuration.tasks else text, name, values)
         with output(PARAMS) as out:
             out.write_bytes((entry.with_run(text, name) if given.run else text).encode("utf-8"))
         prepare.read_rows(settings.load(), name)

@@ -187,13 +187,17 @@ def test_unlabelled_texts_may_be_the_lines_of_a_text_file(run, reviews):
 
 def test_an_entry_is_written_anew_on_request(run, reviews):
     before = Path("params.yaml").read_text()
-    run("films", "--file", reviews)
+    run("package", "--file", reviews)  # also the name of a group in each entry
+    with open("params.yaml", "a") as file:
+        file.write("\n  # a comment on the next task\n")
     run("genres", "--file", reviews)
-    assert "mcc" in run("films", "--file", reviews, "--metric", "mcc", "--replace")
+    assert "mcc" in run("package", "--file", reviews, "--metric", "mcc", "--replace")
     tasks = settings.load().tasks
-    assert (tasks["films"].metric, tasks["genres"].metric) == ("mcc", "accuracy")
+    assert (tasks["package"].metric, tasks["genres"].metric) == ("mcc", "accuracy")
     after = Path("params.yaml").read_text()
-    assert after.startswith(before) and after.count("  films:\n") == 1  # nothing else has changed
+    assert after.startswith(before) and after.count("  # a comment on the next task\n") == 1
+    run("genres", "--file", reviews, "--replace")
+    assert Path("params.yaml").read_text().startswith(before)
 
 
 def test_a_second_column_of_classes_is_named(run, tmp_path):
@@ -204,7 +208,7 @@ def test_a_second_column_of_classes_is_named(run, tmp_path):
     file.write_text("\n".join(lines))
     said = run("tickets", "--file", file)
     assert "label: column 'category' (by its name, 2 values" in said
-    assert "not read: 'priority' has classes, too: --label 'priority' takes them" in said
+    assert "not read: 'priority': classes, too: --label names the column that is the label" in said
     said = run("others", "--file", file, "--label", "priority", "--text", "body")
     assert "label: column 'priority' (as given, 2 values" in said and "text: 'body' (as given; " in said
 

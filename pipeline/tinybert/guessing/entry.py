@@ -132,17 +132,14 @@ def with_entry(params: str, name: str, values: dict[str, Any]) -> str:
 
 
 def without_entry(params: str, name: str) -> str:
-    """The text of params.yaml without the entry of this task, if it has one."""
-    lines = params.splitlines(keepends=True)
-    head = re.compile(rf"( +)(['\"]?){re.escape(name)}\2:\s*(#.*)?$")
-    tasks = next((number for number, line in enumerate(lines) if re.match(r"tasks:\s*(#|$)", line)), len(lines))
-    start = next((number for number in range(tasks, len(lines)) if head.match(lines[number].rstrip())), None)
-    if start is None:
-        return params
-    indent = len(lines[start]) - len(lines[start].lstrip())
-    own = (number for number in range(start + 1, len(lines))
-           if lines[number].strip() and len(lines[number]) - len(lines[number].lstrip()) <= indent)  # fmt: skip
-    return "".join(lines[:start] + lines[next(own, len(lines)) :])
+    """The text of params.yaml without the entry of this task. Every other byte stays."""
+    lines, groups = params.splitlines(keepends=True), ruamel.yaml.YAML().load(params)
+    first = groups["tasks"].lc.key(name)[0]
+    keys = [found.lc.key(key)[0] for found in (groups, groups["tasks"]) for key in found]
+    end = min((line for line in keys if line > first), default=len(lines))
+    while not lines[end - 1].strip() or lines[end - 1].lstrip().startswith("#"):  # they belong to the key that follows
+        end -= 1
+    return "".join(lines[:first] + lines[end:])
 
 
 def with_run(params: str, name: str) -> str:

@@ -7,6 +7,7 @@ from itertools import combinations
 from typing import Any
 
 from pipeline.tinybert.core.errors import UserError
+from pipeline.tinybert.core.log import first_ten
 from pipeline.tinybert.data.records import BadRecordError, flat
 from pipeline.tinybert.guessing.columns import (
     LISTS,
@@ -100,7 +101,9 @@ def text_classification(columns: Columns) -> Guess:
     source, reasons, texts = _texts(columns, [label])
     others = [name for name in columns.with_classes() if name not in (label, *flat(source.values()))]
     reasons.append(f"label: column '{label}' ({_why(columns, label, others)}{len(counts)} values: {listed(counts)})")
-    reasons += [f"not read: '{name}' has classes, too: --label '{name}' takes them" for name in others]
+    if others:
+        which = first_ten(list(map(_quoted, others)), ", ")
+        reasons.append(f"not read: {which}: classes, too: --label names the column that is the label")
     if columns.numbers(label):
         reasons.append("labels: the classes have numbers as names; `source.labels` in params.yaml can give others")
         if len(counts) > 2:
