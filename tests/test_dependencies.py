@@ -42,7 +42,7 @@ ALLOWED["tasks"] = {CORE, "data", "models"}
 ALLOWED |= dict.fromkeys(("guessing", "training", "evaluation", "release"), {CORE, "data", "models", "tasks"})
 ALLOWED |= dict.fromkeys(("augmentation", "distillation"), {CORE, "data", "models", "tasks", "training"})
 ALLOWED["report"] = {CORE, "data", "evaluation"}
-ALLOWED["cost"] = {CORE, "data", "models", "tasks", "training", "augmentation"}
+ALLOWED["cost"] = {CORE, "data", "models", "tasks", "training", "augmentation", "release"}
 
 
 def module_file(module: str) -> Path | None:
