@@ -22,6 +22,7 @@ from pathlib import Path
 import ruamel.yaml
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from pipeline.tinybert.core.markdown import table
 from pipeline.tinybert.evaluation import comparison, verdicts
 from pipeline.tinybert.evaluation.comparison import Comparison
 
@@ -334,11 +335,6 @@ def settings_table(difference: dict) -> str:
         for name, values in sorted(settings.items())
     ]
     return table(["Path", "Setting", "before", "now"], lines)
-
-
-def table(columns: list[str], lines: list[list[str]]) -> str:
-    cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in [columns, *lines]]
-    return "\n".join(f"| {' | '.join(line)} |" for line in [cells[0], ["---"] * len(columns), *cells[1:]])
 
 
 def cell(value: object) -> str:

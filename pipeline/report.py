@@ -33,6 +33,8 @@ def main() -> None:
     parser.add_argument("runs", nargs="*", metavar="RUN", help="commits, branches or DVC experiments to show beside it")
     parser.add_argument("--out", type=Path, default=Path("report.html"), metavar="FILE", help="default: %(default)s")
     arguments = parser.parse_args()
+    if not arguments.out.suffix or arguments.out.is_dir():
+        raise UserError(f"--out: {arguments.out}: expected the name of a file, such as report.html")
     configuration = settings.load()
     versions = {HERE: None, **{name: commit_of(name) for name in arguments.runs}}
     found = [run for name, commit in versions.items() for task in configuration.run

@@ -15,7 +15,7 @@ from tiny import run_stage
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from pipeline import package
-from pipeline.tinybert.core import settings
+from pipeline.tinybert.core import markdown, settings
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.data import rows
 from pipeline.tinybert.evaluation import verdicts
@@ -91,7 +91,7 @@ def test_the_card_shows_the_input_of_the_settings_in_place_of_a_row_of_test(rele
 
 
 def test_a_line_break_or_bar_does_not_end_a_cell_of_a_table():
-    assert model_card.table(["label"], [["a|b\nc"]]).splitlines()[-1] == "| a\\|b c |"
+    assert markdown.table(["label"], [["a|b\nc"]]).splitlines()[-1] == "| a\\|b c |"
 
 
 def test_transformers_js_cuts_texts_where_the_scored_model_does(released):

@@ -152,6 +152,15 @@ def test_predictions_of_other_rows_are_not_shown_beside_these(world, monkeypatch
     assert "tiny: no examples: data/tiny/predictions.jsonl is of other rows than" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["results.v2", "results"])
+def test_a_folder_is_not_replaced_by_the_page(world, monkeypatch, name):
+    Path(name, "mine").mkdir(parents=True)
+    monkeypatch.setattr(sys, "argv", ["report", "--out", name])
+    with pytest.raises(UserError, match=f"^--out: {name}: expected the name of a file"):
+        report.main()
+    assert Path(name, "mine").is_dir()
+
+
 def test_a_file_of_the_system_among_the_metrics_is_not_read(world, monkeypatch):
     Path("metrics/tiny/.DS_Store").write_bytes(b"\x00\xff")
     assert "Scores with 95 % intervals" in write(monkeypatch)

@@ -39,8 +39,10 @@ def split_off_missing(task: Task, parts: Parts, test: float, validation: float, 
     stratified by label. Raises UserError if there are fewer than ten rows, or not a group for each split.
     """
     rows = parts["train"]
-    if not rows:
-        raise UserError(f"{key}: no row is left for train: each of its texts is also in validation or test")
+    if empty := [split for split, part in parts.items() if not part]:
+        raise UserError(
+            f"{key}: no row is left for {empty[0]}: each of its texts is also in another split: name a file with others"
+        )
     shares = {name: {"test": test, "validation": validation}[name] for name in missing(parts)}
     if sum(shares.values()) >= 1:
         raise UserError(f"prepare.test + prepare.validation = {sum(shares.values())}: nothing is left for train")

@@ -212,11 +212,6 @@ def check_variety(task: Task, parts: Parts, drawn: Collection[str], key: str) ->
     """
     for split, rows in parts.items():
         # In tasks on words or passages, rows with equal labels still tell models apart.
-        if not rows:
-            raise UserError(
-                f"{key}: no row is left for {split}: each of its texts is also in another split. Name another file for"
-                f" it, or remove `{split}` from `splits`, so that it is split off train"
-            )
         labels = {repr(row["label"]) if task.uses_first_position_only else row["id"] for row in rows}
         has_none = any(map(task.labels_in, parts["train"])) and not any(map(task.labels_in, rows))
         if split == "train" or (len(labels) > 1 and not has_none):

@@ -10,6 +10,7 @@ import ruamel.yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 from transformers import AutoConfig
 
+from pipeline.tinybert.core.markdown import table
 from pipeline.tinybert.core.settings import STAGES_A_TASK_MAY_CHANGE, Numerics, Settings, Source
 from pipeline.tinybert.models import checkpoints, ensembles
 from pipeline.tinybert.tasks import Task
@@ -379,12 +380,6 @@ def parameters(task: Task, name: str, configuration: Settings, numerics: Numeric
 def _without_blanks(values: dict) -> dict:
     stated = {key: _without_blanks(value) if isinstance(value, dict) else value for key, value in values.items()}
     return {key: value for key, value in stated.items() if value not in (None, {})}
-
-
-def table(columns: list[str], lines: list[list[str]]) -> str:
-    """A table in Markdown."""
-    cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in [columns, *lines]]
-    return "\n".join(f"| {' | '.join(line)} |" for line in [cells[0], ["---"] * len(columns), *cells[1:]])
 
 
 def sha256(path: Path) -> str:

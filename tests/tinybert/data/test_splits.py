@@ -359,13 +359,11 @@ def test_a_validation_without_variety_is_refused_and_a_test_set_is_logged(kind, 
     assert capsys.readouterr().out.startswith("DOUBTFUL: ")  # of a split drawn by chance
 
 
-@pytest.mark.parametrize(
-    ("kind", "metric"), [("text_classification", "accuracy"), ("regression", "pearson"), ("question_answering", "f1")]
-)
-def test_a_split_of_which_duplicates_leave_no_row_is_refused(kind, metric):
-    parts = {"train": [{"id": "train-0", "label": "good", "answers": []}], "validation": []}
-    with pytest.raises(UserError, match=f"^{KEY}: no row is left for validation: each of its texts is also in another"):
-        splits.check_variety(tiny.task([], metric, kind=kind), parts, [], KEY)
+@pytest.mark.parametrize("empty", ["train", "validation"])
+def test_a_split_of_which_duplicates_leave_no_row_is_refused(empty):
+    parts = {"train": rows_of(["good", "bad"] * 9), "validation": rows_of(["good"]), empty: []}
+    with pytest.raises(UserError, match=f"^{KEY}: no row is left for {empty}: each of its texts is also in another"):
+        drawn_splits.split_off_missing(tiny.task([]), parts, 0.2, 0.1, 1, KEY)
 
 
 @pytest.mark.parametrize("drawn", [[], ["validation"]])
