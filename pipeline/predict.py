@@ -246,7 +246,7 @@ def table_of(names: str) -> settings.Table:
 def first_field(row: Row | None, columns: Columns) -> dict:
     """The first field that the task reads, with its value; nothing for an invalid row."""
     first = next(iter(columns))
-    return {first: row[first]} if row else {}
+    return {first: row.get(first, row["given"].get(first))} if row else {}
 
 
 def with_fields(record: dict, answer: dict, kind: str, hidden: Container[Any] = ()) -> dict:

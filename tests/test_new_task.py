@@ -361,3 +361,13 @@ def test_an_error_is_one_line_with_exit_code_1(run, reviews):
     _, said = process.communicate(timeout=120)
     assert process.returncode == 1
     assert lines(said) == ["new_task: cola: params.yaml has this task already: choose another name, or give --replace"]
+
+
+def test_entities_from_an_annotation_tool_become_words_and_tags(run, tmp_path):
+    rows = [{"id": n, "text": text, "label": [[4, 8, "word"]]} for n, (text, _) in enumerate(tiny.sentences(90, 0))]
+    path = tmp_path / "doccano.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    said = run("people", "--file", path)
+    assert "entities: column 'label' (90 entities by their characters: word 90)" in said
+    [first, *_] = prepare.read_rows(settings.load(), "people")[1]["train"]
+    assert set(first["tags"]) <= {"O", "B-word", "I-word"} and len(first["words"]) == len(first["tags"])

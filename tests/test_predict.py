@@ -442,6 +442,22 @@ def test_tags_are_answered_in_the_scheme_of_the_source(exported_kind, monkeypatc
             }
 
 
+def test_a_source_with_offsets_takes_texts_and_keeps_their_labels(exported_kind, monkeypatch, capsys):
+    name = exported_kind("named_entities")
+    Path("params.yaml").write_text(
+        tiny.set_value(f"tasks.{name}.source.entities", "label")(Path("params.yaml").read_text())
+    )
+    text = " The film was really great with story ."
+    Path("asked.jsonl").write_text(json.dumps({"id": 4, "text": text, "label": [[0, 3, "PER"]]}) + "\n")
+    [found] = said(monkeypatch, capsys, name, "--file", "asked.jsonl")
+    assert list(found) == ["text", "id", "label", "tags", "entities"]
+    assert (found["text"], found["id"], found["label"]) == (text, 4, [[0, 3, "PER"]])
+    assert found["entities"]
+    for entity in found["entities"]:
+        assert text[entity["start"] : entity["end"]] == " ".join(entity["words"])
+    assert said(monkeypatch, capsys, name, text)[0]["entities"] == found["entities"]
+
+
 def test_an_entity_is_its_type_and_the_range_of_its_words():
     assert stand_alone.entities(["B-PER", "I-PER", "O", "B-PER"]) == [("PER", 0, 2), ("PER", 3, 4)]
 

@@ -91,7 +91,8 @@ class Table(Group):
     )
     text: Texts | None = Field(
         None,
-        description="column of the text, or columns to join by line breaks; named_entities: for unlabelled text only",
+        description="column of the text, or columns to join by line breaks; named_entities: of unlabelled rows, and with"
+        " `entities`",
         examples=[["subject", "body"]],
     )
     pair: Texts | None = Field(
@@ -118,6 +119,12 @@ class Source(Table):
     scheme: Literal["IOB2", "IOB1", "BIOES"] | None = Field(
         None, description="scheme of the tags; BIOES may be written as BILOU; blank: IOB2", examples=["BIOES"]
     )
+    entities: Name | None = Field(
+        None,
+        description="column of the entities of a text as character offsets, in place of words and tags:"
+        " [[start, end, type], …] or [{start, end, label}, …]",
+        examples=["label"],
+    )
     answers: Name | None = Field(
         None, description="column of the answers, each with text and answer_start", examples=["answers"]
     )
@@ -137,6 +144,16 @@ class Source(Table):
         description="predictions to write for a benchmark's server: name of the output: file or split without labels",
         examples=[{"CoLA.tsv": "test.csv"}],
     )
+
+    @pydantic.model_validator(mode="after")
+    def _entities_have_one_text(self) -> "Source":
+        if self.entities is not None and isinstance(self.text, list):
+            raise ValueError("text: expected one column, as the offsets of `entities` count its characters")
+        if unread := [
+            name for name in ("words", "tags", "scheme") if self.entities and getattr(self, name) is not None
+        ]:
+            raise ValueError(f"{unread[0]}: not read beside `entities`: remove one of them")
+        return self
 
     @pydantic.model_validator(mode="after")
     def _names_are_free(self) -> "Source":

@@ -112,12 +112,9 @@ def check_source(task: Task, source: Table, key: str) -> None:
 
 def column_names(task: type[Task] | Task, source: Table, labelled: bool = True) -> dict[str, Any]:
     """The columns that a task kind reads from a source, as field → column name."""
-    names = {field: getattr(source, field, None) or default for field, default in task.columns.items()}
-    return {
-        field: name
-        for field, name in names.items()
-        if name is not None and (labelled or field not in task.target_fields)
-    }
+    fields = task.fields(source, labelled)
+    names = {field: getattr(source, field, None) or default for field, default in fields.items()}
+    return {field: name for field, name in names.items() if name is not None}
 
 
 def flat(columns: Iterable[Any]) -> list[Column]:

@@ -238,8 +238,6 @@ def read_unlabelled(task: Task, labelled: Source, source: Text | None, parts: Pa
     if (labelled.pair is None) != (source.pair is None):
         raise UserError(f"{key}.pair: either both or none of the task's labelled and unlabelled rows must be pairs")
     columns = column_names(task, source, labelled=False)
-    if "words" in columns and source.text is not None:
-        columns = {"text": source.text}
     if set(columns) == {"text"}:
         texts = sources.texts(source, seed, key)
         first, *others = flat(columns.values())  # joined already

@@ -39,10 +39,14 @@ def token_spans(text: str) -> list[Span]:
     return [part for span in NLTKWordTokenizer().span_tokenize(blanked) for part in divide(text, span)]
 
 
+def spans_with_quotes(text: str) -> list[Span]:
+    """The span of each word, punctuation mark and quote of a text."""
+    return sorted([*token_spans(text), *(quote.span() for quote in QUOTES.finditer(text))])
+
+
 def tokens(text: str) -> list[str]:
     """The words, punctuation marks and quotes of a text, in its own characters."""
-    quotes = [quote.span() for quote in QUOTES.finditer(text)]
-    return [text[start:end] for start, end in sorted([*token_spans(text), *quotes])]
+    return [text[start:end] for start, end in spans_with_quotes(text)]
 
 
 def divide(text: str, span: Span) -> Iterator[Span]:

@@ -9,13 +9,13 @@ import numpy as np
 import ruamel.yaml
 
 from pipeline.tinybert.core.errors import UserError
-from pipeline.tinybert.core.settings import Settings, Task
+from pipeline.tinybert.core.settings import Settings, Source, Task
 from pipeline.tinybert.data.records import flat
 from pipeline.tinybert.guessing import files, kinds
 from pipeline.tinybert.guessing.columns import Columns, Guess, words
 from pipeline.tinybert.tasks import KINDS
 
-COLUMNS = ("text", "pair", "label", "words", "tags", "question", "passage", "answers", "group")
+COLUMNS = ("text", "pair", "label", "words", "tags", "entities", "question", "passage", "answers", "group")
 SPLITS = ("train", "validation", "test")
 LENGTHS = (32, 64, 128, 256, 384, 512)
 WORD_PIECES_OF_A_WORD = 1.5
@@ -90,7 +90,7 @@ def _max_length(guess: Guess) -> tuple[int, str]:
 
 def _unlabelled(given: argparse.Namespace, kind: str, guess: Guess) -> tuple[dict[str, Any], str]:
     dialect, records = files.read(given.unlabelled, "--unlabelled", given.delimiter, least=1)
-    inputs = [field for field in KINDS[kind].columns if field not in KINDS[kind].target_fields]
+    inputs = KINDS[kind].fields(Source(location="-", **guess.source), labelled=False)
     wanted = {field: guess.source[field] for field in inputs if field in guess.source}
     columns, sentences = Columns(records, {}, sure=True), False
     if missing := [name for name in flat(wanted.values()) if name not in columns.names]:

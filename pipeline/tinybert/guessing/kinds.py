@@ -26,8 +26,9 @@ from pipeline.tinybert.guessing.columns import (
     words,
 )
 from pipeline.tinybert.tasks import KINDS
+from pipeline.tinybert.tasks.entity_offsets import EXPECTED, OUTSIDE, entities_in
 from pipeline.tinybert.tasks.multi_label import OFF, ON
-from pipeline.tinybert.tasks.named_entities import OUTSIDE, TAG, to_iob2
+from pipeline.tinybert.tasks.named_entities import TAG, to_iob2
 
 LABEL = ("label", "class", "category", "target", "sentiment", "intent", "topic", "gold", "stars", "rating")
 LABELS = ("labels", "label", "tags", "tag", "categories", "category", "genres", "genre", "topics", "topic", "emotions",
@@ -163,6 +164,39 @@ def multi_label(columns: Columns) -> Guess:
 
 
 def named_entities(columns: Columns) -> Guess:
+    given = {"words", "tags"} & columns.chosen.keys()
+    offsets = [] if given else [name for name in columns.names if _has_entities(columns.cells(name))]
+    if "entities" in columns.chosen or offsets:
+        return _entities_by_offsets(columns, offsets)
+    return _tagged_words(columns)
+
+
+def _entities_by_offsets(columns: Columns, candidates: list) -> Guess:
+    entities = columns.chosen.get("entities") or _one_of(columns, "entities", candidates, LABELS, "entities")
+    if entities not in candidates:
+        raise columns.cannot_guess("entities", f"column {_quoted(entities)} does not hold entities: {EXPECTED}")
+    texts = columns.texts([entities])
+    text = columns.chosen.get("text") or (named(texts, "text") or texts or [None])[0]
+    if text is None or isinstance(text, list):
+        raise columns.cannot_guess("text", "the entities need one column of texts, whose characters they count")
+    found = [entity.type for cell in columns.cells(entities) for entity in entities_in(cell, entities)]
+    reasons = [
+        f"text: column {_quoted(text)} (median length {columns.median_length(text):.0f} words)",
+        f"entities: column {_quoted(entities)} ({len(found)} entities by their characters: {listed(Counter(found))})",
+    ]
+    return Guess({"text": text, "entities": entities}, reasons, [str(row[text]) for row in columns.records], "f1")
+
+
+def _has_entities(cells: list) -> bool:
+    """Whether all cells are lists of entities with their offsets, and not all lists are empty."""
+    try:
+        found = [entities_in(cell, "") for cell in cells]
+    except BadRecordError:
+        return False
+    return any(found)
+
+
+def _tagged_words(columns: Columns) -> Guess:
     lists = [name for name in columns.names if columns.cells(name) and all(map(is_list, columns.cells(name)))]
     tagged = [name for name in lists if _is_tagged(columns.cells(name))]
     is_conll = all(isinstance(name, int) for name in columns.names)
@@ -341,8 +375,8 @@ def _lists_of_labels(columns: Columns, chosen: Any) -> list[Any]:
     for name in lists:
         if any(isinstance(value, (*LISTS, dict)) for cell in columns.cells(name) for value in cell):
             raise UserError(
-                f"label: column '{name}' has entities with their offsets, which are not read: write lists of words and"
-                " of tags"
+                f"label: column '{name}' has lists in its lists: for entities with their offsets, give"
+                " --kind named_entities"
             )
     return lists
 

@@ -21,6 +21,8 @@ from pipeline.tinybert.data.records import BadRecordError, list_in_text, text_of
 from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.data.words import tokens
 from pipeline.tinybert.models import piece_spans
+from pipeline.tinybert.tasks import entity_offsets
+from pipeline.tinybert.tasks.entity_offsets import OUTSIDE
 from pipeline.tinybert.tasks.task import (
     Edit,
     Span,
@@ -35,7 +37,6 @@ from pipeline.tinybert.tasks.task import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-OUTSIDE = "O"
 IGNORED = -100  # the label that torch's cross-entropy ignores
 TAG = re.compile(r"O|[BIESLU]-[^\s-](\S*[^\s-])?")
 AS_BIOES = {"U": "S", "L": "E"}  # of BILOU, as spaCy calls BIOES
@@ -43,7 +44,7 @@ FIELD = "text"  # the name of the text that augmentation edits
 
 
 class NamedEntities(Task):
-    source_settings: ClassVar = ("labels", "scheme", "text")
+    source_settings: ClassVar = ("labels", "scheme", "text", "entities")
     loss: ClassVar = "soft_cross_entropy"
     metrics: ClassVar = ("f1", "precision", "recall")
     head_name: ClassVar = "AutoModelForTokenClassification"
@@ -51,7 +52,19 @@ class NamedEntities(Task):
     columns: ClassVar = {"words": "words", "tags": "tags"}
     target_fields: ClassVar = ("tags",)
 
+    @classmethod
+    def fields(cls, source: Table, labelled: bool) -> dict[str, str | None]:
+        """A text and the offsets of its entities in place of words and tags, if the source has them."""
+        if isinstance(source, Source) and source.entities is not None:
+            return {"text": "text", **({"entities": None} if labelled else {})}
+        if not isinstance(source, Source) and source.text is not None:
+            return {"text": None}
+        return super().fields(source, labelled)
+
     def parse_record(self, record: dict, source: Table, labelled: bool) -> Row:
+        names = {str(value): name for name, value in (getattr(source, "labels", None) or {}).items()}
+        if labelled and isinstance(source, Source) and source.entities is not None:
+            return entity_offsets.parse(record, source.text or "text", source.entities, names)
         if not labelled and source.text is not None:
             return {"words": tokens(text_of(record, source.text))}
         column = source.words or self.columns["words"]
@@ -68,7 +81,6 @@ class NamedEntities(Task):
             return {"words": words}
         assert isinstance(source, Source)
         column = source.tags or self.columns["tags"]
-        names = {str(value): name for name, value in (source.labels or {}).items()}
         tags = [names.get(tag, tag) for tag in _list(record[column], column)]
         if len(tags) != len(words):
             raise BadRecordError(

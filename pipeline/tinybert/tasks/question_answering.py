@@ -20,6 +20,7 @@ from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import log_count
 from pipeline.tinybert.core.settings import Group, Source, Table
 from pipeline.tinybert.data import words
+from pipeline.tinybert.data.part_of_text import find_part, stripped_before
 from pipeline.tinybert.data.records import BadRecordError, text_of
 from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.models import piece_spans
@@ -69,12 +70,12 @@ class QuestionAnswering(Task):
         if not labelled:
             return row
         assert isinstance(source, Source)
-        offset = squad.stripped_before(record[source.passage or self.columns["passage"]])
+        before = stripped_before(record[source.passage or self.columns["passage"]])
         answers, repairs = [], []
         for text, start in squad.answers_of(record[source.answers or self.columns["answers"]]):
-            actual_start = squad.find_answer(text, start - offset, row["passage"])
-            if actual_start != start - offset:
-                repairs.append(f"the answer '{text}' begins at {actual_start + offset}, not at {start}")
+            actual_start = find_part(text, start - before, row["passage"], "answer", "passage")
+            if actual_start != start - before:
+                repairs.append(f"the answer '{text}' begins at {actual_start + before}, not at {start}")
             answers.append({"text": text, "start": actual_start})
         if not answers and not self.options.unanswerable:
             raise BadRecordError(

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import regex
 
-from pipeline.tinybert.core.log import first_ten
+from pipeline.tinybert.data.part_of_text import stripped_before
 from pipeline.tinybert.data.records import BadRecordError
 from pipeline.tinybert.data.rows import Row
 
-NEARBY = 50  # an answer's offset is repaired if it is wrong by at most this many characters
 PUNCTUATION = str.maketrans("", "", string.punctuation)
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 EXPECTED_ANSWERS = "answers: expected a list of objects with `text` and `answer_start`"
@@ -76,30 +75,3 @@ def _sequence(cell: Any) -> list:
     if not isinstance(cell, list | tuple | np.ndarray):
         raise BadRecordError(EXPECTED_ANSWERS)
     return list(cell)
-
-
-def stripped_before(text: str) -> int:
-    """The number of characters that ``text.strip()`` removes at the start."""
-    return len(text) - len(text.lstrip())
-
-
-def find_answer(text: str, start: int, passage: str) -> int:
-    """The start of an answer: the given one if the answer is there, else its only occurrence nearby.
-
-    Raises BadRecordError if the answer does not occur, or not exactly once nearby.
-    """
-    if start >= 0 and passage.startswith(text, start):
-        return start
-    if text not in passage:
-        raise BadRecordError(
-            f"the answer '{text}' does not occur in its passage", "an answer does not occur in its passage"
-        )
-    low = max(0, start - NEARBY)
-    near = [match.start() + low for match in re.finditer(re.escape(text), passage[low : start + len(text) + NEARBY])]
-    if len(near) != 1:
-        starts = first_ten([match.start() for match in re.finditer(re.escape(text), passage)])
-        raise BadRecordError(
-            f"the answer '{text}' is not at character {start} of its passage, but at {starts}: correct its start",
-            "an answer is not at its start",
-        )
-    return near[0]

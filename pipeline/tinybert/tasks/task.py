@@ -56,6 +56,11 @@ class Task(ABC):
 
     # Rows
 
+    @classmethod
+    def fields(cls, source: Table, labelled: bool) -> dict[str, str | None]:
+        """The fields that are read from a source: those of ``columns``, without targets if it is not ``labelled``."""
+        return {field: column for field, column in cls.columns.items() if labelled or field not in cls.target_fields}
+
     @abstractmethod
     def parse_record(self, record: dict, source: Table, labelled: bool) -> Row:
         """Convert a record (column → value) into a row. Raises BadRecordError if the record is invalid."""

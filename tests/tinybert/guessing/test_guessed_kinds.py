@@ -210,10 +210,8 @@ class TestMultiLabel:
 
     def test_entities_with_offsets_are_not_labels(self):
         rows = records(text=TEXTS, label=cycle([[0, 3, "PER"]], [[4, 7, "LOC"], [0, 2, "PER"]]))
-        with pytest.raises(
-            UserError, match="label: column 'label' has entities with their offsets, which are not read"
-        ):
-            guess(rows)
+        with pytest.raises(UserError, match="label: column 'label' has lists in its lists: .* --kind named_entities$"):
+            guess(rows, "multi_label")
 
     @pytest.mark.parametrize("cells", [("['sad']", "['sad', 'long']", ""), ('["sad"]', '["sad", "long"]', "[]")])
     def test_lists_written_as_text(self, cells):
@@ -224,6 +222,26 @@ class TestMultiLabel:
 
 class TestNamedEntities:
     WORDS = cycle(["Ada", "Lovelace", "was", "in", "London"], ["It", "rains"])
+
+    @pytest.mark.parametrize(
+        "cells",
+        [
+            ([[0, 3, "PER"]], [], [[4, 7, "LOC"], [0, 2, "PER"]]),
+            ('[[0, 3, "PER"]]', "", '[[4, 7, "LOC"], [0, 2, "PER"]]'),
+            ([{"start": 0, "end": 3, "labels": ["PER"]}], None, [{"start": 0, "end": 2, "labels": ["LOC"]}] * 2),
+        ],
+    )
+    def test_offsets_of_entities_in_a_text(self, cells):
+        rows = records(id=range(60), text=TEXTS, label=cycle(*cells))
+        expected = "named_entities", {"text": "text", "entities": "label"}
+        assert guess(rows) == guess(rows, "named_entities") == expected
+        assert guess(rows, text="text", entities="label") == expected
+        assert "entities: column 'label' (60 entities by their characters: " in reasons(rows)
+
+    def test_a_column_without_offsets_is_not_taken_for_entities(self):
+        rows = records(text=TEXTS, label=cycle("a", "b"))
+        with pytest.raises(UserError, match="entities: column 'label' does not hold entities: expected"):
+            guess(rows, "named_entities", entities="label")
 
     def test_lists_of_words_and_of_tags(self):
         tags = cycle(["B-PER", "I-PER", "O", "O", "B-LOC"], ["O", "O"])
