@@ -91,8 +91,8 @@ class Table(Group):
     )
     text: Texts | None = Field(
         None,
-        description="column of the text, or columns to join by line breaks; named_entities: of unlabelled rows, and with"
-        " `entities`",
+        description="column of the text, or columns to join by line breaks; named_entities: of unlabelled rows, and"
+        " with `entities`",
         examples=[["subject", "body"]],
     )
     pair: Texts | None = Field(

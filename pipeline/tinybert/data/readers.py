@@ -33,6 +33,7 @@ DELIMITERS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
 USUAL_DELIMITER = {".csv": ",", ".tsv": "\t"}
 COMMENT = re.compile(r"# (new(doc|par)\b|.*=)")  # as in CoNLL-U and MultiCoNER; the word # has tags and no = after it
 ROWS_AT_ONCE = 256  # of a Parquet file or a data set of the hub
+LISTS = ("data", "rows", "records", "examples", "items")  # names of the list of rows in a JSON object
 # A Parquet file is refused if it unpacks to more bytes than the first, and to more times its size than the second.
 MOST_UNPACKED, MOST_TIMES = 1 << 30, 100
 PANDAS_INDEX = re.compile(r"__index_level_\d+__")
@@ -198,7 +199,9 @@ def _not_json(error: json.JSONDecodeError, line: str) -> str:
 
 
 def _read_json(path: Path, source: Table) -> Records:
-    """A list of objects, a file in SQuAD's format, or JSON Lines (pandas and `datasets` name these .json too)."""
+    """A list of objects, a table as pandas writes it, a file in SQuAD's format, or JSON Lines (pandas and `datasets`
+    name these .json too).
+    """
     with _open(path, newline="\n") as file:
         text = file.read()
     try:
@@ -208,17 +211,43 @@ def _read_json(path: Path, source: Table) -> Records:
             raise
         yield from _read_json_lines(path, source)
         return
-    if isinstance(content, dict) and isinstance(content.get("data"), list):
+    if isinstance(content, dict) and _is_squad(content.get("data")):
         questions = list(_squad_questions(content["data"]))
         _check_objects(questions, text)
         for record in questions:
             yield f"question {record['id']}", record
         return
-    if not isinstance(content, list):
-        raise ValueError("expected objects in a list, or one object on each line")
-    _check_objects(content, text)
-    for number, record in enumerate(content, 1):
+    found = _objects_in(content)
+    _check_objects(found, text)
+    for number, record in enumerate(found, 1):
         yield f"row {number}", record
+
+
+def _is_squad(articles: Any) -> bool:
+    return isinstance(articles, list) and any(isinstance(of, dict) and "paragraphs" in of for of in articles)
+
+
+def _objects_in(content: Any) -> list:
+    """The objects of a list, of a list in an object (``{"data": […]}``), or of a table in the forms that pandas calls
+    columns, index and split.
+    """
+    if isinstance(content, list):
+        return content
+    fields = content if isinstance(content, dict) else {}
+    columns, rows = fields.get("columns"), fields.get("data")
+    if isinstance(columns, list) and isinstance(rows, list):
+        if odd := next((row for row in rows if not isinstance(row, list) or len(row) != len(columns)), None):
+            raise ValueError(f"a row of `data` is {str(odd)[:50]}: expected a list of {len(columns)} values")
+        return [dict(zip(columns, row, strict=True)) for row in rows]
+    parts = list(fields.values())
+    if parts and all(isinstance(part, dict) and part and part.keys() == parts[0].keys() for part in parts):
+        if not all(key.isdecimal() for key in parts[0]):
+            return parts
+        return [{name: part[number] for name, part in fields.items()} for number in parts[0]]
+    lists = [fields[name] for name in LISTS if isinstance(fields.get(name), list)]
+    if len(lists) != 1:
+        raise ValueError("expected objects in a list, or one object on each line")
+    return lists[0]
 
 
 def _squad_questions(articles: list[dict]) -> Iterator[dict]:

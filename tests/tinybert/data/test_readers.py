@@ -274,6 +274,43 @@ def test_a_wrong_delimiter_of_a_conll_file_is_reported(tmp_path):
     assert records_with(path, [1, 2], delimiter="\t")[0][1][1] == ["EU", "New York"]
 
 
+TABLE = pd.DataFrame(ROWS, columns=["text", "label"], index=[3, 5, 7])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(json.dumps({"version": 2, "data": TABLE.to_dict("records")}), id="a list in an object"),
+        *(
+            pytest.param(TABLE.to_json(orient=form), id=f"pandas, {form}")
+            for form in ("columns", "index", "split", "table", "records")
+        ),
+    ],
+)
+def test_rows_of_json_in_other_forms_than_a_list(tmp_path, content):
+    path = write_file(tmp_path / "rows.json", content)
+    found = [record for _, record in records(path, label="label")]
+    assert [(record["text"], record["label"]) for record in found] == [tuple(row) for row in ROWS]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            '{"columns": ["text", "label"], "data": [["a", "b"], ["c"]]}',
+            r"a row of `data` is \['c'\]: expected a list of 2",
+        ),
+        ('{"text": "a", "answers": [{"text": "b"}]}', "expected objects in a list"),
+        ('{"data": [{"text": "a"}], "rows": [{"text": "b"}]}', "expected objects in a list"),
+        ('{"data": ["a", "b"]}', "expected objects, each with the same columns"),
+    ],
+)
+def test_json_without_rows_is_refused(tmp_path, content, message):
+    path = write_file(tmp_path / "rows.json", content)
+    with pytest.raises(UserError, match=message):
+        records(path, label="label")
+
+
 @pytest.mark.parametrize("name", ["rows.json", "rows.ndjson", "rows.NDJSON"])
 def test_json_lines_are_read_from_files_of_other_names(tmp_path, name):
     path = write_file(tmp_path / name, json_lines_of(ROWS))
