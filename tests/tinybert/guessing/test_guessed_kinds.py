@@ -238,6 +238,12 @@ class TestNamedEntities:
         assert guess(rows, text="text", entities="label") == expected
         assert "entities: column 'label' (60 entities by their characters: " in reasons(rows)
 
+    def test_the_full_export_of_label_studio_is_named(self):
+        rows = records(id=range(60), data=[{"text": text} for text in TEXTS], annotations=[[{"result": []}]] * 60)
+        for kind in (None, "named_entities"):
+            with pytest.raises(UserError, match="^--file: this is Label Studio's full export: export as JSON-MIN"):
+                guess(rows, kind)
+
     def test_a_column_without_offsets_is_not_taken_for_entities(self):
         rows = records(text=TEXTS, label=cycle("a", "b"))
         with pytest.raises(UserError, match="entities: column 'label' does not hold entities: expected"):
