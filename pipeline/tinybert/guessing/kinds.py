@@ -165,7 +165,7 @@ def multi_label(columns: Columns) -> Guess:
 
 def named_entities(columns: Columns) -> Guess:
     if {"data", "annotations"} <= set(columns.names):
-        raise UserError("--file: this is Label Studio's full export: export as JSON-MIN, whose rows have text and label")
+        raise UserError("--file: this is Label Studio's full export: export as JSON-MIN, with text and label")
     given = {"words", "tags"} & columns.chosen.keys()
     offsets = [] if given else [name for name in columns.names if _has_entities(columns.cells(name))]
     if "entities" in columns.chosen or offsets:
