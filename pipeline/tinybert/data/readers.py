@@ -241,7 +241,7 @@ def _objects_in(content: Any) -> list:
         return [dict(zip(columns, row, strict=True)) for row in rows]
     parts = list(fields.values())
     if parts and all(isinstance(part, dict) and part and part.keys() == parts[0].keys() for part in parts):
-        if not all(key.isdecimal() for key in parts[0]):
+        if len(parts) > len(parts[0]):  # a table has more rows than columns
             return parts
         return [{name: part[number] for name, part in fields.items()} for number in parts[0]]
     lists = [fields[name] for name in LISTS if isinstance(fields.get(name), list)]

@@ -75,6 +75,11 @@ def parse_records(
         log_dropped(split, len(bad), len(rows), Counter(error.kind for _, error in bad), refusal)
     if repaired:
         log(f"{key}: {len(repaired)} rows repaired: {first_ten(repaired)}")
+        if 2 * len(repaired) > len(rows):
+            log(
+                f"{key}: DOUBTFUL: most rows are repaired: offsets must count characters, not bytes, from 0, and an end"
+                " is the index after the last character"
+            )
     return rows
 
 

@@ -167,7 +167,7 @@ def named_entities(columns: Columns) -> Guess:
     if {"data", "annotations"} <= set(columns.names):
         raise UserError("--file: this is Label Studio's full export: export as JSON-MIN, with text and label")
     given = {"words", "tags"} & columns.chosen.keys()
-    offsets = [] if given else [name for name in columns.names if _has_entities(columns.cells(name))]
+    offsets = [] if given else [name for name in columns.names if _has_entities(columns, name)]
     if "entities" in columns.chosen or offsets:
         return _entities_by_offsets(columns, offsets)
     return _tagged_words(columns)
@@ -178,24 +178,30 @@ def _entities_by_offsets(columns: Columns, candidates: list) -> Guess:
     if entities not in candidates:
         raise columns.cannot_guess("entities", f"column {_quoted(entities)} does not hold entities: {EXPECTED}")
     texts = columns.texts([entities])
-    text = columns.chosen.get("text") or (named(texts, "text") or texts or [None])[0]
-    if text is None or isinstance(text, list):
-        raise columns.cannot_guess("text", "the entities need one column of texts, whose characters they count")
+    text = columns.chosen.get("text") or _one_of(columns, "text", texts, ("text",), "texts")
+    if isinstance(text, list):
+        raise columns.cannot_guess("text", "the entities count the characters of one column")
     found = [entity.type for cell in columns.cells(entities) for entity in entities_in(cell, entities)]
     reasons = [
         f"text: column {_quoted(text)} (median length {columns.median_length(text):.0f} words)",
         f"entities: column {_quoted(entities)} ({len(found)} entities by their characters: {listed(Counter(found))})",
     ]
+    if "reject" in columns.counts.get("answer", ()):  # Prodigy's
+        reasons.append("DOUBTFUL: 'answer' has rejected rows: set `where: {answer: accept}` in the task's source")
+    if others := [name for name in columns.with_classes() if name not in (text, "answer")]:
+        reasons.append(f"not read: {first_ten(list(map(_quoted, others)), ', ')}: --kind reads classes instead")
     return Guess({"text": text, "entities": entities}, reasons, [str(row[text]) for row in columns.records], "f1")
 
 
-def _has_entities(cells: list) -> bool:
-    """Whether all cells are lists of entities with their offsets, and not all lists are empty."""
+def _has_entities(columns: Columns, column: Any) -> bool:
+    """Whether all cells are lists of entities with their offsets, and not all lists are empty. Unless the kind is
+    given, three numbers are no entity.
+    """
     try:
-        found = [entities_in(cell, "") for cell in cells]
+        found = [entity for cell in columns.cells(column) for entity in entities_in(cell, "")]
     except BadRecordError:
         return False
-    return any(found)
+    return bool(found) and (columns.sure or not any(entity.type.isdecimal() for entity in found))
 
 
 def _tagged_words(columns: Columns) -> Guess:
@@ -243,7 +249,12 @@ def _tagged_words(columns: Columns) -> Guess:
 
 
 def question_answering(columns: Columns) -> Guess:
-    with_answers = [name for name in columns.names if all(_is_answers(row[name]) for row in columns.records)]
+    with_answers = [
+        name
+        for name in columns.names
+        if all(_is_answers(row[name]) for row in columns.records)
+        and any(len(_texts_of(row[name])) for row in columns.records)
+    ]
     texts = columns.texts()
     if not with_answers and named(texts, "question") and named(texts, "context", "passage"):
         raise UserError(

@@ -34,24 +34,27 @@ def parse(record: dict, text_column: Any, column: Any, names: Mapping[str, str])
     field ``repaired`` if its tags differ from the file. Raises BadRecordError if an entity is not in the text or
     overlaps with another.
     """
-    text, cell = text_of(record, text_column), record[column]
-    before, repairs = stripped_before(record[text_column]), []
-    if cell is None or cell != cell:  # NaN. Label Studio leaves the field of a text without entities out.
+    text, cell, repairs = text_of(record, text_column), record[column], []
+    if cell is None or cell != cell or cell == "":  # Label Studio leaves the field of a text without entities out
         cell, repairs = [], [f"column '{column}' is empty, which counts as no entity"]
     spans = spans_with_quotes(text)
-    tags, end_before = [OUTSIDE] * len(spans), 0
+    tags, before = [OUTSIDE] * len(spans), Entity(0, 0, "", None)
     for found in sorted(set(entities_in(cell, column)), key=lambda entity: entity[:3]):
-        entity = _placed(found, text, before)
+        entity = _placed(found, record[text_column], text)
         shown = f"the entity '{text[entity.start : entity.end]}'"
-        if entity.start < end_before:
-            raise BadRecordError(f"{shown} overlaps with the one before it", "an entity overlaps with another")
-        end_before = entity.end
+        if entity.start < before.end:
+            raise BadRecordError(
+                f"{shown} ({entity.type}) overlaps with '{text[before.start : before.end]}' ({before.type}): a"
+                " character can be in one entity only",
+                "two entities overlap",
+            )
+        before = entity
         words = [number for number, (low, high) in enumerate(spans) if low < entity.end and high > entity.start]
         free = [number for number in words if tags[number] == OUTSIDE]
         for number in free:
             tags[number] = f"{'B' if number == free[0] else 'I'}-{names.get(entity.type, entity.type)}"
-        if entity.start != found.start - before:
-            repairs.append(f"{shown} begins at {entity.start + before}, not at {found.start}")
+        if found.text is not None and record[text_column][found.start : found.end].strip() != found.text.strip():
+            repairs.append(f"{shown} is not from {found.start} to {found.end}, but near")
         if difference := _difference(entity, text, [spans[number] for number in words], len(free) < len(words)):
             repairs.append(f"{shown} {difference}")
     row = {"words": [text[start:end] for start, end in spans], "tags": tags}
@@ -60,12 +63,14 @@ def parse(record: dict, text_column: Any, column: Any, names: Mapping[str, str])
 
 def entities_in(cell: Any, column: Any) -> list[Entity]:
     """The entities of a cell: a list of them, the list in JSON, or spaCy's object with the list ``entities``."""
-    if isinstance(cell, str):
-        cell = list_in_text(cell)
+    if isinstance(cell, str) and (listed := list_in_text(cell)) is not None:
+        cell = listed
     if isinstance(cell, dict):
         cell = cell.get("entities")
     if not isinstance(cell, list | tuple | np.ndarray):
-        raise BadRecordError(f"column '{column}': expected a list of entities", f"column '{column}': no list")
+        raise BadRecordError(
+            f"column '{column}': expected a list of entities, found {str(cell)[:50]!r}", f"column '{column}': no list"
+        )
     return [_entity(value, f"column '{column}': entity {number}") for number, value in enumerate(cell, 1)]
 
 
@@ -79,34 +84,50 @@ def _entity(value: Any, where: str) -> Entity:
         raise BadRecordError(f"{where} is {value!r}: {EXPECTED}", f"an entity in another form: {EXPECTED}")
     if isinstance(kind, list | tuple | np.ndarray) and len(kind) == 1:
         [kind] = kind
-    if not (isinstance(start, Integral) and isinstance(end, Integral) and isinstance(kind, str | int)):
+    start, end = _whole_number(start), _whole_number(end)
+    if start is None or end is None or not isinstance(kind, str | Integral) or isinstance(kind, bool):
         raise BadRecordError(f"{where} is {value!r}: {EXPECTED}", f"an entity in another form: {EXPECTED}")
     name = str(kind).strip()
     if not name or name != name.strip("-"):  # seqeval drops hyphens at the ends
         raise BadRecordError(f"{where} has the type {kind!r}: expected a name that begins and ends without a hyphen")
-    return Entity(int(start), int(end), name, text if isinstance(text, str) and text.strip() else None)
+    return Entity(start, end, name, text if isinstance(text, str) and text.strip() else None)
 
 
-def _placed(entity: Entity, text: str, before: int) -> Entity:
-    """The entity with its place in the stripped text, from which ``before`` characters are removed at the start."""
-    start, end = entity.start - before, entity.end - before
+def _whole_number(value: Any) -> int | None:
+    """The whole number that a cell holds, also as 10.0 or as text; else None."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, Integral) or (isinstance(value, float) and value.is_integer()):
+        return int(value)
+    return int(value) if isinstance(value, str) and value.strip().isdecimal() else None
+
+
+def _placed(entity: Entity, original: str, text: str) -> Entity:
+    """The entity's place in ``text``, which is the ``original`` without blanks around it. Its own blanks are cut, too."""
+    before = stripped_before(original)
     if entity.text is not None:
-        start = find_part(entity.text.strip(), start + stripped_before(entity.text), text, "entity", "text")
-        end = start + len(entity.text.strip())
-    inside = text[max(start, 0) : max(end, 0)]
-    if not inside.strip():
+        start = entity.start + stripped_before(entity.text) - before
+        start = find_part(entity.text.strip(), start, text, "entity", "text")
+        return entity._replace(start=start, end=start + len(entity.text.strip()))
+    where = f"the entity from {entity.start} to {entity.end} ({entity.type})"
+    if not 0 <= entity.start < entity.end <= len(original):
         raise BadRecordError(
-            f"the entity from {entity.start} to {entity.end} ({entity.type}) holds no character of the text, which has"
-            f" {len(text) + before}",
-            "an entity holds no character of the text",
+            f"{where} is not in the text: expected 0 ≤ start < end ≤ {len(original)}", "an entity is not in the text"
         )
-    start = max(start, 0) + stripped_before(inside)
+    inside = original[entity.start : entity.end]
+    if not inside.strip():
+        raise BadRecordError(f"{where} holds only blanks", "an entity holds only blanks")
+    start = entity.start + stripped_before(inside) - before
     return entity._replace(start=start, end=start + len(inside.strip()))
 
 
 def _difference(entity: Entity, text: str, words: list[Span], is_shared: bool) -> str | None:
     """How the words that are tagged differ from the entity; None if they do not."""
     if is_shared:
-        return "shares a word with the one before it, to which the word is left"
+        return "shares a word with the entity before it, which keeps the word"
     whole = text[words[0][0] : words[-1][1]]
-    return f"gets the whole of '{whole}'" if (entity.start, entity.end) != (words[0][0], words[-1][1]) else None
+    return (
+        f"becomes '{whole}', as whole words count"
+        if (entity.start, entity.end) != (words[0][0], words[-1][1])
+        else None
+    )

@@ -238,6 +238,31 @@ class TestNamedEntities:
         assert guess(rows, text="text", entities="label") == expected
         assert "entities: column 'label' (60 entities by their characters: " in reasons(rows)
 
+    def test_the_text_whose_characters_are_counted_is_not_guessed_from_several(self):
+        cells = cycle([[0, 3, "PER"]], [])
+        with pytest.raises(UserError, match="text: columns '.*' hold texts: give --text COLUMN"):
+            guess(records(title=TEXTS, body=TEXTS[::-1], label=cells))
+        assert guess(records(title=TEXTS, text=TEXTS[::-1], label=cells))[1]["text"] == "text"
+
+    def test_three_numbers_are_no_entity(self):
+        rows = records(text=TEXTS, box=cycle([[1, 2, 3]], [[2, 5, 6]]), label=cycle("a", "b"))
+        assert guess(rows)[0] == "text_classification"
+
+    def test_empty_lists_are_no_answers(self):
+        rows = records(text=TEXTS, relations=cycle([]), label=cycle([[0, 3, "PER"]], []))
+        assert guess(rows)[0] == "named_entities"
+
+    def test_what_is_not_read_beside_entities_is_said(self):
+        rows = records(
+            text=TEXTS,
+            spans=cycle([[0, 3, "PER"]], []),
+            answer=cycle("accept", "accept", "reject"),
+            mood=cycle("good", "bad"),
+        )
+        said = reasons(rows)
+        assert "DOUBTFUL: 'answer' has rejected rows: set `where: {answer: accept}` in the task's source" in said
+        assert "not read: 'mood': --kind reads classes instead" in said
+
     def test_the_full_export_of_label_studio_is_named(self):
         rows = records(id=range(60), data=[{"text": text} for text in TEXTS], annotations=[[{"result": []}]] * 60)
         for kind in (None, "named_entities"):

@@ -26,6 +26,7 @@ def read(*cells, text=TEXT, **source):
     [
         pytest.param(PEOPLE, id="doccano"),
         pytest.param(json.dumps(PEOPLE), id="a list as text in CSV"),
+        pytest.param([[float(a), str(b), c] for a, b, c in PEOPLE], id="offsets as floats and as text"),
         pytest.param({"entities": [tuple(entity) for entity in PEOPLE]}, id="spacy"),
         pytest.param([{"id": 7, "start_offset": a, "end_offset": b, "label": c} for a, b, c in PEOPLE], id="relations"),
         pytest.param([{"start": a, "end": b, "label": c, "token_start": 0} for a, b, c in PEOPLE], id="prodigy"),
@@ -70,28 +71,50 @@ def test_a_row_whose_tags_differ_from_the_file_is_listed(capsys):
     )
     assert [spans_of(row["tags"]) for row in rows] == [{("PER", 0, 2)}, set(), {("PER", 0, 2)}]
     said = capsys.readouterr().out
-    assert "tasks.tiny.source: 3 rows repaired: rows.jsonl, line 1: the entity 'Ada Lo' gets the whole of 'Ada" in said
+    assert "tasks.tiny.source: 3 rows repaired: rows.jsonl, line 1: the entity 'Ada Lo' becomes 'Ada Lovelace'" in said
     assert "line 2: column 'label' is empty, which counts as no entity" in said
-    assert "line 3: the entity 'Ada Lovelace' begins at 0, not at 2" in said
+    assert "line 3: the entity 'Ada Lovelace' is not from 2 to 14, but near" in said
+
+
+def test_an_end_that_contradicts_the_text_is_listed(capsys):
+    [row] = read([{"start": 0, "end": 3, "text": "Ada Lovelace", "label": "PER"}])
+    assert spans_of(row["tags"]) == {("PER", 0, 2)}
+    assert "the entity 'Ada Lovelace' is not from 0 to 3, but near" in capsys.readouterr().out
+
+
+def test_offsets_that_miss_the_words_in_most_rows_are_called_doubtful(capsys):
+    read([[1, 13, "PER"]], [[1, 13, "PER"]], PEOPLE)
+    assert "DOUBTFUL: most rows are repaired: offsets must count characters, not bytes" in capsys.readouterr().out
+    read(PEOPLE, PEOPLE, [[1, 13, "PER"]])
+    assert "DOUBTFUL" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("cell", [None, float("nan"), "", "[]"])
+def test_an_empty_cell_counts_as_no_entity(cell):
+    assert set(read(PEOPLE, cell)[1]["tags"]) == {"O"}
 
 
 def test_of_two_entities_in_one_word_the_first_counts(capsys):
     [row] = read([[0, 5, "LOC"], [6, 12, "LOC"]], text="Paris_London is a route")
     assert row["words"][0] == "Paris_London" and spans_of(row["tags"]) == {("LOC", 0, 1)}
     assert (
-        "the entity 'London' shares a word with the one before it, to which the word is left" in capsys.readouterr().out
+        "the entity 'London' shares a word with the entity before it, which keeps the word" in capsys.readouterr().out
     )
 
 
 @pytest.mark.parametrize(
     ("cell", "message"),
     [
-        ([[0, 12, "PER"], [4, 18, "PER"]], "the entity 'Lovelace met \"' overlaps with the one before it"),
-        ([[90, 95, "PER"]], "the entity from 90 to 95 (PER) holds no character of the text, which has 37"),
-        ([[5, 5, "PER"]], "the entity from 5 to 5 (PER) holds no character of the text, which has 37"),
-        ([[3, 4, "PER"]], "the entity from 3 to 4 (PER) holds no character of the text, which has 37"),
-        ([[-5, -2, "PER"]], "the entity from -5 to -2 (PER) holds no character of the text, which has 37"),
-        ([["0", "12", "PER"]], "column 'label': entity 1 is ['0', '12', 'PER']: expected [start, end, type]"),
+        ([[0, 12, "PER"], [4, 18, "LOC"]], "the entity 'Lovelace met \"' (LOC) overlaps with 'Ada Lovelace' (PER)"),
+        ([[90, 95, "PER"]], "the entity from 90 to 95 (PER) is not in the text: expected 0 ≤ start < end ≤ 37"),
+        ([[5, 5, "PER"]], "the entity from 5 to 5 (PER) is not in the text: expected 0 ≤ start < end ≤ 37"),
+        ([[3, 4, "PER"]], "the entity from 3 to 4 (PER) holds only blanks"),
+        ([[-5, -2, "PER"]], "the entity from -5 to -2 (PER) is not in the text: expected 0 ≤ start < end ≤ 37"),
+        ([[30, 99, "LOC"]], "the entity from 30 to 99 (LOC) is not in the text: expected 0 ≤ start < end ≤ 37"),
+        ([[-2, 12, "PER"]], "the entity from -2 to 12 (PER) is not in the text: expected 0 ≤ start < end ≤ 37"),
+        ([[0.5, 12, "PER"]], "column 'label': entity 1 is [0.5, 12, 'PER']: expected [start, end, type]"),
+        ([[True, 12, "PER"]], "column 'label': entity 1 is [True, 12, 'PER']: expected [start, end, type]"),
+        ([[0, 12, True]], "column 'label': entity 1 is [0, 12, True]: expected [start, end, type]"),
         ([[0, 12]], "column 'label': entity 1 is [0, 12]: expected [start, end, type]"),
         ([{"start": 0, "label": "PER"}], "column 'label': entity 1 is {'start': 0, 'label': 'PER'}: expected"),
         ([{"start": 0, "end": 3, "labels": ["PER", "LOC"]}], "column 'label': entity 1 is {'start': 0"),
