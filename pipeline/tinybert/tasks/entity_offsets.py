@@ -103,7 +103,7 @@ def _whole_number(value: Any) -> int | None:
 
 
 def _placed(entity: Entity, original: str, text: str) -> Entity:
-    """The entity's place in ``text``, which is the ``original`` without blanks around it. Its own blanks are cut, too."""
+    """The place of the entity in ``text``, the ``original`` without blanks around it. Blanks of the entity are cut."""
     before = stripped_before(original)
     if entity.text is not None:
         start = entity.start + stripped_before(entity.text) - before
