@@ -91,8 +91,8 @@ class Table(Group):
     )
     text: Texts | None = Field(
         None,
-        description="column of the text, or columns to join by line breaks; named_entities: of unlabelled rows, and"
-        " with `entities`",
+        description="column of the text, or columns to join by line breaks; named_entities reads it in unlabelled"
+        " rows and beside `entities`",
         examples=[["subject", "body"]],
     )
     pair: Texts | None = Field(
@@ -149,10 +149,9 @@ class Source(Table):
     def _entities_have_one_text(self) -> "Source":
         if self.entities is not None and isinstance(self.text, list):
             raise ValueError("text: expected one column, as the offsets of `entities` count its characters")
-        if unread := [
-            name for name in ("words", "tags", "scheme") if self.entities and getattr(self, name) is not None
-        ]:
-            raise ValueError(f"{unread[0]}: not read beside `entities`: remove one of them")
+        for name in ("words", "tags", "scheme"):
+            if self.entities is not None and getattr(self, name) is not None:
+                raise ValueError(f"{name}: not read beside `entities`: remove one of them")
         return self
 
     @pydantic.model_validator(mode="after")

@@ -77,8 +77,8 @@ def parse_records(
         log(f"{key}: {len(repaired)} rows repaired: {first_ten(repaired)}")
         if 2 * len(repaired) > len(rows):
             log(
-                f"{key}: DOUBTFUL: most rows are repaired: offsets must count characters, not bytes, from 0, and an end"
-                " is the index after the last character"
+                f"{key}: DOUBTFUL: most rows are repaired, as listed: check the offsets (characters from 0, not bytes;"
+                " an end is the index after the last character) and the empty cells"
             )
     return rows
 

@@ -26,7 +26,7 @@ from pipeline.tinybert.guessing.columns import (
     words,
 )
 from pipeline.tinybert.tasks import KINDS
-from pipeline.tinybert.tasks.entity_offsets import EXPECTED, OUTSIDE, entities_in
+from pipeline.tinybert.tasks.entity_offsets import OUTSIDE, Entity, entities_in
 from pipeline.tinybert.tasks.multi_label import OFF, ON
 from pipeline.tinybert.tasks.named_entities import TAG, to_iob2
 
@@ -164,7 +164,7 @@ def multi_label(columns: Columns) -> Guess:
 
 
 def named_entities(columns: Columns) -> Guess:
-    if {"data", "annotations"} <= set(columns.names):
+    if {"data", "annotations"} <= set(columns.names) and all(isinstance(cell, dict) for cell in columns.cells("data")):
         raise UserError("--file: this is Label Studio's full export: export as JSON-MIN, with text and label")
     given = {"words", "tags"} & columns.chosen.keys()
     offsets = [] if given else [name for name in columns.names if _has_entities(columns, name)]
@@ -175,16 +175,17 @@ def named_entities(columns: Columns) -> Guess:
 
 def _entities_by_offsets(columns: Columns, candidates: list) -> Guess:
     entities = columns.chosen.get("entities") or _one_of(columns, "entities", candidates, LABELS, "entities")
-    if entities not in candidates:
-        raise columns.cannot_guess("entities", f"column {_quoted(entities)} does not hold entities: {EXPECTED}")
+    found, error = _entities_of(columns, entities)  # `prepare` names the rows with an error
+    if not found:
+        raise columns.cannot_guess("entities", str(error or f"column {_quoted(entities)} holds no entity"))
     texts = columns.texts([entities])
     text = columns.chosen.get("text") or _one_of(columns, "text", texts, ("text",), "texts")
     if isinstance(text, list):
         raise columns.cannot_guess("text", "the entities count the characters of one column")
-    found = [entity.type for cell in columns.cells(entities) for entity in entities_in(cell, entities)]
+    types = Counter(entity.type for entity in found)
     reasons = [
         f"text: column {_quoted(text)} (median length {columns.median_length(text):.0f} words)",
-        f"entities: column {_quoted(entities)} ({len(found)} entities by their characters: {listed(Counter(found))})",
+        f"entities: column {_quoted(entities)} ({len(found)} entities by their characters: {listed(types)})",
     ]
     if "reject" in columns.counts.get("answer", ()):  # Prodigy's
         reasons.append("DOUBTFUL: 'answer' has rejected rows: set `where: {answer: accept}` in the task's source")
@@ -197,11 +198,19 @@ def _has_entities(columns: Columns, column: Any) -> bool:
     """Whether all cells are lists of entities with their offsets, and not all lists are empty. Unless the kind is
     given, three numbers are no entity.
     """
-    try:
-        found = [entity for cell in columns.cells(column) for entity in entities_in(cell, "")]
-    except BadRecordError:
-        return False
-    return bool(found) and (columns.sure or not any(entity.type.isdecimal() for entity in found))
+    found, error = _entities_of(columns, column)
+    return bool(found) and not error and (columns.sure or not any(entity.type.isdecimal() for entity in found))
+
+
+def _entities_of(columns: Columns, column: Any) -> tuple[list[Entity], BadRecordError | None]:
+    """The entities of a column with their offsets, and the first error."""
+    found, first = [], None
+    for cell in columns.cells(column):
+        try:
+            found += entities_in(cell, column)
+        except BadRecordError as error:
+            first = first or error
+    return found, first
 
 
 def _tagged_words(columns: Columns) -> Guess:
@@ -388,8 +397,8 @@ def _lists_of_labels(columns: Columns, chosen: Any) -> list[Any]:
     for name in lists:
         if any(isinstance(value, (*LISTS, dict)) for cell in columns.cells(name) for value in cell):
             raise UserError(
-                f"label: column '{name}' has lists in its lists: for entities with their offsets, give"
-                " --kind named_entities"
+                f"label: column '{name}' has lists or objects in its lists: for entities with their offsets, give"
+                f" --kind named_entities --entities '{name}'"
             )
     return lists
 

@@ -54,7 +54,9 @@ def parse(record: dict, text_column: Any, column: Any, names: Mapping[str, str])
         for number in free:
             tags[number] = f"{'B' if number == free[0] else 'I'}-{names.get(entity.type, entity.type)}"
         if found.text is not None and record[text_column][found.start : found.end].strip() != found.text.strip():
-            repairs.append(f"{shown} is not from {found.start} to {found.end}, but near")
+            lead = stripped_before(record[text_column])
+            place = f"from {entity.start + lead} to {entity.end + lead}"
+            repairs.append(f"{shown} is {place}, not from {found.start} to {found.end}")
         if difference := _difference(entity, text, [spans[number] for number in words], len(free) < len(words)):
             repairs.append(f"{shown} {difference}")
     row = {"words": [text[start:end] for start, end in spans], "tags": tags}
@@ -126,8 +128,5 @@ def _difference(entity: Entity, text: str, words: list[Span], is_shared: bool) -
     if is_shared:
         return "shares a word with the entity before it, which keeps the word"
     whole = text[words[0][0] : words[-1][1]]
-    return (
-        f"becomes '{whole}', as whole words count"
-        if (entity.start, entity.end) != (words[0][0], words[-1][1])
-        else None
-    )
+    is_whole = (entity.start, entity.end) == (words[0][0], words[-1][1])
+    return None if is_whole else f"becomes '{whole}', as whole words count"

@@ -210,7 +210,7 @@ class TestMultiLabel:
 
     def test_entities_with_offsets_are_not_labels(self):
         rows = records(text=TEXTS, label=cycle([[0, 3, "PER"]], [[4, 7, "LOC"], [0, 2, "PER"]]))
-        with pytest.raises(UserError, match="label: column 'label' has lists in its lists: .* --kind named_entities$"):
+        with pytest.raises(UserError, match="label: column 'label' has lists or objects .* --entities 'label'$"):
             guess(rows, "multi_label")
 
     @pytest.mark.parametrize("cells", [("['sad']", "['sad', 'long']", ""), ('["sad"]', '["sad", "long"]', "[]")])
@@ -268,10 +268,18 @@ class TestNamedEntities:
         for kind in (None, "named_entities"):
             with pytest.raises(UserError, match="^--file: this is Label Studio's full export: export as JSON-MIN"):
                 guess(rows, kind)
+        assert guess(records(data=TEXTS, annotations=cycle("a", "b")))[0] == "text_classification"
 
     def test_a_column_without_offsets_is_not_taken_for_entities(self):
         rows = records(text=TEXTS, label=cycle("a", "b"))
-        with pytest.raises(UserError, match="entities: column 'label' does not hold entities: expected"):
+        with pytest.raises(UserError, match="entities: column 'label': expected a list of entities, found 'a'"):
+            guess(rows, "named_entities", entities="label")
+
+    def test_a_column_that_is_named_may_have_invalid_entities(self):
+        rows = records(text=TEXTS, label=cycle([[0, 3, "PER"]], [[0, 3, None]], []))
+        assert guess(rows, "named_entities", entities="label")[1] == {"text": "text", "entities": "label"}
+        rows = records(text=TEXTS, label=cycle([["PER", 0, 3]], []))
+        with pytest.raises(UserError, match=r"entity 1 is \['PER', 0, 3\]: expected \[start, end, type\]"):
             guess(rows, "named_entities", entities="label")
 
     def test_lists_of_words_and_of_tags(self):

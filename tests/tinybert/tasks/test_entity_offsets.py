@@ -73,18 +73,21 @@ def test_a_row_whose_tags_differ_from_the_file_is_listed(capsys):
     said = capsys.readouterr().out
     assert "tasks.tiny.source: 3 rows repaired: rows.jsonl, line 1: the entity 'Ada Lo' becomes 'Ada Lovelace'" in said
     assert "line 2: column 'label' is empty, which counts as no entity" in said
-    assert "line 3: the entity 'Ada Lovelace' is not from 2 to 14, but near" in said
+    assert "line 3: the entity 'Ada Lovelace' is from 0 to 12, not from 2 to 14" in said
 
 
 def test_an_end_that_contradicts_the_text_is_listed(capsys):
     [row] = read([{"start": 0, "end": 3, "text": "Ada Lovelace", "label": "PER"}])
     assert spans_of(row["tags"]) == {("PER", 0, 2)}
-    assert "the entity 'Ada Lovelace' is not from 0 to 3, but near" in capsys.readouterr().out
+    assert "the entity 'Ada Lovelace' is from 0 to 12, not from 0 to 3" in capsys.readouterr().out
 
 
 def test_offsets_that_miss_the_words_in_most_rows_are_called_doubtful(capsys):
     read([[1, 13, "PER"]], [[1, 13, "PER"]], PEOPLE)
-    assert "DOUBTFUL: most rows are repaired: offsets must count characters, not bytes" in capsys.readouterr().out
+    assert (
+        "DOUBTFUL: most rows are repaired, as listed: check the offsets (characters from 0, not bytes;"
+        in capsys.readouterr().out
+    )
     read(PEOPLE, PEOPLE, [[1, 13, "PER"]])
     assert "DOUBTFUL" not in capsys.readouterr().out
 
