@@ -3,7 +3,8 @@
     python benchmarks/small.py --data ../shared/data --workspace ../small --rows 200 500 1000
 
 FOLDER (`--data`) has a folder for each task, with a train and a validation file. The first rows of train are the task's
-rows, the validation file is its test file. `python -m pipeline.new_task` writes each entry, without options. Then the
+rows, the validation file is its test file. To choose settings, use `--score-on train`: then the test file has the rows
+of train that follow. `python -m pipeline.new_task` writes each entry, without options. Then the
 stages run in order, each run in a folder of its own below `--workspace`, with a copy of this repository's code. Run the
 same command again after an interruption: finished stages and runs are not repeated. After a change of the code, use
 another workspace; `--from WORKSPACE` copies the encoder and the word vectors of a finished one.
@@ -58,36 +59,38 @@ class StageError(Exception):
 # Files ----------------------------------------------------------------------------------------------------------------
 
 
-def first_rows(text: str, suffix: str, count: int | None) -> str:
-    """The first ``count`` rows of a file's text (sentences of CoNLL, questions of SQuAD); all if None."""
-    if count is None:
-        return text
+def part(text: str, suffix: str, rows: slice) -> str:
+    """Some rows of a file's text (sentences of CoNLL, questions of SQuAD), with the file's header."""
     if suffix == ".jsonl":
-        return "".join(text.splitlines(keepends=True)[:count])
+        return "".join(text.splitlines(keepends=True)[rows])
     if suffix == ".tsv":  # no row of these files has a line break
-        return "".join(text.splitlines(keepends=True)[: count + 1])
+        header, *lines = text.splitlines(keepends=True)
+        return "".join([header, *lines[rows]])
     if suffix == ".csv":
+        header, *lines = csv.reader(io.StringIO(text))
         written = io.StringIO()
-        csv.writer(written, lineterminator="\n").writerows(itertools.islice(csv.reader(io.StringIO(text)), count + 1))
+        csv.writer(written, lineterminator="\n").writerows([header, *lines[rows]])
         return written.getvalue()
     if suffix == ".conll":
-        sentences = [part.strip("\n") for part in re.split(r"\n\s*\n", text)]
-        sentences = [part for part in sentences if part.strip() and not part.startswith("-DOCSTART-")]
-        return "\n\n".join(sentences[:count]) + "\n"
+        sentences = [sentence.strip("\n") for sentence in re.split(r"\n\s*\n", text)]
+        sentences = [sentence for sentence in sentences if sentence.strip() and not sentence.startswith("-DOCSTART-")]
+        return "\n\n".join(sentences[rows]) + "\n"
     if suffix == ".json":
-        return first_questions(json.loads(text), count)
+        return questions(json.loads(text), rows)
     raise ValueError(f"no way to cut a {suffix} file")
 
 
-def first_questions(squad: dict, left: int) -> str:
+def questions(squad: dict, rows: slice) -> str:
+    """Some questions of a file of SQuAD, in their paragraphs and articles."""
+    everything = [question for article in squad["data"] for text in article["paragraphs"] for question in text["qas"]]
+    chosen = {question["id"] for question in everything[rows]}
     articles = []
     for article in squad["data"]:
         paragraphs = []
         for paragraph in article["paragraphs"]:
-            questions = paragraph["qas"][:left]
-            left -= len(questions)
-            if questions:
-                paragraphs.append({**paragraph, "qas": questions})
+            kept = [question for question in paragraph["qas"] if question["id"] in chosen]
+            if kept:
+                paragraphs.append({**paragraph, "qas": kept})
         if paragraphs:
             articles.append({**article, "paragraphs": paragraphs})
     return json.dumps({**squad, "data": articles})
@@ -164,6 +167,22 @@ class Workspace:
 # Runs -----------------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Test:
+    """The rows on which the models are scored: the first ones of the validation file, or those of train that follow."""
+
+    split: str  # validation or train
+    rows: int | None  # None: all
+
+    def slice(self, train_rows: int) -> slice:
+        first = train_rows if self.split == "train" else 0
+        return slice(first, None if self.rows is None else first + self.rows)
+
+    def __str__(self) -> str:
+        rows = "all" if self.rows is None else f"the first {self.rows}"
+        return f"{rows} validation rows" if self.split == "validation" else f"{rows} rows of train that follow"
+
+
 @dataclass
 class Run:
     """One task, with its first rows, one seed, and changed settings."""
@@ -172,6 +191,7 @@ class Run:
     rows: int
     seed: int
     changes: dict[str, object]
+    test: Test
     workspace: Workspace
     keep: bool
 
@@ -187,16 +207,17 @@ class Run:
     def folder(self) -> Path:
         """Runs with other changed settings lie beside one another."""
         changes = f"-{zlib.crc32(repr(self.changes).encode()):08x}" if self.changes else ""
-        return self.workspace.folder / "runs" / f"{self.task}-{self.rows}-seed{self.seed}{changes}"
+        test = "-on-train" if self.test.split == "train" else ""
+        return self.workspace.folder / "runs" / f"{self.task}-{self.rows}-seed{self.seed}{changes}{test}"
 
-    def result(self, data: Path, test_rows: int | None, last: str, jobs: int) -> dict:
+    def result(self, data: Path, last: str, jobs: int) -> dict:
         """Run what is not finished; return scores, seconds of each stage, and the scores of the peers."""
         finished = self.folder / "result.json"
         if finished.exists():
             return json.loads(finished.read_text(encoding="utf-8"))
         record = {"task": self.task, "rows": self.rows, "seed": self.seed, "set": self.changes, "jobs": jobs}
         try:
-            self.begin(data, test_rows)
+            self.begin(data)
             seconds = self.run_stages(STAGES[: STAGES.index(last) + 1])
             peers = self.peers()
         except StageError as error:
@@ -211,7 +232,7 @@ class Run:
                 shutil.rmtree(self.folder / part)
         return record
 
-    def begin(self, data: Path, test_rows: int | None) -> None:
+    def begin(self, data: Path) -> None:
         """Make the run's folder: its files, the task's entry, links to the encoder and the word vectors."""
         if self.folder.exists():
             return
@@ -224,10 +245,11 @@ class Run:
         shutil.copytree(self.workspace.base / raw, partial / raw)
         shutil.copy(self.workspace.code / "params.yaml", partial)
         options = []
-        for name, split, count in (("file", "train", self.rows), ("test", "validation", test_rows)):
+        files = {"file": ("train", slice(self.rows)), "test": (self.test.split, self.test.slice(self.rows))}
+        for name, (split, rows) in files.items():
             source = the_file(data / self.task, split)
             file = partial / f"{name}{source.suffix}"
-            file.write_text(first_rows(source.read_text("utf-8"), source.suffix, count), encoding="utf-8")
+            file.write_text(part(source.read_text("utf-8"), source.suffix, rows), encoding="utf-8")
             options += [f"--{name}", file.name]
         self.workspace.stage(partial, "new_task", self.name, *options)
         change(partial / "params.yaml", {"seed": self.seed, **self.changes})
@@ -340,7 +362,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", metavar="FOLDER")
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), help="folders of --data")
     parser.add_argument("--rows", nargs="+", type=int, default=[200, 500, 1000], help="of train")
-    parser.add_argument("--test-rows", type=int, help="of the validation file (default: all)")
+    parser.add_argument("--test-rows", type=int, help="default: all")
+    parser.add_argument(
+        "--score-on",
+        choices=("validation", "train"),
+        default="validation",
+        help="the file of the test rows; train: the rows that follow those of --rows",
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[1])
     parser.add_argument(
         "--set", nargs="+", action="extend", type=setting, default=[], metavar="KEY=VALUE", help="change params.yaml"
@@ -365,13 +393,13 @@ def main() -> None:
         workspace = Workspace(folder.resolve(), threads)
         workspace.make(given.finished)
         runs = [
-            Run(task, rows, seed, dict(given.set), workspace, given.keep)
+            Run(task, rows, seed, dict(given.set), Test(given.score_on, given.test_rows), workspace, given.keep)
             for seed, task, rows in itertools.product(given.seeds, given.tasks, given.rows)
         ]
         saving = threading.Lock()
 
         def result(run: Run) -> dict:
-            record = run.result(given.data, given.test_rows, given.upto, given.jobs)
+            record = run.result(given.data, given.upto, given.jobs)
             if given.json:
                 with saving, open(given.json, "a", encoding="utf-8") as file:
                     file.write(json.dumps(record) + "\n")
@@ -392,10 +420,9 @@ def main() -> None:
 
 def note(given: argparse.Namespace) -> str:
     """Under which conditions the table was made."""
-    test = "whole validation files" if given.test_rows is None else f"the first {given.test_rows} validation rows"
     changes = ", ".join(f"{key}={value}" for key, value in given.set) or "params.yaml as it is"
     how = "one run at a time" if given.jobs == 1 else f"{given.jobs} runs side by side: minutes do not count"
-    return f"test: {test}; {changes}; stages to {given.upto}; {how}"
+    return f"test: {Test(given.score_on, given.test_rows)}; {changes}; stages to {given.upto}; {how}"
 
 
 if __name__ == "__main__":
