@@ -1,7 +1,7 @@
 """Write the locks: the version and hashes of each package that requirements.txt needs. Run it where uv is installed.
 
 requirements-cuda.lock has torch and the packages that only its CUDA build needs, requirements.lock all others, so that
-the CPU build of torch, which comes from another index and has other hashes, can take the place of the first.
+the CPU build of torch, which comes from another index with other hashes, can replace that of requirements-cuda.lock.
 """
 
 import re

@@ -26,7 +26,7 @@ from pipeline.tinybert.core.markdown import table
 from pipeline.tinybert.evaluation import comparison, verdicts
 from pipeline.tinybert.evaluation.comparison import Comparison
 
-MODELS = {"student": "scores.json", "int8": "export.json"}  # whose scores are compared: the report that has them
+MODELS = {"student": "scores.json", "int8": "export.json"}  # a model to compare → the report with its scores
 SERVED = ("student", "int8")  # the file whose latency and size are in the table
 COLUMNS = ["Task", "Student", "int8", "Gain", "Retention", "Agreement", "int8, ms", "int8, MB", "Verdict"]
 MOST_ROWS = 40  # of a table of settings or metrics

@@ -4,7 +4,7 @@ OpenMP's threads spin while they wait for each other. If other programs use the 
 time that the thread they wait for needs. GNU OpenMP, which torch uses on Linux, reads its settings from the environment
 when torch is imported; a stage sets GOMP_SPINCOUNT=10000 unless the user has set it (pipeline/__init__.py).
 
-Measured is a forward of 32 texts of 28 word-pieces through a model of the default encoder's size, beside 0, 1 and 2
+It measures a forward of 32 texts of 28 word pieces through a model of the default encoder's size, beside 0, 1 and 2
 other processes. ``--others torch`` lets these multiply matrices on all cores; otherwise they run a Python loop on one
 core each. Each setting has its own process. The settings run in turn, for several rounds, and the table has medians.
 """

@@ -55,7 +55,7 @@ def in_turn(sides: dict[str, Side], rounds: int, title: str) -> None:
 
 
 def multiplications(shape: Shape, length: int) -> int:
-    """Multiplications per position in a model's encoder layers, for a text of ``length`` word-pieces."""
+    """Multiplications per position in a model's encoder layers, for a text of ``length`` word pieces."""
     return shape.layers * layer_multiplications(shape, length)
 
 
@@ -65,7 +65,7 @@ def layer_multiplications(shape: Shape, length: int) -> int:
 
 
 def forward_operations(shape: Shape, lengths: Iterable[int], first_position: bool = False) -> float:
-    """Floating-point operations (two per multiplication) of a forward over texts of these lengths in word-pieces.
+    """Floating-point operations (two per multiplication) of a forward over texts of these lengths in word pieces.
 
     first_position: the last layer computes the first position only, with keys and values of all positions.
     """

@@ -64,7 +64,7 @@ from pipeline.tinybert.models.precision import has_bfloat16, to_inference
 from pipeline.tinybert.training.loop import Objective, Run, compute_deterministically
 from pipeline.tinybert.training.plan import Plan
 
-# Deciles of the lengths, in word-pieces, of SST-2's sentences and of SQuAD's questions with passages, truncated at 384.
+# Deciles of the lengths, in word pieces, of SST-2's sentences and of SQuAD's questions with passages, truncated at 384.
 LENGTHS = {
     "SST-2": [3, 10, 13, 17, 19, 22, 25, 29, 33, 38, 66],
     "SQuAD": [41, 101, 122, 132, 144, 156, 171, 189, 216, 259, 384],
@@ -91,14 +91,14 @@ PRECISION = torch.bfloat16 if has_bfloat16(DEVICE) else torch.float32
 
 
 def random_texts(lengths: np.ndarray, vocabulary: int) -> list[list[int]]:
-    """Random word-pieces."""
+    """Random word pieces."""
     draw = np.random.default_rng(SEED)
     return [draw.integers(5, vocabulary, length).tolist() for length in lengths]
 
 
 @cache
 def encoded_rows(name: str, count: int, vocabulary: int) -> EncodedRows:
-    """``count`` random rows on disk with the lengths of a data set."""
+    """``count`` random rows on disk with the lengths of a dataset."""
     writer = EncodedRowsWriter(tempfile.mkdtemp(dir="."))
     writer.add({"input_ids": random_texts(lengths_of(name, count), vocabulary)})
     return writer.finished()
@@ -147,7 +147,7 @@ def name_of(precision: torch.dtype) -> str:
 
 
 class Stage:
-    """A stage of distillation with a student, on texts with the lengths of a data set. ``ours`` and ``plain`` measure
+    """A stage of distillation with a student, on texts with the lengths of a dataset. ``ours`` and ``plain`` measure
     one run each, in seconds a row.
     """
 

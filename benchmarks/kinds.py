@@ -105,7 +105,7 @@ def repro(folder: Path, threads: int, *targets: str) -> bool:
 
 
 def share_of_flops(folder: Path, task: str, length: int) -> float:
-    """The student's floating-point operations divided by the teacher's, for a text of ``length`` word-pieces."""
+    """The student's floating-point operations divided by the teacher's, for a text of ``length`` word pieces."""
     configurations = (AutoConfig.from_pretrained(folder / "models" / task / which) for which in ("student", "teacher"))
     student, teacher = (multiplications(shape_of(config), length) for config in configurations)
     return student / teacher

@@ -1,4 +1,4 @@
-"""What else a user could have had of the same rows: `python benchmarks/peers.py TASK --out FILE`.
+"""Scores of other methods on the same rows: `python benchmarks/peers.py TASK --out FILE`.
 
 Runs in a folder where `prepare` and `general_student` have run for the task, and writes the score of each peer on the
 test split, by the task's metric, as JSON. Each peer trains on train and validation together.

@@ -86,7 +86,7 @@ class Augmenter:
         return [word for word, _ in rules.pre_tokenizer.pre_tokenize_str(rules.normalizer.normalize_str(text))]
 
     def propose(self, text: str, at: int, word: str) -> list[str]:
-        """Candidates from the masked language model if the word is one word-piece, else from the word vectors."""
+        """Candidates from the masked language model if the word is one word piece, else from the word vectors."""
         if len(self.tokenizer.tokenize(word)) > 1:
             return self.nearest(word)
         pieces = self.tokenizer.tokenize(text)

@@ -6,8 +6,8 @@ three. The released recipe is ``plain_recipe.py``, in float32; this pipeline use
 the dropout of params.yaml. Models and rows are those of a finished `dvc repro`.
 
 This pipeline evaluates as large a share of the rows as in a full run. The released recipe evaluates every 100 steps, so
-it does not evaluate in a run this short, in its favour. It runs in its own process with default memory settings; with
-``--same-memory`` it gets this project's: huge pages, and freed memory is kept. OpenMP is set as in a stage for both.
+it does not evaluate in a run this short, which favours it. It runs in its own process with default memory settings;
+with ``--same-memory`` it gets this project's: huge pages, and freed memory is kept. OpenMP is set as in a stage.
 
 Times are medians. The limit is a large float32 matrix product's rate of operations; padding does not count as work.
 
@@ -330,7 +330,7 @@ def main() -> None:
 
     peaks = ", ".join(f"{str(dtype).split('.')[1]} {peak / 1e9:.0f}" for dtype, peak in ceilings.items())
     print(f"\n{machine()}; a large matrix product, in GFLOP/s: {peaks}; this pipeline trains in {ours}")
-    print(f"{count} rows of {world.name} of at most {world.task.max_length} word-pieces; {len(learned)} with variants")
+    print(f"{count} rows of {world.name} of at most {world.task.max_length} word pieces; {len(learned)} with variants")
     ceiling = ceilings[torch.float32]
     table = [
         table_row(f"{name}{side.removeprefix(OURS)}", sides[PLAIN], sides[side], ceiling)

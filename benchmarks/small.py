@@ -1,4 +1,4 @@
-"""Small data: what a user with a few hundred rows gets, beside what else they could have had.
+"""Small data: scores with a few hundred rows, beside those of other methods.
 
     python benchmarks/small.py --data ../shared/data --workspace ../small --rows 200 500 1000
 

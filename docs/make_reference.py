@@ -103,7 +103,7 @@ UNLABELLED = """`unlabelled` of a task, and `text` of the groups `encoder` and `
 `location` to `passage` of
  [Rows](#rows), and:
 """
-METRICS = "The first is the one that `new_task` writes, but `macro_f1` if a class is rare.\n"
+METRICS = "`new_task` writes the first metric of the kind, or `macro_f1` if a class is rare.\n"
 
 
 def group_of(model: type[Group], name: str) -> type[Group] | None:

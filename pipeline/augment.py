@@ -16,7 +16,7 @@ from pipeline.tinybert.models import checkpoints
 
 FEW = 0.25  # share of the variants that were asked for
 MASKED_LANGUAGE_MODEL = Path("models/pretrained/masked_language_model")
-# What torch and oneDNN keep for the shapes of the last 1,024 batches takes up to 600 MiB. Few shapes come again here.
+# torch and oneDNN cache kernels for the last 1,024 batch shapes, up to 600 MiB. Here few shapes occur twice.
 CACHES_OF_SHAPES = ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY")
 
 

@@ -112,7 +112,7 @@ def measure(
     for threads in sorted({1, latency.cores()}):
         runners = {model: runner(loaded, model, file, threads) for model, file in files.items()}
         for batch_size, length in product(sorted({1, *recipe.batch_sizes}), sorted(set(pieces.values()))):
-            what = f"batch {batch_size}, {length} word-pieces, {threads} threads"
+            what = f"batch {batch_size}, {length} word pieces, {threads} threads"
             inputs = {model: latency.random_inputs(tokenizers[model.split()[0]], batch_size, length) for model in files}
             times = latency.measure(runners, inputs, recipe.seconds, f"latency, {what}")
             base = times[next(iter(files))]["p50"]

@@ -1,7 +1,7 @@
-"""The student learns the teacher's embeddings, hidden states and attention scores (of several teachers, the first's).
+"""The student learns the teacher's embeddings, hidden states and attention scores (of the first of several).
 
 Also writes the teacher's logits of every row of the transfer set (augmented rows, then unlabelled ones) to
-`data/<task>/teacher_logits`: of several teachers, the mean.
+`data/<task>/teacher_logits` (with several teachers: their mean).
 """
 
 from contextlib import closing

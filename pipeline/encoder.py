@@ -1,6 +1,6 @@
 """Take the pre-trained encoder, and a masked language model: the encoder's own, or one trained on unlabelled text.
 
-`models/pretrained/encoder` is the encoder as it came, where teacher and student start;
+`models/pretrained/encoder` is the unchanged encoder, from which teacher and student start;
 `models/pretrained/masked_language_model` proposes the words that `augment` puts in place of others. They are two
 models because training the latter changes its body, and a teacher that starts from that body is worse.
 """

@@ -58,7 +58,7 @@ def needed_word_pieces(tokenizer, train_ids: list[list[int]], frequent_words: in
     """The ids of the word pieces of the training rows and of the ``frequent_words`` most frequent words."""
     words = word_vectors.load(Path("data", "word_vectors"))[0].index_to_key[:frequent_words]
     needed = vocabulary.needed(tokenizer, train_ids, words, KEY)
-    log(f"vocabulary: {len(needed)} of {len(tokenizer)} word-pieces stay")
+    log(f"vocabulary: {len(needed)} of {len(tokenizer)} word pieces stay")
     return needed
 
 

@@ -1,4 +1,4 @@
-"""Fine-tune the encoder on the task's labels: the teacher. Or several, or take the user's own."""
+"""Make the teacher: fine-tune one or several encoders on the labels, or take the user's own model or predictions."""
 
 import math
 from dataclasses import replace
@@ -104,7 +104,7 @@ def log_score(task: Task, score: float, train: list[Row], validation: list[Row],
 
 def take_predictions(task: Task, name: str, location: str, validation: list[Row], prepared: Path) -> None:
     """Write the logits of a file of predictions, and their score on validation if it has all of its rows."""
-    # dvc.yaml lists neither test nor unlabelled: they change only what is checked and logged.
+    # Test and unlabelled rows are no dependencies in dvc.yaml: they change only checks and the log.
     parts = {path.stem: list(rows.read(path)) for path in sorted(prepared.glob("*.jsonl"))}
     parts["unlabelled"] = list(rows.read(Path("data", name, "unlabelled", "rows.jsonl"), may_be_empty=True))
     known = predictions.read(task, location, locations.own_teacher_folder(name), parts)

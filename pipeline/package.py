@@ -62,7 +62,7 @@ def main(name: str) -> None:
 
 
 def read_trainings(configuration: settings.Settings, name: str) -> dict[str, dict]:
-    """Stage → what its training was: rows, steps, batch size, epochs, …; for `augment`, the number of variants.
+    """Stage → facts of its training: rows, steps, batch size, epochs, …; for `augment`, the number of variants.
 
     The encoder is among them only if its masked language model was trained.
     """
@@ -98,7 +98,7 @@ def trained_losses(metrics: Path) -> set[str]:
 
 
 def check_whole(task: tasks.Task, folder: Path) -> None:
-    """Raise UserError if a file of the student is damaged: the release would have it."""
+    """Raise UserError if a file of the student is damaged: the release folder would contain it."""
     task.load_model(folder)
     checkpoints.tokenizer(folder)
     for form in ("onnx", "int8"):

@@ -51,7 +51,7 @@ def main() -> None:
         task = tasks.load(configuration, name)
         report = read_json(require_built(Path("metrics", name, "export.json"), name))
         columns = column_names(task, task_settings.source, labelled=False)
-        hidden = {*columns, *flat(columns.values())}  # the task reads them
+        hidden = {*columns, *flat(columns.values())}  # the task reads them, so answers do not repeat them
         inputs = read_inputs(options, columns, task_settings.source)
         serving = release_folder.serving_settings(task, task_settings, report["threshold"])
         model = around.enter_context(open_model(task, file, serving))
@@ -150,7 +150,7 @@ def read_inputs(options: argparse.Namespace, columns: Columns, source: settings.
     """The texts of the command line, of a file or of the standard input, as records: field or column → value."""
     first, *second = columns
     if options.other is not None and not second:
-        raise UserError("--context, --pair: this task is about one text: leave it out")
+        raise UserError("--context, --pair: this task reads one text only: remove the option")
     more = dict.fromkeys(second, options.other) if options.other is not None else {}
     if options.texts:
         return ((f"text {number}", {first: text, **more}) for number, text in enumerate(options.texts, 1))

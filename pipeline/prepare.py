@@ -61,7 +61,8 @@ def of_other_stages(module: str) -> Any:
 def check_teacher(configuration: settings.Settings, name: str, task: Task, parts: splits.Parts) -> Any:
     """Open the user's own teacher as `finetune_teacher` does. Raises the same UserErrors.
 
-    Returns what a file of predictions knows (KnownLogits), None for a model. A checkpoint on the hub is not downloaded.
+    Returns the predictions of a file (KnownLogits); None if the teacher is a model. A checkpoint on the hub is not
+    downloaded.
     """
     recipe, within = configuration.quietly("finetune_teacher", name), locations.own_teacher_folder(name)
     if recipe.predictions:
@@ -76,7 +77,7 @@ def check_teacher(configuration: settings.Settings, name: str, task: Task, parts
 
 
 def with_few_sentences(configuration: settings.Settings, name: str) -> settings.Settings:
-    """The settings for a check: at most ``SENTENCES_CHECKED`` unlabelled sentences. To cut 10,000 takes a second."""
+    """The settings for a check: at most ``SENTENCES_CHECKED`` unlabelled sentences. 10,000 take a second to split."""
     task = configuration.task(name)
     source = task.unlabelled
     if source is None or not source.sentences or source.limit <= SENTENCES_CHECKED:

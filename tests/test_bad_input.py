@@ -208,13 +208,13 @@ def test_texts_beyond_max_length_are_truncated_and_counted(world, capfd):
     with open("data/tiny/prepared/train.jsonl", "a") as file:
         file.write(json.dumps(long) + "\n")
     run_stage("finetune_teacher")
-    assert "1 of 113 texts are longer than 32 word-pieces (max_length) and are cut" in capfd.readouterr().out
+    assert "1 of 113 texts are longer than 32 word pieces (max_length) and are cut" in capfd.readouterr().out
 
 
 def test_a_max_length_beyond_the_models_positions_is_an_error(refusal, world):
     tiny.write_params(world / "params.yaml", **{"tasks.tiny.max_length": 128})
     run_stage("prepare")
-    assert "max_length: 128: the model takes 64 word-pieces" in refusal("finetune_teacher")
+    assert "max_length: 128: the model takes 64 word pieces" in refusal("finetune_teacher")
 
 
 # Checkpoints
@@ -403,7 +403,7 @@ def test_a_general_student_with_another_vocabulary_is_an_error(refusal):
 
 def test_a_student_with_too_few_positions_is_an_error(refusal):
     tiny.write_checkpoint(Path("models/tiny/general_student"), layers=2, max_position_embeddings=16)
-    assert "max_length: 32: the model takes 16 word-pieces" in refusal("distill_intermediate")
+    assert "max_length: 32: the model takes 16 word pieces" in refusal("distill_intermediate")
 
 
 @pytest.mark.parametrize(

@@ -415,7 +415,7 @@ def test_the_released_augmentation_replaces_words_that_are_not_stop_words(releas
     assert len(set(variants)) == len(variants)
     for words in (variant.split() for variant in variants):
         assert len(words) == 6 and words[0] == "the" and words[-1] == "."
-    assert len({words.split()[4] for words in variants}) > 1  # several word-pieces: replaced by word vectors
+    assert len({words.split()[4] for words in variants}) > 1  # several word pieces: replaced by word vectors
     assert len({words.split()[1] for words in variants}) > 1
 
 
@@ -558,7 +558,7 @@ def test_a_process_that_measures_beside_busy_ones_has_the_settings_that_are_give
 def test_counted_operations_of_augmentation_equal_torchs_count(world, monkeypatch):
     """Except the products of word vectors, which numpy computes. torch does not count oneDNN's."""
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    texts = ["the good film was very dull", "a heartwarming film dull"]  # eight word-pieces each: no padding
+    texts = ["the good film was very dull", "a heartwarming film dull"]  # eight word pieces each: no padding
     augmentation = recipe.Augmentation(recipe.World("tiny"), [{"id": text, "text": text} for text in texts], 2)
     augmentation.model.set_attn_implementation("eager")
     vectors_alone = 2.0 * augmentation.vectors.vectors.size

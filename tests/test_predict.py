@@ -552,7 +552,8 @@ def test_the_folder_s_predict_py_reads_a_byte_order_mark_and_names_bad_lines(rel
     done = subprocess.run(command, capture_output=True, input=lines.encode())
     first, bad, worse, last = map(json.loads, done.stdout.decode().splitlines())
     assert done.returncode == 1 and first == last and first["text"] == "a film"
-    assert bad == {"error": "line 3: no text as 'text'"} and worse["error"].startswith("line 4: no JSON: ")
+    assert bad == {"error": "line 3: expected a text as 'text'"}
+    assert worse["error"].startswith("line 4: not valid JSON: ")
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def test_check_logs_rows_labels_duplicates_overlap_and_lengths(run_check, monkey
     } <= set(logged)
     assert any(line.startswith("validation: 6 rows: ") for line in logged)
     for part in ("train", "validation", "test", "new.tsv", "unlabelled"):
-        assert any(line.startswith(f"{part}: ") and "word-pieces per row: median" in line for line in logged)
+        assert any(line.startswith(f"{part}: ") and "word pieces per row: median" in line for line in logged)
     assert any(line.startswith("  finetune_teacher: ") and " steps: 54 rows" in line for line in logged)
     assert any("10 rows are few: a score of 80 % has a 95 % interval of ±25 points" in line for line in logged)
 

@@ -51,7 +51,7 @@ ADJECTIVES = {
 }
 NOUNS = "film movie story plot cast scene script actor director ending".split()
 FILLERS = "the a this is was with and very quite really but seems".split()
-RARE = "unwatchable heartwarming"  # several word-pieces each
+RARE = "unwatchable heartwarming"  # several word pieces each
 PIECES = "un ##watch ##able heart ##warm ##ing".split()
 SPECIAL = "[PAD] [UNK] [CLS] [SEP] [MASK]".split()
 NEARNESS = 0.3

@@ -9,7 +9,7 @@ from pipeline.tinybert.augmentation.word_replacement import Augmenter
 from pipeline.tinybert.core.settings import Augment
 
 ROWS = [{"id": f"train-{n}", "text": text, "label": label} for n, (text, label) in enumerate(tiny.sentences(24, 5))]
-LONG = " ".join(tiny.NOUNS * 12)  # 120 word-pieces; the tiny model's maximum is 64
+LONG = " ".join(tiny.NOUNS * 12)  # 120 word pieces; the tiny model's maximum is 64
 CONTENT = [*tiny.NOUNS, *tiny.ADJECTIVES["positive"], *tiny.RARE.split(), "zebra"]
 
 

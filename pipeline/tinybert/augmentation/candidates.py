@@ -1,7 +1,7 @@
 """Candidate replacements for words (TinyBERT, Jiao et al. 2020, algorithm 1).
 
-A word that is one word-piece gets the masked language model's most likely words in its place; a word of several
-word-pieces gets its nearest neighbours among the GloVe vectors.
+A word that is one word piece gets the masked language model's most likely words in its place; a word of several
+word pieces gets its nearest neighbours among the GloVe vectors.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ LENGTH_MULTIPLE = 2  # sequences are padded to a multiple of this length
 # The last digits of float32 sums depend on the shape of the batch. Where the last accepted and the first rejected logit
 # are closer than this, the sequence is run again in a batch of its own.
 CLOSE_LOGITS = 1e-4
-# In a long text, a forward masks ``masked_at_once`` words for each window: 3 in 9 are a third of it. With as many, one
-# forward is enough for most texts. (With one word masked in each forward, 6 in 10 proposed words are the same.)
+# In a text of ``LONG`` word pieces or more, a forward masks ``masked_at_once`` words for every ``WINDOW`` word pieces:
+# by default, a third of the text. One forward is then enough for most texts. (60 % of the proposed words are the same
+# as with one masked word per forward.)
 LONG, WINDOW = 80, 9  # word pieces
 SPARE_NEIGHBOURS = 10  # extra neighbours, since other spellings of the word itself are dropped
 WORD_START_MARKS = ("Ġ", "▁")  # byte-level BPE, SentencePiece
@@ -44,8 +45,8 @@ class Word:
     """A replaceable word.
 
     start, end: its span in the text.
-    piece: index of its word-piece in the sentence; None if it has several.
-    own: ids of the word-pieces that spell the same word, in any case; the model must not propose them.
+    piece: index of its word piece in the sentence; None if it has several.
+    own: ids of the word pieces that spell the same word, in any case; the model must not propose them.
     candidates: its possible replacements, sorted.
     """
 
@@ -59,7 +60,7 @@ class Word:
 
 @dataclass
 class Sentence:
-    """A text, the ids of its word-pieces, and its replaceable words."""
+    """A text, the ids of its word pieces, and its replaceable words."""
 
     text: str
     pieces: list[int]
@@ -95,7 +96,7 @@ class Candidates:
         self.longest = tokenizer.model_max_length - 2
 
     def find(self, sentences: list[Sentence]) -> None:
-        """Set ``candidates`` of every word: by the masked language model for single word-pieces, else by GloVe."""
+        """Set ``candidates`` of every word: by the masked language model for single word pieces, else by GloVe."""
         words = [word for sentence in sentences for word in sentence.words]
         self.find_by_vectors([word for word in words if word.piece is None])
         masked = [forward for sentence in sentences for forward in self.masked_forwards(sentence)]
@@ -220,7 +221,7 @@ def _by_cosine(unit: np.ndarray, own: int, near: np.ndarray) -> np.ndarray:
 
 
 def _whole_words(tokenizer) -> dict[int, str]:
-    """Id → text of the word-pieces that are whole words: letters only, not a part of a word, not a special token.
+    """Id → text of the word pieces that are whole words: letters only, not a part of a word, not a special token.
 
     A vocabulary marks either the pieces that continue a word (``##``) or those that begin one (``Ġ`` or ``▁``).
     """
@@ -252,7 +253,7 @@ def _equal_length_batches(masked: list[Masked], size: int, alone_from: int | Non
 
 
 def restrict_head(model: PreTrainedModel, words: list[int]) -> PreTrainedModel:
-    """A copy of a masked language model that has logits only for the word-pieces ``words``, in this order."""
+    """A copy of a masked language model that has logits only for the word pieces ``words``, in this order."""
     model = copy.deepcopy(model)
     full: Any = model.get_output_embeddings()
     restricted = nn.Linear(full.in_features, len(words), device="meta")

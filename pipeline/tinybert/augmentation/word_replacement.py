@@ -127,7 +127,7 @@ class Augmenter:
 
 def with_variants(recipe: Augment, rows: int) -> Augment:
     """The recipe with a number of variants, if its ``variants`` is auto: few rows get many. The paper (section 4.2) has
-    20 to 30 for its small data sets.
+    20 to 30 for its small datasets.
     """
     if recipe.variants != "auto":
         return recipe

@@ -42,12 +42,25 @@ def output(path: str | Path) -> Iterator[Path]:
     try:
         yield partial
         whole.sync_all(partial)
-        if path.is_dir() or partial.is_dir():  # os.replace cannot replace a folder that has files
-            _remove(path)
-        os.replace(partial, path)
+        _replace(path, partial)
         whole.sync(path.parent)
     finally:
         _remove(partial)
+
+
+def _replace(path: Path, new: Path) -> None:
+    """Put ``new`` in the place of ``path``."""
+    old = path.with_name(f".{path.name}.old.partial")
+    _remove(old)
+    if path.exists() and (path.is_dir() or new.is_dir()):  # os.replace cannot replace a folder that has files
+        os.replace(path, old)
+    try:
+        os.replace(new, path)
+    except BaseException:
+        if old.exists():
+            os.replace(old, path)
+        raise
+    _remove(old)
 
 
 def _remove(path: Path) -> None:

@@ -22,6 +22,7 @@ RESERVED_NAMES = (
     "train",
     "validation",
     "test",
+    "unlabelled",
     "task",
     "teacher",
     "student",
@@ -46,7 +47,7 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 Warmup = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Dropout = Annotated[float, Field(ge=0, lt=1)] | None
-# Larger values than these could only run for ever, or overflow.
+# Larger values would run forever or overflow.
 Length = Annotated[int, Field(ge=8, le=100_000)]
 Epochs = Annotated[int, Field(ge=1, le=100_000)]
 Steps = Annotated[int, Field(ge=1, le=100_000_000)]
@@ -74,7 +75,7 @@ class Table(Group):
     location: str = Field(
         description="a file or folder below data/raw/<task>, package:NAME@VERSION/PATH or hub:OWNER/NAME@COMMIT"
     )
-    config: str | None = Field(None, description="configuration of a data set of the hub", examples=["sst2"])
+    config: str | None = Field(None, description="configuration of a dataset of the hub", examples=["sst2"])
     delimiter: Character | None = Field(None, description="character between the columns of a file", examples=[";"])
     quotes: bool | None = Field(
         None, description="false: a quote in CSV or TSV is an ordinary character; blank: quotes enclose a field"
@@ -159,7 +160,10 @@ class Source(Table):
         twice = self.more_tests.keys() & self.submissions
         for name in (*self.more_tests, *self.submissions):
             if name in RESERVED_NAMES or name in twice or "/" in name or name.startswith("."):
-                raise ValueError(f"'{name}' cannot be a name under more_tests or submissions: choose another")
+                raise ValueError(
+                    f"'{name}' cannot be a name under more_tests or submissions (reserved, used twice, or with / or a"
+                    " leading dot): choose another"
+                )
         return self
 
 
@@ -174,7 +178,7 @@ class Text(Table):
 
 
 class Numerics(Group):
-    """Settings that influence the numbers of every training stage, besides its own group."""
+    """Seed and precision, which every training stage uses in addition to its own group."""
 
     seed: Seed
     precision: Literal["auto", "float32", "bfloat16"]
@@ -329,7 +333,8 @@ class FinetuneTeacher(Schedule):
         " below data/raw/finetune_teacher); a list: a teacher from each; blank: the encoder"
     )
     seeds: Annotated[list[Seed], Field(min_length=1)] | None = Field(
-        description="a teacher with each of these seeds, of which the student learns the mean logits; blank: one"
+        description="one teacher for each seed: the student learns the mean of their logits; blank: one teacher, with"
+        " the global seed"
     )
     checkpoint: str | Annotated[list[str], Field(min_length=1)] | None = Field(
         description="your own fine-tuned teacher: data/raw/<task>/teacher or hub:OWNER/NAME@COMMIT; a list: several;"
@@ -338,15 +343,15 @@ class FinetuneTeacher(Schedule):
     similarity_steps: int = Field(
         ge=0,
         le=100_000_000,
-        description="optimizer steps on the encoder's own similarity of two texts, before the labels, if the rows are"
-        " pairs and it explains 10 % of the variance of their labels; the labels then have 0.3 of the learning rate;"
-        " 0: none",
+        description="steps before the labels that teach the encoder's own similarity of two texts; only for pairs, and"
+        " only if this similarity explains 10 % of the variance of the labels; the labels are then learned at 0.3 of"
+        " the learning rate; 0: none",
     )
     contrast_steps: int = Field(
         ge=0,
         le=100_000_000,
-        description="optimizer steps on which texts are of one class, before the labels, if the rows are single texts"
-        " with a class, and so few that min_steps makes 10 epochs of them; 0: none",
+        description="contrastive steps before the labels: texts of one class move together; only for single texts with"
+        " a class, and only if min_steps amounts to 10 epochs or more; 0: none",
     )
     predictions: str | None = Field(
         description="a file below data/raw/<task>/teacher with the probability of each class for training and"
@@ -404,7 +409,7 @@ class DistillIntermediate(LayerDistillation):
 
 class DistillPrediction(Schedule):
     targets: Literal["logits", "labels"] = Field(
-        description="targets: the teacher's logits, or the labels (to compare)"
+        description="what the student learns: the teacher's logits, or the labels of train (for comparison)"
     )
     augmented: bool = Field(description="false: do not train on variants and new pairs")
     temperature: float = Field(gt=0, le=1_000, description="temperature of the logits of teacher and student")
@@ -479,7 +484,7 @@ class Package(Group):
     licenses: Licenses = Field(description="licences of the parts, in the model card")
 
 
-OWN = "changes of the group of this name for this task alone; blank: no changes"
+OWN = "overrides of the group of this name, for this task only; blank: none"
 Changes = dict[str, Any] | None
 
 

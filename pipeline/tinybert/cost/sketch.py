@@ -31,7 +31,7 @@ from pipeline.tinybert.training import contrast, own_teacher, similarity
 from pipeline.tinybert.training.plan import epochs_text, fitted
 
 SAMPLED = 500  # rows or texts whose lengths stand for all
-MORE_PIECES = 4  # all rows and their variants have this many times the word pieces of the sample
+MORE_PIECES = 4  # all rows and variants have about this many times as many distinct word pieces as the sample
 START = 4.0  # seconds for a stage's imports and files
 EXPORT = 6.0  # seconds more to write ONNX files
 HEAD_AND_DRAW = 1.2  # `augment` takes this many times as long as the layers of its model

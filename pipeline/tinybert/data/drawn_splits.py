@@ -54,7 +54,7 @@ def split_off_missing(task: Task, parts: Parts, test: float, validation: float, 
         size = round(share * total)
         found = in_proportion(task, rows, size, seed, others)
         if found and name == "validation" and not by_group and _is_without_labels(task, *found):
-            found = None  # it could choose no model
+            found = None  # it could not select a model
         if found is None:
             if total < LEAST_ROWS:
                 raise UserError(

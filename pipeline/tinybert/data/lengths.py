@@ -1,4 +1,4 @@
-"""Statistics of rows in word-pieces: their lengths, and how many word-pieces are unknown."""
+"""Statistics of rows in word pieces: their lengths, and how many word pieces are unknown."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.tinybert.data.rows import Row, blocks
 if TYPE_CHECKING:
     from pipeline.tinybert.tasks import Task
 
-UNLIMITED = 1_000_000  # word-pieces
+UNLIMITED = 1_000_000  # word pieces
 COUNTED = 100_000  # characters of a text, or words of a sentence; no model reads further
 BLOCK = 256  # rows
 MANY_UNKNOWN, MANY_LETTERS = 5, 25  # percent
@@ -32,7 +32,7 @@ def log_lengths(task: Task, parts: dict[str, list[Row]], tokenizer) -> None:
     unlimited_task.max_length = unlimited_tokenizer.model_max_length = UNLIMITED
     limit = min(task.max_length, tokenizer.model_max_length)
     if limit < task.max_length:
-        log(f"max_length: {task.max_length}: the model takes {limit} word-pieces: set the task's to that or less")
+        log(f"max_length: {task.max_length}: the model takes {limit} word pieces: set the task's to that or less")
     for name, rows in parts.items():
         if not rows:
             continue
@@ -45,9 +45,9 @@ def log_lengths(task: Task, parts: dict[str, list[Row]], tokenizer) -> None:
         lengths, pieces, unknown, letters = (np.concatenate(values) for values in zip(*parts_of, strict=True))
         percent, percent_letters = (100 * found.sum() / max(pieces.sum(), 1) for found in (unknown, letters))
         log(
-            f"{name}: word-pieces per row: median {np.median(lengths):.0f}, 95th percentile"
+            f"{name}: word pieces per row: median {np.median(lengths):.0f}, 95th percentile"
             f" {np.percentile(lengths, 95):.0f}, maximum {lengths.max()}; {int((lengths > limit).sum())} of"
-            f" {len(lengths)} are longer than max_length, {limit}; {percent:.1f} % of the word-pieces are"
+            f" {len(lengths)} are longer than max_length, {limit}; {percent:.1f} % of the word pieces are"
             f" unknown, {percent_letters:.1f} % are one letter of a longer word"
         )
         if percent > MANY_UNKNOWN or percent_letters > MANY_LETTERS:

@@ -1,7 +1,7 @@
 """Locations of the user's data and models, and their downloads.
 
 ``package:NAME@VERSION/PATH`` a file or folder of an installed package; the version may be left out
-``hub:OWNER/NAME@COMMIT``     a model or data set of the Hugging Face hub at a commit (a branch or tag could move)
+``hub:OWNER/NAME@COMMIT``     a model or dataset of the Hugging Face hub at a commit (a branch or tag could move)
 ``gensim:NAME@MD5``           word vectors from gensim's downloads; the MD5 sum of the file may be left out
 anything else                 a path, relative to the top of the repository
 

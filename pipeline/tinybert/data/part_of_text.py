@@ -25,8 +25,8 @@ def find_part(part: str, start: int, text: str, what: str, of: str) -> int:
         raise BadRecordError(
             f"the {what} '{part}' does not occur in its {of}", f"the {what} does not occur in its {of}"
         )
-    low = max(0, start - NEARBY)
-    near = [match.start() + low for match in re.finditer(re.escape(part), text[low : start + len(part) + NEARBY])]
+    low, high = max(0, start - NEARBY), max(0, start + len(part) + NEARBY)
+    near = [match.start() + low for match in re.finditer(re.escape(part), text[low:high])]
     if len(near) != 1:
         starts = first_ten([match.start() for match in re.finditer(re.escape(part), text)])
         raise BadRecordError(

@@ -32,7 +32,7 @@ UNCLOSED_QUOTE = (
 DELIMITERS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
 USUAL_DELIMITER = {".csv": ",", ".tsv": "\t"}
 COMMENT = re.compile(r"# (new(doc|par)\b|.*=)")  # as in CoNLL-U and MultiCoNER; the word # has tags and no = after it
-ROWS_AT_ONCE = 256  # of a Parquet file or a data set of the hub
+ROWS_AT_ONCE = 256  # of a Parquet file or a dataset of the hub
 LISTS = ("data", "rows", "records", "examples", "items")  # names of the list of rows in a JSON object
 # A Parquet file is refused if it unpacks to more bytes than the first, and to more times its size than the second.
 MOST_UNPACKED, MOST_TIMES = 1 << 30, 100

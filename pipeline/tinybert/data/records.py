@@ -44,7 +44,7 @@ def parse_records(
     """Convert records into rows. Each row gets its position under ``where``.
 
     A row with the field ``repaired`` was corrected by the task: the field is removed, and the repairs are logged.
-    Invalid records are dropped if the source says so; else this raises BadRowsError. Either way, the first ten are
+    Invalid records are dropped if the source says so; otherwise this raises BadRowsError. Either way, the first ten are
     logged, one per line. ``split``: what the rows are for.
     """
     rows: list[Row] = []

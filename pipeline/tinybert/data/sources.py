@@ -1,4 +1,4 @@
-"""Records and texts of a source: a file, a split of a folder, or a data set of the hub.
+"""Records and texts of a source: a file, a split of a folder, or a dataset of the hub.
 
 ``locations`` describes the forms of a location, ``readers`` the formats of files. Records are read one by one. What has
 to be shuffled waits in a temporary file, so that memory does not grow with the source.
@@ -29,7 +29,7 @@ SHORTEST_SENTENCE = 3  # words
 def records(source: Table, split: str | None, columns: list[Column], key: str) -> Iterator[tuple[str, dict]]:
     """Yield (position, column → value) for each record of a source that meets its ``where`` setting.
 
-    ``split``: a split of a hub data set, or a file in the folder that the location names.
+    ``split``: a split of a hub dataset, or a file in the folder that the location names.
     ``columns``: the columns that the source must have; None where a record lacks one.
     Raises UserError, which names ``key``, if the source cannot be read, lacks a column or has no such record.
     """
@@ -51,7 +51,7 @@ def records(source: Table, split: str | None, columns: list[Column], key: str) -
 
 
 def _read_source(source: Table, split: str | None, key: str) -> tuple[readers.Records, str, Path | None]:
-    """The records of a split, the name of the split for messages, and its file, if it is no data set of the hub."""
+    """The records of a split, the name of the split for messages, and its file, if it is no dataset of the hub."""
     if source.location.startswith("hub:"):
         return _read_hub(source, split, key), f"{source.location}, {split or 'train'}", None
     path = locations.local_path(source.location, f"{key}.location")
@@ -63,14 +63,14 @@ def _read_source(source: Table, split: str | None, key: str) -> tuple[readers.Re
 
 
 def _read_hub(source: Table, split: str | None, key: str) -> readers.Records:
-    """The records of a split of a hub data set. Class indices are replaced by the names of the classes."""
+    """The records of a split of a hub dataset. Class indices are replaced by the names of the classes."""
     import datasets
 
     name, revision = locations.hub_id(source.location, f"{key}.location")
     if Path(name).exists():
         raise UserError(
             f"{key}.location: {source.location}: `datasets` would read the local folder {name} in place of the hub's"
-            f" data set: rename the folder, or name its files: a path in {locations.raw_folder(key)}"
+            f" dataset: rename the folder, or name its files: a path in {locations.raw_folder(key)}"
         )
     log(f"downloading {name} at {revision}")
     try:

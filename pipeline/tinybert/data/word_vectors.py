@@ -82,7 +82,7 @@ def _download(location: str, key: str) -> Path:
     with open(path, "rb") as file:
         found = hashlib.file_digest(file, "md5").hexdigest()
     if not expected:
-        log(f"{key}: DVC does not see another file of gensim:{name}. So that it does, set {key}: gensim:{name}@{found}")
+        log(f"{key}: DVC does not notice a changed file of gensim:{name} unless you set {key}: gensim:{name}@{found}")
     elif expected != found:
         raise UserError(
             f"{key}: {path} has the MD5 sum {found}, expected {expected}: delete {path.parent}, so that it is"

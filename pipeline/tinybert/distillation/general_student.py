@@ -163,8 +163,8 @@ def from_distillation(wanted: GeneralStudent, numerics: Numerics) -> tuple[PreTr
     checkpoints.set_shape(config, shape)
     if recipe.max_length > tokenizer.model_max_length:
         raise UserError(
-            f"{KEY}.distillation.max_length: {recipe.max_length}: the encoder takes {tokenizer.model_max_length}"
-            " word-pieces at most"
+            f"{KEY}.distillation.max_length: {recipe.max_length}: the encoder takes at most"
+            f" {tokenizer.model_max_length} word pieces: set it to that or less"
         )
     set_seed(numerics.seed)
     student = AutoModel.from_config(config, dtype=torch.float32)

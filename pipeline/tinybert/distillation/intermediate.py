@@ -175,16 +175,17 @@ class IntermediateObjective(Objective):
             teacher_scores = [scores[layer] for layer in self.layer_map if layer in scores]
             if theirs:
                 overlap = overlap_of(batch)
-                states = {layer: overlap @ states[layer].float() for layer in (0, *self.layer_map)}
+                states = {layer: at_own_pieces(overlap, states[layer]) for layer in (0, *self.layer_map)}
+                by_head = overlap.unsqueeze(1)
                 teacher_scores = [
-                    overlap.unsqueeze(1) @ found.float() @ overlap.mT.unsqueeze(1) for found in teacher_scores
+                    at_own_pieces(by_head, at_own_pieces(by_head, found).mT).mT for found in teacher_scores
                 ]
         mask = positions(batch)
         parts = intermediate_losses(model, states, teacher_scores, inputs, self.layer_map, self.weights, mask)
         if self.vectors:
             ours, goals = (vectors.take() for vectors in self.vectors)
             if theirs:
-                goals = [overlap @ goal.float() for goal in goals]
+                goals = [at_own_pieces(overlap, goal) for goal in goals]
             pairs = zip(ours, goals, strict=True)
             of_each = [losses.relation_loss(own, goal, mask, self.relation_heads) for own, goal in pairs]
             parts["relations"] = self.weights.relations * reduce(add, of_each)
@@ -216,6 +217,12 @@ class IntermediateObjective(Objective):
 def overlap_of(batch: Batch) -> Tensor:
     """The weights (B, S, T) of the teacher's positions for each of the student's, see `alignment.overlap_weights`."""
     return overlap_weights(batch[TEACHER + FIRST], batch[TEACHER + END], batch["input_ids"].size(1))
+
+
+def at_own_pieces(overlap: Tensor, values: Tensor) -> Tensor:
+    """The teacher's values (…, T, D) at the student's positions, (…, S, D), by the weights ``overlap`` (…, S, T)."""
+    with torch.autocast(values.device.type, enabled=False):  # it would compute the product in bfloat16
+        return overlap @ values.float()
 
 
 def positions(batch: Batch) -> Tensor:

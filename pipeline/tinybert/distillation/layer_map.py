@@ -26,7 +26,10 @@ def map_layers(layer_map: LayerMap, student: int, teacher: int, key: str) -> lis
             )
         return layer_map
     if student > teacher:
-        raise UserError(f"{key}: {layer_map}: the student has {student} layers, the teacher only {teacher}")
+        raise UserError(
+            f"{key}: {layer_map}: the student has {student} layers, the teacher only {teacher}: choose auto or a list,"
+            " or a student with fewer layers"
+        )
     if layer_map == "uniform":
         if teacher % student:
             raise UserError(

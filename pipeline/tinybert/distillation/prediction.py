@@ -73,7 +73,10 @@ def learn_logits(
     """Train a student on the teacher's ``logits`` of ``data``, without the rows that the teacher does not know."""
     known = logits.known_sequences()[slice(None) if data.numbers is None else data.numbers]
     if not known.any():
-        raise UserError(f"{STAGE}: the teacher knows none of {len(data)} rows: there is nothing to learn")
+        raise UserError(
+            f"{STAGE}: the teacher has logits for none of {len(data)} rows: add rows of train to the file of"
+            " finetune_teacher.predictions"
+        )
     if not known.all():
         log(f"{len(data) - known.sum()} of {len(data)} rows are left out: the teacher has no logits for them")
         data = data.select(np.flatnonzero(known))

@@ -53,9 +53,9 @@ def encode(
 ) -> EncodedRows:
     """Encode the rows into files in ``folder``, or load what an interrupted run encoded there.
 
-    augmented: False leaves out the variants of rows.
+    augmented: False leaves out variants and new pairs.
     """
-    originals = Path(folder) / "originals.npy"  # whether each sequence is from a row that is no variant, (N,)
+    originals = Path(folder) / "originals.npy"  # whether each sequence comes from an original or unlabelled row, (N,)
 
     def encoded() -> Iterator[Columns]:
         is_original = [np.zeros(0, dtype=bool)]

@@ -19,7 +19,7 @@ from pipeline.tinybert.tasks import Task
 class Answers:
     """predictions: test set → a prediction for each row; without the sets of which a file of predictions lacks rows.
     threshold: that of "no answer", the best on validation; None if the task needs none.
-    logits: of test. alone: of several models, the predictions of each for test.
+    logits: of test. alone: of several models, the predictions of each for test, with its own threshold.
     """
 
     predictions: dict[str, list]
@@ -40,17 +40,24 @@ def of(task: Task, folder: Path, parts: dict[str, list[Row]], tests: Iterable[st
         (to_inference(task.load_model(member), "float32", launch.device()), checkpoints.tokenizer(member))
         for member in ensembles.folders(folder)
     ]
-    predictions, threshold, logits, alone = {}, None, [], []
+    predictions, logits, alone = {}, [], []
+    threshold, own_thresholds = None, [None for _ in models]
     with ensembles.opened(task, models) as ensemble:
         if task.needs_threshold:
-            read, members = ensemble.logits(parts["validation"], f"{folder.name} on validation")
-            threshold = task.best_threshold(parts["validation"], read.predictions(_mean(members, folder)))
+            validation = parts["validation"]
+            read, members = ensemble.logits(validation, f"{folder.name} on validation")
+            threshold, *own_thresholds = [
+                task.best_threshold(validation, read.predictions(found)) for found in (_mean(members, folder), *members)
+            ]
         for part in tests:
             read, members = ensemble.logits(parts[part], f"{folder.name} on {part}")
             found = _mean(members, folder)
             predictions[part] = task.apply_threshold(read.predictions(found), threshold)
             if part == "test":
-                logits, alone = found, [read.answers(own) for own in members] if len(members) > 1 else []
+                logits = found
+                if len(members) > 1:
+                    each = zip(members, own_thresholds, strict=True)
+                    alone = [task.apply_threshold(read.predictions(own), limit) for own, limit in each]
     return Answers(predictions, threshold, logits, alone)
 
 

@@ -22,7 +22,7 @@ WORD_PIECES_OF_A_WORD = 1.5
 UNLABELLED_ROWS = 50_000
 # Layers of the student where the default's two are too few. With 500 pairs of MRPC, a fourth layer brought two points.
 LAYERS_OF_PAIRS, LAYERS = 4, {"named_entities": 3, "question_answering": 3}
-MORE_STEPS = 3000  # of `distill_prediction` for entities, which gain from more than the default's 2,000
+MORE_STEPS = 3000  # of `distill_prediction` for entities: they gain from more steps than the default of 1,500
 LONG = 3  # unlabelled texts are cut into sentences if they are this many times as long as the task's own
 RUN = re.compile(r"^run:[ \t]*(\[[^\]]*\]|(?:#.*)?(?:(?:\r?\n[ \t]*(?:#.*)?)*\r?\n[ \t]*-.*)+)", re.MULTILINE)
 

@@ -33,8 +33,8 @@ def overlaps(pieces: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def read_again(task: Task, rows: list[Row], tokenizer, other) -> Columns:
-    """Encode with ``other`` what each sequence of ``tokenizer`` has read of the rows: one sequence for each, with the
-    columns ``FIRST`` and ``END``.
+    """For each sequence that ``tokenizer`` makes of the rows, encode the same part of the row with ``other``. Returns
+    one sequence for each, with the columns ``FIRST`` and ``END``.
     """
     first_reading = task.encode(rows, tokenizer, with_spans=True)
     parts = [  # the part of its row that each sequence has, and where it begins in the row's last text
@@ -61,7 +61,7 @@ def overlap_weights(first: Tensor, end: Tensor, length: int) -> Tensor:
 
 @dataclass(frozen=True)
 class SecondReading:
-    """The sequences of a data set as another model's tokenizer reads them (`read_again`), one for each."""
+    """The sequences of a dataset as another model's tokenizer reads them (`read_again`), one for each."""
 
     encoded: EncodedRows
     tokenizer: Any

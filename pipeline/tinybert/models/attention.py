@@ -4,7 +4,8 @@ It is registered under a name, so that no model code changes. By default it call
 
 On a CPU it computes attention explicitly (scores, softmax, weighted values) in three cases: if the scores of the layer
 are captured, since SDPA would compute them a second time; in bfloat16 training, since the backward pass of torch's
-kernel takes two to six times as long as the explicit one; and in training with dropout, since ours is faster.
+kernel takes two to six times as long as the explicit one; and in training with dropout, since `models.dropout` is
+faster than torch's dropout.
 
 On a GPU captured scores are computed in addition to the kernel, which is still faster: explicit attention would read
 and write the scores six more times. In bfloat16 the kernel is FlashAttention for sequences of different lengths. It

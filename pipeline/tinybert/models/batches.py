@@ -63,7 +63,7 @@ class Share(Sampler):
 
 @dataclass
 class Pieces:
-    """A column with a value per word-piece: the ``values`` of a batch's sequences, concatenated, and ``counts``, the
+    """A column with a value per word piece: the ``values`` of a batch's sequences, concatenated, and ``counts``, the
     length of each sequence.
     """
 

@@ -170,10 +170,10 @@ def encoder_tokenizer(folder: Path, key: str):
 
 
 def log_truncated(encoded, longest: int) -> None:
-    """Log how many of the encoded texts were truncated at ``longest`` word-pieces."""
+    """Log how many of the encoded texts were truncated at ``longest`` word pieces."""
     encodings = encoded.encodings or []
     truncated = sum(bool(encoding.overflowing) for encoding in encodings)
-    log_count(truncated, len(encodings), f"texts are longer than {longest} word-pieces (max_length) and are cut")
+    log_count(truncated, len(encodings), f"texts are longer than {longest} word pieces (max_length) and are cut")
 
 
 def set_dropout(model: nn.Module, dropout: float | None) -> None:
@@ -213,13 +213,13 @@ def set_shape(config, shape: Shape, layers: Sequence[int] = ()) -> None:
 
 
 def check_vocabulary(student, teacher, key: str) -> None:
-    """Raise UserError unless both tokenizers have the same vocabulary and split text into the same word-pieces. Teacher
+    """Raise UserError unless both tokenizers have the same vocabulary and split text into the same word pieces. Teacher
     and student get the same input ids.
     """
     advice = "choose a student and an encoder with the same tokenizer"
     if student.get_vocab() != teacher.get_vocab():
         raise UserError(
-            f"{key}: the student's vocabulary ({len(student)} word-pieces) is not the teacher's ({len(teacher)}):"
+            f"{key}: the student's vocabulary ({len(student)} word pieces) is not the teacher's ({len(teacher)}):"
             f" {advice}"
         )
     if found := tokenizers.difference(student, teacher):

@@ -15,7 +15,7 @@ LONGEST = 256  # word pieces of a text
 
 @torch.no_grad()
 def mean_embeddings(model: PreTrainedModel, tokenizer, texts: list[str]) -> np.ndarray:
-    """The mean of the last states over a text's word pieces, of length 1: (texts, D)."""
+    """The mean of the last states over a text's word pieces, scaled to unit norm: (texts, D)."""
     model.eval()
     longest = min(LONGEST, tokenizer.model_max_length)
     order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
@@ -31,6 +31,6 @@ def mean_embeddings(model: PreTrainedModel, tokenizer, texts: list[str]) -> np.n
 
 
 def mean_states(states: Tensor, attention_mask: Tensor) -> Tensor:
-    """The mean of the states (B, S, D) over real positions, in float32 and of length 1: (B, D)."""
+    """The mean of the states (B, S, D) over real positions, in float32 and with unit norm: (B, D)."""
     mask = attention_mask.unsqueeze(-1)
     return normalize((states.float() * mask).sum(1) / mask.sum(1), dim=1)

@@ -24,10 +24,10 @@ SEQUENCES_PER_BLOCK = 1 << 14
 
 
 class EncodedRows(Dataset):
-    """Sequences of different lengths. A column with an entry per word-piece is one flat array over all sequences; other
+    """Sequences of different lengths. A column with an entry per word piece is one flat array over all sequences; other
     columns have an entry per sequence. A `Collator` pads what ``encoded.batch(numbers)`` returns.
 
-    ``lengths`` (N,): word-pieces of each sequence.
+    ``lengths`` (N,): word pieces of each sequence.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class EncodedRows(Dataset):
         numbers: np.ndarray | None = None,
         counts: Array | None = None,
     ):
-        """``numbers``: which sequences of the arrays belong to this data set, in order; None: all.
+        """``numbers``: which sequences of the arrays belong to this dataset, in order; None: all.
         ``counts``: how many rows of class logits count in each sequence of the arrays; None: one in each.
         """
         self.pieces, self.starts, self.all_lengths = pieces, starts, all_lengths
@@ -92,19 +92,19 @@ class EncodedRows(Dataset):
     __getitems__ = batch  # torch's DataLoader asks for a whole batch by this name
 
     def _places(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Where the word-pieces of these sequences of the arrays are, and how many each sequence has."""
+        """Where the word pieces of these sequences of the arrays are, and how many each sequence has."""
         counts = self.all_lengths[numbers].astype(np.int64)
         ends = np.cumsum(counts)
         return np.repeat(self.starts[numbers] - (ends - counts), counts) + np.arange(ends[-1]), counts
 
     def select(self, indices: np.ndarray) -> EncodedRows:
-        """A data set of these sequences only."""
+        """A dataset of these sequences only."""
         indices = indices.astype(np.int32)
         numbers = indices if self.numbers is None else self.numbers[indices]
         return EncodedRows(self.pieces, self.starts, self.all_lengths, self.sequences, numbers, self.counts)
 
     def pieces_in_use(self) -> np.ndarray:
-        """The ids of the word-pieces that occur in this data set, ascending."""
+        """The ids of the word pieces that occur in this dataset, ascending."""
         found = np.zeros(0, dtype=np.int64)
         for begin in range(0, len(self), SEQUENCES_PER_BLOCK):
             numbers = np.arange(begin, min(begin + SEQUENCES_PER_BLOCK, len(self)))
@@ -113,7 +113,7 @@ class EncodedRows(Dataset):
         return found
 
     def others(self) -> np.ndarray:
-        """The numbers of the arrays' sequences that do not belong to this data set, ascending, int32."""
+        """The numbers of the arrays' sequences that do not belong to this dataset, ascending, int32."""
         is_other = np.ones(len(self.all_lengths), dtype=bool)
         is_other[slice(None) if self.numbers is None else self.numbers] = False
         return np.flatnonzero(is_other).astype(np.int32)
@@ -182,7 +182,7 @@ def load_or_write(folder: str | Path, blocks: Iterable[Columns], *more: Path) ->
 
 
 def _is_by_piece(values: list, lengths: np.ndarray) -> bool:
-    """Whether each sequence has an integer per word-piece. A list of floats is the label of a whole row."""
+    """Whether each sequence has an integer per word piece. A list of floats is the label of a whole row."""
     return all(
         isinstance(entry, list) and len(entry) == length and not isinstance(entry[0], float)
         for entry, length in zip(values, lengths, strict=True)

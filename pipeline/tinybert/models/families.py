@@ -145,8 +145,8 @@ def layers(encoder: nn.Module) -> nn.ModuleList:
 
 
 def read_states_directly(model: nn.Module, missing: Container[str] | None = None) -> None:
-    """Let a new classifier of texts begin with the first hidden state itself: the layer before tanh is the identity; if
-    ``missing`` is given, only if the layer's weight is one of these.
+    """Initialise the linear layer before tanh of a new text classifier as the identity, so that the head reads the
+    first hidden state itself. With ``missing``: only if the layer's weight is among these.
 
     The layer that a checkpoint brings is of another task, or random: on few rows, a new start is better (Zhang et al.
     2021, arXiv 2006.05987, section 5). The states are small, where tanh is almost linear.

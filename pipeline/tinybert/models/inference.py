@@ -36,7 +36,7 @@ def encode(task: Task, rows: list[Row], tokenizer, with_spans: bool = False) -> 
     """Rows as model inputs (`Task.encode`). Raises UserError if ``max_length`` is more than the model takes."""
     if task.max_length > tokenizer.model_max_length:
         raise UserError(
-            f"max_length: {task.max_length}: the model takes {tokenizer.model_max_length} word-pieces: set the task's"
+            f"max_length: {task.max_length}: the model takes {tokenizer.model_max_length} word pieces: set the task's"
             " max_length to that or less"
         )
     if not rows:
@@ -47,7 +47,7 @@ def encode(task: Task, rows: list[Row], tokenizer, with_spans: bool = False) -> 
     log_count(
         mostly,
         len(pieces),
-        "texts are mostly unknown word-pieces or single letters: is the encoder for their language?",
+        "texts are mostly unknown word pieces or single letters: is the encoder for their language?",
     )
     return columns
 

@@ -1,4 +1,4 @@
-"""Whether a model fits the memory, told before it is loaded."""
+"""Check that a model fits into memory, before it is loaded."""
 
 import math
 from pathlib import Path

@@ -39,14 +39,14 @@ def check_files(folder: Path) -> None:
 
 
 def check(tokenizer, config: Any) -> None:
-    """Raise ValueError if the tokenizer has no words, or if the model of ``config`` cannot take its word-pieces."""
+    """Raise ValueError if the tokenizer has no words, or if the model of ``config`` cannot take its word pieces."""
     if not tokenizer.is_fast:
         raise ValueError(f"its tokenizer, {type(tokenizer).__name__}, has no fast version: expected a tokenizer.json")
     numbers = tokenizer.get_vocab()
     if not numbers.keys() - set(tokenizer.all_special_tokens):
         raise ValueError(NO_WORDS)
     if len(set(numbers.values())) < len(numbers):
-        raise ValueError("its tokenizer gives several word-pieces one number: its file lacks its special tokens")
+        raise ValueError("its tokenizer gives several word pieces one number: its file lacks its special tokens")
     last = max(numbers, key=numbers.__getitem__)
     if numbers[last] >= config.vocab_size:
         raise ValueError(
@@ -68,7 +68,7 @@ def check(tokenizer, config: Any) -> None:
 
 
 def difference(one, other) -> tuple[str, str, str] | None:
-    """The first sample text that two tokenizers of the same vocabulary split differently, and the word-pieces of each;
+    """The first sample text that two tokenizers of the same vocabulary split differently, and the word pieces of each;
     None if they agree. The sample: some words of the vocabulary, each in several forms, and ``SAMPLE``.
     """
     texts = sample_of(one)

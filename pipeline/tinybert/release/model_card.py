@@ -286,7 +286,7 @@ def score_table(task: Task, scores: dict, export: dict) -> str:
     lines += [
         ["gain of distillation (student minus baseline)", f"{scores['gain']['value']:+.4f}", interval(scores["gain"])]
     ]
-    trimmed = f", vocabulary of {export['word_pieces']} word-pieces" if "whole_vocabulary" in export else ""
+    trimmed = f", vocabulary of {export['word_pieces']} word pieces" if "whole_vocabulary" in export else ""
     lines += [
         [f"released student, {title}{trimmed}", f"{export[form][task.metric]:.4f}", ""]
         for form, title in FORMATS.items()
@@ -324,7 +324,7 @@ def latency_table(benchmark: dict) -> str:
     base = "the teacher" if "teacher" in benchmark else "the student"
     columns = ["model", "format", "parameters", "MB", "p50, ms", "p95, ms", f"times faster than {base} in PyTorch"]
     return (
-        f"One text of {benchmark['word_pieces']['median']} word-pieces (the median of test) on one thread, without"
+        f"One text of {benchmark['word_pieces']['median']} word pieces (the median of test) on one thread, without"
         f" tokenization ({machine}). The ONNX files compute only the part of the last layer that the head reads.\n\n"
         + table(columns, lines)
     )

@@ -322,13 +322,14 @@ def read_line(line: str, fields: list[str], more: dict[str, str]) -> dict:
     try:
         row = json.loads(line) if line.startswith("{") else {first: line}
     except ValueError as error:
-        raise BadLineError(f"no JSON: {error}") from None
+        raise BadLineError(f"not valid JSON: {error}") from None
     words = row.get("words")
     if "words" in fields and isinstance(words, list) and words and all(isinstance(word, str) for word in words):
         return row
     for field in (first, *second):
         if not isinstance({**more, **row}.get(field), str):
-            raise BadLineError(f"no text as {field!r}" + (": give --context or --pair" if field in second else ""))
+            remedy = ": give --context or --pair" if field in second else ""
+            raise BadLineError(f"expected a text as {field!r}{remedy}")
     return row
 
 

@@ -1,6 +1,6 @@
-"""Trim the vocabulary of a finished model to the word-pieces that a task needs.
+"""Trim the vocabulary of a finished model to the word pieces that a task needs.
 
-Words outside the trimmed vocabulary are split into shorter word-pieces.
+Words outside the trimmed vocabulary are split into shorter word pieces.
 """
 
 import copy
@@ -68,7 +68,7 @@ def trim(model: PreTrainedModel, tokenizer, kept: list[int]):
 
 
 def check(tokenizer, before: list[list[int]], trimmed, after: list[list[int]], key: str) -> None:
-    """Raise UserError unless both tokenizers split the same texts into the same word-pieces.
+    """Raise UserError unless both tokenizers split the same texts into the same word pieces.
 
     before, after: the ids of the texts by ``tokenizer`` and by ``trimmed``.
     """
@@ -76,7 +76,7 @@ def check(tokenizer, before: list[list[int]], trimmed, after: list[list[int]], k
         if trimmed.convert_ids_to_tokens(new_ids) != tokenizer.convert_ids_to_tokens(old_ids):
             raise UserError(
                 f"{key}: {type(tokenizer).__name__} cannot be trimmed: it would split texts of train into other"
-                " word-pieces: leave it blank"
+                " word pieces: leave it blank"
             )
 
 

@@ -1,6 +1,7 @@
 """Task kinds. Everything that differs between kinds is behind the interface ``Task``.
 
-Each kind is one module here with a subclass of ``Task``, registered in ``KINDS``. No other module names a kind.
+Each kind is one module here with a subclass of ``Task``, registered in ``KINDS``. Outside this room, only
+`guessing` (what files look like) and `release` (answers, model card) name kinds.
 """
 
 from collections.abc import Iterable

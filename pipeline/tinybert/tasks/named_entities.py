@@ -70,7 +70,7 @@ class NamedEntities(Task):
         column = source.words or self.columns["words"]
         words = _list(record[column], column)
         if not words:
-            raise BadRecordError("an empty sentence")
+            raise BadRecordError(f"column '{column}': empty: expected at least one word", "an empty sentence")
         for number, word in enumerate(words, 1):
             if not word.strip() or word != word.strip():
                 raise BadRecordError(
@@ -227,7 +227,7 @@ class NamedEntities(Task):
                 words += part_words
                 tags += [OUTSIDE] * len(part_words)
             else:
-                new_words = part_edits[0][2].split() if part_edits else part_words
+                new_words = part_edits[0][2].split(" ") if part_edits else part_words
                 words += new_words
                 tags += [f"B-{entity_type}", *[f"I-{entity_type}"] * (len(new_words) - 1)]
         return {**row, "words": words, "tags": tags} if "tags" in row else {**row, "words": words}

@@ -112,7 +112,7 @@ class QuestionAnswering(Task):
         """
         longest = min(self.max_length, tokenizer.model_max_length)
         if longest < SHORTEST_WINDOW:
-            raise UserError(f"max_length: {longest}: question and passage need {SHORTEST_WINDOW} word-pieces or more")
+            raise UserError(f"max_length: {longest}: question and passage need {SHORTEST_WINDOW} word pieces or more")
         encoded = tokenizer(
             _truncate_questions([row["question"] for row in rows], longest // 2, tokenizer),
             [row["passage"] for row in rows],
@@ -386,7 +386,7 @@ def _truncate_questions(questions: list[str], longest: int, tokenizer) -> list[s
     log_count(
         sum(len(spans) > longest for spans in offsets),
         len(questions),
-        f"questions are longer than {longest} word-pieces (half of max_length) and are cut",
+        f"questions are longer than {longest} word pieces (half of max_length) and are cut",
     )
     return [
         question[: spans[longest - 1][1]] if len(spans) > longest else question

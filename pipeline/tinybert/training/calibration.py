@@ -1,7 +1,7 @@
-"""Temperature scaling (Guo et al. 2017, arXiv 1706.04599): probabilities that come true as often as they say.
+"""Temperature scaling (Guo et al. 2017, arXiv 1706.04599): probabilities that match the accuracy.
 
-A model that is trained on few rows until it knows them all is too sure of everything else. Dividing its logits by one
-temperature mends that and changes no prediction.
+A model that overfits a few rows is overconfident on all others. Dividing its logits by one temperature corrects this
+and changes no prediction.
 """
 
 import math
@@ -41,7 +41,7 @@ def temperature(validation: EvaluationSet, logits: list[np.ndarray]) -> float:
         return (logarithm / DEVIATION) ** 2 / 2 - likelihood
 
     bound = math.log(LARGEST)
-    with without_counts():  # of words without a prediction, the same ones each time
+    with without_counts():  # otherwise each evaluation logs the same count of truncated words
         found = minimize_scalar(cost, bounds=(-bound, bound), method="bounded", options={"xatol": PRECISION})
     return math.exp(found.x)
 

@@ -1,8 +1,8 @@
-"""A start for the teacher of few texts: contrastive learning of which texts are of one class.
+"""Contrastive training of a teacher's encoder before the labels, for few texts: which texts have the same class.
 
 A batch of n texts has n (n - 1) / 2 pairs, so few texts teach an encoder more in pairs than one by one (SetFit,
 Tunstall et al. 2022, arXiv 2209.11055, section 3). Afterwards, the states of texts of one class are close together, and
-the head that learns the labels finds the classes apart.
+the classes are already separated when the head learns the labels.
 """
 
 from __future__ import annotations

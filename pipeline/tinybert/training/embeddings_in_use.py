@@ -20,8 +20,8 @@ from pipeline.tinybert.models.encoded_rows import EncodedRows
 
 
 class EmbeddingsInUse(nn.Module):
-    """In training, the rows ``pieces`` (P,) of ``full`` in place of all. In evaluation mode, all rows, with the present
-    values of these: a validation text has other words.
+    """An embedding that trains only the rows ``pieces`` (P,) of ``full``. In evaluation mode it uses all rows, updated
+    with the trained ones, because validation texts have other words.
     """
 
     places: Tensor  # of each word piece in `weight`

@@ -1,4 +1,4 @@
-"""What a teacher's encoder learns before the labels: what such trainings have in common."""
+"""Shared code of the trainings before the labels (`similarity`, `contrast`)."""
 
 from __future__ import annotations
 

@@ -203,7 +203,8 @@ class Run:
         order = ByLength(self.data.lengths, plan.batch_size * plan.accumulation, plan.seed, self.progress.epoch)
         share = Share(order, plan.batch_size, rank, processes, skip=self.progress.batches)
         on_gpu = self.device.type == "cuda"
-        # A loader draws a seed from the generator of the dropout. In a resumed epoch it has been drawn before.
+        # DataLoader draws a seed from torch's generator, which dropout also uses. In a resumed epoch this draw was made
+        # before the checkpoint, so the loader gets a generator of its own.
         generator = torch.Generator() if self.progress.batches else None
         loader = DataLoader(
             self.data, batch_sampler=share, collate_fn=self.collate, pin_memory=on_gpu, generator=generator
@@ -271,9 +272,8 @@ class Run:
     # Losses and curves
 
     def look_at_losses(self) -> None:
-        """Add the losses of the last steps to the sums. UserError at the first one that is not finite.
-
-        To read a value is to wait for the GPU, so there this happens once for many steps.
+        """Add the losses of the last steps to the sums. Raise UserError at the first one that is not finite. Reading a
+        value waits for the GPU, so there the losses of many steps are read together.
         """
         if not self.pending:
             return
@@ -298,7 +298,7 @@ class Run:
         )
 
     def add_point(self) -> None:
-        """To the curves: the mean losses, over the processes too, since the last point."""
+        """Add a point to the curves: the mean losses since the last point, over all processes."""
         self.look_at_losses()
         sums = self.progress.sums
         means = launch.mean(torch.tensor(list(sums.values()), dtype=torch.float64)) / self.progress.summed
@@ -342,7 +342,7 @@ class Run:
         return self.folder / f"best-{self.progress.best_epoch}.safetensors"
 
     def delete_needless_weights(self) -> None:
-        """Delete the weights of epochs that are not the best one, and were not at any checkpoint that is kept."""
+        """Delete the weights of all epochs except the best one and those that a kept checkpoint needs."""
         sealed = (whole.read(path / SEAL) or {"files": []} for path in self.checkpoints())
         needed = {self.best().name, *(Path(name).name for content in sealed for name in content["files"])}
         for path in self.folder.glob("best-*"):
@@ -401,7 +401,7 @@ class Run:
         launch.wait()
 
     def resume(self) -> None:
-        """Go to the state of the latest checkpoint that an interrupted run has left whole."""
+        """Load the newest undamaged checkpoint of an interrupted run."""
         launch.wait()  # until every process has opened the files to which its objective appends
         if found := launch.first(self.last_whole_checkpoint):
             self.accelerator.load_state(str(found))

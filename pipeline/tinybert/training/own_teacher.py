@@ -54,7 +54,7 @@ def _check_head(teacher: PreTrainedModel, report: dict[str, Any], location: str)
 
 
 def _in_the_order_of(task: Task, teacher: PreTrainedModel, location: str) -> None:
-    """Let output i of ``teacher`` be label i of the task. Labels are matched by name."""
+    """Reorder the outputs of ``teacher`` so that output i is label i of the task. Labels are matched by name."""
     if not task.labels:
         return
     config: Any = teacher.config

@@ -1,4 +1,4 @@
-"""What a training run is told, and what it leaves: plan, validation, result."""
+"""Input and output of a training run: `Plan`, `Validation`, `Result`."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Plan:
 
     @classmethod
     def before_labels(cls, steps: str, settings: FinetuneTeacher, numerics: Numerics, batch_size: int) -> Plan:
-        """What a teacher trains on before its labels. ``steps``: the setting that has their number."""
+        """The plan of a training before the labels. ``steps``: the name of the setting with the number of steps."""
         return cls(
             stage=f"finetune_teacher.{steps}",
             **numerics.model_dump(),

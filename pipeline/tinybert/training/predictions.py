@@ -1,4 +1,4 @@
-"""A file of predictions in a teacher's place: of a language model or a service that can only be asked."""
+"""A file of predictions in a teacher's place: from a language model or a service that only returns predictions."""
 
 from __future__ import annotations
 

@@ -84,17 +84,22 @@ def start(first: FirstTraining) -> Iterator[tuple[Path, FinetuneTeacher]]:
 
 def explained_variance(rows: list[Row], embeddings: dict[str, np.ndarray]) -> float:
     """The share of the labels' variance that the cosine of the two texts explains: the squared correlation with a
-    number, the correlation ratio (eta squared) with classes.
+    number, the correlation ratio (eta squared) with classes, adjusted for chance, which explains more of fewer rows.
     """
     cosines = np.array([embeddings[row["text"]] @ embeddings[row["pair"]] for row in rows])
     labels = np.array([row["label"] for row in rows])
-    if not cosines.std() or len(set(labels.tolist())) < 2:
+    kinds = np.unique(labels)
+    if not cosines.std() or len(kinds) < 2:
         return 0.0
     if np.issubdtype(labels.dtype, np.number):
-        return float(np.corrcoef(cosines, labels)[0, 1] ** 2)
-    parts = [cosines[labels == label] for label in np.unique(labels)]
-    between = sum(len(part) * (part.mean() - cosines.mean()) ** 2 for part in parts)
-    return float(between / len(cosines) / cosines.var())
+        share, parameters = np.corrcoef(cosines, labels)[0, 1] ** 2, 2
+    else:
+        parts = [cosines[labels == kind] for kind in kinds]
+        between = sum(len(part) * (part.mean() - cosines.mean()) ** 2 for part in parts)
+        share, parameters = between / len(cosines) / cosines.var(), len(kinds)
+    if len(rows) <= parameters:
+        return 0.0
+    return max(0.0, float(1 - (1 - share) * (len(rows) - 1) / (len(rows) - parameters)))
 
 
 def draw_pairs(texts: list[str], embeddings: np.ndarray, count: int, seed: int) -> list[Row]:

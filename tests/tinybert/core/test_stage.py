@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -93,6 +94,30 @@ class TestOutput:
         with output("out") as out:
             (out / "a.txt").write_text("new")
         assert files(in_folder) == {"out": None, "out/a.txt": "new"}
+
+    @pytest.mark.parametrize(("module", "name", "left"), [(os, "replace", "old"), (shutil, "rmtree", "new")])
+    def test_an_interrupt_while_it_takes_its_place_leaves_the_old_or_the_new_whole(
+        self, in_folder, monkeypatch, module, name, left
+    ):
+        def write(text):
+            with output("out") as out:
+                for file in ("a.txt", "b.txt"):
+                    (out / file).write_text(text)
+
+        def interrupted(path, target=None):
+            if target == Path("out") and not Path("out").exists() and Path(path, "a.txt").read_text() == "new":
+                raise KeyboardInterrupt
+            if target is None and Path(path).exists():
+                Path(path, "a.txt").unlink()
+                raise KeyboardInterrupt
+            return real(path, target) if target else real(path)
+
+        write("old")
+        real = getattr(module, name)
+        monkeypatch.setattr(module, name, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            write("new")
+        assert [path.read_text() for path in sorted(Path("out").iterdir())] == [left, left]
 
     def test_a_link_in_its_place_is_refused(self, in_folder):
         """DVC does not follow links to folders."""

@@ -20,7 +20,7 @@ def test_the_share_of_unknown_word_pieces_is_logged_and_called_doubtful_where_it
     parts = {name: [{"text": text} for text in texts[name]] for name in texts}
     lengths.log_lengths(tiny.task([]), parts, tiny.tokenizer())
     readable, strange, doubtful = capsys.readouterr().out.splitlines()
-    letters = "of the word-pieces are unknown, 0.0 % are one letter of a longer word"
+    letters = "of the word pieces are unknown, 0.0 % are one letter of a longer word"
     assert readable.startswith("readable: ") and readable.endswith(f"; 1.1 % {letters}")
     assert strange.startswith("strange: ") and strange.endswith(f"; 50.0 % {letters}")
     assert doubtful.startswith("strange: DOUBTFUL: the encoder knows few words of these texts (expected at most 5 %")
@@ -47,13 +47,13 @@ def test_single_bytes_of_letters_are_counted_in_a_byte_level_vocabulary():
 
 def test_a_max_length_above_the_model_s_is_logged(capsys):
     lengths.log_lengths(tiny.task([], max_length=640), {"test": [{"text": "a film"}]}, tiny.tokenizer())
-    assert "max_length: 640: the model takes 64 word-pieces: set the task's to that or less" in capsys.readouterr().out
+    assert "max_length: 640: the model takes 64 word pieces: set the task's to that or less" in capsys.readouterr().out
 
 
 def test_the_length_of_a_book_is_counted_up_to_what_a_model_could_read(task, capsys):
     lengths.log_lengths(task, {"train": [{"text": "good " * 100_000}, {"text": "good"}]}, tiny.tokenizer())
     assert capsys.readouterr().out == (
-        "train: word-pieces per row: median 10002, 95th percentile 19002, maximum 20002; 1 of 2 are longer than"
-        " max_length, 32; 0.0 % of the word-pieces are unknown, 0.0 % are one letter of a longer word\n"
+        "train: word pieces per row: median 10002, 95th percentile 19002, maximum 20002; 1 of 2 are longer than"
+        " max_length, 32; 0.0 % of the word pieces are unknown, 0.0 % are one letter of a longer word\n"
         "train: 1 of 2 rows are longer than 100000 characters: counted up to there\n"
     )

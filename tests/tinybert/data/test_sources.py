@@ -38,7 +38,7 @@ def test_splits_are_files_in_the_folder(tmp_path):
         records(tmp_path / "folder")
 
 
-# Data sets of the hub.
+# Datasets of the hub.
 
 
 def test_a_data_set_download_without_a_network_fails_with_a_one_line_message(offline):
@@ -76,7 +76,7 @@ def hub_folder(offline, tmp_path, monkeypatch):
 
 @pytest.fixture
 def hub_layout(hub_folder):
-    """A data set in the layout of the hub."""
+    """A dataset in the layout of the hub."""
     write_file(hub_folder / "README.md", HUB_CARD)
     write_file(hub_folder / "data" / "train.csv", "text,label\ngood film,1\nbad plot,0\nodd,-1\n")
     write_file(hub_folder / "data" / "test.csv", "text,label\ngood plot,1\n")

@@ -351,7 +351,7 @@ def test_the_label_that_may_be_meant_is_named():
 def test_a_validation_without_variety_is_refused_and_a_test_set_is_logged(kind, metric, train, other, found, capsys):
     task = tiny.task([], metric, kind=kind)
     expected = f"{KEY}: all 2 rows of {{}} have {found}, so scores on them say nothing"
-    with pytest.raises(UserError, match=f"^{expected.format('validation')}, and could choose no model: add rows with"):
+    with pytest.raises(UserError, match=f"^{expected.format('validation')}, and cannot select a model: add rows with"):
         splits.check_variety(task, {"train": rows_of(train), "validation": rows_of(other)}, [], KEY)
     splits.check_variety(task, {"train": rows_of(train), "validation": rows_of(train), "test": rows_of(other)}, [], KEY)
     assert re.fullmatch(f"DOUBTFUL: {expected.format('test')}\n", capsys.readouterr().out)

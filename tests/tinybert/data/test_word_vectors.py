@@ -202,7 +202,7 @@ def test_vectors_of_gensim_are_those_with_the_sum_that_the_setting_names(locatio
     found = hashlib.md5((tmp_path / "vectors.txt").read_bytes()).hexdigest()
     word_vectors.fetch(location, 3, key)
     said = capsys.readouterr().out.splitlines()[-1]
-    assert said.startswith(f"{key}: DVC does not see another file of {location}.") and said.endswith(f"@{found}")
+    assert said.startswith(f"{key}: DVC does not notice a changed file of {location} ") and said.endswith(f"@{found}")
     word_vectors.fetch(f"{location}@{found}", 3, key)
     assert "DVC" not in capsys.readouterr().out
     with pytest.raises(UserError, match=f"has the MD5 sum {found}, expected 0123: delete .* set {key}: {location}@"):

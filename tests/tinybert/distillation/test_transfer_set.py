@@ -137,7 +137,7 @@ def test_truncated_rows_are_counted_once_for_all_blocks(tmp_path, monkeypatch, c
     monkeypatch.setattr(transfer_set, "ROWS_PER_BLOCK", 2)
     task = tiny.task(["negative", "positive"], max_length=8)
     transfer_set.encode(task, [{"text": "good " * length} for length in (2, 20, 30, 1, 9)], tiny.tokenizer(), tmp_path)
-    assert capsys.readouterr().out == "3 of 5 texts are longer than 8 word-pieces (max_length) and are cut\n"
+    assert capsys.readouterr().out == "3 of 5 texts are longer than 8 word pieces (max_length) and are cut\n"
 
 
 @pytest.mark.parametrize("name", ["distill_intermediate", "distill_prediction"])

@@ -16,7 +16,7 @@ def test_a_different_vocabulary_is_an_error_with_the_setting_and_both_sizes():
     checkpoints.check_vocabulary(ours, theirs, "general_student.checkpoint")
     ours.add_tokens(["newword"])
     with pytest.raises(
-        UserError, match=rf"^general_student.checkpoint: .*\({len(ours)} word-pieces\).*\({len(theirs)}\)"
+        UserError, match=rf"^general_student.checkpoint: .*\({len(ours)} word pieces\).*\({len(theirs)}\)"
     ):
         checkpoints.check_vocabulary(ours, theirs, "general_student.checkpoint")
 

@@ -83,7 +83,7 @@ def blocks(label_mask: str) -> tuple[list[dict[str, list]], dict[str, list]]:
     return parts, whole
 
 
-@pytest.fixture(params=["by text", "by word-piece"])
+@pytest.fixture(params=["by text", "by word piece"])
 def on_disk_and_in_memory(request, tmp_path) -> tuple[EncodedRows, EncodedRows]:
     parts, whole = blocks(request.param)
     writer = EncodedRowsWriter(tmp_path)
@@ -128,7 +128,7 @@ def test_a_loader_takes_a_batch_as_a_whole(on_disk_and_in_memory):
         assert batch["attention_mask"].sum(dim=1).tolist() == data.lengths[[5, 3]].tolist()
 
 
-@pytest.mark.parametrize("label_mask", ["by text", "by word-piece"])
+@pytest.mark.parametrize("label_mask", ["by text", "by word piece"])
 def test_the_rows_of_logits_that_count_are_counted(tmp_path, label_mask):
     parts, whole = blocks(label_mask)
     writer = EncodedRowsWriter(tmp_path)

@@ -36,7 +36,7 @@ def plain_logits(model, rows) -> np.ndarray:
 
 def test_texts_that_the_tokenizer_mostly_does_not_know_are_counted(task, capfd):
     encode(task, [{"text": text} for text in ("der Film war gut", "the film is gut", "a good film")], tiny.tokenizer())
-    line = "1 of 3 texts are mostly unknown word-pieces or single letters: is the encoder for their language?"
+    line = "1 of 3 texts are mostly unknown word pieces or single letters: is the encoder for their language?"
     assert capfd.readouterr().out.splitlines() == [line]
 
 
@@ -166,7 +166,7 @@ def test_a_score_that_needs_a_threshold_is_the_best_one(task, monkeypatch):
 
 def test_a_length_beyond_the_model_s_is_an_error_that_names_the_setting(task):
     task.max_length = 65
-    with pytest.raises(UserError, match=r"max_length: 65: .* 64 word-pieces"):
+    with pytest.raises(UserError, match=r"max_length: 65: .* 64 word pieces"):
         inference.encode(task, ROWS, tiny.tokenizer())
 
 

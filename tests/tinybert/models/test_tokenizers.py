@@ -50,7 +50,7 @@ def test_a_checkpoint_without_tokenizer_files_is_refused(tmp_path, family):
 @pytest.mark.parametrize(
     ("settings", "change", "message"),
     [
-        ({}, without_tokens("[PAD]"), "its tokenizer gives several word-pieces one number"),
+        ({}, without_tokens("[PAD]"), "its tokenizer gives several word pieces one number"),
         (
             {},
             lambda content: content["model"]["vocab"].update(new=57),

@@ -144,7 +144,7 @@ def test_sentences_become_rows_in_iob2():
     ("record", "expected"),
     [
         ({"words": ["a", "b"], "tags": ["O"]}, "2 words, 1 tags: expected one tag for each word"),
-        ({"words": [], "tags": []}, "an empty sentence"),
+        ({"words": [], "tags": []}, "column 'words': empty: expected at least one word"),
         ({"words": ["a", " "], "tags": ["O", "O"]}, "word 2 is ' '"),
         ({"words": "a b", "tags": ["O", "O"]}, "column 'words': expected a list, found str"),
         ({"words": ["a"], "tags": None}, "column 'tags': expected a list"),
@@ -205,7 +205,7 @@ def test_words_cut_off_by_truncation_count_as_no_entity(capsys):
     encoded = task.encode([row], tiny.tokenizer())
     assert sum(encoded["label_mask"][0]) == 6
     assert task.predictions([np.eye(5)[[3] * 6]], None, [row]) == [["B-film"] * 6 + ["O"] * 4]
-    assert "1 of 1 texts are longer than 8 word-pieces" in (printed := capsys.readouterr().out)
+    assert "1 of 1 texts are longer than 8 word pieces" in (printed := capsys.readouterr().out)
     assert "4 of 10 words are cut off" in printed
 
 
@@ -324,6 +324,12 @@ def test_swapped_entities_keep_their_types_and_other_words_stay_unchanged(row, s
         assert new in POOL[kind] and new != old
     outside = [[word for word, tag in zip(r["words"], r["tags"], strict=True) if tag == "O"] for r in (row, edited)]
     assert outside[0] == outside[1]
+
+
+def test_a_word_of_a_swapped_entity_keeps_its_no_break_space():
+    row = {"words": ["in", "Rome"], "tags": ["O", "B-place"]}
+    edits = TASK.draw_swaps(row, {"place": ["New\xa0York"]}, 1.0, random.Random(0))["text"]
+    assert TASK.apply_edits(row, "text", edits) == {"words": ["in", "New\xa0York"], "tags": ["O", "B-place"]}
 
 
 def test_no_entity_is_swapped_at_probability_0_or_without_another_of_its_type():

@@ -12,7 +12,8 @@ from transformers import BertForQuestionAnswering
 
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.settings import Source, Text
-from pipeline.tinybert.data.records import parse_records
+from pipeline.tinybert.data.part_of_text import find_part
+from pipeline.tinybert.data.records import BadRecordError, parse_records
 from pipeline.tinybert.tasks.squad import exact_match, f1, normalised
 from pipeline.tinybert.tasks.task import splice
 
@@ -59,6 +60,12 @@ def test_offsets_follow_a_passage_that_is_stripped_of_white_space():
     assert row["passage"] == PASSAGE and row["answers"] == [{"text": "great", "start": 49}]
     (row,) = read(record((" great ", 48)))
     assert row["answers"] == [{"text": "great", "start": 49}]
+
+
+def test_an_offset_far_before_the_text_is_refused():
+    text = "a" * 10 + "Paris" + "b" * 400
+    with pytest.raises(BadRecordError, match="the answer 'Paris' is not at character -200 of its context, but at 10"):
+        find_part("Paris", -200, text, "answer", "context")
 
 
 def test_a_wrong_offset_is_repaired_if_the_answer_occurs_once_nearby(capsys):
@@ -209,14 +216,14 @@ def test_a_question_without_an_answer_points_to_the_first_token():
 
 def test_a_max_length_without_room_for_a_passage_is_refused():
     task = tiny.task([], "f1", kind="question_answering", max_length=31)
-    with pytest.raises(UserError, match="^max_length: 31: question and passage need 32 word-pieces or more"):
+    with pytest.raises(UserError, match="^max_length: 31: question and passage need 32 word pieces or more"):
         task.encode([row_of("great")], TOKENIZER)
 
 
 def test_a_long_question_is_truncated_and_counted(capsys):
     encoded = TASK.encode([row_of("great", question="film " * 40)], TOKENIZER)
     assert TOKENIZER.convert_ids_to_tokens(encoded["input_ids"][0]).index("[SEP]") == 17
-    assert "1 of 1 questions are longer than 16 word-pieces" in capsys.readouterr().out
+    assert "1 of 1 questions are longer than 16 word pieces" in capsys.readouterr().out
 
 
 def test_start_and_end_are_the_class_logits(tmp_path):

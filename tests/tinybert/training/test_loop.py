@@ -31,7 +31,7 @@ STEPS = {1: 9, 2: 6}  # accumulation → steps of three epochs of three batches
 
 
 class Words(nn.Module):
-    """One number for each word-piece, and their mean for the text."""
+    """One number for each word piece, and their mean for the text."""
 
     def __init__(self, dropout: float):
         super().__init__()
@@ -43,7 +43,7 @@ class Words(nn.Module):
 
 
 class TwoParts(Objective):
-    """A mean over texts and a mean over word-pieces."""
+    """A mean over texts and a mean over word pieces."""
 
     parts = ("text", "word")
 
