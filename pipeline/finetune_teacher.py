@@ -13,11 +13,12 @@ from pipeline.tinybert.core.settings import Numerics
 from pipeline.tinybert.data import locations, rows
 from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.models import checkpoints, ensembles
-from pipeline.tinybert.models.inference import EvaluationSet
+from pipeline.tinybert.models.inference import EvaluationSet, pytorch_forward
 from pipeline.tinybert.tasks import Task
 from pipeline.tinybert.training import fine_tuning, own_teacher, predictions, starts
 from pipeline.tinybert.training.fine_tuning import Trained
 from pipeline.tinybert.training.first_training import FirstTraining
+from pipeline.tinybert.training.plan import Result
 
 ENCODER = Path("models/pretrained/encoder")
 STAGE = "finetune_teacher"
@@ -32,7 +33,7 @@ def main(name: str) -> None:
     train, validation_rows = (list(rows.read(prepared / f"{split}.jsonl")) for split in ("train", "validation"))
 
     if recipe.predictions:
-        take_predictions(task, name, recipe.predictions, validation_rows, prepared)
+        take_predictions(task, name, recipe.predictions, train, validation_rows, prepared)
         return
     if recipe.checkpoints:
         members = own(task, name, recipe.checkpoints, validation_rows)
@@ -51,11 +52,15 @@ def main(name: str) -> None:
 
 def own(task: Task, name: str, checkpoints: list[str], validation_rows: list[Row]) -> Members:
     """The user's own teachers, as they are."""
-    models = [own_teacher.load(task, location, locations.own_teacher_folder(name)) for location in checkpoints]
-    return [
-        (fine_tuning.score_as_it_is(model, EvaluationSet(task, validation_rows, tokenizer)), tokenizer)
-        for model, tokenizer in models
-    ]
+    members: Members = []
+    for location in checkpoints:
+        model, tokenizer = own_teacher.load(task, location, locations.own_teacher_folder(name))
+        validation = EvaluationSet(task, validation_rows, tokenizer)
+        with pytorch_forward(task, model) as forward:
+            logits = validation.logits(forward)
+        log_doubt(task, validation_rows, validation.predictions(logits), "checkpoint")
+        members.append((Trained(model, Result(validation.score(logits)[task.metric])), tokenizer))
+    return members
 
 
 def fine_tuned(
@@ -102,19 +107,29 @@ def log_score(task: Task, score: float, train: list[Row], validation: list[Row],
         )
 
 
-def take_predictions(task: Task, name: str, location: str, validation: list[Row], prepared: Path) -> None:
+def log_doubt(task: Task, validation: list[Row], predictions: list, setting: str) -> None:
+    """Log what is wrong with the predictions of the user's own teacher that its score does not show."""
+    if doubt := task.doubt(validation, predictions):
+        log(f"teacher: DOUBTFUL: {doubt}: correct finetune_teacher.{setting}")
+
+
+def take_predictions(
+    task: Task, name: str, location: str, train: list[Row], validation: list[Row], prepared: Path
+) -> None:
     """Write the logits of a file of predictions, and their score on validation if it has all of its rows."""
     # Test and unlabelled rows are no dependencies in dvc.yaml: they change only checks and the log.
     parts = {path.stem: list(rows.read(path)) for path in sorted(prepared.glob("*.jsonl"))}
     parts["unlabelled"] = list(rows.read(Path("data", name, "unlabelled", "rows.jsonl"), may_be_empty=True))
     known = predictions.read(task, location, locations.own_teacher_folder(name), parts)
     logits, score = known.of_all(validation), math.nan
-    log(f"teacher: {len(known.by_key)} rows with predictions: no teacher is trained")
+    log("teacher: a file of predictions: no teacher is trained")
     if logits is None:
         log("teacher: not scored on validation: the file lacks some of its rows")
     else:
-        score = task.score(validation, task.predictions(logits, None, validation))[task.metric]
-        log(f"teacher: {task.metric} {score:.4f} on validation")
+        found = task.predictions(logits, None, validation)
+        score = task.score(validation, found)[task.metric]
+        log_score(task, score, train, validation, name, "predictions")
+        log_doubt(task, validation, found, "predictions")
     with output(Path("models", name, "teacher")) as out:
         known.save(out)
     with output(Path("metrics", name, STAGE)) as out:

@@ -29,7 +29,7 @@ from pipeline.tinybert.data.records import BadRecordError, column_names, flat, l
 from pipeline.tinybert.data.rows import Row, blocks, parse_json
 from pipeline.tinybert.models.formats import FILES
 from pipeline.tinybert.release import answer_files, release_folder
-from pipeline.tinybert.release.stand_alone import Model
+from pipeline.tinybert.release.stand_alone import ANSWERS, Model
 from pipeline.tinybert.tasks.task import Task
 
 JSON_LINES = (".jsonl", ".ndjson")
@@ -49,6 +49,7 @@ def main() -> None:
         file = require_built(Path("models", name, "onnx", FILES[options.model]), name)
         require_built(Path("data", name, "prepared", "task.json"), name)
         task = tasks.load(configuration, name)
+        check_made_for(task, file.parent, name)
         report = read_json(require_built(Path("metrics", name, "export.json"), name))
         columns = column_names(task, task_settings.source, labelled=False)
         hidden = {*columns, *flat(columns.values())}  # the task reads them, so answers do not repeat them
@@ -119,6 +120,30 @@ def require_built(path: Path, name: str) -> Path:
     if not path.exists():
         raise UserError(f"{path} is not built yet: run `dvc repro export@{name}`, or `dvc pull`")
     return path
+
+
+def check_made_for(task: Task, folder: Path, name: str) -> None:
+    """Raise UserError if the model in ``folder`` was made for another kind, other labels or shorter texts than the task
+    has now: its outputs would get wrong names.
+    """
+    config = read_json(folder / "config.json")
+    longest = read_json(folder / "tokenizer_config.json")["model_max_length"]
+    architecture, head = config["architectures"][0], task.head_name.removeprefix("AutoModel")
+    wanted = json.loads(json.dumps(task.head_options()))  # as JSON has it: the keys of id2label are texts
+    problem, labels = wanted.get("problem_type"), wanted.get("id2label", {}).values()
+    differs = None
+    if not architecture.endswith(head):
+        differs = architecture, head
+    elif problem and config["problem_type"] != problem:
+        differs = config["problem_type"], problem
+    elif wanted and config["id2label"] != wanted["id2label"]:
+        differs = f"the labels {', '.join(config['id2label'].values())}", ", ".join(labels)
+    elif task.max_length > longest:
+        differs = f"at most {longest} word pieces", task.max_length
+    if differs:
+        raise UserError(
+            f"{folder} was made for {differs[0]}, the task now has {differs[1]}: run `dvc repro export@{name}`"
+        )
 
 
 @contextlib.contextmanager
@@ -253,7 +278,7 @@ def with_fields(record: dict, answer: dict, kind: str, hidden: Container[Any] = 
     """The fields of a record that are not ``hidden``, and its answer. A field with the name of one of the answer's is
     renamed, also in a record without an answer: the label of such a record would look like one.
     """
-    taken = {*answer_files.FIELDS[kind], *answer_files.ERROR}
+    taken = {*ANSWERS[kind], *answer_files.ERROR}
     fields = {str(name): value for name, value in record.items() if name not in hidden}  # a CoNLL file numbers columns
     return {**{f"input_{name}" if name in taken else name: value for name, value in fields.items()}, **answer}
 

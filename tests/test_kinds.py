@@ -226,6 +226,21 @@ def test_an_own_teacher_no_better_than_a_trivial_predictor_is_doubtful(world, ca
     assert "no better than a trivial predictor's" in printed and "values of finetune_teacher.checkpoint\n" in printed
 
 
+def test_a_file_of_predictions_no_better_than_a_trivial_predictor_is_doubtful(world, capsys):
+    lines = []
+    for split in ("train", "validation"):
+        for line in Path(f"data/tiny/prepared/{split}.jsonl").read_text().splitlines():
+            row = json.loads(line)
+            wrong = {"positive": "negative", "negative": "positive"}[row["label"]]
+            lines.append(json.dumps({"text": row["text"], "label": wrong}) + "\n")
+    (world / "data/raw/tiny/teacher").mkdir()
+    (world / "data/raw/tiny/teacher/answers.jsonl").write_text("".join(lines))
+    tiny.write_params(world / "params.yaml", **{"finetune_teacher.predictions": "data/raw/tiny/teacher/answers.jsonl"})
+    run_stage("finetune_teacher")
+    printed = capsys.readouterr().out
+    assert "no better than a trivial predictor's" in printed and "values of finetune_teacher.predictions\n" in printed
+
+
 def test_evaluate_names_what_is_doubtful_about_the_scores(world, capsys):
     """An own teacher that may know the test rows, and a student that has not gained."""
     tiny.write_params(world / "params.yaml", **{"finetune_teacher.checkpoint": "data/raw/tiny/teacher"})

@@ -275,7 +275,7 @@ def test_every_kind_is_written_to_a_parquet_file(exported_kind, monkeypatch, cap
     found = pandas.read_parquet("out.parquet").to_dict("records")
     assert len(found) == len(printed)
     for answer, cells in zip(printed, found, strict=True):
-        for field in answer_files.FIELDS[kind]:
+        for field in stand_alone.ANSWERS[kind]:
             if field in ("label", "number", "answer"):
                 assert cells[field] == answer[field]
             elif field in ("labels", "tags"):
@@ -377,6 +377,27 @@ def test_what_is_not_built_yet_is_named_with_the_command_that_builds_it(world, m
     Path("models/tiny/onnx", FILES[model]).unlink()
     monkeypatch.setattr(sys, "argv", ["predict", "tiny", "good", "--model", model])
     with pytest.raises(UserError, match=rf"{FILES[model]} is not built yet: run `dvc repro export@tiny`"):
+        predict.main()
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "why"),
+    [
+        ("labels", ["good", "negative"], "the labels negative, positive, the task now has good, negative"),
+        ("kind", "multi_label", "single_label_classification, the task now has multi_label_classification"),
+        ("kind", "named_entities", "BertForSequenceClassification, the task now has ForTokenClassification"),
+        ("max_length", 100, "at most 64 word pieces, the task now has 100"),
+    ],
+    ids=["labels", "kind of labels", "kind", "max_length"],
+)
+def test_a_model_that_was_made_before_the_task_changed_does_not_answer(world, monkeypatch, setting, value, why):
+    if setting == "labels":
+        write_json(Path("data/tiny/prepared/task.json"), {"labels": value})
+    else:
+        metric = {"multi_label": "micro_f1", "named_entities": "f1"}.get(value, "accuracy")
+        tiny.write_params(world / "params.yaml", **{f"tasks.tiny.{setting}": value, "tasks.tiny.metric": metric})
+    monkeypatch.setattr(sys, "argv", ["predict", "tiny", "a film"])
+    with pytest.raises(UserError, match=f"^models/tiny/onnx was made for {why}: run `dvc repro export@tiny`"):
         predict.main()
 
 
@@ -554,6 +575,17 @@ def test_the_folder_s_predict_py_reads_a_byte_order_mark_and_names_bad_lines(rel
     assert done.returncode == 1 and first == last and first["text"] == "a film"
     assert bad == {"error": "line 3: expected a text as 'text'"}
     assert worse["error"].startswith("line 4: not valid JSON: ")
+
+
+def test_the_folder_s_predict_py_answers_every_line_however_odd(release):
+    odd = [b'{"text": "\\ud83d good"}', b'{"text": "good", "n": ' + b"[" * 9000 + b"]" * 9000 + b"}", b"caf\xe9"]
+    odd += [b'{"text": ""}', '{"text": "\u200b"}'.encode(), b'{"text": "a film", "number": 5, "error": "x"}', b"a film"]
+    command = [sys.executable, release("regression") / "predict.py"]
+    done = subprocess.run(command, capture_output=True, input=b"\n".join(odd))
+    *bad, renamed, last = map(json.loads, done.stdout.decode().splitlines())
+    assert [answer["error"].partition(":")[0] for answer in bad] == [f"line {number}" for number in range(1, 6)]
+    assert renamed == {"text": "a film", "input_number": 5, "input_error": "x", "number": last["number"]}
+    assert done.returncode == 1 and not done.stderr
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from pathlib import Path
 import filelock
 import torch
 
-from pipeline.tinybert.core import launch
+from pipeline.tinybert.core import dvc_yaml, launch
 from pipeline.tinybert.core.log import log
 
 LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "numpy", "nltk", "gensim", "icu4py")
@@ -138,53 +138,14 @@ def folder(name: str) -> Iterator[Path]:
 
 def fingerprint(stage: str, arguments: list[str]) -> str:
     """A hash of a stage's command, parameters, code and inputs, of the libraries, and of how the processor computes."""
-    parameters = _yaml(Path("params.yaml"))
-    keys, paths = (_listed(stage, arguments, part) for part in ("params", "deps"))
     found = {
         "stage": [stage, *arguments],
-        "parameters": {key: _value(parameters, key) for key in keys},
-        "inputs": {path: _content(Path(path)) for path in paths},
+        **dvc_yaml.state(stage, arguments),
         "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
         "processor": [torch.get_num_threads(), torch.backends.cpu.get_cpu_capability(), torch.cuda.is_available()],
         "processes": launch.world_size(),
     }
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:20]
-
-
-def inputs(stage: str, arguments: list[str]) -> list[str]:
-    """The paths that a stage depends on; none where there is no dvc.yaml or no such stage in it."""
-    return _listed(stage, arguments, "deps") if Path("dvc.yaml").exists() else []
-
-
-def _listed(stage: str, arguments: list[str], part: str) -> list[str]:
-    entry = _yaml(Path("dvc.yaml"))["stages"].get(stage, {})
-    return [text.replace("${item.task}", "".join(arguments)) for text in entry.get(part, [])]
-
-
-def _yaml(path: Path) -> dict:
-    import ruamel.yaml
-
-    return ruamel.yaml.YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-
-
-def _value(parameters: dict, key: str) -> object:
-    for part in key.split("."):
-        parameters = parameters[part]
-    return parameters
-
-
-def _content(path: Path) -> str:
-    """A hash of a file, or of the names and contents of a folder's files; of nothing if the path does not exist."""
-    digest = hashlib.blake2b(digest_size=20)
-    files = [path]
-    if path.is_dir():
-        files = sorted(entry for entry in path.rglob("*") if entry.is_file() and "__pycache__" not in entry.parts)
-    for file in files:
-        if file.is_file():
-            digest.update(file.relative_to(path).as_posix().encode())
-            with open(file, "rb") as content:
-                digest.update(hashlib.file_digest(content, "blake2b").digest())
-    return digest.hexdigest()
 
 
 def _beside_the_cache() -> Path:

@@ -16,6 +16,7 @@ from types import TracebackType
 
 import psutil
 
+from pipeline.tinybert.core import dvc_yaml
 from pipeline.tinybert.core.errors import Interrupted, UserError, is_about_a_file, message, was_interrupted
 from pipeline.tinybert.core.log import log, rank
 
@@ -71,6 +72,7 @@ def run(main: Callable[..., None], *names: str, flags: tuple[str, ...] = (), wit
     with contextlib.ExitStack() as around:
         if not chosen:  # a flag asks for a run that writes nothing
             around.enter_context(_alone(title))
+            around.enter_context(_unchanged(stage_name, arguments))
         if within:
             around.enter_context(within(stage_name, arguments))
         around.enter_context(_missing_inputs_named(arguments))
@@ -102,15 +104,33 @@ def _alone(title: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _unchanged(stage_name: str, arguments: list[str]) -> Iterator[None]:
+    """UserError if the stage's settings, inputs or code in the block's end are others than at its begin. DVC reads them
+    after a stage has run, so it would record the new ones for a result of the old ones.
+    """
+    if rank() > 0 or not dvc_yaml.inputs(stage_name, arguments):
+        yield
+        return
+    before = dvc_yaml.state(stage_name, arguments)
+    yield
+    after = dvc_yaml.state(stage_name, arguments)
+    changed = [name for part in before for name in before[part] if before[part][name] != after[part].get(name)]
+    if changed:
+        target = "@".join([stage_name, *arguments])
+        raise UserError(
+            f"{', '.join(changed)} changed while this stage ran, and its result is that of the old state: run"
+            f" `dvc repro {target}` again; or, to keep the result, undo the change and run `dvc commit {target}`"
+        )
+
+
+@contextlib.contextmanager
 def _missing_inputs_named(arguments: list[str]) -> Iterator[None]:
     """If reading a file fails and an input listed in dvc.yaml is missing, raise a UserError that says what to run."""
     try:
         yield
     except Exception as error:
-        from pipeline.tinybert.core import resume  # imports this module
-
         stage_name = Path(sys.argv[0]).stem
-        missing = [path for path in resume.inputs(stage_name, arguments) if not Path(path).exists()]
+        missing = [path for path in dvc_yaml.inputs(stage_name, arguments) if not Path(path).exists()]
         if not missing or not is_about_a_file(error):
             raise
         target = "@".join([stage_name, *arguments])

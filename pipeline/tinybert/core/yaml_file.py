@@ -1,4 +1,4 @@
-"""Read params.yaml as plain values, however it is damaged."""
+"""Read params.yaml or dvc.yaml as plain values, however it is damaged."""
 
 import math
 from pathlib import Path
@@ -12,7 +12,7 @@ MOST_VALUES = 100_000  # in params.yaml, which has some hundred
 
 
 def read(path: Path) -> dict:
-    """The groups of params.yaml. Raises UserError: one line with the place in the file."""
+    """The groups of a file. Raises UserError: one line with the place in the file."""
     # ruamel as in DVC: PyYAML would read 1e-05, which `dvc exp run -S a=1e-5` writes, as text.
     yaml = ruamel.yaml.YAML(typ="safe", pure=True)
     try:

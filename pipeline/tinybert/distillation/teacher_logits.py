@@ -181,10 +181,7 @@ def put_known(logits: TeacherLogits, known: KnownLogits, rows: Iterable[Row]) ->
         if found is not None:
             count += 1
             logits.put(np.array([number]), torch.from_numpy(np.float32(found))[None, None], torch.tensor([[True]]))
-    log(
-        f"the file of predictions ({len(known.by_key)} rows) has {count} of the {total} rows to learn from; the others"
-        " are left out"
-    )
+    log(f"the file of predictions has {count} of the {total} rows to learn from; the others are left out")
 
 
 def save_mean(several: list[TeacherLogits], folder: Path) -> None:

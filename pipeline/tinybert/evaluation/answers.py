@@ -41,7 +41,8 @@ def of(task: Task, folder: Path, parts: dict[str, list[Row]], tests: Iterable[st
         for member in ensembles.folders(folder)
     ]
     predictions, logits, alone = {}, [], []
-    threshold, own_thresholds = None, [None for _ in models]
+    threshold: float | None = None
+    own_thresholds: list[float | None] = [None for _ in models]
     with ensembles.opened(task, models) as ensemble:
         if task.needs_threshold:
             validation = parts["validation"]

@@ -1,4 +1,4 @@
-"""The class logits of some rows, by id or by text: a teacher that is a file of predictions instead of a model."""
+"""The class logits of some rows, by their texts: a teacher that is a file of predictions instead of a model."""
 
 from __future__ import annotations
 
@@ -23,17 +23,18 @@ class KnownLogits:
     def __init__(self, task: Task, logits: dict[str, np.ndarray] | None = None):
         self.task, self.by_key = task, logits or {}
 
-    def key_of_id(self, name: str) -> str:
-        return f"id {name}"
-
     def key_of_text(self, row: Row) -> str:
-        """The key of a row by its texts."""
+        """The key of all rows with these texts."""
         return f"text {json.dumps(self.task.duplicate_key(row), ensure_ascii=False)}"
 
+    def key_of_row(self, row: Row) -> str:
+        """The key of one of several rows with the same texts. An id alone would be another row's in other data."""
+        return f"id {row['id']}, {self.key_of_text(row)}"
+
     def keys(self, row: Row) -> list[str]:
-        """The keys of a row: its text, then its id. A variant has only its text, because its id is its original's."""
-        by_id = [self.key_of_id(row["id"])] if "id" in row and not row.get("variant") else []
-        return [self.key_of_text(row), *by_id]
+        """The keys of a row, the most specific one first. A variant has its original's id, so only its texts count."""
+        of_row = [self.key_of_row(row)] if "id" in row and not row.get("variant") else []
+        return [*of_row, self.key_of_text(row)]
 
     def of(self, row: Row) -> np.ndarray | None:
         """A row's logits; None if they are not known."""

@@ -9,16 +9,19 @@ from typing import Any
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.output import csv_rows, output
 from pipeline.tinybert.data.rows import line
+from pipeline.tinybert.release.stand_alone import ANSWERS
 
 Write = Callable[[list[dict]], None]
-# Kind of task → the fields of an answer and their types in a Parquet file. A table has them all, also where a block has
-# no value for one.
-FIELDS: dict[str, dict[str, str]] = {
-    "text_classification": {"label": "string", "probabilities": "numbers"},
-    "multi_label": {"labels": "strings", "probabilities": "numbers"},
-    "regression": {"number": "double"},
-    "named_entities": {"tags": "strings", "entities": "entities"},
-    "question_answering": {"answer": "string", "start": "int64"},
+# The types of an answer's fields in a Parquet file. A table has them all, also where a block has no value for one.
+TYPES = {
+    "label": "string",
+    "labels": "strings",
+    "probabilities": "numbers",
+    "number": "double",
+    "tags": "strings",
+    "entities": "entities",
+    "answer": "string",
+    "start": "int64",
 }
 ERROR = {"error": "string"}
 
@@ -35,7 +38,10 @@ def open_file(path: Path, kind: str) -> Iterator[Write]:
         raise UserError(f"--output: {path} is a folder: name another file, or remove the folder")
     if not path.parent.is_dir():
         raise UserError(f"--output: {path}: there is no folder {path.parent}: create it first")
-    with output(path) as partial, WRITERS[path.suffix.lower()](partial, path, FIELDS[kind] | ERROR) as write:
+    with (
+        output(path) as partial,
+        WRITERS[path.suffix.lower()](partial, path, {name: TYPES[name] for name in ANSWERS[kind]} | ERROR) as write,
+    ):
         yield write
 
 

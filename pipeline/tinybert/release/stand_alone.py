@@ -32,6 +32,13 @@ FILES = {"int8": INT8, "onnx": "onnx/model.onnx"}
 WORD = re.compile(r"\w(?:\S*\w)?|[^\w\s]")
 BLANK = re.compile(r"\s")
 NO_ENTITY = "O"
+ANSWERS = {  # kind of task → the fields of an answer
+    "text_classification": ("label", "probabilities"),
+    "multi_label": ("labels", "probabilities"),
+    "regression": ("number",),
+    "named_entities": ("tags", "entities"),
+    "question_answering": ("answer", "start"),
+}
 Forward = Callable[[dict[str, np.ndarray]], np.ndarray]  # model inputs (B, S) → class logits (B, P, C)
 Part = tuple[Encoding, np.ndarray]  # a sequence, and its class logits (P, C)
 
@@ -297,40 +304,65 @@ def main() -> None:
     )
     parser.add_argument("--model", choices=FILES, default="int8", help="default: int8; onnx: float32")
     options = parser.parse_intermixed_args()
-    sys.stdin.reconfigure(encoding="utf-8-sig", errors="replace")  # type: ignore[union-attr]
     sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
     model, has_failed = Model(Path(__file__).parent, FILES[options.model]), False
     fields = model.settings["fields"]
     more = dict.fromkeys(fields[1:], options.other) if options.other is not None else {}
-    for number, line in enumerate(options.texts or map(str.strip, sys.stdin), 1):
-        if not line:
-            continue
+    taken = {*ANSWERS[model.settings["kind"]], "error"}
+    for number, line in enumerate(options.texts or sys.stdin.buffer, 1):
         try:
-            row = read_line(line, fields, more)
-            shown = {**row, **model.predict([{**more, **row}])[0]}
+            text = text_in(line)
+            if not text and not options.texts:
+                continue
+            row = read_line(text, fields, more)
+            given = {f"input_{name}" if name in taken else name: value for name, value in row.items()}
+            shown = {**given, **model.predict([{**more, **row}])[0]}
         except BadLineError as error:
             shown, has_failed = {"error": f"line {number}: {error}"}, True
         print(json.dumps(shown, ensure_ascii=False), flush=True)
     sys.exit(has_failed)
 
 
+def text_in(line: str | bytes) -> str:
+    """A line of a file without blanks around it, or a text of the command line. BadLineError if it is not UTF-8."""
+    try:
+        text = line.decode("utf-8-sig").strip() if isinstance(line, bytes) else line
+        text.encode("utf-8")  # bytes of the command line that are not UTF-8 become surrogates
+    except UnicodeError:
+        raise BadLineError("not UTF-8") from None
+    return text
+
+
 def read_line(line: str, fields: list[str], more: dict[str, str]) -> dict:
-    """The row of a JSON object, or of a text of the first field. Raises BadLineError if one of the ``fields`` is in
-    neither the row nor ``more``.
+    """The row of a JSON object, or of a text of the first field. Raises BadLineError if one of the ``fields`` has no
+    text in the row or ``more``.
     """
     first, *second = ["text" if field == "words" else field for field in fields]
     try:
         row = json.loads(line) if line.startswith("{") else {first: line}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadLineError(f"not valid JSON: {error}") from None
+    if not _is_unicode(row):
+        raise BadLineError("half of a surrogate pair, which is no character")
     words = row.get("words")
     if "words" in fields and isinstance(words, list) and words and all(isinstance(word, str) for word in words):
         return row
     for field in (first, *second):
-        if not isinstance({**more, **row}.get(field), str):
+        text = {**more, **row}.get(field)
+        if not isinstance(text, str):
             remedy = ": give --context or --pair" if field in second else ""
             raise BadLineError(f"expected a text as {field!r}{remedy}")
+        if all(unicodedata.category(character)[0] in "CZ" for character in text):  # blanks, control characters
+            raise BadLineError(f"an empty text as {field!r}")
     return row
+
+
+def _is_unicode(row: dict) -> bool:
+    try:
+        json.dumps(row, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class BadLineError(Exception):

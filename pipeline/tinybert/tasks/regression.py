@@ -75,6 +75,16 @@ class Regression(Texts):
 
         return score
 
+    def doubt(self, rows: list[Row], predictions: list[float]) -> str:
+        """Numbers on another scale than the labels: they correlate, but the labels' mean is closer to each label."""
+        actual, predicted = np.array([row["label"] for row in rows]), np.array(predictions)
+        if correlation(actual, predicted) <= 0 or np.mean((predicted - actual) ** 2) <= actual.var():
+            return ""
+        of_labels, of_model = (f"{np.mean(numbers):.3g} ± {np.std(numbers):.3g}" for numbers in (actual, predicted))
+        return (
+            f"its numbers ({of_model}) are on another scale than the labels ({of_labels}), and the student learns them"
+        )
+
     def calibration(
         self, rows: list[Row], predictions: list[float], logits: list[np.ndarray]
     ) -> tuple[np.ndarray, np.ndarray]:

@@ -141,6 +141,10 @@ class Task(ABC):
         names = dict(enumerate(self.labels))
         return {"id2label": names, "label2id": {name: index for index, name in names.items()}}
 
+    def doubt(self, rows: list[Row], predictions: list) -> str:
+        """What is wrong with a model's predictions for labelled rows although its score may be good; "" if nothing."""
+        return ""
+
     def class_weights(self, rows: list[Row]) -> list[float]:
         """One weight per class, so that all classes count equally in the loss (scikit-learn's "balanced").
 

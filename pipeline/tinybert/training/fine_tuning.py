@@ -159,11 +159,6 @@ def fine_tune(
     return training.best(lambda: task.load_model(folder, numerics.seed))
 
 
-def score_as_it_is(model: PreTrainedModel, validation: EvaluationSet) -> Trained:
-    """A model that needs no training."""
-    return Trained(model, Result(score=score(model, validation), epoch=0, rows=0, steps=0, curves={}))
-
-
 def write_result(metrics: Path, task: Task, trained: Trained) -> None:
     """``plots`` and ``validation.json`` of a training stage."""
     result = trained.result

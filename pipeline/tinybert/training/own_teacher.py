@@ -33,17 +33,23 @@ def load(task: Task, location: str, within: Path) -> tuple[PreTrainedModel, Any]
     tokenizer = checkpoints.user_tokenizer(folder, KEY)
     memory.check(folder, KEY, is_trained=False)
     teacher, report = checkpoints.load_and_report(task.head, folder, KEY)
-    _check_head(teacher, report, location)
+    _check_head(task, teacher, report, location)
     _in_the_order_of(task, teacher, location)
     return teacher, tokenizer
 
 
-def _check_head(teacher: PreTrainedModel, report: dict[str, Any], location: str) -> None:
-    """Raise UserError if the checkpoint has another head than ``teacher``, or only a part of it."""
+def _check_head(task: Task, teacher: PreTrainedModel, report: dict[str, Any], location: str) -> None:
+    """Raise UserError if the checkpoint has another head than ``teacher``, a part of it, or one for another loss."""
     expected = type(teacher).__name__
     made_for = teacher.config.architectures or [expected]
     if expected not in made_for:
         raise UserError(f"{KEY}: {location} holds a {made_for[0]}, expected a {expected} for this kind of task")
+    wanted, stated = task.head_options().get("problem_type"), teacher.config.problem_type
+    if wanted and stated not in (None, wanted):
+        raise UserError(
+            f"{KEY}: {location} was trained for {stated} (problem_type in its config.json), expected {wanted} for this"
+            " kind of task: choose the kind that fits, or correct problem_type if it is wrong"
+        )
     others = weights.of_no_known_part(teacher, report["unexpected_keys"])
     for what, names in (("lacks", report["missing_keys"]), ("has beside", others)):
         if names:
@@ -62,7 +68,7 @@ def _in_the_order_of(task: Task, teacher: PreTrainedModel, location: str) -> Non
     if len(task.labels) == 1:  # regression: a number has no name
         names = task.labels * config.num_labels
     else:
-        names = [config.id2label[index] for index in range(config.num_labels)]
+        names = [str(config.id2label.get(index)) for index in range(config.num_labels)]
     number = {name: index for index, name in enumerate(names)}
     if len(names) != len(task.labels) or set(names) != set(task.labels):
         raise UserError(

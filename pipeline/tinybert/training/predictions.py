@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -34,24 +35,40 @@ def read(task: Task, location: str, within: Path, parts: Parts) -> KnownLogits:
         raise UserError(f"{KEY}: only tasks with one prediction for a text may have a file: remove the setting")
     path = locations.local_path(location, KEY, within)
     known = KnownLogits(task)
-    found_at: dict[str, str] = {}
     of_task = {row["id"]: row for rows in parts.values() for row in rows}
     by_text = {row["id"] for part in DEDUPLICATED for row in parts.get(part, [])}
+    found_at: dict[str, str] = {}  # key → line
+    unknown_ids, only_ids, count = [], 0, 0
     for where, record in readers.records(path, Table.model_validate({"location": location}), KEY):
         try:
-            key, logits = _key(known, record, of_task, by_text), _logits(task, record)
+            row, logits = _row(task, record, of_task), _logits(task, record)
         except BadRecordError as error:
             raise UserError(f"{KEY}: {path.name}, {where}: {error}") from None
+        count += 1
+        only_ids += not _is_given(record, "text")
+        if row is None:
+            unknown_ids.append(where)
+            continue
+        is_one_of_several = "id" in row and row["id"] not in by_text
+        key = known.key_of_row(row) if is_one_of_several else known.key_of_text(row)
         found_at.setdefault(key, where)
         _check_agreement(path, known.by_key.setdefault(key, logits), logits, where, found_at[key])
-    if not known.by_key:
+    if not count:
         raise UserError(f"{KEY}: {path.name} has no rows")
-    _check_fit(known, parts, path, found_at)
+    misfits = [*unknown_ids, *_check_fit(known, parts, path, found_at)]
+    if misfits:
+        log(f"{len(misfits)} of {count} rows of {path.name} fit no row of {', '.join(parts)}: {first_ten(misfits)}")
+    if only_ids:
+        log(
+            f"{only_ids} of {count} rows of {path.name} have an id and no text: ids change with the data, so these"
+            " predictions belong to other rows if the data has changed since: add the column 'text' to be sure"
+        )
+    _know_texts(known, of_task.values())
     return known
 
 
-def _check_fit(known: KnownLogits, parts: Parts, path: Path, found_at: dict[str, str]) -> None:
-    """Log which rows of the task are in the file, and which rows of the file are none of the task's."""
+def _check_fit(known: KnownLogits, parts: Parts, path: Path, found_at: dict[str, str]) -> list[str]:
+    """Log how many rows of the task are in the file. Returns the lines of the file that fit no row."""
     counts, misfits = dict.fromkeys(parts, 0), dict(found_at)
     for part, rows in parts.items():
         for row in rows:
@@ -68,9 +85,20 @@ def _check_fit(known: KnownLogits, parts: Parts, path: Path, found_at: dict[str,
         )
     found = ", ".join(f"{counts[part]} of {len(rows)} rows of {part}" for part, rows in parts.items())
     log(f"{path.name} has predictions for {found}")
-    if misfits:
-        shown = first_ten(list(misfits.values()))
-        log(f"{len(misfits)} of {len(known.by_key)} rows of {path.name} fit no row of {', '.join(parts)}: {shown}")
+    return list(misfits.values())
+
+
+def _know_texts(known: KnownLogits, rows: Iterable[Row]) -> None:
+    """Let texts have the logits of their rows, so that they are found if ids change. Not if several rows with a text
+    have different logits.
+    """
+    of_text: dict[str, list[np.ndarray]] = {}
+    for row in rows:
+        if (logits := known.by_key.get(known.key_of_row(row))) is not None:
+            of_text.setdefault(known.key_of_text(row), []).append(logits)
+    for key, several in of_text.items():
+        if all(np.array_equal(several[0], logits) for logits in several):
+            known.by_key.setdefault(key, several[0])
 
 
 def _check_agreement(path: Path, one: np.ndarray, other: np.ndarray, where: str, elsewhere: str) -> None:
@@ -80,20 +108,19 @@ def _check_agreement(path: Path, one: np.ndarray, other: np.ndarray, where: str,
         )
 
 
-def _key(known: KnownLogits, record: dict, of_task: dict[str, Row], by_text: set[str]) -> str:
-    """The key of a record: its text, if it has one and its row is in ``by_text``, else its id. The text comes first
-    because ids change with the source. Several rows of test may have the same text.
-    """
+def _row(task: Task, record: dict, of_task: dict[str, Row]) -> Row | None:
+    """The task's row with the id of a record; if there is none, a row with the record's texts; None without a text."""
+    row = of_task.get(str(record.get("id")))
+    if row is not None:
+        _check_texts(record, row)
+        return row
     if not _is_given(record, "text"):
         if not _is_given(record, "id"):
             raise BadRecordError("no 'id' and no 'text': expected one of them")
-        return known.key_of_id(str(record["id"]))
-    if row := of_task.get(str(record.get("id"))):
-        _check_texts(record, row)
-        return known.key_of_text(row) if row["id"] in by_text else known.key_of_id(row["id"])
+        return None
     pair = "pair" if _is_given(record, "pair") else None
     columns = Table.model_validate({"location": "-", "text": "text", "pair": pair})
-    return known.key_of_text(known.task.parse_record(record, columns, labelled=False))
+    return task.parse_record(record, columns, labelled=False)
 
 
 def _check_texts(record: dict, row: Row) -> None:

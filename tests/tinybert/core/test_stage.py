@@ -1,5 +1,6 @@
 """How a stage ends: whole outputs or none, one line for what the user can mend, exit code 1."""
 
+import contextlib
 import errno
 import os
 import re
@@ -184,6 +185,33 @@ class TestEnd:
         monkeypatch.setattr(sys, "argv", ["evaluate", *arguments])
         with pytest.raises(UserError, match=f"^{re.escape(line)}"):
             stage.run(lambda task: Path("data/films/rows").read_text(), "task")
+
+    @pytest.mark.parametrize(
+        ("file", "new", "named"),
+        [
+            ("params.yaml", "films: {epochs: 3}\nplays: {epochs: 1}", "films.epochs"),
+            ("rows.csv", "text\nbad\n", "rows.csv"),
+            ("code/loss.py", "loss = 2\n", "code"),
+            ("params.yaml", "films: {epochs: 1}\nplays: {epochs: 3}", ""),
+        ],
+        ids=["parameter", "input", "code", "parameter of another task"],
+    )
+    def test_a_change_while_a_stage_runs_ends_it_because_dvc_would_record_the_new_state(
+        self, file, new, named, in_this_process, monkeypatch
+    ):
+        entry = "{params: ['${item.task}.epochs'], deps: [rows.csv, code]}"
+        Path("code").mkdir()
+        for path, text in (
+            ("dvc.yaml", f"stages: {{evaluate: {entry}}}"),
+            ("params.yaml", "films: {epochs: 1}\nplays: {epochs: 1}"),
+            ("rows.csv", "text\ngood\n"),
+            ("code/loss.py", "loss = 1\n"),
+        ):
+            Path(path).write_text(text)
+        monkeypatch.setattr(sys, "argv", ["evaluate", "films"])
+        ended = pytest.raises(UserError, match=rf"^{named} changed while this stage ran, .* `dvc repro evaluate@films`")
+        with ended if named else contextlib.nullcontext():
+            stage.run(lambda task: Path(file).write_text(new), "task")
 
     def test_an_error_ends_the_process_with_its_line_and_code_1(self):
         process = python("raise UserError('a.csv: no label')")

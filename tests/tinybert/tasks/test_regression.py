@@ -145,3 +145,16 @@ def test_a_correlation_with_constant_predictions_is_0(constant):
 
 def test_labels_of_a_tiny_range_are_not_taken_for_constant():
     assert TASK.score(scored([1e-8, 2e-8, 3e-8]), [1e-8, 2e-8, 3e-8])["pearson"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("predictions", "is_doubtful"),
+    [([1.2, 1.9, 3.3, 3.8], False), ([0.2, 0.4, 0.6, 0.8], True), ([4, 3, 2, 1], False), ([2, 2, 2, 2], False)],
+    ids=["the labels' scale", "a fifth of it", "wrong, and its score shows it", "constant"],
+)
+def test_a_model_s_numbers_on_another_scale_than_the_labels_are_doubtful(predictions, is_doubtful):
+    doubt = TASK.doubt(scored([1, 2, 3, 4]), predictions)
+    assert (
+        doubt.startswith("its numbers (0.5 ± 0.224) are on another scale than the labels (2.5 ± 1.12)") == is_doubtful
+    )
+    assert bool(doubt) == is_doubtful

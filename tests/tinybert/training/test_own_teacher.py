@@ -1,3 +1,4 @@
+import json
 import shutil
 from pathlib import Path
 
@@ -92,6 +93,29 @@ def test_a_teacher_of_numbers_or_of_answers_needs_no_names(encoder):
 def test_a_teacher_with_another_head_or_other_labels_is_refused(encoder, head, labels, message):
     own(head, labels)
     with pytest.raises(UserError, match=f"^finetune_teacher.checkpoint: own {message}"):
+        own_teacher.load(tiny.task(NAMES), "own", Path())
+
+
+@pytest.mark.parametrize(
+    ("stated", "kind", "metric"),
+    [
+        ("single_label_classification", "multi_label", "micro_f1"),
+        ("multi_label_classification", "text_classification", "accuracy"),
+        ("regression", "text_classification", "accuracy"),
+    ],
+)
+def test_a_teacher_that_was_trained_for_another_kind_of_labels_is_refused(encoder, stated, kind, metric):
+    own(BertForSequenceClassification, NAMES, problem_type=stated)
+    with pytest.raises(UserError, match=rf"^finetune_teacher.checkpoint: own was trained for {stated} \(problem_type"):
+        own_teacher.load(tiny.task(NAMES, metric, kind=kind), "own", Path())
+
+
+@pytest.mark.parametrize("names", [{"1": "negative", "2": "neutral", "3": "positive"}, {str(n): [n] for n in range(3)}])
+def test_a_teacher_with_odd_names_of_labels_is_refused(encoder, names):
+    own(BertForSequenceClassification, NAMES)
+    config = json.loads(Path("own", "config.json").read_text())
+    Path("own", "config.json").write_text(json.dumps(config | {"id2label": names}))
+    with pytest.raises(UserError, match="^finetune_teacher.checkpoint: own has the labels .* give one of them the nam"):
         own_teacher.load(tiny.task(NAMES), "own", Path())
 
 
