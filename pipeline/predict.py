@@ -139,7 +139,7 @@ def check_made_for(task: Task, folder: Path, name: str) -> None:
     elif wanted and config["id2label"] != wanted["id2label"]:
         differs = f"the labels {', '.join(config['id2label'].values())}", ", ".join(labels)
     elif task.max_length > longest:
-        differs = f"at most {longest} word pieces", task.max_length
+        differs = f"at most {longest} word pieces", str(task.max_length)
     if differs:
         raise UserError(
             f"{folder} was made for {differs[0]}, the task now has {differs[1]}: run `dvc repro export@{name}`"

@@ -124,7 +124,7 @@ def test_a_reader_that_has_enough_ends_the_folder_s_predict_py_quietly(release, 
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        (["tiny", "good", "--context", "more"], "this task is about one text"),
+        (["tiny", "good", "--context", "more"], "this task reads one text only"),
         (["tiny", "good", "--file", "x"], "give one of them"),
         (["tiny", "--file", "nowhere.txt"], r"nowhere.txt cannot be read: No such file"),
         (["tiny", "   "], r"text 1: column 'text': empty text"),
