@@ -22,7 +22,9 @@ from pathlib import Path
 import ruamel.yaml
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.markdown import table
+from pipeline.tinybert.core.output import parse_json
 from pipeline.tinybert.evaluation import comparison, verdicts
 from pipeline.tinybert.evaluation.comparison import Comparison
 
@@ -182,8 +184,15 @@ def both(base: str, task: str, file: str) -> tuple[str, str]:
 
 def reports(base: str, task: str, file: str) -> tuple[dict, dict]:
     """The same as JSON."""
-    before, now = (json.loads(text or "{}") for text in both(base, task, file))
+    before, now = (parsed(text or "{}", Path("metrics", task, file)) for text in both(base, task, file))
     return before, now
+
+
+def parsed(text: str, path: Path) -> dict:
+    try:
+        return parse_json(text, path)
+    except UserError as error:
+        sys.exit(f"review: cannot compare: {error}")
 
 
 def compare(base: str, task: str) -> dict[str, Comparison]:
@@ -194,15 +203,16 @@ def compare(base: str, task: str) -> dict[str, Comparison]:
         if not had_scores:
             found |= {model: Comparison(comparison.NEW)} if has_scores else {}
             continue
-        before, now = (by_test_set(text) for text in both(base, task, f"resampled/{model}.jsonl"))
+        path = Path("metrics", task, "resampled", f"{model}.jsonl")
+        before, now = (by_test_set(text, path) for text in both(base, task, f"resampled/{path.name}"))
         for part in dict.fromkeys(["test", *before]):
             key = model if part == "test" else f"{model} on {part}"
-            found[key] = compare_test_set(f"metrics/{task}/resampled/{model}.jsonl", before.get(part), now.get(part))
+            found[key] = compare_test_set(path.as_posix(), before.get(part), now.get(part))
     return found
 
 
-def by_test_set(text: str) -> dict[str, dict]:
-    return {line["part"]: line for line in map(json.loads, text.splitlines())}
+def by_test_set(text: str, path: Path) -> dict[str, dict]:
+    return {line["part"]: line for line in (parsed(line, path) for line in text.splitlines())}
 
 
 def compare_test_set(path: str, before: dict | None, now: dict | None) -> Comparison:

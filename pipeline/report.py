@@ -6,7 +6,6 @@ experiment to show beside them. The texts of examples are those of the test rows
 
 import argparse
 import csv
-import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ import ruamel.yaml
 from pipeline.tinybert.core import settings, stage
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import log
-from pipeline.tinybert.core.output import output
+from pipeline.tinybert.core.output import output, parse_json
 from pipeline.tinybert.data import rows
 from pipeline.tinybert.evaluation import verdicts
 from pipeline.tinybert.report import page
@@ -80,7 +79,7 @@ def read_run(name: str, commit: str | None, task: str, configuration: settings.S
     """A task's results; None if it has no scores of its metric."""
     metric = configuration.task(task).metric
     files = dict(files_of(commit, Path("metrics", task)))
-    reports = {report: json.loads(files.get(f"{report}.json", "{}")) for report in REPORTS}
+    reports = {report: report_of(files, task, f"{report}.json") for report in REPORTS}
     lock = lock_of(commit)
     stale = [report for report in REPORTS if reports[report] and not is_of_present_models(lock, task, report)]
     reports |= {report: {} for report in stale if report != "scores"}
@@ -98,8 +97,8 @@ def read_run(name: str, commit: str | None, task: str, configuration: settings.S
         metric,
         **reports,
         tables=tables,
-        resampled=resampled(files, "student"),
-        int8_resampled=resampled(files, "int8") if reports["export"] else {},
+        resampled=resampled(files, task, "student"),
+        int8_resampled=resampled(files, task, "int8") if reports["export"] else {},
         doubts=[
             *(f"metrics/{task}/{report}.json is of an earlier model: run `dvc repro`" for report in stale),
             *doubts(task, metric, reports["scores"], files, configuration.teacher_may_know_test(task)),
@@ -108,15 +107,21 @@ def read_run(name: str, commit: str | None, task: str, configuration: settings.S
     )
 
 
-def resampled(files: dict[str, str], model: str) -> dict:
+def report_of(files: dict[str, str], task: str, name: str) -> dict:
+    """A JSON file of the task's metrics; empty if there is none. Raises UserError if it is damaged."""
+    return parse_json(files.get(name, "{}"), Path("metrics", task, name))
+
+
+def resampled(files: dict[str, str], task: str, model: str) -> dict:
     """A model's scores on resamples of test; empty if there are none."""
-    lines = map(json.loads, files.get(f"resampled/{model}.jsonl", "").splitlines())
+    name = f"resampled/{model}.jsonl"
+    lines = (parse_json(line, Path("metrics", task, name)) for line in files.get(name, "").splitlines())
     return next((line for line in lines if line["part"] == "test"), {})
 
 
 def doubts(task: str, metric: str, scores: dict, files: dict[str, str], may_know_test: bool) -> list[str]:
     """What `evaluate` logs as doubtful."""
-    validation = [json.loads(files.get(f"{stage}/validation.json", "{}")).get(metric) for stage in verdicts.STUDENTS]
+    validation = [report_of(files, task, f"{stage}/validation.json").get(metric) for stage in verdicts.STUDENTS]
     return verdicts.all_doubts(task, scores, may_know_test, validation)
 
 

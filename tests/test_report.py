@@ -145,6 +145,14 @@ def test_without_scores_or_predictions_the_page_says_what_to_run(world, monkeypa
         write(monkeypatch)
 
 
+@pytest.mark.parametrize("name", ["scores.json", "benchmark.json", "resampled/student.jsonl"])
+def test_metrics_with_a_conflict_of_a_merge_are_named(world, monkeypatch, name):
+    path = Path("metrics/tiny", name)
+    path.write_text(f"<<<<<<< HEAD\n{path.read_text()}=======\n")
+    with pytest.raises(UserError, match=f"^metrics/tiny/{name} is damaged: run `dvc repro`"):
+        write(monkeypatch)
+
+
 def test_predictions_of_other_rows_are_not_shown_beside_these(world, monkeypatch, capsys):
     path = Path("data/tiny/prepared/test.jsonl")
     rows.write(path, [{**row, "text": f"{row['text']} again"} for row in rows.read(path)])

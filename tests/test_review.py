@@ -202,6 +202,15 @@ def test_what_cannot_be_compared_says_why_and_does_not_pass(branch, monkeypatch,
     assert line.startswith("- films: student cannot be compared: ") and reason in line
 
 
+@pytest.mark.parametrize("name", ["scores.json", "resampled/student.jsonl"])
+def test_metrics_with_a_conflict_of_a_merge_are_named(branch, monkeypatch, name):
+    monkeypatch.chdir(branch)
+    path = Path("metrics/films", name)
+    path.write_text(f"<<<<<<< HEAD\n{path.read_text()}=======\n")
+    with pytest.raises(SystemExit, match=f"^review: cannot compare: metrics/films/{name} is damaged: run `dvc repro`"):
+        script().compare("HEAD", "films"), script().reports("HEAD", "films", name)
+
+
 def test_scores_older_than_the_comparison_cannot_be_compared(branch, monkeypatch):
     monkeypatch.chdir(branch)
     do(branch, "git", "rm", "--quiet", "--cached", "metrics/films/resampled/student.jsonl")

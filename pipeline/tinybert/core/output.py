@@ -82,7 +82,15 @@ def write_json(path: str | Path, content: dict) -> None:
 def read_json(path: str | Path) -> Any:
     """The content of a JSON file that a stage has written. Raises UserError if it is damaged."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return parse_json(Path(path).read_text(encoding="utf-8"), path)
+    except UnicodeDecodeError:
+        raise damaged(path) from None
+
+
+def parse_json(text: str, path: str | Path) -> Any:
+    """The content of a JSON file from its text. Raises UserError if it is damaged, as by a conflict of a merge."""
+    try:
+        return json.loads(text)
     except ValueError:
         raise damaged(path) from None
 
