@@ -13,7 +13,7 @@ from pipeline.tinybert.core import launch, resume, settings
 from pipeline.tinybert.core.output import output
 from pipeline.tinybert.data import rows
 from pipeline.tinybert.distillation import transfer_set
-from pipeline.tinybert.distillation.prediction import learn_labels, learn_logits
+from pipeline.tinybert.distillation.prediction import STAGE, learn_logits
 from pipeline.tinybert.distillation.teacher_logits import TeacherLogits
 from pipeline.tinybert.models import checkpoints
 from pipeline.tinybert.models.inference import EvaluationSet
@@ -34,7 +34,7 @@ def main(name: str) -> None:
 
     if recipe.targets == "labels":
         labelled = list(transfer_set.labelled_rows(task, name, recipe.augmented))
-        trained = learn_labels(new_student, tokenizer, labelled, validation, recipe, numerics)
+        trained = fine_tuning.fine_tune(new_student, labelled, validation, recipe, numerics, STAGE)
     else:
         transfer_rows, logits_folder = transfer_set.rows(task, name), Path("data", name, "teacher_logits")
         with (

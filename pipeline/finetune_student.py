@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from transformers import PreTrainedModel
+
 from pipeline.tinybert import tasks
 from pipeline.tinybert.core import launch, resume, settings
 from pipeline.tinybert.core.output import output
@@ -23,7 +25,10 @@ def main(name: str) -> None:
     tokenizer = checkpoints.tokenizer(general_student)
     validation = EvaluationSet(task, validation_rows, tokenizer)
 
-    student = fine_tuning.fine_tune(general_student, tokenizer, task, train, validation, recipe, numerics, STAGE)
+    def new_student() -> PreTrainedModel:
+        return task.load_model(general_student, numerics.seed)
+
+    student = fine_tuning.fine_tune(new_student, train, validation, recipe, numerics, STAGE)
 
     with output(Path("models", name, "student_alone")) as out:
         checkpoints.save(out, student.model, tokenizer)

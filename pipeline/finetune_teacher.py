@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,9 +78,8 @@ def fine_tuned(
             run = f"training{f'-{len(members) + 1}' if members else ''}"
             first = FirstTraining(encoder, tokenizer, task, train, recipe, of_seed, run)
             with starts.start(first) as (start, adjusted):
-                trained = fine_tuning.fine_tune(
-                    start, tokenizer, task, train, validation, adjusted, of_seed, STAGE, weights, run
-                )
+                new_teacher = partial(task.load_model, start, seed)
+                trained = fine_tuning.fine_tune(new_teacher, train, validation, adjusted, of_seed, STAGE, weights, run)
             members.append((trained, tokenizer))
     return members
 

@@ -19,7 +19,7 @@ from pipeline.tinybert import tasks
 from pipeline.tinybert.core import settings, stage
 from pipeline.tinybert.core.log import log
 from pipeline.tinybert.core.output import output, write_json
-from pipeline.tinybert.data import drawn_splits, lengths, locations, near_duplicates, rows, splits
+from pipeline.tinybert.data import drawn_splits, lengths, locations, near_duplicates, rows, sources, splits
 from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.models import checkpoints
 from pipeline.tinybert.tasks import Task
@@ -120,7 +120,7 @@ def read_rows(configuration: settings.Settings, name: str) -> tuple[Task, splits
             " trained on these rows, its scores and its student's mean nothing. Name rows that it has not seen:"
             f" {key}.splits: {{train: …, test: …}}"
         )
-    key, text = configuration.unlabelled(name, task.reads_texts)
+    key, text = sources.unlabelled(configuration, name, task.reads_texts)
     unlabelled = splits.read_unlabelled(task, task_settings.source, text, parts, prepare.seed, key)
     for split, part in parts.items():
         log(f"{split}: {len(part)} rows: {task.summary(part)}")

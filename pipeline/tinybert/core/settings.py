@@ -542,18 +542,6 @@ class Settings(Group):
             raise UserError(_no_such_task(name, self.tasks))
         return self.tasks[name]
 
-    def unlabelled(self, task: str, kind_reads_texts: bool) -> tuple[str, Text | None]:
-        """The text that the teacher labels for a task, and this setting's key: the task's own text or, if its rows
-        are single texts, general text.
-        """
-        entry, general = self.task(task), self.encoder.masked_language_model.text
-        if entry.unlabelled:
-            return f"tasks.{task}.unlabelled", entry.unlabelled
-        takes_none = entry.source.pair or not kind_reads_texts
-        count = 0 if takes_none else self.quietly("augment", task).general_texts
-        changes = {"limit": min(count, general.limit), "text": general.text or "text"}
-        return "encoder.masked_language_model.text", general.model_copy(update=changes) if count else None
-
     def teacher_may_know_test(self, task: str) -> bool:
         """Whether the task's test rows may be among those of its teacher's training: the teacher is the user's own, and
         the source names no test split. Then scores of teacher and student mean nothing.

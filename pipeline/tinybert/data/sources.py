@@ -17,7 +17,7 @@ from typing import Any
 
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import first_ten, log
-from pipeline.tinybert.core.settings import Column, Table, Text
+from pipeline.tinybert.core.settings import Column, Settings, Table, Text
 from pipeline.tinybert.data import locations, readers, words
 from pipeline.tinybert.data.records import BadRecordError, flat, text_of
 
@@ -48,6 +48,19 @@ def records(source: Table, split: str | None, columns: list[Column], key: str) -
             raise UserError(f"{key}: {name} has no column '{column}' (it has: {', '.join(map(str, seen))}){hint}")
     if not selected:
         raise UserError(f"{key}: {name} has no row" + (f" where {source.where}" if conditions else ""))
+
+
+def unlabelled(configuration: Settings, name: str, kind_reads_texts: bool) -> tuple[str, Text | None]:
+    """The key and the settings of the text that the teacher labels for a task: the task's own text or, if its rows are
+    single texts, general text.
+    """
+    entry, general = configuration.task(name), configuration.encoder.masked_language_model.text
+    if entry.unlabelled:
+        return f"tasks.{name}.unlabelled", entry.unlabelled
+    takes_none = entry.source.pair or not kind_reads_texts
+    count = 0 if takes_none else configuration.quietly("augment", name).general_texts
+    changes = {"limit": min(count, general.limit), "text": general.text or "text"}
+    return "encoder.masked_language_model.text", general.model_copy(update=changes) if count else None
 
 
 def _read_source(source: Table, split: str | None, key: str) -> tuple[readers.Records, str, Path | None]:

@@ -18,13 +18,12 @@ from pipeline.tinybert.distillation.teacher_logits import TeacherLogits
 from pipeline.tinybert.models.batches import Batch as Rows
 from pipeline.tinybert.models.batches import Collator
 from pipeline.tinybert.models.encoded_rows import EncodedRows
-from pipeline.tinybert.models.inference import EvaluationSet, encode
-from pipeline.tinybert.training.fine_tuning import LabelObjective, Trained, Training
+from pipeline.tinybert.models.inference import EvaluationSet
+from pipeline.tinybert.training.fine_tuning import Trained, Training
 from pipeline.tinybert.training.loop import Batch, Objective, Tensors
 
 if TYPE_CHECKING:
     from pipeline.tinybert.core.settings import DistillPrediction, Numerics
-    from pipeline.tinybert.data.rows import Row
     from pipeline.tinybert.tasks import Task
 
 STAGE = "distill_prediction"
@@ -82,18 +81,4 @@ def learn_logits(
         data = data.select(np.flatnonzero(known))
     objective = PredictionObjective(validation.task, settings.temperature)
     collate = LogitsCollator(tokenizer, logits)
-    return Training(objective, data, collate, validation, settings, numerics, STAGE).best(new_student)
-
-
-def learn_labels(
-    new_student: Callable[[], PreTrainedModel],
-    tokenizer,
-    labelled: list[Row],
-    validation: EvaluationSet,
-    settings: DistillPrediction,
-    numerics: Numerics,
-) -> Trained:
-    """Train a student on labels instead of the teacher's logits, for comparison."""
-    data = EncodedRows.in_memory(encode(validation.task, labelled, tokenizer))
-    objective, collate = LabelObjective(validation.task), Collator(tokenizer)
     return Training(objective, data, collate, validation, settings, numerics, STAGE).best(new_student)

@@ -103,10 +103,10 @@ def _loading(folder: str | Path, key: str) -> Iterator[None]:
         raise UserError(f"{f'{key}: ' if key else ''}{folder} cannot be loaded: {reason}") from error
 
 
-def save(folder: Path, model: PreTrainedModel, tokenizer=None, **options) -> None:
+def save(folder: Path, model: PreTrainedModel, tokenizer=None) -> None:
     """Save a model and its tokenizer in the library's format; ``options`` go to ``model.save_pretrained``."""
     # The library's names, without the prefix of a wrapper that the loaded file may have had.
-    model.save_pretrained(folder, save_original_format=False, **options)
+    model.save_pretrained(folder, save_original_format=False)
     if tokenizer is not None:
         # Reset what the last call of the tokenizer set; otherwise it would be saved.
         tokenizer.backend_tokenizer.no_truncation(), tokenizer.backend_tokenizer.no_padding()

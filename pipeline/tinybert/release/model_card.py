@@ -12,6 +12,7 @@ from transformers import AutoConfig
 
 from pipeline.tinybert.core.markdown import table
 from pipeline.tinybert.core.settings import STAGES_A_TASK_MAY_CHANGE, Numerics, Settings, Source
+from pipeline.tinybert.data import sources
 from pipeline.tinybert.models import checkpoints, ensembles
 from pipeline.tinybert.tasks import Task
 
@@ -162,7 +163,7 @@ def base_models(configuration: Settings, name: str) -> list[str]:
 
 
 def data_sets(task: Task, configuration: Settings, name: str) -> list[str]:
-    _, unlabelled = configuration.unlabelled(name, task.reads_texts)
+    _, unlabelled = sources.unlabelled(configuration, name, task.reads_texts)
     return on_hub(configuration.task(name).source.location, unlabelled.location if unlabelled else None)
 
 
@@ -339,9 +340,9 @@ def training_table(trainings: dict[str, dict]) -> str:
 
 def source_table(task: Task, name: str, configuration: Settings) -> str:
     recipe = configuration.quietly("package", name)
-    _, unlabelled = configuration.unlabelled(name, task.reads_texts)
+    _, unlabelled = sources.unlabelled(configuration, name, task.reads_texts)
     student, teacher = (configuration.quietly(stage, name) for stage in ("general_student", "finetune_teacher"))
-    sources = {
+    used = {
         "encoder": configuration.encoder.checkpoint,
         "teacher": teacher.predictions or ", ".join(teacher.checkpoints or teacher.encoders),
         "general_student": student.checkpoint if student.start == "checkpoint" else None,
@@ -350,7 +351,7 @@ def source_table(task: Task, name: str, configuration: Settings) -> str:
         "word_vectors": configuration.word_vectors.location,
     }
     licenses = recipe.licenses.model_dump()
-    lines = [[part, location, licenses[part] or NOT_STATED] for part, location in sources.items() if location]
+    lines = [[part, location, licenses[part] or NOT_STATED] for part, location in used.items() if location]
     return table(["part", "source", "licence"], lines)
 
 
@@ -368,7 +369,7 @@ def parameters(task: Task, name: str, configuration: Settings, numerics: Numeric
     if teacher["predictions"]:  # without states to learn
         del values["distill_intermediate"]
     if "encoder" not in trainings:  # the encoder has a masked language model of its own
-        key, general = configuration.unlabelled(name, task.reads_texts)
+        key, general = sources.unlabelled(configuration, name, task.reads_texts)
         read = ("train", "text") if general and key.startswith("encoder.") else ("train",)
         head = values["encoder"]["masked_language_model"]
         values["encoder"]["masked_language_model"] = {setting: head[setting] for setting in read}

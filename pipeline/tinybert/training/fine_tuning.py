@@ -31,7 +31,7 @@ from pipeline.tinybert.training.loop import Batch, Collate, Objective, Tensors, 
 from pipeline.tinybert.training.plan import Plan, Result, Validation
 
 if TYPE_CHECKING:
-    from pipeline.tinybert.core.settings import FinetuneStudent, FinetuneTeacher, Numerics, Schedule
+    from pipeline.tinybert.core.settings import Numerics, Schedule
     from pipeline.tinybert.tasks import Task
 
 IGNORED = -100
@@ -141,22 +141,20 @@ def calibrated(trained: Trained, validation: EvaluationSet) -> Trained:
 
 
 def fine_tune(
-    folder: str | Path,
-    tokenizer,
-    task: Task,
+    new_model: Callable[[], PreTrainedModel],
     train_rows: list[Row],
     validation: EvaluationSet,
-    settings: FinetuneTeacher | FinetuneStudent,
+    settings: Schedule,
     numerics: Numerics,
     stage: str,
     class_weights: list[float] | None = None,
     name: str = "training",
 ) -> Trained:
-    """The encoder of ``folder`` with a new head, trained on labels. ``name``: of the run, for resuming."""
+    """A model with the head of the task, trained on labels. ``name``: of the run, for resuming."""
+    task, tokenizer = validation.task, validation.tokenizer
     data = EncodedRows.in_memory(encode(task, train_rows, tokenizer))
     objective = LabelObjective(task, class_weights)
-    training = Training(objective, data, Collator(tokenizer), validation, settings, numerics, stage, name)
-    return training.best(lambda: task.load_model(folder, numerics.seed))
+    return Training(objective, data, Collator(tokenizer), validation, settings, numerics, stage, name).best(new_model)
 
 
 def write_result(metrics: Path, task: Task, trained: Trained) -> None:

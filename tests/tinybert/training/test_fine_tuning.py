@@ -36,7 +36,7 @@ def fine_tune(encoder, task, train=TRAIN, seed=1, precision="float32", class_wei
     settings, numerics = recipe(**changes), tiny.numerics(seed, precision)
     validation = EvaluationSet(task, VALIDATION, tiny.tokenizer())
     trained = fine_tuning.fine_tune(
-        encoder, tiny.tokenizer(), task, train, validation, settings, numerics, "finetune_teacher", class_weights
+        lambda: task.load_model(encoder, seed), train, validation, settings, numerics, "finetune_teacher", class_weights
     )
     return trained.model, trained.result
 
@@ -84,9 +84,8 @@ def test_the_best_learning_rate_on_validation_is_kept(encoder, task, monkeypatch
     scores = iter([0.25, 0.75, 0.5])
     monkeypatch.setattr(task, "score", lambda rows, predictions: {"accuracy": next(scores)})
     settings, numerics = recipe(epochs=1, learning_rate=[1e-3, 2e-3, 4e-3]), tiny.numerics()
-    tokenizer = tiny.tokenizer()
-    validation = EvaluationSet(task, VALIDATION, tokenizer)
-    trained = fine_tuning.fine_tune(encoder, tokenizer, task, TRAIN, validation, settings, numerics, "stage")
+    validation = EvaluationSet(task, VALIDATION, tiny.tokenizer())
+    trained = fine_tuning.fine_tune(lambda: task.load_model(encoder, 1), TRAIN, validation, settings, numerics, "stage")
     monkeypatch.undo()
     assert (trained.learning_rate, trained.result.score) == (2e-3, 0.75)
     assert trained.trials == {"0.001": 0.25, "0.002": 0.75, "0.004": 0.5}
