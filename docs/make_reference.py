@@ -8,8 +8,8 @@ import ruamel.yaml
 
 from pipeline.tinybert.core import settings
 from pipeline.tinybert.core.schema import Group, in_words
-from pipeline.tinybert.data.records import SOURCE_SETTINGS, TABLE_SETTINGS
 from pipeline.tinybert.guessing import entry
+from pipeline.tinybert.preparation.records import SOURCE_SETTINGS, TABLE_SETTINGS
 from pipeline.tinybert.tasks import KINDS, Task
 
 

@@ -25,7 +25,7 @@ from pipeline.tinybert.core import settings, stage
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import log_count, stop_printing
 from pipeline.tinybert.core.output import read_json
-from pipeline.tinybert.data.records import BadRecordError, column_names, flat, list_in_text
+from pipeline.tinybert.data.cells import BadRecordError, flat, list_in_text
 from pipeline.tinybert.data.rows import Row, blocks, parse_json
 from pipeline.tinybert.models.formats import FILES
 from pipeline.tinybert.release import answer_files, release_folder
@@ -51,7 +51,7 @@ def main() -> None:
         task = tasks.load(configuration, name)
         check_made_for(task, file.parent, name)
         report = read_json(require_built(Path("metrics", name, "export.json"), name))
-        columns = column_names(task, task_settings.source, labelled=False)
+        columns = task.column_names(task_settings.source, labelled=False)
         hidden = {*columns, *flat(columns.values())}  # the task reads them, so answers do not repeat them
         inputs = read_inputs(options, columns, task_settings.source)
         serving = release_folder.serving_settings(task, task_settings, report["threshold"])

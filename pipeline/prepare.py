@@ -19,9 +19,10 @@ from pipeline.tinybert import tasks
 from pipeline.tinybert.core import settings, stage
 from pipeline.tinybert.core.log import log
 from pipeline.tinybert.core.output import output, write_json
-from pipeline.tinybert.data import drawn_splits, lengths, locations, near_duplicates, rows, sources, splits
+from pipeline.tinybert.data import locations, rows, sources
 from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.models import checkpoints
+from pipeline.tinybert.preparation import drawn_splits, lengths, near_duplicates, splits
 from pipeline.tinybert.tasks import Task
 
 SENTENCES_CHECKED = 100_000  # of unlabelled text, by `--check`

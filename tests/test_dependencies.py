@@ -39,7 +39,9 @@ MODULES = sorted((ROOT / LIBRARY).glob("*/*.py"))
 ALLOWED: dict[str, set[str]] = {CORE: set(), "data": {CORE}}
 ALLOWED["models"] = {CORE, "data"}
 ALLOWED["tasks"] = {CORE, "data", "models"}
-ALLOWED |= dict.fromkeys(("guessing", "training", "evaluation", "release"), {CORE, "data", "models", "tasks"})
+ALLOWED |= dict.fromkeys(
+    ("preparation", "guessing", "training", "evaluation", "release"), {CORE, "data", "models", "tasks"}
+)
 ALLOWED |= dict.fromkeys(("augmentation", "distillation"), {CORE, "data", "models", "tasks", "training"})
 ALLOWED["report"] = {CORE, "data", "evaluation"}
 ALLOWED["cost"] = {CORE, "data", "models", "tasks", "training", "augmentation", "release"}

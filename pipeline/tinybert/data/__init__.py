@@ -1,1 +1,1 @@
-"""Input data: sources and file formats, rows, splits, word vectors, long arrays on disk."""
+"""Input data: sources and file formats, rows, word vectors, long arrays on disk."""

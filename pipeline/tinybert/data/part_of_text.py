@@ -3,7 +3,7 @@
 import re
 
 from pipeline.tinybert.core.log import first_ten
-from pipeline.tinybert.data.records import BadRecordError
+from pipeline.tinybert.data.cells import BadRecordError
 
 NEARBY = 50  # an offset is repaired if it is wrong by at most this many characters
 

@@ -19,7 +19,7 @@ from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import first_ten, log
 from pipeline.tinybert.core.settings import Column, Settings, Table, Text
 from pipeline.tinybert.data import locations, readers, words
-from pipeline.tinybert.data.records import BadRecordError, flat, text_of
+from pipeline.tinybert.data.cells import BadRecordError, flat, text_of
 
 PUNKT_CHARACTERS = 1_000_000  # the sentence splitter is trained on about this many characters
 LONGEST_PART = 50_000  # characters of a line that are divided into sentences at once

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.tinybert.core.errors import UserError
-from pipeline.tinybert.data.records import list_in_text
+from pipeline.tinybert.data.cells import list_in_text
 
 MOST_CLASSES = 200
 ROWS_OF_A_CLASS = 3  # on average, at least

@@ -10,7 +10,7 @@ import ruamel.yaml
 
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.settings import Settings, Source, Task
-from pipeline.tinybert.data.records import flat
+from pipeline.tinybert.data.cells import flat
 from pipeline.tinybert.guessing import files, kinds
 from pipeline.tinybert.guessing.columns import Columns, Guess, words
 from pipeline.tinybert.tasks import KINDS

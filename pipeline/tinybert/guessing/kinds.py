@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import first_ten
-from pipeline.tinybert.data.records import BadRecordError, flat
+from pipeline.tinybert.data.cells import BadRecordError, flat
 from pipeline.tinybert.guessing.columns import (
     LISTS,
     MOST_CLASSES,

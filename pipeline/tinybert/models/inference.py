@@ -17,12 +17,12 @@ from transformers import PreTrainedModel
 from pipeline.tinybert.core import launch
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import log_count
-from pipeline.tinybert.data.lengths import count_unread
 from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.models.attention import first_position_only, our_attention
 from pipeline.tinybert.models.batches import Collator
 from pipeline.tinybert.models.encoded_rows import Columns, EncodedRows
 from pipeline.tinybert.models.precision import autocast
+from pipeline.tinybert.models.unread_words import count_unread
 
 if TYPE_CHECKING:
     from pipeline.tinybert.models.alignment import SecondReading

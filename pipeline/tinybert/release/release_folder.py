@@ -9,7 +9,6 @@ from pathlib import Path
 import ruamel.yaml
 
 from pipeline.tinybert.core.settings import Task as TaskSettings
-from pipeline.tinybert.data.records import column_names
 from pipeline.tinybert.models.formats import FILES
 from pipeline.tinybert.release import stand_alone
 from pipeline.tinybert.tasks.task import Task
@@ -24,7 +23,7 @@ TRANSFORMERS_JS = {"dtype": "q8", "device_config": {"webgpu": {"dtype": "fp32"}}
 
 def serving_settings(task: Task, settings: TaskSettings, threshold: float | None) -> dict:
     """What `stand_alone` has to know about a task, as it stands in config.json."""
-    fields = [FIELDS.get(field, field) for field in column_names(task, settings.source, labelled=False)]
+    fields = [FIELDS.get(field, field) for field in task.column_names(settings.source, labelled=False)]
     always = {"kind": settings.kind, "fields": fields, "max_length": task.max_length, **task.options.model_dump()}
     if settings.kind == "multi_label":
         threshold = HALF

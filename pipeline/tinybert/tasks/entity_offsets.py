@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pipeline.tinybert.data.cells import BadRecordError, list_in_text, text_of
 from pipeline.tinybert.data.part_of_text import find_part, stripped_before
-from pipeline.tinybert.data.records import BadRecordError, list_in_text, text_of
 from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.data.words import Span, spans_with_quotes
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.settings import Source
-from pipeline.tinybert.data.records import BadRecordError, list_in_text
+from pipeline.tinybert.data.cells import BadRecordError, list_in_text
 from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.tasks.task import f1_of, occurrences, resampled_sums
 from pipeline.tinybert.tasks.texts import SMALLEST_PROBABILITY, Texts

@@ -17,7 +17,7 @@ from seqeval.scheme import IOB2, Entities
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import log_count
 from pipeline.tinybert.core.settings import Source, Table
-from pipeline.tinybert.data.records import BadRecordError, list_in_text, text_of
+from pipeline.tinybert.data.cells import BadRecordError, list_in_text, text_of
 from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.data.words import tokens
 from pipeline.tinybert.models import piece_spans

@@ -20,8 +20,8 @@ from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import log_count
 from pipeline.tinybert.core.settings import Group, Source, Table
 from pipeline.tinybert.data import words
+from pipeline.tinybert.data.cells import BadRecordError, text_of
 from pipeline.tinybert.data.part_of_text import find_part, stripped_before
-from pipeline.tinybert.data.records import BadRecordError, text_of
 from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.models import piece_spans
 from pipeline.tinybert.tasks import squad

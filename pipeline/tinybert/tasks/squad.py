@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import regex
 
+from pipeline.tinybert.data.cells import BadRecordError
 from pipeline.tinybert.data.part_of_text import stripped_before
-from pipeline.tinybert.data.records import BadRecordError
 from pipeline.tinybert.data.rows import Row
 
 PUNCTUATION = str.maketrans("", "", string.punctuation)

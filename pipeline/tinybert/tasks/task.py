@@ -61,6 +61,14 @@ class Task(ABC):
         """The fields that are read from a source: those of ``columns``, without targets if it is not ``labelled``."""
         return {field: column for field, column in cls.columns.items() if labelled or field not in cls.target_fields}
 
+    @classmethod
+    def column_names(cls, source: Table, labelled: bool = True) -> dict[str, Any]:
+        """The columns that are read from a source, as field → column name or list of names."""
+        names = {
+            field: getattr(source, field, None) or column for field, column in cls.fields(source, labelled).items()
+        }
+        return {field: name for field, name in names.items() if name is not None}
+
     @abstractmethod
     def parse_record(self, record: dict, source: Table, labelled: bool) -> Row:
         """Convert a record (column → value) into a row. Raises BadRecordError if the record is invalid."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.settings import Source
-from pipeline.tinybert.data.records import BadRecordError
+from pipeline.tinybert.data.cells import BadRecordError
 from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.tasks.task import balanced_weights
 from pipeline.tinybert.tasks.texts import Texts

@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.tinybert.core.settings import Source, Table
 from pipeline.tinybert.data import words
-from pipeline.tinybert.data.records import BadRecordError, text_of
+from pipeline.tinybert.data.cells import BadRecordError, text_of
 from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.models import piece_spans
 from pipeline.tinybert.tasks.task import Edit, Span, Task, splice

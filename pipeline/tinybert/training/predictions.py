@@ -13,7 +13,7 @@ from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import first_ten, log
 from pipeline.tinybert.core.settings import Source, Table
 from pipeline.tinybert.data import locations, readers
-from pipeline.tinybert.data.records import BadRecordError, text_of
+from pipeline.tinybert.data.cells import BadRecordError, text_of
 from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.models.known_logits import KnownLogits
 from pipeline.tinybert.tasks import Task

@@ -7,7 +7,7 @@ import tiny
 
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.settings import Source, Text
-from pipeline.tinybert.data.records import column_names, parse_records
+from pipeline.tinybert.preparation.records import parse_records
 from pipeline.tinybert.tasks.named_entities import spans_of
 
 TASK = tiny.task(["O", "B-PER", "I-PER"], "f1", kind="named_entities")
@@ -151,7 +151,7 @@ def test_settings_that_do_not_go_together_are_refused(source, message):
 
 def test_a_source_with_offsets_reads_text_in_place_of_words():
     source = Source(location="x", text="body", entities="label")
-    assert column_names(TASK, source) == {"text": "body", "entities": "label"}
-    assert column_names(TASK, source, labelled=False) == {"text": "body"}
-    assert column_names(TASK, Text(location="x", limit=9, text="body"), labelled=False) == {"text": "body"}
-    assert column_names(TASK, Source(location="x"), labelled=False) == {"words": "words"}
+    assert TASK.column_names(source) == {"text": "body", "entities": "label"}
+    assert TASK.column_names(source, labelled=False) == {"text": "body"}
+    assert TASK.column_names(Text(location="x", limit=9, text="body"), labelled=False) == {"text": "body"}
+    assert TASK.column_names(Source(location="x"), labelled=False) == {"words": "words"}

@@ -9,7 +9,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.settings import Source
-from pipeline.tinybert.data.records import parse_records
+from pipeline.tinybert.preparation.records import parse_records
 
 NAMES = ["funny", "long", "sad"]
 TASK = tiny.task(NAMES, "micro_f1", kind="multi_label")

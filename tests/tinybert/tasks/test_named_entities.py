@@ -12,7 +12,8 @@ from transformers import BertForTokenClassification, pipeline
 
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.settings import Source, Text
-from pipeline.tinybert.data.records import BadRecordError, parse_records
+from pipeline.tinybert.data.cells import BadRecordError
+from pipeline.tinybert.preparation.records import parse_records
 from pipeline.tinybert.tasks.named_entities import spans_of, to_iob2
 
 TYPES = ["cast", "film"]

@@ -12,8 +12,9 @@ from transformers import BertForQuestionAnswering
 
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.settings import Source, Text
+from pipeline.tinybert.data.cells import BadRecordError
 from pipeline.tinybert.data.part_of_text import find_part
-from pipeline.tinybert.data.records import BadRecordError, parse_records
+from pipeline.tinybert.preparation.records import parse_records
 from pipeline.tinybert.tasks.squad import exact_match, f1, normalised
 from pipeline.tinybert.tasks.task import splice
 

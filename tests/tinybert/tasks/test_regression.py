@@ -8,7 +8,7 @@ from scipy.stats import pearsonr, spearmanr
 
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.settings import Source
-from pipeline.tinybert.data.records import parse_records
+from pipeline.tinybert.preparation.records import parse_records
 from pipeline.tinybert.tasks.regression import step
 
 TASK = tiny.task(["score"], "pearson_spearman", kind="regression")

@@ -11,7 +11,7 @@ from pipeline.tinybert import tasks
 from pipeline.tinybert.core import settings
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.settings import Source
-from pipeline.tinybert.data.records import check_source
+from pipeline.tinybert.preparation.records import check_source
 
 
 def test_an_unknown_kind_is_refused_and_the_kinds_are_listed():

@@ -13,7 +13,7 @@ from transformers import BertForSequenceClassification, pipeline
 
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.settings import Source
-from pipeline.tinybert.data.records import parse_records
+from pipeline.tinybert.preparation.records import parse_records
 
 THREE = ["a", "b", "c"]
 TOKENIZER = tiny.tokenizer()

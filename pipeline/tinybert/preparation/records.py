@@ -1,37 +1,19 @@
 """Conversion of a source's records (column → value) into validated rows of a task."""
 
-from __future__ import annotations
-
-import ast
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
 
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import SHOWN, first_ten, log
-from pipeline.tinybert.core.settings import Column, Source, Table
-from pipeline.tinybert.data.rows import Row, parse_json
-
-if TYPE_CHECKING:
-    from pipeline.tinybert.tasks import Task
+from pipeline.tinybert.core.settings import Source, Table
+from pipeline.tinybert.data.cells import BadRecordError
+from pipeline.tinybert.data.rows import Row
+from pipeline.tinybert.tasks import Task
 
 Records = Iterable[tuple[str, dict]]
-INVISIBLE = {"Zs", "Zl", "Zp", "Cc", "Cf"}  # Unicode's blanks, control characters and marks of format
 TABLE_SETTINGS = ("location", "config", "delimiter", "quotes", "where", "bad_rows")
 SOURCE_SETTINGS = ("group", "splits", "more_tests", "submissions")
 TEXT_SETTINGS = ("split", "sentences", "limit")
-
-
-class BadRecordError(Exception):
-    """One record is invalid. The message does not contain its position; the caller adds it.
-
-    ``kind``: the message without the details of the record. Bad records are counted by kind.
-    """
-
-    def __init__(self, message: str, kind: str | None = None):
-        super().__init__(message)
-        self.kind = kind or message
 
 
 class BadRowsError(UserError):
@@ -113,57 +95,3 @@ def check_source(task: Task, source: Table, key: str) -> None:
     known = {*TABLE_SETTINGS, *SOURCE_SETTINGS, *TEXT_SETTINGS, *task.columns, *task.source_settings}
     for name in sorted(source.model_fields_set - known):
         raise UserError(f"{key}.{name}: this kind of task reads only {', '.join(task.columns)}: remove the setting")
-
-
-def column_names(task: type[Task] | Task, source: Table, labelled: bool = True) -> dict[str, Any]:
-    """The columns that a task kind reads from a source, as field → column name."""
-    fields = task.fields(source, labelled)
-    names = {field: getattr(source, field, None) or default for field, default in fields.items()}
-    return {field: name for field, name in names.items() if name is not None}
-
-
-def flat(columns: Iterable[Any]) -> list[Column]:
-    """The columns as one list. An entry of ``columns`` is a column or a list of columns."""
-    return [name for column in columns for name in (column if isinstance(column, list) else [column])]
-
-
-def text_of(record: dict, column: Any, what: str = "text") -> str:
-    """The text in a column, without surrounding white space. Raises BadRecordError if it is missing, empty or not text.
-
-    A text of nothing but control characters and zero-width blanks is empty: a model would read no word of it.
-    ``column`` may be a list: its columns' texts, except missing and empty ones, are joined by line breaks.
-    ``what``: the name of the text in the message.
-    """
-    names = flat([column])
-    text = "\n".join(filter(None, (_stripped(record.get(name), name) for name in names)))
-    if not text:
-        which = f"column '{names[0]}'" if len(names) == 1 else f"columns {', '.join(map(repr, names))}"
-        raise BadRecordError(f"{which}: empty {what}")
-    return text
-
-
-def _stripped(cell: Any, column: Column) -> str:
-    if cell is None or (isinstance(cell, float) and cell != cell):
-        return ""
-    if not isinstance(cell, str):
-        raise BadRecordError(
-            f"column '{column}': expected text, found {type(cell).__name__} {cell!r}", f"column '{column}': not text"
-        )
-    text = cell.strip()
-    return text if any(unicodedata.category(character) not in INVISIBLE for character in text) else ""
-
-
-def list_in_text(text: str) -> list | None:
-    """The list that a text holds in JSON, or in Python's form as pandas writes it to CSV; None if there is none."""
-    text = text.strip()
-    if not (text.startswith("[") and text.endswith("]")):
-        return None
-    try:
-        return parse_json(text)
-    except ValueError:
-        pass
-    try:
-        found = ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return None
-    return found if str(found) == text else None  # numpy writes ['a' 'b'], which Python reads as ['ab']

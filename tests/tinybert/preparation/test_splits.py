@@ -11,7 +11,7 @@ from pipeline.tinybert import tasks
 from pipeline.tinybert.core import settings as params
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.settings import Source, Text
-from pipeline.tinybert.data import drawn_splits, splits
+from pipeline.tinybert.preparation import drawn_splits, splits
 
 pytestmark = pytest.mark.usefixtures("files_anywhere")
 

@@ -8,19 +8,14 @@ finds the candidates: two such sets share one of the rarest words of each, so an
 Texts of few different words are nearly equal only if they have the same words and digits in the same order.
 """
 
-from __future__ import annotations
-
 from collections import Counter
-from typing import TYPE_CHECKING
 
 import regex
 
 from pipeline.tinybert.core.log import first_ten, log
 from pipeline.tinybert.data import words
 from pipeline.tinybert.data.rows import Row
-
-if TYPE_CHECKING:
-    from pipeline.tinybert.tasks import Task
+from pipeline.tinybert.tasks import Task
 
 LEAST_SHARED = 80  # percent: the words in both texts as a share of those in either
 FEWEST_WORDS = 8  # different words; a text of fewer must have the same ones

@@ -4,21 +4,16 @@ Classes with enough rows keep their proportions. If a class has a single row, tr
 get one each; of three, each split gets one.
 """
 
-from __future__ import annotations
-
 import random
 from collections import Counter
-from typing import TYPE_CHECKING
 
 from sklearn.model_selection import train_test_split
 
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import first_ten, log
 from pipeline.tinybert.data.rows import Row
-from pipeline.tinybert.data.splits import SPLITS, Parts, group_of, like, right_column
-
-if TYPE_CHECKING:
-    from pipeline.tinybert.tasks import Task
+from pipeline.tinybert.preparation.splits import SPLITS, Parts, group_of, like, right_column
+from pipeline.tinybert.tasks import Task
 
 LEAST_ROWS = 10  # fewer rows cannot be split usefully
 HANDFUL = 5  # least rows of a split if a class is rare

@@ -1,7 +1,7 @@
 import tiny
 from transformers import BertTokenizerFast
 
-from pipeline.tinybert.data import lengths
+from pipeline.tinybert.preparation import lengths
 
 
 def test_lengths_and_the_number_of_truncated_rows_are_logged_for_each_split(capsys):

@@ -1,7 +1,7 @@
 import pytest
 import tiny
 
-from pipeline.tinybert.data import near_duplicates
+from pipeline.tinybert.preparation import near_duplicates
 
 TASK = tiny.task([])
 TEXT = "Please note that my order from last week has not yet arrived"

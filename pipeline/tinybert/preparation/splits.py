@@ -1,31 +1,26 @@
 """Read the splits of a task's source, drop duplicates, and check that train has all labels."""
 
-from __future__ import annotations
-
 import difflib
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import SHOWN, first_ten, log
 from pipeline.tinybert.core.settings import Source, Text
 from pipeline.tinybert.data import sources
-from pipeline.tinybert.data.records import (
+from pipeline.tinybert.data.cells import flat
+from pipeline.tinybert.data.rows import Row
+from pipeline.tinybert.preparation.records import (
     BadRowsError,
     Records,
     advice_on_bad_rows,
     check_source,
-    column_names,
-    flat,
     log_dropped,
     parse_records,
 )
-from pipeline.tinybert.data.rows import Row
-
-if TYPE_CHECKING:
-    from pipeline.tinybert.tasks import Task
+from pipeline.tinybert.tasks import Task
 
 MOST_CERTAIN_LABELS = 20  # more labels than this, in nearly as many rows, may come from a wrong column
 NEAR = 0.8  # least similarity of a misspelt label and the right one
@@ -86,7 +81,7 @@ def _read_split(
 
 def needed_columns(task: Task, source: Source, labelled: bool = True) -> list[Any]:
     """The columns that a source must have: those that the task kind reads, and the group column."""
-    columns = flat(column_names(task, source, labelled).values())
+    columns = flat(task.column_names(source, labelled).values())
     return [*columns, *([source.group] if labelled and source.group is not None else [])]
 
 
@@ -237,7 +232,7 @@ def read_unlabelled(task: Task, labelled: Source, source: Text | None, parts: Pa
     check_source(task, source, key)
     if (labelled.pair is None) != (source.pair is None):
         raise UserError(f"{key}.pair: either both or none of the task's labelled and unlabelled rows must be pairs")
-    columns = column_names(task, source, labelled=False)
+    columns = task.column_names(source, labelled=False)
     if set(columns) == {"text"}:
         texts = sources.texts(source, seed, key)
         first, *others = flat(columns.values())  # joined already

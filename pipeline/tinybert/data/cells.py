@@ -1,0 +1,69 @@
+"""Texts and lists in the cells of a record."""
+
+import ast
+import unicodedata
+from collections.abc import Iterable
+from typing import Any
+
+from pipeline.tinybert.core.settings import Column
+from pipeline.tinybert.data.rows import parse_json
+
+INVISIBLE = {"Zs", "Zl", "Zp", "Cc", "Cf"}  # Unicode's blanks, control characters and marks of format
+
+
+class BadRecordError(Exception):
+    """One record is invalid. The message does not contain its position; the caller adds it.
+
+    ``kind``: the message without the details of the record. Bad records are counted by kind.
+    """
+
+    def __init__(self, message: str, kind: str | None = None):
+        super().__init__(message)
+        self.kind = kind or message
+
+
+def flat(columns: Iterable[Any]) -> list[Column]:
+    """The columns as one list. An entry of ``columns`` is a column or a list of columns."""
+    return [name for column in columns for name in (column if isinstance(column, list) else [column])]
+
+
+def text_of(record: dict, column: Any, what: str = "text") -> str:
+    """The text in a column, without surrounding white space. Raises BadRecordError if it is missing, empty or not text.
+
+    A text of nothing but control characters and zero-width blanks is empty: a model would read no word of it.
+    ``column`` may be a list: its columns' texts, except missing and empty ones, are joined by line breaks.
+    ``what``: the name of the text in the message.
+    """
+    names = flat([column])
+    text = "\n".join(filter(None, (_stripped(record.get(name), name) for name in names)))
+    if not text:
+        which = f"column '{names[0]}'" if len(names) == 1 else f"columns {', '.join(map(repr, names))}"
+        raise BadRecordError(f"{which}: empty {what}")
+    return text
+
+
+def _stripped(cell: Any, column: Column) -> str:
+    if cell is None or (isinstance(cell, float) and cell != cell):
+        return ""
+    if not isinstance(cell, str):
+        raise BadRecordError(
+            f"column '{column}': expected text, found {type(cell).__name__} {cell!r}", f"column '{column}': not text"
+        )
+    text = cell.strip()
+    return text if any(unicodedata.category(character) not in INVISIBLE for character in text) else ""
+
+
+def list_in_text(text: str) -> list | None:
+    """The list that a text holds in JSON, or in Python's form as pandas writes it to CSV; None if there is none."""
+    text = text.strip()
+    if not (text.startswith("[") and text.endswith("]")):
+        return None
+    try:
+        return parse_json(text)
+    except ValueError:
+        pass
+    try:
+        found = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+    return found if str(found) == text else None  # numpy writes ['a' 'b'], which Python reads as ['ab']
