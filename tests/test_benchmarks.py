@@ -204,25 +204,39 @@ def test_a_base_sized_encoder_is_put_together_from_the_pieces_of_its_packages(tm
 
 # Few rows -------------------------------------------------------------------------------------------------------------
 
-TWO_QUESTIONS = [{"context": "one", "qas": [1, 2]}, {"context": "two", "qas": [3]}]
+QUESTIONS = [{"id": str(number)} for number in range(6)]
+ONE, TWO = (
+    [{"context": "one", "qas": part[:2]}, {"context": "two", "qas": part[2:]}]
+    for part in (QUESTIONS[:3], QUESTIONS[3:])
+)
 
 
 @pytest.mark.parametrize(
-    ("suffix", "text", "cut"),
+    ("suffix", "text", "first", "others"),
     [
-        (".jsonl", "{}\n[]\n1\n", "{}\n[]\n"),
-        (".csv", 'text,label\n"a\nb, c",1\nb,0\nc,1\n', 'text,label\n"a\nb, c",1\nb,0\n'),
-        (".conll", "-DOCSTART- O\n\na O\nb O\n\n\nc O\n\nd O\n", "a O\nb O\n\nc O\n"),
+        (".jsonl", "{}\n[]\n1\n", "{}\n[]\n", "1\n"),
+        (".tsv", "text\nb\nc\nd\n", "text\nb\nc\n", "text\nd\n"),
+        (".csv", 'text,label\n"a\nb, c",1\nb,0\nc,1\n', 'text,label\n"a\nb, c",1\nb,0\n', "text,label\nc,1\n"),
+        (".conll", "-DOCSTART- O\n\na O\nb O\n\n\nc O\n\nd O\n", "a O\nb O\n\nc O\n", "d O\n"),
         (
             ".json",
-            json.dumps({"data": [{"paragraphs": TWO_QUESTIONS}, {"paragraphs": TWO_QUESTIONS}]}),
-            json.dumps({"data": [{"paragraphs": TWO_QUESTIONS[:1]}]}),
+            json.dumps({"data": [{"paragraphs": ONE}, {"paragraphs": TWO}]}),
+            json.dumps({"data": [{"paragraphs": ONE[:1]}]}),
+            json.dumps({"data": [{"paragraphs": ONE[1:]}, {"paragraphs": TWO}]}),
         ),
     ],
 )
-def test_a_file_is_cut_to_its_first_rows(suffix, text, cut):
-    assert small.first_rows(text, suffix, 2) == cut
-    assert small.first_rows(text, suffix, None) == text
+def test_a_file_is_cut_into_its_first_rows_and_those_that_follow(suffix, text, first, others):
+    assert small.part(text, suffix, slice(2)) == first
+    assert small.part(text, suffix, slice(2, None)) == others
+
+
+@pytest.mark.parametrize(
+    ("split", "rows", "expected"),
+    [("validation", None, [0, 1, 2, 3, 4]), ("validation", 2, [0, 1]), ("train", None, [3, 4]), ("train", 1, [3])],
+)
+def test_the_test_rows_are_those_of_the_validation_file_or_those_of_train_that_follow(split, rows, expected):
+    assert list(range(5))[small.Test(split, rows).slice(train_rows=3)] == expected
 
 
 def small_record(student: float, alone: float = 0.7, seed: int = 1, **more) -> dict:
@@ -272,7 +286,7 @@ def few_rows(world, tmp_path) -> small.Run:
     workspace.make(finished=world)
     shutil.copy("params.yaml", workspace.code)
     shutil.copy("data/raw/encoder/text.csv", workspace.base / "data" / "raw" / "encoder")
-    return small.Run("films", 60, 2, {"augment.variants": 1}, workspace, keep=False)
+    return small.Run("films", 60, 2, {"augment.variants": 1}, small.Test("validation", 30), workspace, keep=False)
 
 
 def test_few_rows_run_once_and_go_on_after_a_failure(few_rows, tmp_path, monkeypatch):
@@ -299,7 +313,7 @@ def test_few_rows_run_once_and_go_on_after_a_failure(few_rows, tmp_path, monkeyp
 
     monkeypatch.setattr(small.Workspace, "stage", stage)
     monkeypatch.setattr(small.Workspace, "python", python)
-    few = few_rows, tmp_path / "data", 30, "evaluate", 1
+    few = few_rows, tmp_path / "data", "evaluate", 1
     assert small.Run.result(*few)["error"] == "evaluate: no"
     failing.clear()
     record = small.Run.result(*few)

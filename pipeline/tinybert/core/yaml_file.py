@@ -4,8 +4,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-import ruamel.yaml
-
 from pipeline.tinybert.core.errors import UserError
 
 MOST_VALUES = 100_000  # in params.yaml, which has some hundred
@@ -13,6 +11,8 @@ MOST_VALUES = 100_000  # in params.yaml, which has some hundred
 
 def read(path: Path) -> dict:
     """The groups of a file. Raises UserError: one line with the place in the file."""
+    import ruamel.yaml  # here, because not every machine that imports the pipeline has it (benchmarks/gpu.py)
+
     # ruamel as in DVC: PyYAML would read 1e-05, which `dvc exp run -S a=1e-5` writes, as text.
     yaml = ruamel.yaml.YAML(typ="safe", pure=True)
     try:
