@@ -104,9 +104,15 @@ def test_a_file_of_each_kind_becomes_a_task_that_prepare_takes(run, tmp_path, ki
     configuration = settings.load()
     made = configuration.task(f"my-{kind}")
     assert (made.kind, made.metric, made.options or None) == (kind, entry["metric"], entry["options"])
-    layers = configuration.of("general_student", f"my-{kind}").shape.layers
-    of_kind = {"text_classification": 4, "named_entities": 3, "question_answering": 3}  # the first of pairs
-    assert layers == of_kind.get(kind, 2)
+    shape = configuration.of("general_student", f"my-{kind}").shape
+    of_kind = {"text_classification": 4, "named_entities": 3, "question_answering": 6}  # the first of pairs
+    assert shape.layers == of_kind.get(kind, 2)
+    rates = [
+        configuration.of(f"distill_{stage}", f"my-{kind}").learning_rate for stage in ("intermediate", "prediction")
+    ]
+    own = [getattr(configuration, f"distill_{stage}").learning_rate for stage in ("intermediate", "prediction")]
+    assert rates == ([1e-4, 2e-4] if kind == "question_answering" else own)
+    assert (shape.feed_forward == shape.hidden // 2) == (kind == "question_answering")
     steps = configuration.of("distill_prediction", f"my-{kind}").min_steps
     assert steps == (3000 if kind == "named_entities" else configuration.distill_prediction.min_steps)
     task, parts, _, unlabelled = prepare.read_rows(configuration, f"my-{kind}")
