@@ -253,8 +253,9 @@ def difference(found: Comparison) -> str:
 def row(base: str, task: str, compared: dict[str, Comparison]) -> list[str]:
     """The task's row of the table; see ``COLUMNS``."""
     scores, export, benchmark = (reports(base, task, f"{name}.json") for name in ("scores", "export", "benchmark"))
-    metric = next((line["metric"] for text in both(base, task, "resampled/student.jsonl")[::-1]
-                   for line in by_test_set(text).values()), None)  # fmt: skip
+    resampled = "resampled/student.jsonl"
+    metric = next((line["metric"] for text in both(base, task, resampled)[::-1]
+                   for line in by_test_set(text, Path("metrics", task, resampled)).values()), None)  # fmt: skip
     student, int8 = (
         change(*(percent(report.get(model, {}).get(metric)) for report in of_both), compared.get(model))
         for model, of_both in (("student", scores), ("int8", export))

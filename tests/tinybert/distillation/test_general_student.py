@@ -234,7 +234,7 @@ def test_general_distillation_starts_untrained_and_leaves_the_encoder_alone(in_e
         ({"heads": 4}, {}, r"distillation\.losses\.attention: the student has 4 heads, the teacher 2"),
         ({"layers": 3}, {}, r"distillation\.layer_map: uniform: 4 teacher layers"),
         ({}, {"layer_map": [2, 5]}, r"distillation\.layer_map: \[2, 5\]: expected 2 numbers from 1 to 4"),
-        ({}, {"max_length": 65}, r"distillation\.max_length: 65: the encoder takes 64"),
+        ({}, {"max_length": 65}, r"distillation\.max_length: 65: the encoder takes at most 64"),
     ],
 )
 def test_general_distillation_that_cannot_be_stops_with_the_setting(in_empty_folder, shape, recipe, message):
