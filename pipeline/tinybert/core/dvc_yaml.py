@@ -1,11 +1,12 @@
 """What dvc.yaml lists for a stage: its parameters and its inputs."""
 
+import functools
 import hashlib
 from pathlib import Path
 
 from pipeline.tinybert.core import yaml_file
 
-DVC_YAML = Path("dvc.yaml")
+DVC_YAML, PARAMS = Path("dvc.yaml"), Path("params.yaml")
 
 
 def inputs(stage: str, arguments: list[str]) -> list[str]:
@@ -16,7 +17,7 @@ def inputs(stage: str, arguments: list[str]) -> list[str]:
 def state(stage: str, arguments: list[str]) -> dict[str, dict[str, object]]:
     """The values of a stage's parameters (``parameters``) and the hashes of its inputs (``inputs``)."""
     keys = _listed(stage, arguments, "params")
-    parameters = yaml_file.read(Path("params.yaml")) if keys else {}
+    parameters = _read(PARAMS) if keys else {}
     return {
         "parameters": {key: _value(parameters, key) for key in keys},
         "inputs": {path: _hash(Path(path)) for path in inputs(stage, arguments)},
@@ -24,8 +25,17 @@ def state(stage: str, arguments: list[str]) -> dict[str, dict[str, object]]:
 
 
 def _listed(stage: str, arguments: list[str], part: str) -> list[str]:
-    entry = yaml_file.read(DVC_YAML)["stages"].get(stage, {}) if DVC_YAML.exists() else {}
+    entry = _read(DVC_YAML)["stages"].get(stage, {}) if DVC_YAML.exists() else {}
     return [text.replace("${item.task}", "".join(arguments)) for text in entry.get(part, [])]
+
+
+def _read(path: Path) -> dict:
+    return _parse(path, path.read_bytes() if path.exists() else b"")
+
+
+@functools.lru_cache(maxsize=4)  # a stage reads the same content several times, and parsing takes 0.2 s
+def _parse(path: Path, content: bytes) -> dict:
+    return yaml_file.read(path)
 
 
 def _value(parameters: dict, key: str) -> object:
