@@ -134,8 +134,8 @@ def check_made_for(task: Task, folder: Path, name: str) -> None:
     differs = None
     if not architecture.endswith(head):
         differs = architecture, head
-    elif problem and config["problem_type"] != problem:
-        differs = config["problem_type"], problem
+    elif problem and config.get("problem_type") != problem:
+        differs = config.get("problem_type"), problem
     elif wanted and config["id2label"] != wanted["id2label"]:
         differs = f"the labels {', '.join(config['id2label'].values())}", ", ".join(labels)
     elif task.max_length > longest:

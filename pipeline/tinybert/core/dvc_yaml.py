@@ -7,6 +7,8 @@ from pathlib import Path
 from pipeline.tinybert.core import yaml_file
 
 DVC_YAML, PARAMS = Path("dvc.yaml"), Path("params.yaml")
+# A stage reads the same text several times, and parsing takes 0.2 s.
+_parse = functools.lru_cache(maxsize=4)(yaml_file.parse)
 
 
 def inputs(stage: str, arguments: list[str]) -> list[str]:
@@ -17,7 +19,7 @@ def inputs(stage: str, arguments: list[str]) -> list[str]:
 def state(stage: str, arguments: list[str]) -> dict[str, dict[str, object]]:
     """The values of a stage's parameters (``parameters``) and the hashes of its inputs (``inputs``)."""
     keys = _listed(stage, arguments, "params")
-    parameters = _read(PARAMS) if keys else {}
+    parameters = _read(PARAMS) if keys and PARAMS.exists() else {}  # `settings.load` says that it is missing
     return {
         "parameters": {key: _value(parameters, key) for key in keys},
         "inputs": {path: _hash(Path(path)) for path in inputs(stage, arguments)},
@@ -30,12 +32,7 @@ def _listed(stage: str, arguments: list[str], part: str) -> list[str]:
 
 
 def _read(path: Path) -> dict:
-    return _parse(path, path.read_bytes() if path.exists() else b"")
-
-
-@functools.lru_cache(maxsize=4)  # a stage reads the same content several times, and parsing takes 0.2 s
-def _parse(path: Path, content: bytes) -> dict:
-    return yaml_file.read(path)
+    return _parse(path.read_text(encoding="utf-8", errors="replace"), path)
 
 
 def _value(parameters: dict, key: str) -> object:

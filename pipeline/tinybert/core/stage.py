@@ -119,7 +119,7 @@ def _unchanged(stage_name: str, arguments: list[str]) -> Iterator[None]:
         target = "@".join([stage_name, *arguments])
         raise UserError(
             f"{', '.join(changed)} changed while this stage ran, and its result is that of the old state: run"
-            f" `dvc repro {target}` again; or, to keep the result, undo the change and run `dvc commit {target}`"
+            f" `dvc repro {target}` again; or, to keep the result, undo the change and run `dvc commit -f {target}`"
         )
 
 

@@ -47,9 +47,9 @@ def of(task: Task, folder: Path, parts: dict[str, list[Row]], tests: Iterable[st
         if task.needs_threshold:
             validation = parts["validation"]
             read, members = ensemble.logits(validation, f"{folder.name} on validation")
-            threshold, *own_thresholds = [
-                task.best_threshold(validation, read.predictions(found)) for found in (_mean(members, folder), *members)
-            ]
+            threshold = task.best_threshold(validation, read.predictions(_mean(members, folder)))
+            if len(members) > 1:
+                own_thresholds = [task.best_threshold(validation, read.predictions(own)) for own in members]
         for part in tests:
             read, members = ensemble.logits(parts[part], f"{folder.name} on {part}")
             found = _mean(members, folder)

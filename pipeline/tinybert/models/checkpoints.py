@@ -104,7 +104,7 @@ def _loading(folder: str | Path, key: str) -> Iterator[None]:
 
 
 def save(folder: Path, model: PreTrainedModel, tokenizer=None) -> None:
-    """Save a model and its tokenizer in the library's format; ``options`` go to ``model.save_pretrained``."""
+    """Save a model and its tokenizer in the library's format."""
     # The library's names, without the prefix of a wrapper that the loaded file may have had.
     model.save_pretrained(folder, save_original_format=False)
     if tokenizer is not None:

@@ -342,7 +342,7 @@ def read_line(line: str, fields: list[str], more: dict[str, str]) -> dict:
         row = json.loads(line) if line.startswith("{") else {first: line}
     except (ValueError, RecursionError) as error:
         raise BadLineError(f"not valid JSON: {error}") from None
-    if not _is_unicode(row):
+    if not _is_unicode({**more, **row}):
         raise BadLineError("half of a surrogate pair, which is no character")
     words = row.get("words")
     if "words" in fields and isinstance(words, list) and words and all(isinstance(word, str) for word in words):
