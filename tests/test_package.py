@@ -63,11 +63,14 @@ def test_the_release_folder_loads_as_it_stands(released):
     assert (RELEASE / "onnx" / "model_int8.onnx").is_file()
 
 
-def test_the_cards_code_example_loads_the_model(released, monkeypatch):
-    code, names = released.text.split("```python\n")[1].split("```")[0], {}
+def test_the_cards_pipeline_of_transformers_gives_the_probability_of_each_class(released, monkeypatch):
+    *code, call = released.text.split("```python\n")[1].split("\n```")[0].splitlines()
     monkeypatch.chdir(RELEASE)
-    exec(code, names)
-    assert names["model"].config.id2label == {0: "negative", 1: "positive"}
+    names: dict = {}
+    exec("\n".join(code), names)
+    found = eval(call, names)
+    assert {answer["label"] for answer in found} == {"negative", "positive"}
+    assert sum(answer["score"] for answer in found) == pytest.approx(1, abs=1e-3)
 
 
 def test_the_card_shows_an_input_and_the_answer_of_the_released_file(released):

@@ -215,41 +215,75 @@ def shape_in_words(folder: Path) -> str | None:
 
 
 def usage(task: Task, kind: str, source: Source, row: dict, answer: dict) -> str:
-    head = task.head.__name__
-    transformers = [
-        f"from transformers import {head}, AutoTokenizer",
-        f'model = {head}.from_pretrained(".")  # this folder',
-        'tokenizer = AutoTokenizer.from_pretrained(".")',
-    ]
-    alone = [
-        "from predict import Model  # predict.py of this folder",
-        'model = Model(".")  # int8; Model(".", "onnx/model.onnx"): float32',
-        f"model.predict([{json.dumps(row, ensure_ascii=False)}])",
-        f"# {json.dumps([answer], ensure_ascii=False)}",
-    ]
+    """How to run the model on ``row`` in each client, and the ``answer`` of the int8 file."""
     parts = [
         "With transformers:",
-        *("```python", *transformers, "```"),
-        "",
+        block("python", with_transformers(task, row)),
         "With onnxruntime, tokenizers and numpy only (`python predict.py --help` for the command line):",
-        *("```python", *alone, "```"),
-        "",
+        block("python", stand_alone(row, answer)),
         "`onnx/` contains the model for onnxruntime: `model.onnx` in float32 and `model_quantized.onnx` in int8."
         " `model_int8.onnx` is the int8 model under another name, and needs `model_quantized.onnx` beside it.",
     ]
     if kind != "regression" and source.pair is None:  # its pipelines take no pairs and give no numbers
-        texts = [" ".join(value) if isinstance(value, list) else value for value in row.values()]
-        javascript = [
-            'import { pipeline } from "@huggingface/transformers";',
-            f'const model = await pipeline("{task.pipeline_tag}", "OWNER/NAME");  // this folder on the hub',
-            f"await model({', '.join(json.dumps(text, ensure_ascii=False) for text in texts)});",
-        ]
-        parts += ["", "In a browser or Node, with transformers.js (int8 by default):", "```js", *javascript, "```"]
         parts += [
+            "In a browser or Node, with transformers.js (int8 by default):",
+            block("js", in_javascript(task, row)),
             '`dtype: "int8"` loads `onnx/model_int8.onnx`. From the hub with an empty cache, it also needs'
-            ' `session_options: {externalData: [{path: "model_quantized.onnx", data: "onnx/model_quantized.onnx"}]}`.'
+            ' `session_options: {externalData: [{path: "model_quantized.onnx", data: "onnx/model_quantized.onnx"}]}`.',
         ]
-    return "\n".join(parts)
+    return "\n\n".join(parts)
+
+
+def with_transformers(task: Task, row: dict) -> list[str]:
+    """A pipeline of transformers that reads ``row``. Version 5 has none for questions: the model and its tokenizer."""
+    if task.pipeline_tag == "question-answering":
+        return [
+            f"from transformers import {task.head.__name__}, AutoTokenizer",
+            f'model = {task.head.__name__}.from_pretrained(".")  # this folder; transformers 5 has no pipeline for it',
+            'tokenizer = AutoTokenizer.from_pretrained(".")',
+        ]
+    if task.pipeline_tag == "token-classification":
+        options, call = ', aggregation_strategy="first"', ""
+    else:
+        options, call = ", top_k=None", ", truncation=True"
+    texts = in_one_text(row)
+    given: Any = {"text": texts[0], "text_pair": texts[1]} if len(texts) == 2 else texts[0]
+    return [
+        "from transformers import pipeline",
+        f'model = pipeline("{task.pipeline_tag}", "."{options})  # this folder',
+        f"model({as_json(given)}{call})",
+    ]
+
+
+def stand_alone(row: dict, answer: dict) -> list[str]:
+    """`predict.py` of the release folder, with the answer."""
+    return [
+        "from predict import Model  # predict.py of this folder",
+        'model = Model(".")  # int8; Model(".", "onnx/model.onnx"): float32',
+        f"model.predict([{as_json(row)}])",
+        f"# {as_json([answer])}",
+    ]
+
+
+def in_javascript(task: Task, row: dict) -> list[str]:
+    return [
+        'import { pipeline } from "@huggingface/transformers";',
+        f'const model = await pipeline("{task.pipeline_tag}", "OWNER/NAME");  // this folder on the hub',
+        f"await model({', '.join(map(as_json, in_one_text(row)))});",
+    ]
+
+
+def in_one_text(row: dict) -> list[str]:
+    """The row's texts; words in one text with spaces."""
+    return [" ".join(value) if isinstance(value, list) else value for value in row.values()]
+
+
+def as_json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def block(language: str, lines: list[str]) -> str:
+    return "\n".join([f"```{language}", *lines, "```"])
 
 
 def limits(task: Task, name: str, configuration: Settings, trainings: dict[str, dict], export: dict) -> str:
