@@ -174,6 +174,41 @@ def test_a_delimiter_is_found(run, reviews):
     assert settings.load().task("films").source.delimiter == ";"
 
 
+def test_unlabelled_texts_are_read_with_the_delimiter_of_the_rows(run, reviews):
+    text = "".join(f"{text};{label}\n" for text, label in [("review", "sentiment"), *tiny.sentences(90, 0)])
+    reviews.write_text(text, encoding="utf-8")
+    more = tiny.write_file(reviews.with_name("more.csv"), text)
+    run("films", "--file", reviews, "--unlabelled", more)
+    unlabelled = settings.load().task("films").unlabelled
+    assert (unlabelled.delimiter, unlabelled.text) == (";", "review")
+
+
+def test_the_delimiter_that_gives_the_most_columns_is_taken(run, reviews):
+    rows = [f"{text};2,{label};{label}" for text, label in tiny.sentences(90, 0)]
+    reviews.write_text("\n".join(["comment;grade, 1-6;label", *rows]), encoding="utf-8")
+    run("films", "--file", reviews)
+    source = settings.load().task("films").source
+    assert (source.delimiter, source.text, source.label) == (";", "comment", "label")
+
+
+def test_quotes_around_all_texts_are_not_read_as_texts(run, reviews):
+    rows = [f'"{text}","{label}"' for text, label in tiny.sentences(90, 0)]
+    reviews.write_text("\n".join(['"text","label"', *rows, '"He said "hi" to me","0"\n']), encoding="utf-8")
+    with pytest.raises(UserError, match="line 92: a quote does not close"):
+        run("films", "--file", reviews)
+
+
+def test_columns_that_are_not_read_are_named_and_answers_of_prodigy_are_doubted(run, tmp_path):
+    rows = [
+        {"text": text, "label": label, "answer": "accept" if number % 3 else "ignore", "_input_hash": number}
+        for number, (text, label) in enumerate(tiny.sentences(90, 0))
+    ]
+    file = tiny.write_file(tmp_path / "rows.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    said = run("films", "--file", file, "--label", "label")
+    assert "DOUBTFUL: 'answer' has rows that were rejected or ignored: set `where: {answer: accept}`" in said
+    assert "not read: '_input_hash'" in said
+
+
 def test_long_unlabelled_texts_are_cut_into_sentences(run, reviews):
     texts = [text for text, _ in tiny.sentences(120, seed=9)]
     documents = reviews.with_name("documents.jsonl")
@@ -293,9 +328,9 @@ def test_nothing_is_written_if_anything_is_wrong(run, reviews, arguments, messag
             ["--kind", "text_classification", "--label", "a", "b"],
             "only multi_label",
         ),
-        (b"a,b\none two,x\n", ["--kind", "named_entities", "--words", "a", "--tags", "b"], "'a' does not hold a list"),
+        (b"a,b\none two,x\n", ["--kind", "named_entities", "--words", "a", "--tags", "b"], "'a' does not hold lists"),
         (b"a,b,c\no o,x y,\n", ["--kind", "question_answering", "--answers", "c"], "'c' does not hold answers"),
-        (b"a,b,c\no o,x y,\n", ["--kind", "multi_label", "--label", "c"], "no column holds several labels"),
+        (b"a,b,c\no o,x y,\n", ["--kind", "multi_label", "--label", "c"], "column 'c' has no lists"),
     ],
 )
 def test_a_file_that_is_no_table_of_the_kind_is_refused(run, tmp_path, content, arguments, message):

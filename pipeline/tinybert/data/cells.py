@@ -53,6 +53,14 @@ def _stripped(cell: Any, column: Column) -> str:
     return text if any(unicodedata.category(character) not in INVISIBLE for character in text) else ""
 
 
+def as_seen(text: str) -> str:
+    """What a reader sees of a text: equal for texts that differ in the form of a character (é as one or two), in kinds
+    of blanks, or in characters without a picture, such as zero-width blanks.
+    """
+    characters = ("" if unicodedata.category(one) == "Cf" else one for one in unicodedata.normalize("NFC", text))
+    return " ".join("".join(characters).split())
+
+
 def list_in_text(text: str) -> list | None:
     """The list that a text holds in JSON, or in Python's form as pandas writes it to CSV; None if there is none."""
     text = text.strip()

@@ -31,6 +31,7 @@ UNCLOSED_QUOTE = (
 )
 DELIMITERS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
 USUAL_DELIMITER = {".csv": ",", ".tsv": "\t"}
+DELIMITER_LINE = re.compile(r'"?sep=([^\r\n])"?\s*', re.IGNORECASE)  # Excel reads and writes it above the header
 COMMENT = re.compile(r"# (new(doc|par)\b|.*=)")  # as in CoNLL-U and MultiCoNER; the word # has tags and no = after it
 ROWS_AT_ONCE = 256  # of a Parquet file or a dataset of the hub
 LISTS = ("data", "rows", "records", "examples", "items")  # names of the list of rows in a JSON object
@@ -90,7 +91,7 @@ def _not_utf8(path: Path) -> str:
 def _read_csv(path: Path, source: Table) -> Records:
     csv.field_size_limit(1 << 30)
     with _open(path, newline="") as file:
-        lines = _csv_reader(file, source, delimiter_of(path, source), strict=True)
+        lines = _csv_reader(_without_delimiter_line(file), source, delimiter_of(path, source), strict=True)
         # longest: first and last line of the longest record; end: last line of the record before.
         count, several, longest, end = 0, 0, (0, 0), 0
         try:
@@ -98,7 +99,7 @@ def _read_csv(path: Path, source: Table) -> Records:
             end = lines.line_num
             for fields in lines:
                 missing = len(header) - len(fields)
-                if missing < 0:
+                if any(fields[len(header) :]):
                     raise csv.Error(
                         f"{len(fields)} fields, the header has {len(header)}: quote a field that holds the delimiter"
                     )
@@ -107,7 +108,7 @@ def _read_csv(path: Path, source: Table) -> Records:
                     count, several = count + 1, several + (end > start)
                     longest = max(longest, (start, end), key=lambda span: span[1] - span[0])
                     # No setting can name a column without a name. Spreadsheets write many of them.
-                    record = zip(header, [*fields, *[None] * missing], strict=True)
+                    record = zip(header, [*fields[: len(header)], *[None] * missing], strict=True)
                     yield f"line {start}", {name: value for name, value in record if name}
         except csv.Error as error:
             raise ValueError(_csv_error(error, path, source, end + 1, lines.line_num)) from None
@@ -116,6 +117,12 @@ def _read_csv(path: Path, source: Table) -> Records:
             f"{path.name}: {several} of {count} records span several lines, the longest from line {longest[0]} to"
             f" {longest[1]}: if it should not, a quote is left open there"
         )
+
+
+def _without_delimiter_line(lines: Iterable[str]) -> Iterator[str]:
+    """The lines, of which `sep=;` in the first becomes a blank line, so that the numbers of the others stay."""
+    for number, line in enumerate(lines):
+        yield "\n" if number == 0 and DELIMITER_LINE.fullmatch(line) else line
 
 
 def _csv_reader(lines: Any, source: Table, delimiter: str, strict: bool) -> Any:
@@ -128,7 +135,7 @@ def _csv_reader(lines: Any, source: Table, delimiter: str, strict: bool) -> Any:
 
 
 def _read_header(lines: Iterator[list[str]]) -> list[str]:
-    header = next(lines, [])
+    header = next((fields for fields in lines if fields), [])  # blank lines have none
     if not any(header):
         state = "its first line has no names" if header else "the file is empty"
         raise csv.Error(f"{state}: expected a header that names the columns")
@@ -148,29 +155,43 @@ def _csv_error(error: csv.Error, path: Path, source: Table, first: int, last: in
 
 
 def delimiter_of(path: Path, source: Table) -> str:
-    return source.delimiter or USUAL_DELIMITER[path.suffix.lower()]
-
-
-def delimiter_hint(path: Path, source: Table) -> str:
-    """What to set if the first line of a file looks like columns with another delimiter; else nothing."""
-    suffix = path.suffix.lower()
-    if suffix not in USUAL_DELIMITER:
-        conll = READERS.get(suffix) is _read_conll and source.delimiter
-        return (
-            f": leave `delimiter` blank if white space separates its columns, not {source.delimiter!r}" if conll else ""
-        )
+    """The setting; if it is blank, what the file's first line `sep=;` says, or what is usual for its suffix."""
+    if source.delimiter:
+        return source.delimiter
     with _open(path, newline="") as file:
-        line = file.readline()
+        stated = DELIMITER_LINE.fullmatch(file.readline())
+    return stated[1] if stated else USUAL_DELIMITER[path.suffix.lower()]
+
+
+def wider_header(path: Path, source: Table) -> tuple[str, int] | None:
+    """The delimiter with which the header of a CSV or TSV file has the most names, and their number; None if this is
+    the delimiter in use.
+    """
+    with _open(path, newline="") as file:
+        line = next((line for line in _without_delimiter_line(file) if line.strip()), "")
     used = delimiter_of(path, source)
     widths = {
         delimiter: len(next(_csv_reader([line], source, delimiter, strict=False), []))
         for delimiter in (used, *DELIMITERS)
     }
     best = max(widths, key=lambda delimiter: widths[delimiter])  # the one in use comes first and wins ties
-    if best == used:
+    return None if best == used else (best, widths[best])
+
+
+def delimiter_hint(path: Path, source: Table) -> str:
+    """What to set if the header of a file looks like columns with another delimiter; else nothing."""
+    suffix = path.suffix.lower()
+    if suffix not in USUAL_DELIMITER:
+        conll = READERS.get(suffix) is _read_conll and source.delimiter
+        return (
+            f": leave `delimiter` blank if white space separates its columns, not {source.delimiter!r}" if conll else ""
+        )
+    wider = wider_header(path, source)
+    if wider is None:
         return ""
+    best, names = wider
     setting = f"set `delimiter: {json.dumps(best)}`" if best != USUAL_DELIMITER[suffix] else "leave `delimiter` blank"
-    return f": its first line looks like {widths[best]} columns with {DELIMITERS[best]} between them: {setting}"
+    return f": its header looks like {names} columns with {DELIMITERS[best]} between them: {setting}"
 
 
 # JSON
@@ -181,7 +202,7 @@ def _read_json_lines(path: Path, _source: Table) -> Records:
         for number, line in enumerate(file, 1):
             if line.strip():
                 try:
-                    record = parse_json(line.rstrip("\r\n"))
+                    record = _as_object(parse_json(line.rstrip("\r\n")))
                     _check_objects([record], line)
                 except json.JSONDecodeError as error:
                     raise ValueError(f"line {number}, {_not_json(error, line)}") from None
@@ -217,10 +238,17 @@ def _read_json(path: Path, source: Table) -> Records:
         for record in questions:
             yield f"question {record['id']}", record
         return
-    found = _objects_in(content)
+    found = list(map(_as_object, _objects_in(content)))
     _check_objects(found, text)
     for number, record in enumerate(found, 1):
         yield f"row {number}", record
+
+
+def _as_object(value: Any) -> Any:
+    """A row of spaCy's training data, a list of a text and an object with its annotations, in one object."""
+    if isinstance(value, list) and list(map(type, value)) == [str, dict]:
+        return {**value[1], "text": value[0]}
+    return value
 
 
 def _is_squad(articles: Any) -> bool:

@@ -2,10 +2,10 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -15,12 +15,13 @@ from pipeline.tinybert.data.cells import list_in_text
 
 MOST_CLASSES = 200
 ROWS_OF_A_CLASS = 3  # on average, at least
-MOST_CELLS = 0.9  # of a column of numbers
+MOST_CELLS = 0.9  # of a column that holds something; `prepare` names the rows of the other cells
 CJK = re.compile(r"[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff]")  # written without spaces between words
 PARTNERS = ({"premise", "hypothesis"}, {"question", "sentence"}, {"question", "passage"}, {"query", "passage"},
             {"query", "document"}, {"text", "pair"}, {"source", "target"}, {"claim", "evidence"},
             {"question", "answer"}, {"headline", "articlebody"})  # fmt: skip
 NUMBERED = re.compile(r"(.*?)[ _-]?(?:1|2|a|b|one|two|first|second)$", re.IGNORECASE)
+LOCAL_NUMBER = re.compile(r"-?\d+(,\d+)? ?%?")
 LISTS = (list, tuple, np.ndarray)
 
 
@@ -59,11 +60,15 @@ class Columns:
 
     @cached_property
     def counts(self) -> dict[Any, Counter]:
-        """Column → how often each value occurs; without the columns of lists and objects."""
+        """Column → how often each value occurs; without the columns of lists and objects. A list of one value counts as
+        the value if all lists of the column are such: some tools write one label in a list.
+        """
+        found = {name: [cell[0] if is_list(cell) and len(cell) == 1 else cell for cell in self.cells(name)]
+                 for name in self.names}  # fmt: skip
         return {
-            name: Counter(str(cell).strip() for cell in self.cells(name))
-            for name in self.names
-            if self.cells(name) and not any(isinstance(cell, (*LISTS, dict)) for cell in self.cells(name))
+            name: Counter(str(cell).strip() for cell in cells)
+            for name, cells in found.items()
+            if cells and not any(isinstance(cell, (*LISTS, dict)) for cell in cells)
         }
 
     def numbers(self, column: Any) -> list[float]:
@@ -72,10 +77,18 @@ class Columns:
         return [float(value) for value in values] if all(map(is_number, values)) else []
 
     def most_numbers(self, column: Any) -> list[float]:
-        """A column's distinct numbers, if nine of ten cells are numbers; else nothing."""
+        """A column's distinct numbers, if most cells are numbers; else nothing."""
         counts = self.counts.get(column, Counter())
-        numbers = {value: count for value, count in counts.items() if is_number(value)}
-        return [float(value) for value in numbers] if sum(numbers.values()) >= MOST_CELLS * counts.total() else []
+        numbers = [float(value) for value in counts if is_number(value)]
+        return numbers if most(is_number, list(counts.elements())) else []
+
+    def with_local_numbers(self) -> tuple[Any, str] | None:
+        """The first column of numbers with a comma for the point or a sign of per cent, and such a number."""
+        for name, counts in self.counts.items():
+            written = [value for value in counts if not is_number(value)]
+            if written and all(map(LOCAL_NUMBER.fullmatch, counts)):
+                return name, written[0]
+        return None
 
     def with_classes(self) -> list[Any]:
         """Columns of few distinct values, each in several rows. A column that only numbers another's is left out."""
@@ -99,10 +112,11 @@ class Columns:
         found = {}
         for name in self.counts:
             cells = self.cells(name)
-            if name not in without and all(isinstance(cell, str) for cell in cells):
-                of_several_words = sum(" " in cell.strip() or CJK.search(cell) is not None for cell in cells)
-                if 3 * of_several_words > len(cells):
-                    found[name] = np.mean([len(cell) for cell in cells])
+            texts = [cell for cell in cells if isinstance(cell, str)]
+            if name not in without and len(texts) >= MOST_CELLS * len(cells):
+                of_several_words = sum(" " in text.strip() or CJK.search(text) is not None for text in texts)
+                if 3 * of_several_words > len(texts):
+                    found[name] = np.mean([len(text) for text in texts])
         return sorted(found, key=lambda name: -found[name])
 
     def median_length(self, column: Any) -> float:
@@ -113,17 +127,23 @@ class Columns:
 
 
 def with_lists(records: list[dict]) -> list[dict]:
-    """The records. In columns whose cells are all lists written as text, the lists replace the text."""
+    """The records. In columns of lists written as text, the lists replace the text."""
     lists = {}
     for name in records[0]:
-        texts = [row[name] for row in records if not is_empty(row[name])]
-        if texts and all(isinstance(text, str) and list_in_text(text) is not None for text in texts):
-            lists[name] = [None if is_empty(row[name]) else list_in_text(row[name]) for row in records]
+        read = [list_in_text(row[name]) if isinstance(row[name], str) else None for row in records]
+        texts = [found for row, found in zip(records, read, strict=True) if not is_empty(row[name])]
+        if most(lambda found: found is not None, texts):
+            lists[name] = [row[name] if found is None else found for row, found in zip(records, read, strict=True)]
     return [row | {name: cells[number] for name, cells in lists.items()} for number, row in enumerate(records)]
 
 
 def is_empty(cell: Any) -> bool:
     return cell is None or (isinstance(cell, Real) and cell != cell) or (isinstance(cell, str) and not cell.strip())
+
+
+def most(fits: Callable[[Any], object], cells: list) -> bool:
+    """Whether there are cells and nine of ten of them fit: a few bad rows do not hide what a column holds."""
+    return bool(cells) and sum(bool(fits(cell)) for cell in cells) >= MOST_CELLS * len(cells)
 
 
 def is_list(cell: Any, kind: type | tuple = object) -> bool:
@@ -137,10 +157,6 @@ def is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def is_whole_number(cell: Any) -> bool:
-    return isinstance(cell, Integral) or (isinstance(cell, str) and cell.strip().isdigit())
 
 
 def has_fractions(numbers: list[float]) -> bool:

@@ -9,6 +9,7 @@ import numpy as np
 import ruamel.yaml
 
 from pipeline.tinybert.core.errors import UserError
+from pipeline.tinybert.core.log import first_ten
 from pipeline.tinybert.core.settings import Settings, Source, Task
 from pipeline.tinybert.data.cells import flat
 from pipeline.tinybert.guessing import files, kinds
@@ -28,6 +29,7 @@ LAYERS_OF_QUESTIONS, FEED_FORWARD_SHARE = 6, 0.5  # share of the hidden width
 RATES_OF_QUESTIONS = {"distill_intermediate": 1e-4, "distill_prediction": 2e-4}
 MORE_STEPS = 3000  # of `distill_prediction` for entities: they gain from more steps than the default of 1,500
 LONG = 3  # unlabelled texts are cut into sentences if they are this many times as long as the task's own
+PRODIGYS_ANSWERS = {"accept", "reject", "ignore"}
 RUN = re.compile(r"^run:[ \t]*(\[[^\]]*\]|(?:#.*)?(?:(?:\r?\n[ \t]*(?:#.*)?)*\r?\n[ \t]*-.*)+)", re.MULTILINE)
 
 
@@ -47,7 +49,8 @@ def guess(given: argparse.Namespace, defaults: Settings) -> tuple[dict[str, Any]
         "metric": given.metric or found.metric,
         "max_length": length if given.max_length is None else given.max_length,
     }
-    reasons = [f"kind: {kind}", *(f"{key}: {value!r}" for key, value in dialect.items()), *found.reasons, reason]
+    reasons = [f"kind: {kind}", *(f"{key}: {value!r}" for key, value in dialect.items()), *found.reasons]
+    reasons += [*_not_read(records, [*found.source.values(), given.group], found.reasons), reason]
     for_student, its_reasons = _student(kind, "pair" in found.source, defaults)
     values |= for_student
     reasons += its_reasons
@@ -55,7 +58,7 @@ def guess(given: argparse.Namespace, defaults: Settings) -> tuple[dict[str, Any]
     reasons = [line for line in reasons if line.partition(":")[0] not in options]
     reasons += [f"{key}: {value} (as given)" for key, value in options.items()]
     if given.unlabelled:
-        values["unlabelled"], reason = _unlabelled(given, kind, found)
+        values["unlabelled"], reason = _unlabelled(given, kind, found, dialect)
         reasons.append(reason)
     elif KINDS[kind].reads_texts and "pair" not in found.source:
         reasons.append(
@@ -100,6 +103,22 @@ def _chosen(given: argparse.Namespace, columns: list) -> dict[str, Any]:
     return found
 
 
+def _not_read(records: list[dict], used: list[Any], reasons: list[str]) -> list[str]:
+    """Lines on the columns that the task does not use and that ``reasons`` do not name."""
+    unused = [name for name in records[0] if name not in flat(used)]
+    verdicts = {str(row["answer"]) for row in records} if "answer" in unused else set()
+    lines = []
+    if verdicts <= PRODIGYS_ANSWERS and verdicts - {"accept"}:
+        lines.append(
+            "DOUBTFUL: 'answer' has rows that were rejected or ignored: set `where: {answer: accept}` in the task's"
+            " source"
+        )
+    named = " ".join(reasons)
+    if others := [str(name) for name in unused if f"'{name}'" not in named]:
+        lines.append(f"not read: {first_ten(list(map(repr, others)), ', ')}")
+    return lines
+
+
 def _max_length(guess: Guess) -> tuple[int, str]:
     most = float(np.percentile([words(text) for text in guess.texts], 95))
     pieces = WORD_PIECES_OF_A_WORD * most
@@ -110,8 +129,12 @@ def _max_length(guess: Guess) -> tuple[int, str]:
     )
 
 
-def _unlabelled(given: argparse.Namespace, kind: str, guess: Guess) -> tuple[dict[str, Any], str]:
-    dialect, records = files.read(given.unlabelled, "--unlabelled", given.delimiter, least=1)
+def _unlabelled(
+    given: argparse.Namespace, kind: str, guess: Guess, dialect_of_rows: dict
+) -> tuple[dict[str, Any], str]:
+    is_alike = given.unlabelled.suffix.lower() == given.train.suffix.lower()
+    like = dialect_of_rows if is_alike else None
+    dialect, records = files.read(given.unlabelled, "--unlabelled", given.delimiter, least=1, like=like)
     inputs = KINDS[kind].fields(Source(location="-", **guess.source), labelled=False)
     wanted = {field: guess.source[field] for field in inputs if field in guess.source}
     columns, sentences = Columns(records, {}, sure=True), False

@@ -1,8 +1,10 @@
 """The user's files: how to read them, and their places in data/raw/<task>."""
 
 import contextlib
+import csv
 import filecmp
 import io
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,18 +19,26 @@ DIALECTS: tuple[dict, ...] = (
     *({}, {"delimiter": ";"}, {"delimiter": "\t"}, {"delimiter": "|"}, {"delimiter": ","}),
     *({"quotes": False}, {"delimiter": "\t", "quotes": False}),
 )
+QUOTED = re.compile(r'".*"', re.DOTALL)
 README = "Files of the task `{}` in params.yaml. Commit small ones to git; for large ones run `dvc add`.\n"
 
 
-def read(path: Path, option: str, delimiter: str | None = None, least: int = 2) -> tuple[dict[str, Any], list[dict]]:
-    """The first settings of `DIALECTS` with which a file has at least ``least`` columns, and its records."""
+def read(
+    path: Path, option: str, delimiter: str | None = None, least: int = 2, like: dict | None = None
+) -> tuple[dict[str, Any], list[dict]]:
+    """The first settings of `DIALECTS` with which a file has at least ``least`` columns, and its records.
+
+    like: settings to try before the others, those of a file of the same kind.
+    """
     refusal = None
     if path.suffix.lower() == ".txt" and least > 1:
         raise UserError(
             f"{option}: {path}: a .txt file has one text on each line: rename it to .conll (a word and its tag on each"
             " line), .tsv or .csv (columns, with their names in the first line)"
         )
-    for dialect in [{"delimiter": delimiter}] if delimiter else DIALECTS:
+    wide = _with_a_wider_header(path)
+    dialects = [{"delimiter": delimiter}] if delimiter else [*filter(None, [like, wide]), *DIALECTS]
+    for dialect in dialects:
         try:
             with contextlib.redirect_stdout(io.StringIO()):  # checking the entry logs the same again
                 table = Table(location=str(path), **dialect)
@@ -36,9 +46,27 @@ def read(path: Path, option: str, delimiter: str | None = None, least: int = 2) 
         except UserError as error:
             refusal = refusal or error
             continue
-        if records and len(records[0]) >= least:
+        if not records or len(records[0]) < least:
+            continue
+        is_cut = dialect is wide and any(None in row.values() for row in records)
+        if not is_cut and not (dialect.get("quotes") is False and _are_quoted(records)):
             return dialect, records
     raise refusal or UserError(f"{option}: {path}: expected rows and at least {least} columns")
+
+
+def _with_a_wider_header(path: Path) -> dict[str, str] | None:
+    """The delimiter with which the header of a CSV or TSV file has more names than with the usual one."""
+    is_readable = path.suffix.lower() in readers.USUAL_DELIMITER and path.is_file()
+    try:
+        wider = readers.wider_header(path, Table.model_validate({"location": str(path)})) if is_readable else None
+    except (UnicodeDecodeError, csv.Error):  # `read` says why
+        return None
+    return {"delimiter": wider[0]} if wider else None
+
+
+def _are_quoted(records: list[dict]) -> bool:
+    """Whether quotes stand around all texts of a column: they do not belong to the texts."""
+    return any(all(QUOTED.fullmatch(row[name] or "") for row in records) for name in records[0])
 
 
 def location(name: str, files: dict[str, Path]) -> dict[str, Any]:

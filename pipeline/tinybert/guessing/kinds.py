@@ -11,6 +11,8 @@ from pipeline.tinybert.core.log import first_ten
 from pipeline.tinybert.data.cells import BadRecordError, flat
 from pipeline.tinybert.guessing.columns import (
     LISTS,
+    LOCAL_NUMBER,
+    MOST_CELLS,
     MOST_CLASSES,
     ROWS_OF_A_CLASS,
     Columns,
@@ -20,8 +22,8 @@ from pipeline.tinybert.guessing.columns import (
     has_fractions,
     is_list,
     is_number,
-    is_whole_number,
     listed,
+    most,
     named,
     words,
 )
@@ -41,7 +43,10 @@ SEPARATORS = ("|", ";", ",", "/")
 SHARE_WITH_SEPARATOR = 0.05  # of the rows, at least
 WORDS_OF_A_LABEL = 4
 WORDS_OF_A_TEXT = 3  # the name of a column has fewer, if it is not a text
-LOCAL_NUMBER = re.compile(r"-?\d+(,\d+)? ?%?")
+CHUNKS = {"NP", "VP", "PP", "ADVP", "ADJP", "SBAR", "PRT", "CONJP", "INTJ", "LST", "UCP"}  # phrases, as in CoNLL-2000
+WORDS_SHOWN = 5
+WORD_NUMBER = re.compile(r"\d+([-.]\d+)?")  # 5, 5-6 or 5.1, as in CoNLL-U
+WITH_COMMA = "numbers such as '{}': write them with a point and without %"
 
 
 def guess(records: list[dict], chosen: dict[str, Any], kind: str | None) -> tuple[str, Guess]:
@@ -70,6 +75,8 @@ def guess(records: list[dict], chosen: dict[str, Any], kind: str | None) -> tupl
         return name, _with_header(fit, columns)
     if undecided and not found:
         raise undecided[0]
+    if not found and (with_comma := columns.with_local_numbers()):
+        raise UserError(f"--file: column {_quoted(with_comma[0])} has {WITH_COMMA.format(with_comma[1])}")
     fits = " and ".join(found) or f"no kind of task (the columns are {', '.join(map(str, columns.names))})"
     raise UserError(f"--kind: the file fits {fits}: give --kind with one of {', '.join(found or GUESSES)}")
 
@@ -77,7 +84,9 @@ def guess(records: list[dict], chosen: dict[str, Any], kind: str | None) -> tupl
 def _with_header(guess: Guess, columns: Columns) -> Guess:
     """The guess. Raises UserError if the names of its columns look like a row, whose label is that of other rows."""
     label, text = guess.source.get("label"), str(guess.source.get("text"))
-    if "label" in columns.chosen or not isinstance(label, str) or label.strip() not in columns.counts.get(label, ()):
+    if "label" in columns.chosen or not isinstance(label, str):
+        return guess
+    if label.strip() not in columns.counts.get(label, ()) and not (is_number(label) and columns.numbers(label)):
         return guess
     if words(text) >= WORDS_OF_A_TEXT or text.rstrip().endswith((".", "!", "?")):
         raise UserError(
@@ -94,9 +103,7 @@ def text_classification(columns: Columns) -> Guess:
     counts = columns.counts.get(label, Counter())
     written = [value for value in counts if not value.lstrip("-").isdigit()]
     if written and all(map(LOCAL_NUMBER.fullmatch, counts)):
-        raise UserError(
-            f"label: column '{label}' has numbers such as '{written[0]}': write them with a point and without %"
-        )
+        raise UserError(f"label: column '{label}' has {WITH_COMMA.format(written[0])}")
     if len(counts) < 2 or not (columns.sure or label in columns.with_classes()):
         raise columns.cannot_guess("label", f"column '{label}' does not hold a few different values")
     source, reasons, texts = _texts(columns, [label])
@@ -154,6 +161,12 @@ def regression(columns: Columns) -> Guess:
 
 def multi_label(columns: Columns) -> Guess:
     label, separator, counts = _labels(columns)
+    rivals = [name for name in columns.with_classes() if str(name).lower() in LABEL and name not in flat([label])]
+    if rivals and not columns.sure and "label" not in columns.chosen and str(label).lower() not in ("label", "labels"):
+        raise UserError(
+            f"--kind: column {_quoted(rivals[0])} holds classes, and several labels are in"
+            f" {', '.join(map(_quoted, flat([label])))}: give --kind text_classification or --kind multi_label"
+        )
     several = label if isinstance(label, list) else [label]
     source, reasons, texts = _texts(columns, several)
     form = f"{len(several)} columns of 0 and 1: {', '.join(several)}" if several is label else f"column '{label}'"
@@ -175,9 +188,10 @@ def named_entities(columns: Columns) -> Guess:
 
 def _entities_by_offsets(columns: Columns, candidates: list) -> Guess:
     entities = columns.chosen.get("entities") or _one_of(columns, "entities", candidates, LABELS, "entities")
-    found, error = _entities_of(columns, entities)  # `prepare` names the rows with an error
+    found, errors = _entities_of(columns, entities)  # `prepare` names the rows with an error
     if not found:
-        raise columns.cannot_guess("entities", str(error or f"column {_quoted(entities)} holds no entity"))
+        why = str(errors[0]) if errors else f"column {_quoted(entities)} holds no entity"
+        raise columns.cannot_guess("entities", why)
     texts = columns.texts([entities])
     text = columns.chosen.get("text") or _one_of(columns, "text", texts, ("text",), "texts")
     if isinstance(text, list):
@@ -187,35 +201,34 @@ def _entities_by_offsets(columns: Columns, candidates: list) -> Guess:
         f"text: column {_quoted(text)} (median length {columns.median_length(text):.0f} words)",
         f"entities: column {_quoted(entities)} ({len(found)} entities by their characters: {listed(types)})",
     ]
-    if "reject" in columns.counts.get("answer", ()):  # Prodigy's
-        reasons.append("DOUBTFUL: 'answer' has rejected rows: set `where: {answer: accept}` in the task's source")
     if others := [name for name in columns.with_classes() if name not in (text, "answer")]:
         reasons.append(f"not read: {first_ten(list(map(_quoted, others)), ', ')}: --kind reads classes instead")
     return Guess({"text": text, "entities": entities}, reasons, [str(row[text]) for row in columns.records], "f1")
 
 
 def _has_entities(columns: Columns, column: Any) -> bool:
-    """Whether all cells are lists of entities with their offsets, and not all lists are empty. Unless the kind is
+    """Whether most cells are lists of entities with their offsets, and not all lists are empty. Unless the kind is
     given, three numbers are no entity.
     """
-    found, error = _entities_of(columns, column)
-    return bool(found) and not error and (columns.sure or not any(entity.type.isdecimal() for entity in found))
+    found, errors = _entities_of(columns, column)
+    fits = len(errors) <= (1 - MOST_CELLS) * len(columns.cells(column))
+    return bool(found) and fits and (columns.sure or not any(entity.type.isdecimal() for entity in found))
 
 
-def _entities_of(columns: Columns, column: Any) -> tuple[list[Entity], BadRecordError | None]:
-    """The entities of a column with their offsets, and the first error."""
-    found, first = [], None
+def _entities_of(columns: Columns, column: Any) -> tuple[list[Entity], list[BadRecordError]]:
+    """The entities of a column with their offsets, and the errors of cells without."""
+    found, errors = [], []
     for cell in columns.cells(column):
         try:
             found += entities_in(cell, column)
         except BadRecordError as error:
-            first = first or error
-    return found, first
+            errors.append(error)
+    return found, errors
 
 
 def _tagged_words(columns: Columns) -> Guess:
-    lists = [name for name in columns.names if columns.cells(name) and all(map(is_list, columns.cells(name)))]
-    tagged = [name for name in lists if _is_tagged(columns.cells(name))]
+    lists = {name: list(filter(is_list, columns.cells(name))) for name in _columns_of_lists(columns)}
+    tagged = [name for name, cells in lists.items() if _is_tagged(cells)]
     is_conll = all(isinstance(name, int) for name in columns.names)
     for name, values in columns.counts.items():
         if OUTSIDE in values and len(values) > 1 and all(map(TAG.fullmatch, values)):
@@ -230,27 +243,32 @@ def _tagged_words(columns: Columns) -> Guess:
             f"tags: the last column has {'only ' if odd == OUTSIDE else ''}'{odd}': expected O, B-TYPE and I-TYPE, in"
             " the scheme BIOES also E-TYPE and S-TYPE (or L-TYPE and U-TYPE)"
         )
+    of_entities = [name for name in tagged if not _types(lists[name]) <= CHUNKS] or tagged
     tags = columns.chosen.get("tags") or _one_of(
         columns,
         "tags",
-        tagged[-1:] if is_conll else tagged,
+        of_entities[-1:] if is_conll else of_entities,
         ("ner",),
         "lists of tags (O, B-TYPE, I-TYPE; numbers need an entry by hand, with `labels`)",
     )
-    others = [name for name in lists if name not in (*tagged, tags) and _is_words(columns.cells(name))]
+    others = [name for name, cells in lists.items() if name not in (*tagged, tags) and _is_words(cells)]
     given = columns.chosen.get("words")
     word = given or _one_of(columns, "words", others[:1] if is_conll else others, ("words", "tokens"), "lists of words")
     for key, name in (("words", word), ("tags", tags)):
-        if not all(is_list(row[name]) for row in columns.records):
-            raise columns.cannot_guess(key, f"column {_quoted(name)} does not hold a list in each row")
-    rows = [([str(cell) for cell in row[word]], [str(cell) for cell in row[tags]]) for row in columns.records]
+        if name not in lists:
+            raise columns.cannot_guess(key, f"column {_quoted(name)} does not hold lists")
+    rows = [
+        ([str(cell) for cell in row[word]], [str(cell) for cell in row[tags]])
+        for row in columns.records
+        if is_list(row[word]) and is_list(row[tags])
+    ]
     in_entities = [tag for _, row in rows for tag in row if tag != OUTSIDE]
     begins = [tag for tag in in_entities if tag[0] in "BSU"]
     types = Counter(tag[2:] for tag in begins or in_entities)
     schemes = {scheme: sum(not _is_valid(*row, scheme) for row in rows) for scheme in ("IOB2", "IOB1", "BIOES")}
     scheme = columns.chosen.get("scheme") or min(schemes, key=schemes.__getitem__)
     reasons = [
-        f"words: column {_quoted(word)} ({'the first of words' if is_conll else 'lists of words'})",
+        f"words: column {_quoted(word)} ({' '.join(rows[0][0][:WORDS_SHOWN])} …)",
         f"tags: column {_quoted(tags)} ({len(types)} types: {listed(types)})",
         f"scheme: {scheme} ({len(rows) - schemes[scheme]} of {len(rows)} sentences follow it)",
     ]
@@ -261,8 +279,7 @@ def question_answering(columns: Columns) -> Guess:
     with_answers = [
         name
         for name in columns.names
-        if all(_is_answers(row[name]) for row in columns.records)
-        and any(len(_texts_of(row[name])) for row in columns.records)
+        if most(_is_answers, cells := [row[name] for row in columns.records]) and any(map(_has_answer, cells))
     ]
     texts = columns.texts()
     if not with_answers and named(texts, "question") and named(texts, "context", "passage"):
@@ -275,21 +292,22 @@ def question_answering(columns: Columns) -> Guess:
     )
     if answers not in with_answers:
         raise columns.cannot_guess("answers", f"column '{answers}' does not hold answers with their answer_start")
-    question = columns.chosen.get("question") or _one_of(
+    question: Any = columns.chosen.get("question") or _one_of(
         columns, "question", named(texts, "question", "query"), (), "questions"
     )
-    passages = [name for name in texts if name != question]
+    passages = [name for name in texts if name not in flat([question])]
     passage = columns.chosen.get("passage") or (named(passages, "context", "passage") or passages or [None])[0]
     if passage is None:
         raise columns.cannot_guess("passage", "no column holds passages")
     rows = columns.records
-    without = sum(not len(_texts_of(row[answers])) for row in rows)
+    without = sum(_is_answers(row[answers]) and not _has_answer(row[answers]) for row in rows)
+    which = ", ".join(map(_quoted, flat([question, passage, answers])))
     reasons = [
-        f"question, passage, answers: columns '{question}', '{passage}', '{answers}' ({len(rows)} questions)",
+        f"question, passage, answers: columns {which} ({len(rows)} questions)",
         f"unanswerable: {'true' if without else 'false'} ({without} questions have no answer)",
     ]
     source = {"question": question, "passage": passage, "answers": answers}
-    both = [f"{row[question]} {row[passage]}" for row in rows]
+    both = [" ".join(str(row[name]) for name in flat([question, passage])) for row in rows]
     return Guess(source, reasons, both, "f1", {"unanswerable": True} if without else None, LONGEST_WINDOW)
 
 
@@ -359,20 +377,34 @@ def _labels(columns: Columns) -> tuple[Any, str | None, Counter]:
         return several, None, Counter({name: _count_on(columns.counts.get(name, Counter())) for name in several})
     if lists := _lists_of_labels(columns, chosen):
         label = _one_of(columns, "label", lists, LABELS, "lists")
-        return label, None, Counter(str(value) for cell in columns.cells(label) for value in cell)
-    is_sure = columns.sure or "separator" in columns.chosen
+        return label, None, Counter(str(value) for cell in columns.cells(label) if is_list(cell) for value in cell)
+    given = columns.chosen.get("separator")
     for name in [chosen] if chosen else named(columns.counts, *LABELS):
-        for separator in [columns.chosen["separator"]] if "separator" in columns.chosen else SEPARATORS:
-            if counts := _split(columns.counts.get(name, Counter()), separator, is_sure):
-                return name, separator, counts
+        cells = columns.counts.get(name, Counter())
+        if chosen and given and cells:
+            return name, given, _labels_between(cells, given)
+        for separator in [given] if given else SEPARATORS:
+            if _is_separator(separator, cells, columns.sure or bool(given)):
+                return name, separator, _labels_between(cells, separator)
+    if chosen:
+        which = ", ".join(SEPARATORS)
+        raise UnfitError(
+            f"label: column '{chosen}' has no lists, and not several short labels in a cell with one of {which} between"
+            " them: give --separator, or --label COLUMN COLUMN for columns of 0 and 1"
+        )
     raise columns.cannot_guess(
         "label", "no column holds several labels (a list, or a text with separators)", UnfitError
     )
 
 
 def _columns_of_0_and_1(columns: Columns) -> list[Any]:
-    """Columns with one label each; none if there are too few, or another column holds classes."""
-    binary = [name for name, counts in columns.counts.items() if len(counts) > 1 and _is_binary(counts)]
+    """Columns with one label each; none if there are too few, or another column holds classes. A blank cell is a 0."""
+    rows = len(columns.records)
+    binary = [
+        name
+        for name, counts in columns.counts.items()
+        if _is_binary(counts) and (len(counts) > 1 or 0 < _count_on(counts) < rows)
+    ]
     if len(binary) < (2 if columns.sure else 3) or {str(name).lower() for name in binary} & {*LABEL}:
         return []
     classes = [] if columns.sure else named(set(columns.with_classes()) - set(binary), *LABEL)
@@ -389,13 +421,13 @@ def _count_on(counts: Counter) -> int:
 
 def _lists_of_labels(columns: Columns, chosen: Any) -> list[Any]:
     """The columns of lists that may be the labels. Raises UserError for entities with their offsets."""
-    lists = [name for name in columns.names if columns.cells(name) and all(map(is_list, columns.cells(name)))]
+    lists = _columns_of_lists(columns)
     if chosen is not None:
         lists = [name for name in lists if name == chosen]
-    elif not columns.sure:  # the words of a text may be a list too
-        lists = named(lists, *LABELS)
+    elif not columns.sure:  # the words of a text may be a list too, and `label` with one class in each list is no set
+        lists = [name for name in named(lists, *LABELS) if not (name in columns.counts and str(name).lower() in LABEL)]
     for name in lists:
-        if any(isinstance(value, (*LISTS, dict)) for cell in columns.cells(name) for value in cell):
+        if any(isinstance(value, (*LISTS, dict)) for cell in columns.cells(name) if is_list(cell) for value in cell):
             raise UserError(
                 f"label: column '{name}' has lists or objects in its lists: for entities with their offsets, give"
                 f" --kind named_entities --entities '{name}'"
@@ -403,19 +435,34 @@ def _lists_of_labels(columns: Columns, chosen: Any) -> list[Any]:
     return lists
 
 
-def _split(cells: Counter, separator: str, is_sure: bool) -> Counter | None:
-    """How often each label occurs if ``separator`` separates labels in the cells; else None. Not ``is_sure``: it may
-    belong to the names of classes, such as "Sci/Tech", of which there are fewer than of their parts.
-    """
+def _columns_of_lists(columns: Columns) -> list[Any]:
+    """Columns of lists that are not all empty."""
+    return [
+        name
+        for name in columns.names
+        if most(is_list, columns.cells(name)) and any(is_list(cell) and len(cell) for cell in columns.cells(name))
+    ]
+
+
+def _labels_between(cells: Counter, separator: str) -> Counter:
+    """How often each label occurs if ``separator`` separates labels in the cells."""
     labels: Counter = Counter()
     for cell, count in cells.items():
         for label in filter(None, map(str.strip, cell.split(separator))):
             labels[label] += count
+    return labels
+
+
+def _is_separator(separator: str, cells: Counter, is_sure: bool) -> bool:
+    """Whether ``separator`` separates labels in the cells. Not ``is_sure``: it may belong to the names of classes, such
+    as "Sci/Tech", of which there are fewer than of their parts.
+    """
+    labels = _labels_between(cells, separator)
     several = sum(count for cell, count in cells.items() if separator in cell)
-    most = min(MOST_CLASSES, labels.total() / ROWS_OF_A_CLASS)
+    is_few = len(labels) <= min(MOST_CLASSES, labels.total() / ROWS_OF_A_CLASS)
     is_short = all(words(label) <= WORDS_OF_A_LABEL for label in labels)
-    fits = several >= SHARE_WITH_SEPARATOR * cells.total() and len(labels) <= most and is_short
-    return labels if fits and (is_sure or len(labels) <= len(cells)) else None
+    is_in_use = 0 < several >= SHARE_WITH_SEPARATOR * cells.total()
+    return is_in_use and is_few and is_short and (is_sure or len(labels) <= len(cells))
 
 
 def _is_tagged(cells: list) -> bool:
@@ -423,9 +470,15 @@ def _is_tagged(cells: list) -> bool:
     return bool(tags) and all(map(TAG.fullmatch, tags))
 
 
+def _types(cells: list) -> set[str]:
+    return {str(tag)[2:] for cell in cells for tag in cell if tag != OUTSIDE}
+
+
 def _is_words(cells: list) -> bool:
+    """Whether lists hold words: not numbers of words, and not the same in all of a list, such as a sentence's name."""
     values = [value for cell in cells for value in cell]
-    return all(isinstance(value, str) for value in values) and not all(map(is_whole_number, values))
+    is_same = all(len(set(map(str, cell))) == 1 for cell in cells) and len(values) > len(cells)
+    return all(isinstance(value, str) for value in values) and not most(WORD_NUMBER.fullmatch, values) and not is_same
 
 
 def _is_valid(row: list[str], tags: list[str], scheme: str) -> bool:
@@ -442,8 +495,9 @@ def _is_answers(cell: Any) -> bool:
     return is_list(cell, dict) and all("answer_start" in answer for answer in cell)
 
 
-def _texts_of(answers: Any) -> Any:
-    return answers["text"] if isinstance(answers, dict) else answers
+def _has_answer(cell: Any) -> bool:
+    found = cell["text"] if isinstance(cell, dict) and _is_answers(cell) else cell
+    return isinstance(found, str) or (is_list(found) and len(found) > 0)
 
 
 def _quoted(column: Any) -> str:

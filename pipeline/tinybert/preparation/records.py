@@ -83,7 +83,7 @@ def _group_of(record: dict, column: str) -> str:
     group = record[column]
     if group is None or group != group or not str(group).strip():  # only NaN differs from itself
         raise BadRecordError(f"column '{column}': no group")
-    return str(group)
+    return str(group).strip()
 
 
 def check_source(task: Task, source: Table, key: str) -> None:

@@ -10,7 +10,7 @@ from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import SHOWN, first_ten, log
 from pipeline.tinybert.core.settings import Source, Text
 from pipeline.tinybert.data import sources
-from pipeline.tinybert.data.cells import flat
+from pipeline.tinybert.data.cells import as_seen, flat
 from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.preparation.records import (
     BadRowsError,
@@ -186,16 +186,18 @@ def check_labels(task: Task, parts: Parts, source: Source, key: str) -> Parts:
 
 
 def log_labels_written_differently(labels: list[str], key: str) -> None:
-    """Log groups of labels that differ only in upper and lower case, or are the same number."""
+    """Log groups of labels that look alike: they differ in upper and lower case, in blanks or characters that are not
+    seen, or in the form of a number or a character.
+    """
     groups: dict[Any, list[str]] = {}
     for label in labels:
         try:
             groups.setdefault(float(label), []).append(label)
         except ValueError:
-            groups.setdefault(label.casefold(), []).append(label)
+            groups.setdefault(as_seen(label).casefold(), []).append(label)
     for group in groups.values():
         if len(group) > 1:
-            names = " and ".join(f"'{label}'" for label in sorted(group))
+            names = " and ".join(f"'{label}'" if as_seen(label) == label else ascii(label) for label in sorted(group))
             log(f"{key}: DOUBTFUL: {names} are different labels: if they are the same, write them alike in the file")
 
 

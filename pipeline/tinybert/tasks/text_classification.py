@@ -25,6 +25,8 @@ class TextClassification(Texts):
     def label(self, record: dict, source: Source) -> str:
         column = source.label or self.columns["label"]
         label = record[column]
+        if isinstance(label, list | tuple | np.ndarray) and len(label) == 1:  # some tools write one label in a list
+            label = label[0]
         label = label.strip() if isinstance(label, str) else label
         if isinstance(label, list | tuple | dict | np.ndarray):
             raise BadRecordError(

@@ -244,6 +244,32 @@ def test_columns_without_a_name_are_left_out(tmp_path):
     assert records(path) == [("rows.csv, line 2", {"text": "a film", "label": "1"})]
 
 
+@pytest.mark.parametrize("first", ["sep=;\r\n", '\ufeff"SEP=;"\n', "sep=;\n\n"])
+@pytest.mark.parametrize("delimiter", [None, ";"])
+def test_the_line_with_the_delimiter_that_excel_writes_is_no_header(tmp_path, first, delimiter):
+    path = write_file(tmp_path / "rows.csv", first + "text;label\na film, good;1\n")
+    line = first.count("\n") + 2
+    assert records(path, delimiter=delimiter) == [(f"rows.csv, line {line}", {"text": "a film, good", "label": "1"})]
+
+
+def test_blank_lines_above_the_header_and_empty_fields_behind_the_last_column_are_ignored(tmp_path):
+    path = write_file(tmp_path / "rows.csv", "\n\ntext,label\na film,1,\na plot,0,,,\n")
+    assert records(path) == [
+        ("rows.csv, line 4", {"text": "a film", "label": "1"}),
+        ("rows.csv, line 5", {"text": "a plot", "label": "0"}),
+    ]
+    with pytest.raises(UserError, match="line 2: 3 fields, the header has 2"):
+        records(write_file(tmp_path / "more.csv", "text,label\na film,1,x\n"))
+
+
+@pytest.mark.parametrize("name", ["rows.json", "rows.jsonl"])
+def test_training_data_of_spacy_are_read(tmp_path, name):
+    rows = [["Ann is here", {"entities": [[0, 3, "PER"]]}], ["nobody", {"entities": []}]]
+    content = json.dumps(rows) if name == "rows.json" else "".join(f"{json.dumps(row)}\n" for row in rows)
+    found = [record for _, record in records(write_file(tmp_path / name, content))]
+    assert found == [{"text": text, **more} for text, more in rows]
+
+
 @pytest.mark.parametrize("quote", ["", '"'])
 @pytest.mark.parametrize(
     ("name", "between", "setting", "expected"),
@@ -258,7 +284,7 @@ def test_columns_without_a_name_are_left_out(tmp_path):
 def test_a_file_with_another_delimiter_is_reported_with_the_setting(tmp_path, quote, name, between, setting, expected):
     """Whether its lines fail to be read, or only lack the columns."""
     rows = [f"text{between}label", f"{quote}a film, good{quote}{between}1", f"{quote}a plot; bad{quote}{between}0"]
-    with pytest.raises(UserError, match="^tasks.tiny.source: .*: its first line looks like ") as raised:
+    with pytest.raises(UserError, match="^tasks.tiny.source: .*: its header looks like ") as raised:
         records(write_file(tmp_path / name, "\n".join(rows)), delimiter=setting)
     assert str(raised.value).endswith(expected)
 

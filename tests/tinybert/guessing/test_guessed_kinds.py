@@ -132,6 +132,15 @@ class TestTextClassification:
         ):
             guess(rows)
 
+    def test_one_class_in_a_list_is_a_class(self):
+        rows = records(text=TEXTS, label=cycle(["drama"], ["comedy"]))
+        assert guess(rows) == ("text_classification", {"text": "text", "label": "label"})
+        assert guess(rows, "multi_label")[1] == {"text": "text", "label": "label"}
+
+    def test_a_few_cells_that_are_no_texts_are_left_to_the_rows(self):
+        rows = records(text=[7, *TEXTS[1:]], label=cycle("a", "b"))
+        assert guess(rows)[1] == {"text": "text", "label": "label"}
+
     def test_classes_that_may_be_a_scale_are_said(self):
         assert "kind: if the numbers are a scale, --kind regression" in reasons(
             records(text=TEXTS, stars=cycle(1, 2, 3))
@@ -170,6 +179,16 @@ class TestRegression:
         assert guess(rows, label="score")[0] == "regression"
         assert guess(rows, label="sentiment")[0] == "text_classification"
 
+    def test_a_first_row_in_the_place_of_the_header_is_refused(self):
+        rows = records(**{"a film that I saw": TEXTS, "1.19": cycle("0.5", "3.25", "5")})
+        with pytest.raises(UserError, match="--file: the first line looks like a row .'a film that I saw', '1.19'"):
+            guess(rows, "regression")
+
+    def test_numbers_with_a_decimal_comma_are_named_whatever_their_number(self):
+        rows = records(text=TEXTS, score=[f"{number},5" for number in range(60)])
+        with pytest.raises(UserError, match="column 'score' has numbers such as '0,5': write them with a point"):
+            guess(rows)
+
 
 class TestMultiLabel:
     def test_a_column_of_lists(self):
@@ -207,6 +226,32 @@ class TestMultiLabel:
         rows = records(text=TEXTS, a=cycle(0, 1), b=cycle(0, 0, 1), c=cycle(1))
         with pytest.raises(UserError, match="label: columns 'a', 'b' hold a few different values"):
             guess(rows)
+
+    @pytest.mark.parametrize("kind", [None, "multi_label"])
+    def test_a_blank_cell_beside_1_is_a_0(self, kind):
+        rows = records(text=TEXTS, a=cycle(0, 1), b=cycle(0, 0, 1), c=cycle(1, None, ""), d=cycle("x"))
+        assert guess(rows, kind)[1]["label"] == ["a", "b", "c"]
+
+    @pytest.mark.parametrize("several", [{"genres": cycle("drama, war", "drama")}, {"tags": cycle(["a"], ["a", "b"])}])
+    def test_a_label_of_one_class_beside_several_labels_is_not_passed_over(self, several):
+        rows = records(text=TEXTS, label=cycle("pos", "neg"), **several)
+        with pytest.raises(UserError, match="--kind: column 'label' holds classes, and several labels are in '"):
+            guess(rows)
+        assert guess(rows, "multi_label")[1]["label"] == next(iter(several))
+        assert guess(rows, label="label")[0] == "text_classification"
+
+    @pytest.mark.parametrize(
+        "cells", [["a; b", *["a"] * 59], [f"a label of {number} words or more here; b" for number in range(60)]]
+    )
+    def test_labels_with_the_separator_that_is_given_are_taken_as_they_are(self, cells):
+        rows = records(text=TEXTS, labels=cells)
+        assert guess(rows, "multi_label", label="labels", separator=";")[1]["label"] == "labels"
+        with pytest.raises(UserError, match="label: column 'labels' has no lists, and not several short .*--separator"):
+            guess(rows, "multi_label", label="labels")
+
+    def test_a_few_cells_that_are_no_lists_are_left_to_the_rows(self):
+        rows = records(text=TEXTS, labels=["sad", *cycle(["sad"], ["sad", "long"])[1:]])
+        assert guess(rows) == ("multi_label", {"text": "text", "label": "labels"})
 
     def test_entities_with_offsets_are_not_labels(self):
         rows = records(text=TEXTS, label=cycle([[0, 3, "PER"]], [[4, 7, "LOC"], [0, 2, "PER"]]))
@@ -253,15 +298,8 @@ class TestNamedEntities:
         assert guess(rows)[0] == "named_entities"
 
     def test_what_is_not_read_beside_entities_is_said(self):
-        rows = records(
-            text=TEXTS,
-            spans=cycle([[0, 3, "PER"]], []),
-            answer=cycle("accept", "accept", "reject"),
-            mood=cycle("good", "bad"),
-        )
-        said = reasons(rows)
-        assert "DOUBTFUL: 'answer' has rejected rows: set `where: {answer: accept}` in the task's source" in said
-        assert "not read: 'mood': --kind reads classes instead" in said
+        rows = records(text=TEXTS, spans=cycle([[0, 3, "PER"]], []), mood=cycle("good", "bad"))
+        assert "not read: 'mood': --kind reads classes instead" in reasons(rows)
 
     def test_the_full_export_of_label_studio_is_named(self):
         rows = records(id=range(60), data=[{"text": text} for text in TEXTS], annotations=[[{"result": []}]] * 60)
@@ -296,6 +334,33 @@ class TestNamedEntities:
         tags = cycle(["B-PER", "I-PER", "O", "O", "B-LOC"], ["O", "O"])
         rows = [dict(enumerate(row, 1)) for row in zip(self.WORDS, chunks, tags, strict=True)]
         assert guess(rows) == ("named_entities", {"words": 1, "tags": 3, "scheme": "IOB2"})
+
+    @pytest.mark.parametrize("numbers", [["s0"] * 5, ["1", "2", "3", "4-5", "6"]])
+    def test_a_column_that_names_the_sentence_or_numbers_its_words_holds_no_words(self, numbers):
+        tags = ["B-PER", "I-PER", "O", "O", "B-LOC"]
+        number = cycle(["s1"] * 2 if numbers[0] == "s0" else ["1", "2"])
+        several = [numbers if len(words) == 5 else other for words, other in zip(self.WORDS, number, strict=True)]
+        tagged = [tags if len(words) == 5 else ["O", "O"] for words in self.WORDS]
+        rows = [dict(enumerate(row, 1)) for row in zip(several, self.WORDS, tagged, strict=True)]
+        assert guess(rows)[1] == {"words": 2, "tags": 3, "scheme": "IOB2"}
+        assert "words: column 2 (Ada Lovelace was in London …)" in reasons(rows)
+
+    def test_phrases_behind_the_entities_are_not_the_tags(self):
+        chunks = cycle(["B-NP", "I-NP", "B-VP", "B-PP", "B-NP"], ["B-NP", "B-VP"])
+        tags = cycle(["B-PER", "I-PER", "O", "O", "B-LOC"], ["O", "O"])
+        rows = [dict(enumerate(row, 1)) for row in zip(self.WORDS, tags, chunks, strict=True)]
+        assert guess(rows)[1]["tags"] == 2
+
+    def test_a_few_cells_that_are_no_lists_are_left_to_the_rows(self):
+        tags = [None, *cycle(["O", "O"], ["B-PER", "I-PER", "O", "O", "B-LOC"])[1:]]
+        words = [["It", "rains"], *(["Ada", "Lovelace", "was", "in", "London"] if len(t) == 5 else ["It", "rains"]
+                 for t in tags[1:])]  # fmt: skip
+        assert guess(records(tokens=words, ner_tags=tags))[1]["tags"] == "ner_tags"
+        entities = [[{"start": 0}], *cycle([[0, 3, "PER"]], [])[1:]]
+        assert guess(records(text=TEXTS, label=entities)) == (
+            "named_entities",
+            {"text": "text", "entities": "label"},
+        )
 
     @pytest.mark.parametrize(
         ("tags", "scheme"),

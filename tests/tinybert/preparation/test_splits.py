@@ -505,6 +505,8 @@ def test_the_users_own_teacher_may_have_seen_test_rows_that_are_split_off(tmp_pa
     [
         (["Good", "bad", "good"], "'Good' and 'good'"),
         (["0", "1", "1.0"], "'1' and '1.0'"),
+        (["café", "cafe\u0301"], "'cafe\\u0301' and 'café'"),
+        (["a b", "a  b", "a\u00a0b", "a b\u200b"], "'a  b' and 'a b' and 'a b\\u200b' and 'a\\xa0b'"),
         (["good", "bad", "0", "1"], None),
     ],
 )
