@@ -7,8 +7,9 @@ the second text of all pairs.
 
 There is one answer for each input, in order: its first field, the fields that the task does not read, and the
 prediction. ``--output`` writes a file with all fields of the input and the prediction. If the prediction has a field of
-the same name, that of the input becomes ``input_<name>``. For an invalid input the answer is ``{"error": …}``, and the
-exit code is 1. Without ``--file`` and ``--output``, each line is answered as soon as it is read.
+the same name, that of the input becomes ``input_<name>`` (or ``input_input_<name>`` if the input has that, too). For an
+invalid input the answer is ``{"error": …}``, and the exit code is 1. Without ``--file`` and ``--output``, each line is
+answered as soon as it is read.
 """
 
 import argparse
@@ -29,7 +30,7 @@ from pipeline.tinybert.data.cells import BadRecordError, flat, list_in_text
 from pipeline.tinybert.data.rows import Row, blocks, parse_json
 from pipeline.tinybert.models.formats import FILES
 from pipeline.tinybert.release import answer_files, release_folder
-from pipeline.tinybert.release.stand_alone import ANSWERS, Model
+from pipeline.tinybert.release.stand_alone import ANSWERS, Model, with_free_names
 from pipeline.tinybert.tasks.task import Task
 
 JSON_LINES = (".jsonl", ".ndjson")
@@ -280,7 +281,7 @@ def with_fields(record: dict, answer: dict, kind: str, hidden: Container[Any] = 
     """
     taken = {*ANSWERS[kind], *answer_files.ERROR}
     fields = {str(name): value for name, value in record.items() if name not in hidden}  # a CoNLL file numbers columns
-    return {**{f"input_{name}" if name in taken else name: value for name, value in fields.items()}, **answer}
+    return {**with_free_names(fields, taken), **answer}
 
 
 if __name__ == "__main__":

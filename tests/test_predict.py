@@ -225,6 +225,14 @@ def test_fields_that_the_task_does_not_read_stand_beside_the_answer(world, monke
     assert (third["id"], third["note"]) == (9, "a, b")
 
 
+def test_no_field_is_lost_if_the_answers_of_another_model_are_the_input(world, monkeypatch, capsys):
+    rows.write("asked.jsonl", [{"text": TEXTS[0], "label": "gold"}])
+    for file, answers in (("asked.jsonl", "first.csv"), ("first.csv", "second.csv")):
+        said(monkeypatch, capsys, "tiny", "--file", file, "--output", answers)
+    found = pandas.read_csv("second.csv").iloc[0]
+    assert (found["input_input_label"], found["input_label"], found["label"]) == ("positive", "gold", "positive")
+
+
 def test_a_line_break_of_any_kind_stays_in_its_cell(tmp_path):
     answers = [{"text": "one\rtwo", "label": "a\r\nb"}, {"text": "three\n", "label": "c"}]
     with answer_files.open_file(tmp_path / "out.csv", "text_classification") as write:

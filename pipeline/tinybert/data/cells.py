@@ -62,9 +62,17 @@ def as_seen(text: str) -> str:
 
 
 def list_in_text(text: str) -> list | None:
-    """The list that a text holds in JSON, or in Python's form as pandas writes it to CSV; None if there is none."""
+    """The list that a text holds, as ``value_in_text`` reads it; None if there is none."""
+    found = value_in_text(text)
+    return found if isinstance(found, list) else None
+
+
+def value_in_text(text: str) -> list | dict | None:
+    """The list or object that a text holds in JSON, or in Python's form as pandas writes it to CSV; None if there is
+    none.
+    """
     text = text.strip()
-    if not (text.startswith("[") and text.endswith("]")):
+    if text[:1] + text[-1:] not in ("[]", "{}"):
         return None
     try:
         return parse_json(text)

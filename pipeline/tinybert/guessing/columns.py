@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.tinybert.core.errors import UserError
-from pipeline.tinybert.data.cells import list_in_text
+from pipeline.tinybert.data.cells import value_in_text
 
 MOST_CLASSES = 200
 ROWS_OF_A_CLASS = 3  # on average, at least
@@ -127,10 +127,10 @@ class Columns:
 
 
 def with_lists(records: list[dict]) -> list[dict]:
-    """The records. In columns of lists written as text, the lists replace the text."""
+    """The records. In columns of lists or objects written as text, these replace the text."""
     lists = {}
     for name in records[0]:
-        read = [list_in_text(row[name]) if isinstance(row[name], str) else None for row in records]
+        read = [value_in_text(row[name]) if isinstance(row[name], str) else None for row in records]
         texts = [found for row, found in zip(records, read, strict=True) if not is_empty(row[name])]
         if most(lambda found: found is not None, texts):
             lists[name] = [row[name] if found is None else found for row, found in zip(records, read, strict=True)]

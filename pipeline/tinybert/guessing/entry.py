@@ -38,7 +38,9 @@ def guess(given: argparse.Namespace, defaults: Settings) -> tuple[dict[str, Any]
     settings of params.yaml, which the entry does not lower.
     """
     dialect, records = files.read(given.train, "--file", given.delimiter)
-    kind, found = kinds.guess(records, _chosen(given, list(records[0])), given.kind)
+    chosen = _chosen(given, list(records[0]))
+    without_group = [{name: row[name] for name in row if str(name) != given.group} for row in records]
+    kind, found = kinds.guess(without_group, chosen, given.kind)
     splits = {split: file for split in SPLITS if (file := getattr(given, split))}
     more = {key: value for key in ("group", "bad_rows") if (value := getattr(given, key))}
     length, reason = _max_length(found)
@@ -114,7 +116,7 @@ def _not_read(records: list[dict], used: list[Any], reasons: list[str]) -> list[
             " source"
         )
     named = " ".join(reasons)
-    if others := [str(name) for name in unused if f"'{name}'" not in named]:
+    if others := [name for name in unused if f"'{name}'" not in named]:
         lines.append(f"not read: {first_ten(list(map(repr, others)), ', ')}")
     return lines
 

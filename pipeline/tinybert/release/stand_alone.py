@@ -315,12 +315,22 @@ def main() -> None:
             if not text and not options.texts:
                 continue
             row = read_line(text, fields, more)
-            given = {f"input_{name}" if name in taken else name: value for name, value in row.items()}
-            shown = {**given, **model.predict([{**more, **row}])[0]}
+            shown = {**with_free_names(row, taken), **model.predict([{**more, **row}])[0]}
         except BadLineError as error:
             shown, has_failed = {"error": f"line {number}: {error}"}, True
         print(json.dumps(shown, ensure_ascii=False), flush=True)
     sys.exit(has_failed)
+
+
+def with_free_names(fields: dict, taken: set) -> dict:
+    """The fields, of which those with a name that is ``taken`` become ``input_<name>``, and none is lost."""
+    found = {}
+    for name, value in fields.items():
+        free = name
+        while free in taken or (free != name and free in fields):
+            free = f"input_{free}"
+        found[free] = value
+    return found
 
 
 def text_in(line: str | bytes) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import regex
 
-from pipeline.tinybert.data.cells import BadRecordError
+from pipeline.tinybert.data.cells import BadRecordError, value_in_text
 from pipeline.tinybert.data.part_of_text import stripped_before
 from pipeline.tinybert.data.rows import Row
 
@@ -50,9 +50,13 @@ def _overlap(reference: list[str], predicted: list[str]) -> float:
 
 def answers_of(cell: Any) -> list[tuple[str, int]]:
     """Parse SQuAD's two forms of answers: a list of objects with ``text`` and ``answer_start``, or one object with a
-    list of each. Returns (text, start) pairs.
+    list of each; or a text that holds one of them, as pandas writes it to CSV. Returns (text, start) pairs.
     """
+    if isinstance(cell, str):
+        cell = value_in_text(cell)
     if isinstance(cell, dict):
+        if {"text", "answer_start"} <= cell.keys() and cell["text"] is None and cell["answer_start"] is None:
+            return []  # some tools write null for an empty list
         texts, starts = (_sequence(cell.get(key)) for key in ("text", "answer_start"))
         complete, pairs = len(texts) == len(starts), list(zip(texts, starts, strict=False))
     else:

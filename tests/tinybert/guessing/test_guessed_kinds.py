@@ -412,6 +412,23 @@ class TestQuestionAnswering:
         assert found.source == {"question": "question", "passage": "context", "answers": "answers"}
         assert found.options == ({"unanswerable": True} if unanswerable else None)
 
+    def test_answers_of_null_are_none_and_a_few_bad_ones_are_left_to_the_rows(self):
+        some = {"text": ["The"], "answer_start": [0]}
+        cells = [None, *cycle(some, {"text": None, "answer_start": None})[1:]]
+        rows = records(question=[f"is it film {number}" for number in range(60)], context=TEXTS, answers=cells)
+        assert "unanswerable: true (30 questions have no answer)" in reasons(rows)
+        as_text = [row | {"answers": str(row["answers"])} for row in rows]
+        assert guess(as_text)[0] == "question_answering"
+
+    def test_a_question_may_be_in_two_columns(self):
+        rows = records(
+            title=TEXTS,
+            question=[f"is it film {number}" for number in range(60)],
+            context=TEXTS,
+            answers=cycle([{"text": "The", "answer_start": 0}]),
+        )
+        assert guess(rows, question=["title", "question"])[1]["question"] == ["title", "question"]
+
     def test_answers_without_their_place_are_refused(self):
         rows = records(
             question=[f"is it film {number}" for number in range(60)], context=TEXTS, answer=cycle("The", "A")

@@ -1,3 +1,4 @@
+import json
 import random
 import re
 
@@ -52,8 +53,15 @@ def test_questions_become_rows_with_their_answers():
 
 
 def test_both_squad_forms_of_answers_are_read():
-    other = {**record(), "answers": {"text": ["great"], "answer_start": [49]}}
-    assert read(other)[0]["answers"] == read(record(("great", 49)))[0]["answers"]
+    other = {"text": ["great"], "answer_start": [49]}
+    expected = read(record(("great", 49)))[0]["answers"]
+    for cell in (other, json.dumps(other), str([{"text": "great", "answer_start": 49}])):
+        assert read({**record(), "answers": cell})[0]["answers"] == expected
+
+
+def test_an_answer_of_null_is_none():
+    (row,) = read({**record(), "answers": {"text": None, "answer_start": None}}, task=SQUAD_2)
+    assert row["answers"] == []
 
 
 def test_offsets_follow_a_passage_that_is_stripped_of_white_space():

@@ -64,8 +64,13 @@ def test_all_bad_rows_are_counted_and_ten_are_logged_one_a_line_with_what_the_ot
     assert lines[10] == "  and 3 more" and lines[11].endswith(": 1 other rows are valid: 1 1")
 
 
+def test_a_list_of_one_label_is_the_label():
+    rows = read({"text": "a film", "label": ["good"]}, {"text": "a plot", "label": "bad"})
+    assert [row["label"] for row in rows] == ["good", "bad"]
+
+
 def test_a_list_of_labels_is_refused():
-    for several in (["good"], ["good", "bad"], {"good": 1}):
+    for several in (["good", "bad"], [], {"good": 1}):
         with pytest.raises(UserError, match=r"line 1: column 'label': expected one label, found .* multi_label"):
             read({"text": "a film", "label": several})
 
