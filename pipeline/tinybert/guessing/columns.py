@@ -21,6 +21,7 @@ PARTNERS = ({"premise", "hypothesis"}, {"question", "sentence"}, {"question", "p
             {"query", "document"}, {"text", "pair"}, {"source", "target"}, {"claim", "evidence"},
             {"question", "answer"}, {"headline", "articlebody"})  # fmt: skip
 NUMBERED = re.compile(r"(.*?)[ _-]?(?:1|2|a|b|one|two|first|second)$", re.IGNORECASE)
+WITH_COMMA = "numbers such as '{}': write them with a point and without %"
 LOCAL_NUMBER = re.compile(r"-?\d+(,\d+)? ?%?")
 LISTS = (list, tuple, np.ndarray)
 
@@ -119,8 +120,25 @@ class Columns:
                     found[name] = np.mean([len(text) for text in texts])
         return sorted(found, key=lambda name: -found[name])
 
+    def of_lists(self) -> list[Any]:
+        """Columns of lists that are not all empty."""
+        return [
+            name
+            for name in self.names
+            if most(is_list, self.cells(name)) and any(is_list(cell) and len(cell) for cell in self.cells(name))
+        ]
+
     def median_length(self, column: Any) -> float:
         return float(np.median([words(str(cell)) for cell in self.cells(column)]))
+
+    def one_of(self, key: str, candidates: list, names: Iterable[str], what: str) -> Any:
+        """The only candidate, or the only one with such a name; else UserError."""
+        best = named(candidates, *names) or candidates
+        if len(best) == 1:
+            return best[0]
+        if not best:
+            raise self.cannot_guess(key, f"no column holds {what}", UnfitError)
+        raise self.cannot_guess(key, f"columns {', '.join(map(quoted, best))} hold {what}")
 
     def cannot_guess(self, key: str, why: str, kind: type[UserError] = UserError) -> UserError:
         return kind(f"{key}: {why}: give --{key} COLUMN (the columns are {', '.join(map(str, self.names))})")
@@ -180,6 +198,11 @@ def are_partners(one: Any, other: Any) -> bool:
     one, other = str(one), str(other)
     stems = [match.group(1) for match in map(NUMBERED.fullmatch, (one, other)) if match]
     return {one.lower(), other.lower()} in PARTNERS or (len(stems) == 2 and stems[0] == stems[1])
+
+
+def quoted(column: Any) -> str:
+    """A column's name; for a column without a name, its number."""
+    return str(column) if isinstance(column, int) else f"'{column}'"
 
 
 def listed(counts: Counter, most: int = 5) -> str:

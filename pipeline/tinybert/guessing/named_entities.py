@@ -1,0 +1,139 @@
+"""A guess of entities: tagged words, or the places of the entities in a text."""
+
+import re
+from collections import Counter
+from typing import Any
+
+from pipeline.tinybert.core.errors import UserError
+from pipeline.tinybert.core.log import first_ten
+from pipeline.tinybert.data.cells import BadRecordError
+from pipeline.tinybert.guessing.columns import MOST_CELLS, Columns, Guess, is_list, listed, most, quoted
+from pipeline.tinybert.guessing.multi_label import LABELS
+from pipeline.tinybert.tasks.entity_offsets import OUTSIDE, Entity, entities_in
+from pipeline.tinybert.tasks.named_entities import TAG, to_iob2
+
+CHUNKS = {"NP", "VP", "PP", "ADVP", "ADJP", "SBAR", "PRT", "CONJP", "INTJ", "LST", "UCP"}  # phrases, as in CoNLL-2000
+WORDS_SHOWN = 5
+WORD_NUMBER = re.compile(r"\d+([-.]\d+)?")  # 5, 5-6 or 5.1, as in CoNLL-U
+
+
+def named_entities(columns: Columns) -> Guess:
+    if {"data", "annotations"} <= set(columns.names) and all(isinstance(cell, dict) for cell in columns.cells("data")):
+        raise UserError("--file: this is Label Studio's full export: export as JSON-MIN, with text and label")
+    given = {"words", "tags"} & columns.chosen.keys()
+    offsets = [] if given else [name for name in columns.names if _has_entities(columns, name)]
+    if "entities" in columns.chosen or offsets:
+        return _entities_by_offsets(columns, offsets)
+    return _tagged_words(columns)
+
+
+def _entities_by_offsets(columns: Columns, candidates: list) -> Guess:
+    entities = columns.chosen.get("entities") or columns.one_of("entities", candidates, LABELS, "entities")
+    found, errors = _entities_of(columns, entities)  # `prepare` names the rows with an error
+    if not found:
+        why = str(errors[0]) if errors else f"column {quoted(entities)} holds no entity"
+        raise columns.cannot_guess("entities", why)
+    texts = columns.texts([entities])
+    text = columns.chosen.get("text") or columns.one_of("text", texts, ("text",), "texts")
+    if isinstance(text, list):
+        raise columns.cannot_guess("text", "the entities count the characters of one column")
+    types = Counter(entity.type for entity in found)
+    reasons = [
+        f"text: column {quoted(text)} (median length {columns.median_length(text):.0f} words)",
+        f"entities: column {quoted(entities)} ({len(found)} entities by their characters: {listed(types)})",
+    ]
+    if others := [name for name in columns.with_classes() if name not in (text, "answer")]:
+        reasons.append(f"not read: {first_ten(list(map(quoted, others)), ', ')}: --kind reads classes instead")
+    return Guess({"text": text, "entities": entities}, reasons, [str(row[text]) for row in columns.records], "f1")
+
+
+def _has_entities(columns: Columns, column: Any) -> bool:
+    """Whether most cells are lists of entities with their offsets, and not all lists are empty. Unless the kind is
+    given, three numbers are no entity.
+    """
+    found, errors = _entities_of(columns, column)
+    fits = len(errors) <= (1 - MOST_CELLS) * len(columns.cells(column))
+    return bool(found) and fits and (columns.sure or not any(entity.type.isdecimal() for entity in found))
+
+
+def _entities_of(columns: Columns, column: Any) -> tuple[list[Entity], list[BadRecordError]]:
+    """The entities of a column with their offsets, and the errors of cells without."""
+    found, errors = [], []
+    for cell in columns.cells(column):
+        try:
+            found += entities_in(cell, column)
+        except BadRecordError as error:
+            errors.append(error)
+    return found, errors
+
+
+def _tagged_words(columns: Columns) -> Guess:
+    lists = {name: list(filter(is_list, columns.cells(name))) for name in columns.of_lists()}
+    tagged = [name for name, cells in lists.items() if _is_tagged(cells)]
+    is_conll = all(isinstance(name, int) for name in columns.names)
+    for name, values in columns.counts.items():
+        if OUTSIDE in values and len(values) > 1 and all(map(TAG.fullmatch, values)):
+            raise UserError(
+                f"tags: column '{name}' has one tag in each row: write a .conll file, with a word and its tag on each"
+                " line and a blank line after each sentence"
+            )
+    if is_conll and not tagged:
+        found = (str(tag) for row in columns.cells(columns.names[-1]) for tag in row)
+        odd = next((tag for tag in found if not TAG.fullmatch(tag)), OUTSIDE)
+        raise UserError(
+            f"tags: the last column has {'only ' if odd == OUTSIDE else ''}'{odd}': expected O, B-TYPE and I-TYPE, in"
+            " the scheme BIOES also E-TYPE and S-TYPE (or L-TYPE and U-TYPE)"
+        )
+    of_entities = [name for name in tagged if not _types(lists[name]) <= CHUNKS] or tagged
+    tags = columns.chosen.get("tags") or columns.one_of(
+        "tags",
+        of_entities[-1:] if is_conll else of_entities,
+        ("ner",),
+        "lists of tags (O, B-TYPE, I-TYPE; numbers need an entry by hand, with `labels`)",
+    )
+    others = [name for name, cells in lists.items() if name not in (*tagged, tags) and _is_words(cells)]
+    given = columns.chosen.get("words")
+    word = given or columns.one_of("words", others[:1] if is_conll else others, ("words", "tokens"), "lists of words")
+    for key, name in (("words", word), ("tags", tags)):
+        if name not in lists:
+            raise columns.cannot_guess(key, f"column {quoted(name)} does not hold lists")
+    rows = [
+        ([str(cell) for cell in row[word]], [str(cell) for cell in row[tags]])
+        for row in columns.records
+        if is_list(row[word]) and is_list(row[tags])
+    ]
+    in_entities = [tag for _, row in rows for tag in row if tag != OUTSIDE]
+    begins = [tag for tag in in_entities if tag[0] in "BSU"]
+    types = Counter(tag[2:] for tag in begins or in_entities)
+    schemes = {scheme: sum(not _is_valid(*row, scheme) for row in rows) for scheme in ("IOB2", "IOB1", "BIOES")}
+    scheme = columns.chosen.get("scheme") or min(schemes, key=schemes.__getitem__)
+    reasons = [
+        f"words: column {quoted(word)} ({' '.join(rows[0][0][:WORDS_SHOWN])} …)",
+        f"tags: column {quoted(tags)} ({len(types)} types: {listed(types)})",
+        f"scheme: {scheme} ({len(rows) - schemes[scheme]} of {len(rows)} sentences follow it)",
+    ]
+    return Guess({"words": word, "tags": tags, "scheme": scheme}, reasons, [" ".join(row) for row, _ in rows], "f1")
+
+
+def _is_tagged(cells: list) -> bool:
+    tags = {str(tag) for cell in cells for tag in cell} - {OUTSIDE}
+    return bool(tags) and all(map(TAG.fullmatch, tags))
+
+
+def _types(cells: list) -> set[str]:
+    return {str(tag)[2:] for cell in cells for tag in cell if tag != OUTSIDE}
+
+
+def _is_words(cells: list) -> bool:
+    """Whether lists hold words: not numbers of words, and not the same in all of a list, such as a sentence's name."""
+    values = [value for cell in cells for value in cell]
+    is_same = all(len(set(map(str, cell))) == 1 for cell in cells) and len(values) > len(cells)
+    return all(isinstance(value, str) for value in values) and not most(WORD_NUMBER.fullmatch, values) and not is_same
+
+
+def _is_valid(row: list[str], tags: list[str], scheme: str) -> bool:
+    try:
+        to_iob2(row, tags, scheme)
+    except (BadRecordError, ValueError):
+        return False
+    return True
