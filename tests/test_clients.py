@@ -8,16 +8,10 @@ import subprocess
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from typing import Any
 
 import pytest
 import tiny
 import transformers
-
-from pipeline.tinybert import tasks
-from pipeline.tinybert.core import settings
-from pipeline.tinybert.release import model_card, stand_alone
-from pipeline.tinybert.tasks import Task
 
 PACKAGES = tiny.ROOT / "docs" / "demo"
 TEXTS = ["The film was really great with story .", "the plot is dull", "a heartwarming film"]
@@ -92,42 +86,3 @@ def test_the_int8_weights_are_stored_once(world):
     exported = Path("models/tiny/onnx/model_int8.onnx")
     assert (folder / "model_quantized.onnx").read_bytes() == exported.read_bytes()
     assert (folder / "model_int8.onnx").stat().st_size < exported.stat().st_size
-
-
-def by_the_card(task: Task, row: dict, folder: Path, monkeypatch) -> Any:
-    """What the model card's code for transformers returns in the release folder."""
-    *code, call = model_card.with_transformers(task, row)
-    monkeypatch.chdir(folder)
-    names: dict = {}
-    exec("\n".join(code), names)
-    return eval(call, names)
-
-
-@pytest.mark.parametrize("kind", ["text_classification", "multi_label", "regression"])
-def test_the_cards_code_for_transformers_gives_the_numbers_of_predict(release, kind, monkeypatch):
-    folder, row = release(kind), {"text": TEXTS[0]}
-    [found] = by_the_card(tasks.load(settings.load(), kind), row, folder, monkeypatch)
-    [expected] = stand_alone.Model(folder, "onnx/model.onnx").predict([row])
-    numbers = expected.get("probabilities") or {"score": expected["number"]}
-    assert {answer["label"]: answer["score"] for answer in found} == pytest.approx(numbers, abs=1e-3)
-
-
-def test_the_cards_code_for_transformers_reads_both_texts_of_a_pair(release, monkeypatch):
-    folder = release("text_classification")
-    task = tasks.load(settings.load(), "text_classification")
-    scores = []
-    for pair in (TEXTS[1], TEXTS[2]):
-        found = by_the_card(task, {"text": TEXTS[0], "pair": pair}, folder, monkeypatch)
-        scores.append([answer["score"] for answer in found])
-        monkeypatch.undo()
-    assert scores[0] != scores[1]
-
-
-def test_the_cards_code_for_transformers_finds_the_entities_of_predict(release, monkeypatch):
-    folder, row = release("named_entities"), {"words": TEXTS[0].split()}
-    found = by_the_card(tasks.load(settings.load(), "named_entities"), row, folder, monkeypatch)
-    [expected] = stand_alone.Model(folder, "onnx/model.onnx").predict([row])
-    assert expected["entities"]
-    assert [(entity["entity_group"], entity["word"]) for entity in found] == [
-        (entity["type"], " ".join(entity["words"])) for entity in expected["entities"]
-    ]

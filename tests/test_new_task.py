@@ -170,13 +170,30 @@ def test_a_delimiter_is_found(run, reviews):
     assert settings.load().task("films").source.delimiter == ";"
 
 
-def test_unlabelled_texts_are_read_with_the_delimiter_of_the_rows(run, reviews):
-    text = "".join(f"{text};{label}\n" for text, label in [("review", "sentiment"), *tiny.sentences(90, 0)])
-    reviews.write_text(text, encoding="utf-8")
-    more = tiny.write_file(reviews.with_name("more.csv"), text)
-    run("films", "--file", reviews, "--unlabelled", more)
-    unlabelled = settings.load().task("films").unlabelled
-    assert (unlabelled.delimiter, unlabelled.text) == (";", "review")
+def test_the_delimiter_of_unlabelled_texts_is_found(run, reviews):
+    more = reviews.with_name("more.csv")
+    cells = [(text.replace(",", ""), label) for text, label in tiny.sentences(90, 0)]
+    for delimiter in ",;":
+        rows = [f"{text}{delimiter}{label}" for text, label in [("review", "id"), *cells]]
+        more.write_text("\n".join(rows), encoding="utf-8")
+        run("films", "--file", reviews, "--unlabelled", more, "--replace")
+        unlabelled = settings.load().task("films").unlabelled
+        assert (unlabelled.delimiter or ",", unlabelled.text) == (delimiter, "review")
+        Path("data/raw/films/more.csv").unlink()
+    more.write_text("review,id\n" + "a film, and more,1\n" * 20, encoding="utf-8")
+    with pytest.raises(UserError, match="line 2: 3 fields, the header has 2"):
+        run("films", "--file", reviews, "--unlabelled", more, "--replace")
+
+
+def test_the_group_may_be_a_column_that_the_task_reads(run, tmp_path):
+    file = tmp_path / "pairs.csv"
+    with open(file, "w", encoding="utf-8", newline="") as out:
+        rows = [(text, f"{text} again", label) for text, label in tiny.sentences(90, 0)]
+        csv.writer(out).writerows([("sentence1", "sentence2", "label"), *rows])
+    said = run("pairs", "--file", file, "--group", "sentence1")
+    source = settings.load().task("pairs").source
+    assert (source.text, source.pair, source.group) == ("sentence1", "sentence2", "sentence1")
+    assert "not read" not in said
 
 
 def test_the_delimiter_that_gives_the_most_columns_is_taken(run, reviews):

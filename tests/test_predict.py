@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas
 import pytest
@@ -25,7 +26,8 @@ from pipeline.tinybert.data import rows
 from pipeline.tinybert.models import checkpoints
 from pipeline.tinybert.models.formats import FILES
 from pipeline.tinybert.models.inference import EvaluationSet, pytorch_forward
-from pipeline.tinybert.release import answer_files, stand_alone
+from pipeline.tinybert.release import answer_files, model_card, stand_alone
+from pipeline.tinybert.tasks import Task
 from pipeline.tinybert.tasks.named_entities import spans_of, to_iob2
 
 TEXTS = ["The film was really great with story .", "the plot is dull", "a heartwarming film"]
@@ -632,3 +634,42 @@ def test_tags_are_in_the_scheme_of_the_training_data(scheme, expected):
     found = stand_alone.entities(tags)
     assert set(found) == spans_of(tags)
     assert stand_alone.in_scheme(tags, found, scheme) == expected
+
+
+def by_the_card(task: Task, row: dict, folder: Path, monkeypatch) -> Any:
+    """What the model card's code for transformers returns in the release folder."""
+    *code, call = model_card.with_transformers(task, row)
+    monkeypatch.chdir(folder)
+    names: dict = {}
+    exec("\n".join(code), names)
+    return eval(call, names)
+
+
+@pytest.mark.parametrize("kind", ["text_classification", "multi_label", "regression"])
+def test_the_cards_code_for_transformers_gives_the_numbers_of_predict(release, kind, monkeypatch):
+    folder, row = release(kind), {"text": TEXTS[0]}
+    [found] = by_the_card(tasks.load(settings.load(), kind), row, folder, monkeypatch)
+    [expected] = stand_alone.Model(folder, "onnx/model.onnx").predict([row])
+    numbers = expected.get("probabilities") or {"score": expected["number"]}
+    assert {answer["label"]: answer["score"] for answer in found} == pytest.approx(numbers, abs=1e-3)
+
+
+def test_the_cards_code_for_transformers_reads_both_texts_of_a_pair(release, monkeypatch):
+    folder = release("text_classification")
+    task = tasks.load(settings.load(), "text_classification")
+    scores = []
+    for pair in (TEXTS[1], TEXTS[2]):
+        found = by_the_card(task, {"text": TEXTS[0], "pair": pair}, folder, monkeypatch)
+        scores.append([answer["score"] for answer in found])
+        monkeypatch.undo()
+    assert scores[0] != scores[1]
+
+
+def test_the_cards_code_for_transformers_finds_the_entities_of_predict(release, monkeypatch):
+    folder, row = release("named_entities"), {"words": TEXTS[0].split()}
+    found = by_the_card(tasks.load(settings.load(), "named_entities"), row, folder, monkeypatch)
+    [expected] = stand_alone.Model(folder, "onnx/model.onnx").predict([row])
+    assert expected["entities"]
+    assert [(entity["entity_group"], entity["word"]) for entity in found] == [
+        (entity["type"], " ".join(entity["words"])) for entity in expected["entities"]
+    ]

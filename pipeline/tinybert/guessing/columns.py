@@ -15,7 +15,8 @@ from pipeline.tinybert.data.cells import value_in_text
 
 MOST_CLASSES = 200
 ROWS_OF_A_CLASS = 3  # on average, at least
-MOST_CELLS = 0.9  # of a column that holds something; `prepare` names the rows of the other cells
+MOST_CELLS = 0.9  # this share of the cells decides what a column holds; `prepare` names the rows of the others
+LABEL = ("label", "class", "category", "target", "sentiment", "intent", "topic", "gold", "stars", "rating")
 CJK = re.compile(r"[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff]")  # written without spaces between words
 PARTNERS = ({"premise", "hypothesis"}, {"question", "sentence"}, {"question", "passage"}, {"query", "passage"},
             {"query", "document"}, {"text", "pair"}, {"source", "target"}, {"claim", "evidence"},
@@ -49,7 +50,10 @@ class Columns:
     """
 
     def __init__(self, records: list[dict], chosen: dict[str, Any], sure: bool):
-        self.records, self.names, self.chosen, self.sure = with_lists(records), list(records[0]), chosen, sure
+        lists = written_lists(records)
+        self._written = lists.keys()
+        self.records = [row | {name: lists[name][number] for name in lists} for number, row in enumerate(records)]
+        self.names, self.chosen, self.sure = list(records[0]), chosen, sure
 
     def cells(self, column: Any) -> list:
         """The cells of a column that are not empty."""
@@ -61,16 +65,18 @@ class Columns:
 
     @cached_property
     def counts(self) -> dict[Any, Counter]:
-        """Column → how often each value occurs; without the columns of lists and objects. A list of one value counts as
-        the value if all lists of the column are such: some tools write one label in a list.
-        """
-        found = {name: [cell[0] if is_list(cell) and len(cell) == 1 else cell for cell in self.cells(name)]
-                 for name in self.names}  # fmt: skip
+        """Column → how often each value occurs; without the columns of lists and objects."""
+        found = {name: self._labels_in_lists(name) or self.cells(name) for name in self.names}
         return {
             name: Counter(str(cell).strip() for cell in cells)
             for name, cells in found.items()
             if cells and not any(isinstance(cell, (*LISTS, dict)) for cell in cells)
         }
+
+    def _labels_in_lists(self, column: Any) -> list[str]:
+        """The labels of a column of labels in which each cell is a list with one label, as some tools write it."""
+        cells = self.cells(column) if str(column).lower() in LABEL and column not in self._written else []
+        return [cell[0] for cell in cells] if all(is_list(cell, str) and len(cell) == 1 for cell in cells) else []
 
     def numbers(self, column: Any) -> list[float]:
         """A column's distinct values, if all of them are numbers; else nothing."""
@@ -144,15 +150,22 @@ class Columns:
         return kind(f"{key}: {why}: give --{key} COLUMN (the columns are {', '.join(map(str, self.names))})")
 
 
-def with_lists(records: list[dict]) -> list[dict]:
-    """The records. In columns of lists or objects written as text, these replace the text."""
-    lists = {}
+def written_lists(records: list[dict]) -> dict[Any, list]:
+    """Column → its cells, of the columns that hold lists, or answers, written as text. Other cells stay as they are."""
+    found = {}
     for name in records[0]:
-        read = [value_in_text(row[name]) if isinstance(row[name], str) else None for row in records]
-        texts = [found for row, found in zip(records, read, strict=True) if not is_empty(row[name])]
-        if most(lambda found: found is not None, texts):
-            lists[name] = [row[name] if found is None else found for row, found in zip(records, read, strict=True)]
-    return [row | {name: cells[number] for name, cells in lists.items()} for number, row in enumerate(records)]
+        cells = [row[name] for row in records]
+        read = [_list_or_answers(cell) for cell in cells]
+        of_written = [value for cell, value in zip(cells, read, strict=True) if not is_empty(cell)]
+        if most(lambda value: value is not None, of_written):
+            found[name] = [cell if value is None else value for cell, value in zip(cells, read, strict=True)]
+    return found
+
+
+def _list_or_answers(cell: Any) -> list | dict | None:
+    value = value_in_text(cell) if isinstance(cell, str) else None
+    is_answers = isinstance(value, dict) and value.keys() >= {"text", "answer_start"}
+    return value if isinstance(value, list) or is_answers else None
 
 
 def is_empty(cell: Any) -> bool:

@@ -13,7 +13,7 @@ from pipeline.tinybert.core.log import first_ten
 from pipeline.tinybert.core.settings import Settings, Source, Task
 from pipeline.tinybert.data.cells import flat
 from pipeline.tinybert.guessing import files, kinds
-from pipeline.tinybert.guessing.columns import Columns, Guess, words
+from pipeline.tinybert.guessing.columns import Columns, Guess, is_empty, words
 from pipeline.tinybert.tasks import KINDS
 
 COLUMNS = ("text", "pair", "label", "words", "tags", "entities", "question", "passage", "answers", "group")
@@ -35,9 +35,8 @@ def guess(given: argparse.Namespace, defaults: Settings) -> tuple[dict[str, Any]
     settings of params.yaml, which the entry does not lower.
     """
     dialect, records = files.read(given.train, "--file", given.delimiter)
-    chosen = _chosen(given, list(records[0]))
-    without_group = [{name: row[name] for name in row if str(name) != given.group} for row in records]
-    kind, found = kinds.guess(without_group, chosen, given.kind)
+    kind, found = kinds.guess(records, _chosen(given, list(records[0])), given.kind)
+    about_columns = [line for line in found.reasons if not line.startswith(f"not read: '{given.group}'")]
     splits = {split: file for split in SPLITS if (file := getattr(given, split))}
     more = {key: value for key in ("group", "bad_rows") if (value := getattr(given, key))}
     length, reason = _max_length(found)
@@ -48,8 +47,9 @@ def guess(given: argparse.Namespace, defaults: Settings) -> tuple[dict[str, Any]
         "metric": given.metric or found.metric,
         "max_length": length if given.max_length is None else given.max_length,
     }
-    reasons = [f"kind: {kind}", *(f"{key}: {value!r}" for key, value in dialect.items()), *found.reasons]
-    reasons += [*_not_read(records, [*found.source.values(), given.group], found.reasons), reason]
+    reasons = [f"kind: {kind}", *(f"{key}: {value!r}" for key, value in dialect.items()), *about_columns]
+    used = {*map(str, flat(found.source.values())), given.group}
+    reasons += [*_not_read(records, used, about_columns), reason]
     for_student, its_reasons = _student(kind, "pair" in found.source, defaults)
     values |= for_student
     reasons += its_reasons
@@ -57,7 +57,7 @@ def guess(given: argparse.Namespace, defaults: Settings) -> tuple[dict[str, Any]
     reasons = [line for line in reasons if line.partition(":")[0] not in options]
     reasons += [f"{key}: {value} (as given)" for key, value in options.items()]
     if given.unlabelled:
-        values["unlabelled"], reason = _unlabelled(given, kind, found, dialect)
+        values["unlabelled"], reason = _unlabelled(given, kind, found)
         reasons.append(reason)
     elif KINDS[kind].reads_texts and "pair" not in found.source:
         reasons.append(
@@ -75,7 +75,9 @@ def _student(kind: str, is_pair: bool, defaults: Settings) -> tuple[dict[str, An
     if compares_words and shape.layers < NARROW_LAYERS and defaults.general_student.start != "checkpoint":
         narrow = {"layers": NARROW_LAYERS, "feed_forward": int(FEED_FORWARD_SHARE * shape.hidden)}
         values = {"general_student": {"shape": narrow}}
-        reasons = [f"general_student: {NARROW_LAYERS} narrow layers: pairs, entities and questions lose most with few"]
+        reasons = [
+            f"general_student: {NARROW_LAYERS} narrow layers: fewer layers lose most on pairs, entities, questions"
+        ]
     if kind == "named_entities" and steps is not None and steps < MORE_STEPS:
         values["distill_prediction"] = {"min_steps": MORE_STEPS}
         reasons.append(f"distill_prediction: at least {MORE_STEPS} steps: entities need more than other kinds")
@@ -96,10 +98,10 @@ def _chosen(given: argparse.Namespace, columns: list) -> dict[str, Any]:
     return found
 
 
-def _not_read(records: list[dict], used: list[Any], reasons: list[str]) -> list[str]:
+def _not_read(records: list[dict], used: set[str], reasons: list[str]) -> list[str]:
     """Lines on the columns that the task does not use and that ``reasons`` do not name."""
-    unused = [name for name in records[0] if name not in flat(used)]
-    verdicts = {str(row["answer"]) for row in records} if "answer" in unused else set()
+    unused = [name for name in records[0] if str(name) not in used]
+    verdicts = {str(row["answer"]) for row in records if not is_empty(row["answer"])} if "answer" in unused else set()
     lines = []
     if verdicts <= PRODIGYS_ANSWERS and verdicts - {"accept"}:
         lines.append(
@@ -122,12 +124,8 @@ def _max_length(guess: Guess) -> tuple[int, str]:
     )
 
 
-def _unlabelled(
-    given: argparse.Namespace, kind: str, guess: Guess, dialect_of_rows: dict
-) -> tuple[dict[str, Any], str]:
-    is_alike = given.unlabelled.suffix.lower() == given.train.suffix.lower()
-    like = dialect_of_rows if is_alike else None
-    dialect, records = files.read(given.unlabelled, "--unlabelled", given.delimiter, least=1, like=like)
+def _unlabelled(given: argparse.Namespace, kind: str, guess: Guess) -> tuple[dict[str, Any], str]:
+    dialect, records = files.read(given.unlabelled, "--unlabelled", given.delimiter, least=1)
     inputs = KINDS[kind].fields(Source(location="-", **guess.source), labelled=False)
     wanted = {field: guess.source[field] for field in inputs if field in guess.source}
     columns, sentences = Columns(records, {}, sure=True), False

@@ -23,12 +23,9 @@ QUOTED = re.compile(r'".*"', re.DOTALL)
 README = "Files of the task `{}` in params.yaml. Commit small ones to git; for large ones run `dvc add`.\n"
 
 
-def read(
-    path: Path, option: str, delimiter: str | None = None, least: int = 2, like: dict | None = None
-) -> tuple[dict[str, Any], list[dict]]:
-    """The first settings of `DIALECTS` with which a file has at least ``least`` columns, and its records.
-
-    like: settings to try before the others, those of a file of the same kind.
+def read(path: Path, option: str, delimiter: str | None = None, least: int = 2) -> tuple[dict[str, Any], list[dict]]:
+    """The settings with which a file has at least ``least`` columns, and its records. They are the delimiter that gives
+    its header the most names, or the first of `DIALECTS` that fits.
     """
     refusal = None
     if path.suffix.lower() == ".txt" and least > 1:
@@ -37,7 +34,7 @@ def read(
             " line), .tsv or .csv (columns, with their names in the first line)"
         )
     wide = _with_a_wider_header(path)
-    dialects = [{"delimiter": delimiter}] if delimiter else [*filter(None, [like, wide]), *DIALECTS]
+    dialects = [{"delimiter": delimiter}] if delimiter else [*filter(None, [wide]), *DIALECTS]
     for dialect in dialects:
         try:
             with contextlib.redirect_stdout(io.StringIO()):  # checking the entry logs the same again
@@ -47,6 +44,8 @@ def read(
             refusal = refusal or error
             continue
         if not records or len(records[0]) < least:
+            continue
+        if len(records[0]) == 1 and set(str(*records[0])) & {*readers.DELIMITERS}:  # the names of several columns
             continue
         is_cut = dialect is wide and any(None in row.values() for row in records)
         if not is_cut and not (dialect.get("quotes") is False and _are_quoted(records)):

@@ -59,11 +59,13 @@ def _with_header(guess: Guess, columns: Columns) -> Guess:
     label, text = guess.source.get("label"), str(guess.source.get("text"))
     if "label" in columns.chosen or not isinstance(label, str):
         return guess
-    if label.strip() not in columns.counts.get(label, ()) and not (is_number(label) and columns.numbers(label)):
+    numbers = columns.numbers(label) if is_number(label) else []
+    is_number_of_rows = bool(numbers) and min(numbers) <= float(label) <= max(numbers)
+    if label.strip() not in columns.counts.get(label, ()) and not is_number_of_rows:
         return guess
     if words(text) >= WORDS_OF_A_TEXT or text.rstrip().endswith((".", "!", "?")):
         raise UserError(
             f"--file: the first line looks like a row ('{text[:40]}', '{label}'), not like the names of the columns:"
-            " write a line with names above it, such as text,label"
+            " write a line with names above it, such as text,label, or give --label if it has the names"
         )
     return guess

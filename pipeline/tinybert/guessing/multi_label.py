@@ -6,6 +6,7 @@ from typing import Any
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.data.cells import flat
 from pipeline.tinybert.guessing.columns import (
+    LABEL,
     LISTS,
     MOST_CLASSES,
     ROWS_OF_A_CLASS,
@@ -18,7 +19,7 @@ from pipeline.tinybert.guessing.columns import (
     quoted,
     words,
 )
-from pipeline.tinybert.guessing.texts import LABEL, texts_of_rows
+from pipeline.tinybert.guessing.texts import texts_of_rows
 from pipeline.tinybert.tasks.multi_label import OFF, ON
 
 LABELS = ("labels", "label", "tags", "tag", "categories", "category", "genres", "genre", "topics", "topic", "emotions",
@@ -82,7 +83,9 @@ def _columns_of_0_and_1(columns: Columns) -> list[Any]:
     ]
     if len(binary) < (2 if columns.sure else 3) or {str(name).lower() for name in binary} & {*LABEL}:
         return []
-    classes = [] if columns.sure else named(set(columns.with_classes()) - set(binary), *LABEL)
+    has_0 = any(len(columns.counts[name]) > 1 for name in binary)
+    others = set(columns.with_classes()) - set(binary)
+    classes = [] if columns.sure else named(others, *LABEL) if has_0 else others
     return [] if classes or _lists_of_labels(columns, None) else binary
 
 
@@ -99,7 +102,7 @@ def _lists_of_labels(columns: Columns, chosen: Any) -> list[Any]:
     lists = columns.of_lists()
     if chosen is not None:
         lists = [name for name in lists if name == chosen]
-    elif not columns.sure:  # the words of a text may be a list too, and `label` with one class in each list is no set
+    elif not columns.sure:  # the words of a text may be a list too, and lists of one label are classes
         lists = [name for name in named(lists, *LABELS) if not (name in columns.counts and str(name).lower() in LABEL)]
     for name in lists:
         if any(isinstance(value, (*LISTS, dict)) for cell in columns.cells(name) if is_list(cell) for value in cell):

@@ -52,7 +52,8 @@ def _has_entities(columns: Columns, column: Any) -> bool:
     given, three numbers are no entity.
     """
     found, errors = _entities_of(columns, column)
-    fits = len(errors) <= (1 - MOST_CELLS) * len(columns.cells(column))
+    count = sum(not (is_list(cell) and len(cell) == 0) for cell in columns.cells(column))
+    fits = count - len(errors) >= MOST_CELLS * count
     return bool(found) and fits and (columns.sure or not any(entity.type.isdecimal() for entity in found))
 
 
@@ -103,7 +104,7 @@ def _tagged_words(columns: Columns) -> Guess:
         if is_list(row[word]) and is_list(row[tags])
     ]
     in_entities = [tag for _, row in rows for tag in row if tag != OUTSIDE]
-    begins = [tag for tag in in_entities if tag[0] in "BSU"]
+    begins = [tag for tag in in_entities if tag[:1] in ("B", "S", "U")]
     types = Counter(tag[2:] for tag in begins or in_entities)
     schemes = {scheme: sum(not _is_valid(*row, scheme) for row in rows) for scheme in ("IOB2", "IOB1", "BIOES")}
     scheme = columns.chosen.get("scheme") or min(schemes, key=schemes.__getitem__)

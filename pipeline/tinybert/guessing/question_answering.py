@@ -10,16 +10,12 @@ LONGEST_WINDOW = 384  # word pieces of a passage that are read at once; longer o
 
 
 def question_answering(columns: Columns) -> Guess:
-    with_answers = [
-        name
-        for name in columns.names
-        if most(_is_answers, cells := [row[name] for row in columns.records]) and any(map(_has_answer, cells))
-    ]
+    with_answers = [name for name in columns.names if _holds_answers([row[name] for row in columns.records])]
     texts = columns.texts()
     if not with_answers and named(texts, "question") and named(texts, "context", "passage"):
         raise UserError(
             "answers: the file has questions and passages, but no column with answers and their answer_start: expected"
-            " {text: […], answer_start: […]}, in JSON Lines or Parquet"
+            " {text: […], answer_start: […]}"
         )
     answers = columns.chosen.get("answers") or columns.one_of(
         "answers", with_answers, ("answers", "answer"), "answers with their answer_start"
@@ -43,6 +39,12 @@ def question_answering(columns: Columns) -> Guess:
     source = {"question": question, "passage": passage, "answers": answers}
     both = [" ".join(str(row[name]) for name in flat([question, passage])) for row in rows]
     return Guess(source, reasons, both, "f1", {"unanswerable": True} if without else None, LONGEST_WINDOW)
+
+
+def _holds_answers(cells: list) -> bool:
+    """Whether most cells are answers, and most of those that are not empty lists."""
+    not_empty = [cell for cell in cells if not (is_list(cell) and len(cell) == 0)]
+    return most(_is_answers, cells) and most(_is_answers, not_empty) and any(map(_has_answer, cells))
 
 
 def _is_answers(cell: Any) -> bool:

@@ -9,6 +9,7 @@ from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import first_ten
 from pipeline.tinybert.data.cells import flat
 from pipeline.tinybert.guessing.columns import (
+    LABEL,
     LOCAL_NUMBER,
     WITH_COMMA,
     Columns,
@@ -22,7 +23,6 @@ from pipeline.tinybert.guessing.columns import (
     quoted,
 )
 
-LABEL = ("label", "class", "category", "target", "sentiment", "intent", "topic", "gold", "stars", "rating")
 SCORE = ("score", "similarity", "rating", "label", "stars", "target", "value", "gold")
 MOST_GRADES = 20  # whole numbers with more values than this are scores, not classes
 RARE = 0.2  # share of the rarest class under which accuracy hides it

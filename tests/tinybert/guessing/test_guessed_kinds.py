@@ -136,6 +136,8 @@ class TestTextClassification:
         rows = records(text=TEXTS, label=cycle(["drama"], ["comedy"]))
         assert guess(rows) == ("text_classification", {"text": "text", "label": "label"})
         assert guess(rows, "multi_label")[1] == {"text": "text", "label": "label"}
+        as_text = [row | {"label": str(row["label"])} for row in rows]  # which only multi_label reads
+        assert guess(as_text)[0] == "multi_label"
 
     def test_a_few_cells_that_are_no_texts_are_left_to_the_rows(self):
         rows = records(text=[7, *TEXTS[1:]], label=cycle("a", "b"))
@@ -183,6 +185,8 @@ class TestRegression:
         rows = records(**{"a film that I saw": TEXTS, "1.19": cycle("0.5", "3.25", "5")})
         with pytest.raises(UserError, match="--file: the first line looks like a row .'a film that I saw', '1.19'"):
             guess(rows, "regression")
+        rows = records(**{"How did you like the film?": TEXTS, "2023": cycle("0.5", "3.25", "5")})
+        assert guess(rows, "regression")[1]["label"] == "2023"
 
     def test_numbers_with_a_decimal_comma_are_named_whatever_their_number(self):
         rows = records(text=TEXTS, score=[f"{number},5" for number in range(60)])
@@ -231,6 +235,10 @@ class TestMultiLabel:
     def test_a_blank_cell_beside_1_is_a_0(self, kind):
         rows = records(text=TEXTS, a=cycle(0, 1), b=cycle(0, 0, 1), c=cycle(1, None, ""), d=cycle("x"))
         assert guess(rows, kind)[1]["label"] == ["a", "b", "c"]
+
+    def test_columns_of_1_and_blank_beside_a_class_are_not_the_labels(self):
+        rows = records(text=TEXTS, mood=cycle("x", "y"), **{name: cycle(1, "") for name in "abc"})
+        assert guess(rows)[1] == {"text": "text", "label": "mood"}
 
     @pytest.mark.parametrize("several", [{"genres": cycle("drama, war", "drama")}, {"tags": cycle(["a"], ["a", "b"])}])
     def test_a_label_of_one_class_beside_several_labels_is_not_passed_over(self, several):
@@ -345,6 +353,10 @@ class TestNamedEntities:
         assert guess(rows)[1] == {"words": 2, "tags": 3, "scheme": "IOB2"}
         assert "words: column 2 (Ada Lovelace was in London …)" in reasons(rows)
 
+    def test_sentences_of_one_word_are_sentences(self):
+        rows = records(tokens=cycle(["Ada"], ["rains"]), tags=cycle(["B-PER"], ["O"]))
+        assert guess(rows)[0] == "named_entities"
+
     def test_phrases_behind_the_entities_are_not_the_tags(self):
         chunks = cycle(["B-NP", "I-NP", "B-VP", "B-PP", "B-NP"], ["B-NP", "B-VP"])
         tags = cycle(["B-PER", "I-PER", "O", "O", "B-LOC"], ["O", "O"])
@@ -419,6 +431,12 @@ class TestQuestionAnswering:
         assert "unanswerable: true (30 questions have no answer)" in reasons(rows)
         as_text = [row | {"answers": str(row["answers"])} for row in rows]
         assert guess(as_text)[0] == "question_answering"
+
+    def test_lists_that_are_mostly_empty_are_no_answers(self):
+        spans = [*[[]] * 55, *[[{"start": 0, "end": 3, "label": "PER"}]] * 5]
+        rows = records(query=TEXTS, document=TEXTS[::-1], spans=spans)
+        with pytest.raises(UserError, match="answers: no column holds answers"):
+            guess(rows, "question_answering")
 
     def test_a_question_may_be_in_two_columns(self):
         rows = records(
