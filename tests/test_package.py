@@ -68,7 +68,7 @@ def test_the_cards_pipeline_of_transformers_gives_the_probability_of_each_class(
     monkeypatch.chdir(RELEASE)
     names: dict = {}
     exec("\n".join(code), names)
-    found = eval(call, names)
+    [found] = eval(call, names)
     assert {answer["label"] for answer in found} == {"negative", "positive"}
     assert sum(answer["score"] for answer in found) == pytest.approx(1, abs=1e-3)
 
