@@ -49,11 +49,11 @@ class Columns:
     chosen: source key → column(s), as the user gave them. ``sure``: the user gave the kind too.
     """
 
-    def __init__(self, records: list[dict], chosen: dict[str, Any], sure: bool):
+    def __init__(self, records: list[dict], chosen: dict[str, Any], sure: bool, group: Any = None):
         lists = written_lists(records)
         self._written = lists.keys()
         self.records = [row | {name: lists[name][number] for name in lists} for number, row in enumerate(records)]
-        self.names, self.chosen, self.sure = list(records[0]), chosen, sure
+        self.names, self.chosen, self.sure, self.group = list(records[0]), chosen, sure, group
 
     def cells(self, column: Any) -> list:
         """The cells of a column that are not empty."""
@@ -89,13 +89,11 @@ class Columns:
         numbers = [float(value) for value in counts if is_number(value)]
         return numbers if most(is_number, list(counts.elements())) else []
 
-    def with_local_numbers(self) -> tuple[Any, str] | None:
-        """The first column of numbers with a comma for the point or a sign of per cent, and such a number."""
-        for name, counts in self.counts.items():
-            written = [value for value in counts if not is_number(value)]
-            if written and all(map(LOCAL_NUMBER.fullmatch, counts)):
-                return name, written[0]
-        return None
+    def local_number(self, column: Any) -> str | None:
+        """A number with a comma for the point, or with %, if the column holds nothing but such and whole numbers."""
+        counts = self.counts.get(column, Counter())
+        written = [value for value in counts if not is_number(value)]
+        return written[0] if written and all(map(LOCAL_NUMBER.fullmatch, counts)) else None
 
     def with_classes(self) -> list[Any]:
         """Columns of few distinct values, each in several rows. A column that only numbers another's is left out."""

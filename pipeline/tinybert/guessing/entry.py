@@ -35,8 +35,7 @@ def guess(given: argparse.Namespace, defaults: Settings) -> tuple[dict[str, Any]
     settings of params.yaml, which the entry does not lower.
     """
     dialect, records = files.read(given.train, "--file", given.delimiter)
-    kind, found = kinds.guess(records, _chosen(given, list(records[0])), given.kind)
-    about_columns = [line for line in found.reasons if not line.startswith(f"not read: '{given.group}'")]
+    kind, found = kinds.guess(records, _chosen(given, list(records[0])), given.kind, given.group)
     splits = {split: file for split in SPLITS if (file := getattr(given, split))}
     more = {key: value for key in ("group", "bad_rows") if (value := getattr(given, key))}
     length, reason = _max_length(found)
@@ -47,9 +46,9 @@ def guess(given: argparse.Namespace, defaults: Settings) -> tuple[dict[str, Any]
         "metric": given.metric or found.metric,
         "max_length": length if given.max_length is None else given.max_length,
     }
-    reasons = [f"kind: {kind}", *(f"{key}: {value!r}" for key, value in dialect.items()), *about_columns]
+    reasons = [f"kind: {kind}", *(f"{key}: {value!r}" for key, value in dialect.items()), *found.reasons]
     used = {*map(str, flat(found.source.values())), given.group}
-    reasons += [*_not_read(records, used, about_columns), reason]
+    reasons += [*_not_read(records, used, found.reasons), reason]
     for_student, its_reasons = _student(kind, "pair" in found.source, defaults)
     values |= for_student
     reasons += its_reasons

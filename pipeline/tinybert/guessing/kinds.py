@@ -22,15 +22,16 @@ GUESSES: dict[str, Callable[[Columns], Guess]] = {
 PLAIN = ("regression", "text_classification")  # a file may fit both
 
 
-def guess(records: list[dict], chosen: dict[str, Any], kind: str | None) -> tuple[str, Guess]:
+def guess(records: list[dict], chosen: dict[str, Any], kind: str | None, group: Any = None) -> tuple[str, Guess]:
     """The kind of task, and a guess for it.
 
-    chosen: source key → the user's value, which the guess keeps. kind: None: it is guessed too.
+    chosen: source key → the user's value, which the guess keeps. kind: None: it is guessed too. group: the column of
+    `source.group`, which is read besides.
     """
     if kind:
-        columns = Columns(records, chosen, sure=True)
+        columns = Columns(records, chosen, sure=True, group=group)
         return kind, _with_header(GUESSES[kind](columns), columns)
-    columns, found, undecided = Columns(records, chosen, sure=False), {}, []
+    columns, found, undecided = Columns(records, chosen, sure=False, group=group), {}, []
     for name in GUESSES:
         try:
             if set(chosen) <= {*KINDS[name].columns, *KINDS[name].source_settings}:
@@ -48,8 +49,9 @@ def guess(records: list[dict], chosen: dict[str, Any], kind: str | None) -> tupl
         return name, _with_header(fit, columns)
     if undecided and not found:
         raise undecided[0]
-    if not found and (with_comma := columns.with_local_numbers()):
-        raise UserError(f"--file: column {quoted(with_comma[0])} has {WITH_COMMA.format(with_comma[1])}")
+    for name in columns.names if not found else ():
+        if number := columns.local_number(name):
+            raise UserError(f"--file: column {quoted(name)} has {WITH_COMMA.format(number)}")
     fits = " and ".join(found) or f"no kind of task (the columns are {', '.join(map(str, columns.names))})"
     raise UserError(f"--kind: the file fits {fits}: give --kind with one of {', '.join(found or GUESSES)}")
 

@@ -42,7 +42,7 @@ def _entities_by_offsets(columns: Columns, candidates: list) -> Guess:
         f"text: column {quoted(text)} (median length {columns.median_length(text):.0f} words)",
         f"entities: column {quoted(entities)} ({len(found)} entities by their characters: {listed(types)})",
     ]
-    if others := [name for name in columns.with_classes() if name not in (text, "answer")]:
+    if others := [name for name in columns.with_classes() if name not in (text, columns.group, "answer")]:
         reasons.append(f"not read: {first_ten(list(map(quoted, others)), ', ')}: --kind reads classes instead")
     return Guess({"text": text, "entities": entities}, reasons, [str(row[text]) for row in columns.records], "f1")
 

@@ -10,7 +10,6 @@ from pipeline.tinybert.core.log import first_ten
 from pipeline.tinybert.data.cells import flat
 from pipeline.tinybert.guessing.columns import (
     LABEL,
-    LOCAL_NUMBER,
     WITH_COMMA,
     Columns,
     Guess,
@@ -33,13 +32,12 @@ def text_classification(columns: Columns) -> Guess:
     if isinstance(label, list):
         raise columns.cannot_guess("label", "several columns, of which only multi_label reads labels")
     counts = columns.counts.get(label, Counter())
-    written = [value for value in counts if not value.lstrip("-").isdigit()]
-    if written and all(map(LOCAL_NUMBER.fullmatch, counts)):
-        raise UserError(f"label: column '{label}' has {WITH_COMMA.format(written[0])}")
+    if number := columns.local_number(label):
+        raise UserError(f"label: column '{label}' has {WITH_COMMA.format(number)}")
     if len(counts) < 2 or not (columns.sure or label in columns.with_classes()):
         raise columns.cannot_guess("label", f"column '{label}' does not hold a few different values")
     source, reasons, texts = texts_of_rows(columns, [label])
-    others = [name for name in columns.with_classes() if name not in (label, *flat(source.values()))]
+    others = [name for name in columns.with_classes() if name not in (label, columns.group, *flat(source.values()))]
     reasons.append(f"label: column '{label}' ({_why(columns, label, others)}{len(counts)} values: {listed(counts)})")
     if others:
         which = first_ten(list(map(quoted, others)), ", ")
@@ -122,7 +120,7 @@ def texts_of_rows(columns: Columns, without: Iterable[Any]) -> tuple[dict[str, A
     which = " and ".join(map(quoted, names))
     reasons = [f"{', '.join(source)}: {which} ({reason}; median length {median} words)"]
     takes_more = "pair" not in chosen and not isinstance(source["text"], list)
-    for name in columns.texts([*without, *names]) if takes_more else ():
+    for name in columns.texts([*without, *names, columns.group]) if takes_more else ():
         reasons.append(
             f"not read: '{name}' (median length {columns.median_length(name):.0f} words): --pair '{name}' reads it as a"
             f" second text, --text '{name}' '{names[0]}' joins both"

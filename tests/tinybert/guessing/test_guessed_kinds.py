@@ -59,6 +59,13 @@ class TestTextClassification:
         rows = records(label=cycle("yes", "no"), **dict.fromkeys(names, TEXTS))
         assert guess(rows)[1] == {"text": names[0], "pair": names[1], "label": "label"}
 
+    def test_the_column_of_groups_is_not_called_unread(self):
+        rows = records(text=TEXTS, label=cycle("a", "b"), film=cycle("x y", "z"), country=cycle("fr", "us"))
+        found = kinds.guess(rows, {}, None, group="film")[1].reasons
+        assert [line for line in found if line.startswith("not read")] == [
+            "not read: 'country': classes, too: --label names the column that is the label"
+        ]
+
     def test_two_columns_of_classes_are_not_chosen_between(self):
         rows = records(review=TEXTS, genre=cycle("drama", "comedy"), country=cycle("fr", "us", "jp"))
         with pytest.raises(
