@@ -2,28 +2,31 @@
 
 from pathlib import Path
 
+from pipeline.tinybert import tasks
 from pipeline.tinybert.core import curves, launch, resume, settings
 from pipeline.tinybert.core.output import output
+from pipeline.tinybert.data import rows
 from pipeline.tinybert.distillation import general_student
 from pipeline.tinybert.models import checkpoints
 
 
-def main(task: str) -> None:
+def main(name: str) -> None:
     configuration = settings.load()
-    wanted = configuration.of("general_student", task)
+    wanted = configuration.of("general_student", name)
 
     learned = {}
     if wanted.start == "checkpoint":
         student = general_student.from_checkpoint(wanted)
     elif wanted.start == "layers":
-        student = general_student.from_layers(wanted, configuration.seed)
+        task, train = tasks.load(configuration, name), rows.read(Path("data", name, "prepared", "train.jsonl"))
+        student = general_student.from_layers(wanted, task, train, configuration.seed)
     else:
         student, result = general_student.from_distillation(wanted, configuration.numerics)
         learned = result.curves
 
-    with output(Path("models", task, "general_student")) as out:
+    with output(Path("models", name, "general_student")) as out:
         checkpoints.save(out, student, checkpoints.tokenizer(general_student.ENCODER))
-    with output(Path("metrics", task, "general_student")) as out:
+    with output(Path("metrics", name, "general_student")) as out:
         curves.write(out, learned)
 
 

@@ -131,7 +131,7 @@ CODE = {
     # A room is one dependency: all stages that read rows of any kind depend on each kind's module.
     "one kind's metric": (
         "tasks/text_classification.py",
-        f"prepare augment finetune_teacher {DISTIL} finetune_student evaluate {DEPLOY}",
+        f"prepare general_student augment finetune_teacher {DISTIL} finetune_student evaluate {DEPLOY}",
         "",
     ),
     # The training loop may change every model, so its whole room counts for each stage that trains.
@@ -173,7 +173,7 @@ SETTINGS = {
     "prepare.seed": (
         5,
         "prepare package",
-        f"finetune_teacher augment finetune_student {DISTIL} evaluate export benchmark",
+        f"general_student finetune_teacher augment finetune_student {DISTIL} evaluate export benchmark",
     ),
 }
 

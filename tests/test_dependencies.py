@@ -194,15 +194,16 @@ def test_what_a_task_may_change_is_listed(stage):
     assert "tasks.${item.task}." + stage in STAGES[stage]["params"]
 
 
+STUDENT = {"general_student", "distill_intermediate", "distill_prediction"}
 TRAIN_OR_SCORE = {"finetune_teacher", "finetune_student", "evaluate", "export", "benchmark"}
 
 
 @pytest.mark.parametrize(
     ("setting", "stages"),
     [
-        ("kind", {"prepare", "augment", "distill_intermediate", "distill_prediction", "package"} | TRAIN_OR_SCORE),
-        ("metric", {"prepare", "distill_prediction", "package"} | TRAIN_OR_SCORE),
-        ("max_length", {"augment", "distill_intermediate", "distill_prediction", "package"} | TRAIN_OR_SCORE),
+        ("kind", {"prepare", "augment", "package"} | STUDENT | TRAIN_OR_SCORE),
+        ("metric", {"prepare", "distill_prediction", "general_student", "package"} | TRAIN_OR_SCORE),
+        ("max_length", {"augment", "package"} | STUDENT | TRAIN_OR_SCORE),
     ],
 )
 def test_a_stage_lists_what_it_reads_of_the_task_itself(setting, stages):

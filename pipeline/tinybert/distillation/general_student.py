@@ -1,13 +1,11 @@
 """The general TinyBERT, where task distillation starts: a checkpoint, layers of the encoder, or a distilled student."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate.utils import set_seed
-from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from pipeline.tinybert.core import resume
@@ -15,17 +13,18 @@ from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import log
 from pipeline.tinybert.core.settings import GeneralDistillation, GeneralStudent, Numerics, Shape
 from pipeline.tinybert.data import locations, rows, sources
+from pipeline.tinybert.data.rows import Row
+from pipeline.tinybert.distillation import narrowing
 from pipeline.tinybert.distillation.intermediate import learn_intermediate
 from pipeline.tinybert.distillation.layer_map import map_layers
 from pipeline.tinybert.models import checkpoints
 from pipeline.tinybert.models.encoded_rows import Columns, load_or_write
-from pipeline.tinybert.models.families import FAMILIES, feed_forward, layers
-from pipeline.tinybert.models.inference import BATCH
+from pipeline.tinybert.models.families import FAMILIES, layers
+from pipeline.tinybert.tasks import Task
 from pipeline.tinybert.training.plan import Result
 
 KEY = "general_student"
 ENCODER = Path("models/pretrained/encoder")
-TEXTS_TO_NARROW = 512
 TEXTS_PER_BLOCK = 1000  # encoded together
 
 
@@ -46,10 +45,11 @@ def from_checkpoint(wanted: GeneralStudent) -> PreTrainedModel:
     return student
 
 
-def from_layers(wanted: GeneralStudent, seed: int) -> PreTrainedModel:
+def from_layers(wanted: GeneralStudent, task: Task, train: Iterable[Row], seed: int) -> PreTrainedModel:
     """The encoder's embeddings, and the layers that ``layers`` names (counting from 1), in that order.
 
-    If the shape's feed-forward part is narrower than the encoder's, each layer keeps its strongest neurons.
+    If the shape's feed-forward part is narrower than the encoder's, each layer keeps the neurons that are strongest on
+    the rows of ``train``.
     """
     encoder = checkpoints.load(AutoModel, ENCODER)
     blocks = layers(encoder)
@@ -71,7 +71,8 @@ def from_layers(wanted: GeneralStudent, seed: int) -> PreTrainedModel:
         "start: layers (where only feed_forward may be smaller than the encoder's)",
     )
     if narrower < own.feed_forward:
-        narrow(encoder, narrower, wanted, seed)
+        tokenizer = checkpoints.tokenizer(ENCODER)
+        narrowing.narrow(encoder, narrower, narrowing.sample(task, list(train), tokenizer, seed), tokenizer)
     config = encoder.config
     checkpoints.set_shape(config, wanted.shape, chosen)
     student = AutoModel.from_config(config, dtype=torch.float32)
@@ -87,61 +88,6 @@ def from_layers(wanted: GeneralStudent, seed: int) -> PreTrainedModel:
             )
         block.load_state_dict(weights)
     return student
-
-
-def narrow(encoder: PreTrainedModel, width: int, wanted: GeneralStudent, seed: int) -> None:
-    """Keep the ``width`` strongest neurons of each feed-forward part. Strength: standard deviation of the activation on
-    unlabelled text times the norm of the outgoing weights. The mean output of the dropped neurons goes into the bias,
-    if there is one.
-    """
-    recipe = wanted.distillation
-    text = recipe.text.model_copy(update={"limit": min(TEXTS_TO_NARROW, recipe.text.limit)})
-    texts = sources.texts(text, seed, f"{KEY}.distillation.text")
-    log(f"keeping the {width} strongest neurons of each feed-forward part, as measured on {len(texts)} texts")
-    parts = [feed_forward(block, encoder.config.model_type) for block in layers(encoder)]
-    for (up, down), (mean, deviation) in zip(
-        parts, _activations(encoder, parts, texts, recipe.max_length), strict=True
-    ):
-        strength = deviation * down.weight.norm(dim=0)
-        kept, dropped = strength.argsort(descending=True, stable=True).tensor_split([width])
-        kept = kept.sort().values
-        rows = torch.cat([kept + first for first in range(0, up.out_features, down.in_features)])  # also of the gates
-        up.weight.data = up.weight[rows]
-        if up.bias is not None:
-            up.bias.data = up.bias[rows]
-        if down.bias is not None:
-            down.bias.data += down.weight[:, dropped] @ mean[dropped]
-        down.weight.data = down.weight[:, kept]
-
-
-@torch.no_grad()
-def _activations(encoder: PreTrainedModel, parts: list, texts: list[str], longest: int) -> list[tuple[Tensor, Tensor]]:
-    """For each feed-forward part: mean and standard deviation of its neurons' activations, (F,) each."""
-    tokenizer = checkpoints.tokenizer(ENCODER)
-    longest = min(longest, tokenizer.model_max_length)
-    inputs: dict[nn.Module, Tensor] = {}
-    hooks = [down.register_forward_pre_hook(lambda part, given: inputs.update({part: given[0]})) for _, down in parts]
-    sums: list[Any] = [0.0] * len(parts)
-    squares: list[Any] = [0.0] * len(parts)
-    positions = 0
-    encoder.eval()
-    for start in range(0, len(texts), BATCH):
-        some = texts[start : start + BATCH]
-        batch = tokenizer(some, padding=True, truncation=True, max_length=longest, return_tensors="pt")
-        encoder(**batch)
-        mask = batch["attention_mask"].bool()
-        positions += int(mask.sum())
-        for number, (_, down) in enumerate(parts):
-            activations = inputs[down][mask].double()
-            sums[number] = sums[number] + activations.sum(0)
-            squares[number] = squares[number] + activations.square().sum(0)
-    for hook in hooks:
-        hook.remove()
-    means = [total / positions for total in sums]
-    variances = [total / positions - mean.square() for total, mean in zip(squares, means, strict=True)]
-    return [
-        (mean.float(), variance.clamp(min=0).sqrt().float()) for mean, variance in zip(means, variances, strict=True)
-    ]
 
 
 def from_distillation(wanted: GeneralStudent, numerics: Numerics) -> tuple[PreTrainedModel, Result]:

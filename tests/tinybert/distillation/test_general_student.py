@@ -6,13 +6,14 @@ from transformers import AutoModel, BertForMaskedLM, BertModel
 
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.settings import GeneralStudent
-from pipeline.tinybert.distillation import general_student
+from pipeline.tinybert.distillation import general_student, narrowing
 from pipeline.tinybert.models import checkpoints
 from pipeline.tinybert.models.families import FAMILIES, feed_forward, layers
 
 pytestmark = pytest.mark.usefixtures("files_anywhere")
 
 SHAPE = {"layers": 2, "hidden": 24, "heads": 2, "feed_forward": 48}
+TRAIN = ["the film is good", "a bad plot", "the story is fine and the music is bad"]
 
 
 @pytest.fixture(autouse=True)
@@ -41,6 +42,11 @@ def wanted(start: str, shape=None, distillation=None, **changes) -> GeneralStude
     return GeneralStudent.model_validate({**settings, "distillation": {**recipe, **(distillation or {})}, **changes})
 
 
+def of_layers(settings: GeneralStudent, train: list[str] = TRAIN):
+    rows = [{"id": f"train-{number}", "text": text, "label": "a"} for number, text in enumerate(train)]
+    return general_student.from_layers(settings, tiny.task(["a", "b"]), rows, seed=1)
+
+
 def same(first, second) -> bool:
     first, second = first.state_dict(), second.state_dict()
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
@@ -48,7 +54,7 @@ def same(first, second) -> bool:
 
 @pytest.mark.parametrize("chosen", [[1, 2], [2, 4], [4], [3, 3], [4, 1, 2]])
 def test_layers_of_the_encoder_are_copied_exactly(encoder, chosen):
-    student = general_student.from_layers(wanted("layers", {"layers": len(chosen)}, layers=chosen), seed=1)
+    student = of_layers(wanted("layers", {"layers": len(chosen)}, layers=chosen))
     assert student.config.num_hidden_layers == len(layers(student)) == len(chosen)
     assert same(student.embeddings, encoder.embeddings)
     assert same(student.pooler, encoder.pooler)
@@ -58,7 +64,7 @@ def test_layers_of_the_encoder_are_copied_exactly(encoder, chosen):
 
 @pytest.mark.parametrize(("count", "chosen"), [(1, [4]), (2, [1, 4]), (4, [1, 2, 3, 4])])
 def test_automatic_layers_go_from_the_first_to_the_last_in_equal_steps(encoder, count, chosen):
-    student = general_student.from_layers(wanted("layers", {"layers": count}, layers="auto"), seed=1)
+    student = of_layers(wanted("layers", {"layers": count}, layers="auto"))
     for block, layer in zip(layers(student), chosen, strict=True):
         assert same(block, layers(encoder)[layer - 1])
 
@@ -66,14 +72,14 @@ def test_automatic_layers_go_from_the_first_to_the_last_in_equal_steps(encoder, 
 def test_layers_of_modernbert_keep_their_local_or_global_attention_and_the_first_stays_first(in_empty_folder):
     tiny.write_family(general_student.ENCODER, "modernbert")
     kinds = AutoModel.from_pretrained(general_student.ENCODER).config.layer_types
-    student = general_student.from_layers(wanted("layers", {"layers": 3}, layers=[1, 4, 3]), seed=1)
+    student = of_layers(wanted("layers", {"layers": 3}, layers=[1, 4, 3]))
     assert student.config.layer_types == [kinds[0], kinds[3], kinds[2]] and len(set(kinds)) == 2
     with pytest.raises(UserError, match=r"\[2, 1\]: the first layer of a modernbert has other weights than the rest: "):
-        general_student.from_layers(wanted("layers", layers=[2, 1]), seed=1)
+        of_layers(wanted("layers", layers=[2, 1]))
 
 
 def test_a_layer_used_twice_is_two_layers_of_the_student():
-    first, second = layers(general_student.from_layers(wanted("layers", layers=[3, 3]), seed=1))
+    first, second = layers(of_layers(wanted("layers", layers=[3, 3])))
     assert first.output.dense.weight is not second.output.dense.weight
 
 
@@ -89,13 +95,12 @@ def test_a_layer_used_twice_is_two_layers_of_the_student():
 )
 def test_layers_that_do_not_fit_the_shape_stop_with_the_setting(shape, layers, message):
     with pytest.raises(UserError, match=f"^{message}"):
-        general_student.from_layers(wanted("layers", shape, layers=layers), seed=1)
+        of_layers(wanted("layers", shape, layers=layers))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_narrower_student_loses_the_neurons_that_matter_least(in_empty_folder, family):
     """Here those that always hold the same, however large, and those that nobody listens to: nothing is lost."""
-    tiny.write_text(in_empty_folder / "text.csv", 20)
     tiny.write_family(general_student.ENCODER, family)
     encoder = AutoModel.from_pretrained(general_student.ENCODER)
     with torch.no_grad():
@@ -105,9 +110,7 @@ def test_a_narrower_student_loses_the_neurons_that_matter_least(in_empty_folder,
             if to.bias is not None:
                 to.bias[::4] = 5
     checkpoints.save(general_student.ENCODER, encoder)
-    student = general_student.from_layers(
-        wanted("layers", {"layers": 4, "feed_forward": 24}, layers=[1, 2, 3, 4]), seed=1
-    )
+    student = of_layers(wanted("layers", {"layers": 4, "feed_forward": 24}, layers=[1, 2, 3, 4]))
     assert checkpoints.shape_of(student.config).feed_forward == 24
     inputs = checkpoints.tokenizer(general_student.ENCODER)(
         ["the film is good", "a bad plot"], padding=True, return_tensors="pt"
@@ -115,6 +118,24 @@ def test_a_narrower_student_loses_the_neurons_that_matter_least(in_empty_folder,
     with torch.no_grad():
         ours, theirs = (model.eval()(**inputs).last_hidden_state for model in (student, encoder))
     assert torch.allclose(ours, theirs, atol=1e-4)
+
+
+def test_a_narrower_student_keeps_the_neurons_that_matter_on_its_own_rows(encoder):
+    """Rows of one word, again and again, have other strong neurons than rows of another."""
+    shape = {"layers": 4, "feed_forward": 8}
+    first, second = (of_layers(wanted("layers", shape, layers="auto"), [word] * 4) for word in ("film", "music plot"))
+    assert not same(first, second)
+    assert same(first, of_layers(wanted("layers", shape, layers="auto"), ["film"] * 2))
+
+
+def test_neurons_are_measured_on_a_limited_number_of_word_pieces(monkeypatch):
+    monkeypatch.setattr(narrowing, "MOST_ROWS", 20)
+    monkeypatch.setattr(narrowing, "MOST_PIECES", 30)
+    rows = [{"id": f"train-{number}", "text": "the film is good", "label": "a"} for number in range(100)]
+    tokenizer = checkpoints.tokenizer(general_student.ENCODER)
+    assert narrowing.sample(tiny.task(["a"]), rows, tokenizer, seed=1).lengths.tolist() == [6] * 5
+    monkeypatch.setattr(narrowing, "MOST_PIECES", 1000)
+    assert len(narrowing.sample(tiny.task(["a"]), rows, tokenizer, seed=1)) == 20
 
 
 def test_a_checkpoint_is_taken_as_it_is(in_empty_folder):
