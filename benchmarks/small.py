@@ -307,16 +307,19 @@ def score(record: dict, model: str) -> float:
 def table(records: list[dict]) -> tuple[list[str], list[list[str]]]:
     """A row for each task and number of rows: means over the seeds, in hundredths."""
     peers = [peer for peer in PEERS if any(peer in record["peers"] for record in records)]
-    columns = ["task", "rows", "seeds", "metric", *MODELS, "gain", "retention", *peers, "minutes"]
+    columns = ["task", "rows", "seeds", "metric", *MODELS, "gain", "retention", "agreement", *peers, "minutes"]
     rows = []
     for (task, count, metric), group in grouped(records).items():
         models = [spread([score(record, model) for record in group]) for model in MODELS.values()]
         gain = statistics.mean(score(record, "student") - score(record, "student_alone") for record in group)
-        retention = spread([record["scores"]["retention"] for record in group if record["scores"]["retention"]])
+        shares = [
+            spread([record["scores"][share] for record in group if record["scores"][share]])
+            for share in ("retention", "agreement")
+        ]
         others = [spread([record["peers"][peer] for record in group if peer in record["peers"]]) for peer in peers]
         minutes = statistics.mean(sum(record["seconds"].values()) for record in group) / 60
         rows.append(
-            [task, str(count), str(len(group)), metric, *models, f"{100 * gain:+.1f}", retention, *others]
+            [task, str(count), str(len(group)), metric, *models, f"{100 * gain:+.1f}", *shares, *others]
             + [f"{minutes:.1f}"]
         )
     return columns, rows

@@ -247,7 +247,11 @@ def small_record(student: float, alone: float = 0.7, seed: int = 1, **more) -> d
         "seed": seed,
         "metric": "f1",
         "seconds": {"prepare": 6, "augment": 60},
-        "scores": {**{name: {"f1": score} for name, score in scores.items()}, "retention": student / 0.8},
+        "scores": {
+            **{name: {"f1": score} for name, score in scores.items()},
+            "retention": student / 0.8,
+            "agreement": 0.9,
+        },
         "peers": {"Trainer": 0.5},
         **more,
     }
@@ -266,6 +270,7 @@ def test_the_table_of_few_rows_shows_means_over_seeds_and_names_what_is_not_reac
         "student alone": "70.0 ± 0.0",
         "gain": "-10.0",
         "retention": "75.0 ± 35.4",
+        "agreement": "90.0 ± 0.0",
         "Trainer": "50.0 ± 0.0",
         "minutes": "1.1",
     }
