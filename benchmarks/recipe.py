@@ -56,6 +56,7 @@ from pipeline.tinybert.models.precision import autocast
 STAGES = ("augment", "distill_intermediate", "distill_prediction")
 MASKED_LANGUAGE_MODEL = Path("models/pretrained/masked_language_model")
 EPOCHS = 3  # of the prediction stage
+BATCH_SIZE = 32  # of the intermediate stage, as in the released code
 ROWS, FEW_ROWS = 48, 8
 HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"  # set by models/precision.py
 PLAIN, OURS, ONE_AT_A_TIME = "as released", "this pipeline", "this pipeline, one masked word per forward"
@@ -134,7 +135,8 @@ class Distillation:
 
     def __init__(self, world: World, learned: list[dict], variants: int):
         self.world, self.learned = world, list(transfer_set.without_labels(world.task, learned))
-        self.intermediate, self.prediction = world.recipes["distill_intermediate"], world.recipes["distill_prediction"]
+        of_default, self.prediction = world.recipes["distill_intermediate"], world.recipes["distill_prediction"]
+        self.intermediate = of_default.model_copy(update={"batch_size": BATCH_SIZE})
         self.teacher, self.student = (
             checkpoints.shape_of(model.config) for model in (world.teacher(), world.student())
         )

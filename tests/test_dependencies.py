@@ -202,7 +202,7 @@ TRAIN_OR_SCORE = {"finetune_teacher", "finetune_student", "evaluate", "export", 
     ("setting", "stages"),
     [
         ("kind", {"prepare", "augment", "package"} | STUDENT | TRAIN_OR_SCORE),
-        ("metric", {"prepare", "distill_prediction", "general_student", "package"} | TRAIN_OR_SCORE),
+        ("metric", {"prepare", "distill_prediction", "package"} | TRAIN_OR_SCORE),
         ("max_length", {"augment", "package"} | STUDENT | TRAIN_OR_SCORE),
     ],
 )

@@ -1,13 +1,13 @@
 """Narrower feed-forward parts: each keeps the neurons that matter most on the task's own rows."""
 
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from pipeline.tinybert.core.log import log
+from pipeline.tinybert.core.log import log, without_counts
 from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.models import inference
 from pipeline.tinybert.models.batches import Collator
@@ -15,13 +15,15 @@ from pipeline.tinybert.models.encoded_rows import EncodedRows
 from pipeline.tinybert.models.families import feed_forward, layers
 from pipeline.tinybert.tasks import Task
 
-MOST_ROWS, MOST_PIECES = 512, 16_384  # measured; a forward pass over them takes seconds on two cores
+MOST_ROWS, MOST_PIECES = 512, 16_384  # of the sample: a forward pass over it takes seconds on two cores
+MOST_PADDED = 8_192  # word pieces of a batch, with padding
 
 
 def sample(task: Task, train: list[Row], tokenizer, seed: int) -> EncodedRows:
     """Sequences of rows drawn at random: of at most ``MOST_ROWS`` rows, with at most ``MOST_PIECES`` word pieces."""
     order = np.random.default_rng(seed).permutation(len(train))[:MOST_ROWS]
-    encoded = EncodedRows.in_memory(inference.encode(task, [train[number] for number in order], tokenizer))
+    with without_counts():
+        encoded = EncodedRows.in_memory(inference.encode(task, [train[number] for number in order], tokenizer))
     return encoded.select(np.flatnonzero(encoded.lengths.cumsum() <= MOST_PIECES))
 
 
@@ -31,7 +33,7 @@ def narrow(encoder: PreTrainedModel, width: int, sample: EncodedRows, tokenizer)
     Strength: standard deviation of the activation on ``sample`` times the norm of the outgoing weights. The mean output
     of the dropped neurons goes into the bias, if there is one.
     """
-    log(f"keeping the {width} strongest neurons of each feed-forward part, measured on {len(sample)} texts of train")
+    log(f"each feed-forward part keeps the {width} neurons that are strongest on {len(sample)} sequences of train")
     parts = [feed_forward(block, encoder.config.model_type) for block in layers(encoder)]
     measured = _activations(encoder, [down for _, down in parts], sample, tokenizer)
     for (up, down), (mean, deviation) in zip(parts, measured, strict=True):
@@ -49,24 +51,27 @@ def narrow(encoder: PreTrainedModel, width: int, sample: EncodedRows, tokenizer)
 
 @torch.no_grad()
 def _activations(
-    encoder: PreTrainedModel, parts: list[nn.Module], sample: EncodedRows, tokenizer
+    encoder: PreTrainedModel, parts: list[nn.Linear], sample: EncodedRows, tokenizer
 ) -> list[tuple[Tensor, Tensor]]:
     """Mean and standard deviation of the inputs of each of ``parts`` over the word pieces of ``sample``, (F,) each."""
-    inputs: dict[nn.Module, Tensor] = {}
-    hooks = [part.register_forward_pre_hook(lambda part, given: inputs.update({part: given[0]})) for part in parts]
-    sums: list[Any] = [0.0] * len(parts)
-    squares: list[Any] = [0.0] * len(parts)
+    sums, squares = ([torch.zeros(part.in_features, dtype=torch.float64) for part in parts] for _ in range(2))
+    mask = torch.empty(0)
+
+    def add(number: int, given: tuple[Tensor]) -> None:
+        activations = given[0][mask].double()
+        sums[number] += activations.sum(0)
+        squares[number] += activations.square().sum(0)
+
+    hooks = [
+        part.register_forward_pre_hook(lambda _, given, number=number: add(number, given))
+        for number, part in enumerate(parts)
+    ]
     collate = Collator(tokenizer)
     encoder.eval()
-    order = np.argsort(-sample.lengths, kind="stable")
-    for start in range(0, len(order), inference.BATCH):
-        batch = collate(sample.batch(order[start : start + inference.BATCH]))
-        encoder(**{name: batch[name] for name in tokenizer.model_input_names})
+    for numbers in batches(sample.lengths):
+        batch = collate(sample.batch(numbers))
         mask = batch["attention_mask"].bool()
-        for number, part in enumerate(parts):
-            activations = inputs[part][mask].double()
-            sums[number] = sums[number] + activations.sum(0)
-            squares[number] = squares[number] + activations.square().sum(0)
+        encoder(**{name: batch[name] for name in tokenizer.model_input_names})
     for hook in hooks:
         hook.remove()
     pieces = int(sample.lengths.sum())
@@ -75,3 +80,12 @@ def _activations(
     return [
         (mean.float(), variance.clamp(min=0).sqrt().float()) for mean, variance in zip(means, variances, strict=True)
     ]
+
+
+def batches(lengths: np.ndarray) -> Iterator[np.ndarray]:
+    """The numbers of the sequences of each batch, from the longest to the shortest."""
+    order = np.argsort(-lengths, kind="stable")
+    while len(order):
+        count = max(1, min(inference.BATCH, MOST_PADDED // int(lengths[order[0]])))
+        yield order[:count]
+        order = order[count:]

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -136,6 +137,11 @@ def test_neurons_are_measured_on_a_limited_number_of_word_pieces(monkeypatch):
     assert narrowing.sample(tiny.task(["a"]), rows, tokenizer, seed=1).lengths.tolist() == [6] * 5
     monkeypatch.setattr(narrowing, "MOST_PIECES", 1000)
     assert len(narrowing.sample(tiny.task(["a"]), rows, tokenizer, seed=1)) == 20
+
+
+def test_one_long_text_does_not_pad_all_others(monkeypatch):
+    monkeypatch.setattr(narrowing, "MOST_PADDED", 100)
+    assert [numbers.tolist() for numbers in narrowing.batches(np.array([5, 120, 30, 40]))] == [[1], [3, 2], [0]]
 
 
 def test_a_checkpoint_is_taken_as_it_is(in_empty_folder):
