@@ -18,8 +18,8 @@ def main(name: str) -> None:
     if wanted.start == "checkpoint":
         student = general_student.from_checkpoint(wanted)
     elif wanted.start == "layers":
-        task, train = tasks.load(configuration, name), rows.read(Path("data", name, "prepared", "train.jsonl"))
-        student = general_student.from_layers(wanted, task, train, configuration.seed)
+        sample = rows.read(Path("data", name, "narrowing.jsonl"))
+        student = general_student.from_layers(wanted, tasks.load(configuration, name), sample)
     else:
         student, result = general_student.from_distillation(wanted, configuration.numerics)
         learned = result.curves

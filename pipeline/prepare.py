@@ -4,7 +4,9 @@ Writes `data/<task>/prepared` (`train.jsonl`, `validation.jsonl`, `test.jsonl`, 
 `submissions`, and `task.json`) and `data/<task>/unlabelled/rows.jsonl`.
 
 Also writes `data/<task>/own_teacher.json`: a hash of each file of the user's own teacher. `finetune_teacher` depends on
-it instead of all files of the task.
+it instead of all files of the task. And `data/<task>/narrowing.jsonl`: rows of train on which `general_student` chooses
+the neurons of narrow layers. The file is empty unless the student starts from layers: new rows must not repeat general
+distillation.
 
 With `--check`, it logs statistics of the data and what the stages will cost (as cost.py does), checks the user's own
 teacher, and writes nothing.
@@ -14,6 +16,8 @@ import importlib
 import math
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from pipeline.tinybert import tasks
 from pipeline.tinybert.core import settings, stage
@@ -27,6 +31,7 @@ from pipeline.tinybert.tasks import Task
 
 SENTENCES_CHECKED = 100_000  # of unlabelled text, by `--check`
 SMALL_TEST = 200  # rows
+ROWS_FOR_NARROWING = 512
 ENCODER, TEACHER = "encoder.checkpoint", "finetune_teacher.checkpoint"  # the settings
 
 
@@ -52,6 +57,17 @@ def main(name: str, check: bool = False) -> None:
         rows.write(out / "rows.jsonl", unlabelled)
     with output(Path("data", name, "own_teacher.json")) as out:
         write_json(out, locations.file_hashes(locations.own_teacher_folder(name)))
+    with output(Path("data", name, "narrowing.jsonl")) as out:
+        sample = rows_for_narrowing(configuration, name, parts["train"])
+        rows.write(out, splits.without_internal_fields(sample))
+
+
+def rows_for_narrowing(configuration: settings.Settings, name: str, train: list[Row]) -> list[Row]:
+    """Rows of ``train``, drawn at random; none unless the student starts from layers."""
+    if configuration.quietly("general_student", name).start != "layers":
+        return []
+    order = np.random.default_rng(configuration.prepare.seed).permutation(len(train))[:ROWS_FOR_NARROWING]
+    return [train[number] for number in order]
 
 
 def of_other_stages(module: str) -> Any:

@@ -8,6 +8,7 @@ from transformers import BertForSequenceClassification, BertModel, GPT2Config
 from pipeline import finetune_teacher, prepare
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.cost.speed import Machine, Speed
+from pipeline.tinybert.data import rows
 
 SOURCE = "tasks.tiny.source"
 RAW = "data/raw/tiny"
@@ -110,6 +111,26 @@ def test_a_test_split_that_the_own_teacher_may_have_seen_is_said(run_check):
         line.startswith("test: DOUBTFUL: finetune_teacher.checkpoint is your own")
         for line in run_check(train=records(60))
     )
+
+
+@pytest.mark.parametrize("start", ["layers", "distillation", "checkpoint"])
+def test_only_a_student_of_layers_depends_on_the_rows(run_check, start):
+    """General distillation takes long: new rows must not repeat it."""
+    run_check(train=records(60))
+    tiny.write_params(Path("params.yaml"), **{"general_student.start": start})
+    prepare.main("tiny")
+    found = list(rows.read("data/tiny/narrowing.jsonl", may_be_empty=True))
+    train = list(rows.read("data/tiny/prepared/train.jsonl"))
+    by_id = {row["id"]: row for row in train}
+    assert all(by_id[row["id"]]["text"] == row["text"] for row in found)
+    assert len(found) == (len(train) if start == "layers" else 0)
+
+
+def test_rows_for_narrowing_are_limited(run_check, monkeypatch):
+    monkeypatch.setattr(prepare, "ROWS_FOR_NARROWING", 20)
+    run_check(train=records(60))
+    prepare.main("tiny")
+    assert len({row["id"] for row in rows.read("data/tiny/narrowing.jsonl")}) == 20
 
 
 def own_teacher() -> dict[str, str]:

@@ -45,11 +45,11 @@ def from_checkpoint(wanted: GeneralStudent) -> PreTrainedModel:
     return student
 
 
-def from_layers(wanted: GeneralStudent, task: Task, train: Iterable[Row], seed: int) -> PreTrainedModel:
+def from_layers(wanted: GeneralStudent, task: Task, sample: Iterable[Row]) -> PreTrainedModel:
     """The encoder's embeddings, and the layers that ``layers`` names (counting from 1), in that order.
 
     If the shape's feed-forward part is narrower than the encoder's, each layer keeps the neurons that are strongest on
-    the rows of ``train``.
+    ``sample``, rows of the task.
     """
     encoder = checkpoints.load(AutoModel, ENCODER)
     blocks = layers(encoder)
@@ -72,7 +72,7 @@ def from_layers(wanted: GeneralStudent, task: Task, train: Iterable[Row], seed: 
     )
     if narrower < own.feed_forward:
         tokenizer = checkpoints.tokenizer(ENCODER)
-        narrowing.narrow(encoder, narrower, narrowing.sample(task, list(train), tokenizer, seed), tokenizer)
+        narrowing.narrow(encoder, narrower, narrowing.encoded(task, list(sample), tokenizer), tokenizer)
     config = encoder.config
     checkpoints.set_shape(config, wanted.shape, chosen)
     student = AutoModel.from_config(config, dtype=torch.float32)

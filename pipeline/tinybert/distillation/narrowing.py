@@ -15,16 +15,15 @@ from pipeline.tinybert.models.encoded_rows import EncodedRows
 from pipeline.tinybert.models.families import feed_forward, layers
 from pipeline.tinybert.tasks import Task
 
-MOST_ROWS, MOST_PIECES = 512, 16_384  # of the sample: a forward pass over it takes seconds on two cores
+MOST_PIECES = 16_384  # of the sample: a forward pass over it takes seconds on two cores
 MOST_PADDED = 8_192  # word pieces of a batch, with padding
 
 
-def sample(task: Task, train: list[Row], tokenizer, seed: int) -> EncodedRows:
-    """Sequences of rows drawn at random: of at most ``MOST_ROWS`` rows, with at most ``MOST_PIECES`` word pieces."""
-    order = np.random.default_rng(seed).permutation(len(train))[:MOST_ROWS]
+def encoded(task: Task, rows: list[Row], tokenizer) -> EncodedRows:
+    """The first sequences of ``rows``, with at most ``MOST_PIECES`` word pieces."""
     with without_counts():
-        encoded = EncodedRows.in_memory(inference.encode(task, [train[number] for number in order], tokenizer))
-    return encoded.select(np.flatnonzero(encoded.lengths.cumsum() <= MOST_PIECES))
+        sequences = EncodedRows.in_memory(inference.encode(task, rows, tokenizer))
+    return sequences.select(np.flatnonzero(sequences.lengths.cumsum() <= MOST_PIECES))
 
 
 def narrow(encoder: PreTrainedModel, width: int, sample: EncodedRows, tokenizer) -> None:
