@@ -366,6 +366,8 @@ class FinetuneTeacher(Schedule):
         named = [name for name in ("encoder", "checkpoint", "predictions") if getattr(self, name)]
         if len(named) > 1:
             raise ValueError(f"{' and '.join(named)} exclude one another: leave all but one of them blank")
+        if self.seeds and len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds: {self.seeds} repeats a seed: the same teacher twice teaches nothing more")
         return self
 
     @property

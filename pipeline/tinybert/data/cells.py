@@ -82,4 +82,5 @@ def value_in_text(text: str) -> list | dict | None:
         found = ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return None
-    return found if str(found) == text else None  # numpy writes ['a' 'b'], which Python reads as ['ab']
+    is_whole = isinstance(found, list | dict) and str(found) == text  # numpy writes ['a' 'b'], which reads as ['ab']
+    return found if is_whole else None

@@ -266,7 +266,7 @@ def _objects_in(content: Any) -> list:
     if isinstance(columns, list) and isinstance(rows, list):
         if odd := next((row for row in rows if not isinstance(row, list) or len(row) != len(columns)), None):
             raise ValueError(f"a row of `data` is {str(odd)[:50]}: expected a list of {len(columns)} values")
-        return [dict(zip(columns, row, strict=True)) for row in rows]
+        return [dict(zip(map(str, columns), row, strict=True)) for row in rows]
     parts = list(fields.values())
     if parts and all(isinstance(part, dict) and part and part.keys() == parts[0].keys() for part in parts):
         if len(parts) > len(parts[0]):  # a table has more rows than columns

@@ -15,7 +15,7 @@ from pipeline.tinybert.core.settings import Source
 from pipeline.tinybert.data.cells import BadRecordError, list_in_text
 from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.tasks.task import f1_of, occurrences, resampled_sums
-from pipeline.tinybert.tasks.texts import SMALLEST_PROBABILITY, Texts
+from pipeline.tinybert.tasks.texts import SMALLEST_PROBABILITY, Texts, check_probabilities
 
 BRACKETS = {"[": "]", "(": ")", "{": "}"}
 ON, OFF = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no", "")
@@ -66,8 +66,7 @@ class MultiLabel(Texts):
         return ", ".join(f"{label} {count}" for label, count in _counts(rows).items())
 
     def logits_of_probabilities(self, numbers: np.ndarray) -> np.ndarray:
-        if numbers.min() < 0 or numbers.max() > 1:
-            raise BadRecordError("a probability is not between 0 and 1")
+        check_probabilities(self.labels, numbers)
         from scipy.special import logit
 
         return logit(numbers.clip(SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY))

@@ -23,6 +23,13 @@ ROUNDING = 0.01  # probabilities may sum to this much more or less than 1
 SMALLEST_PROBABILITY = 1e-6
 
 
+def check_probabilities(classes: list[str], numbers: np.ndarray) -> None:
+    """Raise BadRecordError, which names the class, unless all numbers (C,) are between 0 and 1."""
+    for name, number in zip(classes, numbers, strict=True):
+        if not 0 <= number <= 1:
+            raise BadRecordError(f"'{name}': the probability {number:g} is not between 0 and 1")
+
+
 class Texts(Task):
     """A row has ``text``, perhaps ``pair`` (the second text), and ``label`` if it is labelled."""
 
@@ -70,8 +77,7 @@ class Texts(Task):
 
     def logits_of_probabilities(self, numbers: np.ndarray) -> np.ndarray:
         """Class logits (C,) with these probabilities (C,). Raises BadRecordError if they cannot be probabilities."""
-        if numbers.min() < 0 or numbers.max() > 1:
-            raise BadRecordError("a probability is not between 0 and 1")
+        check_probabilities(self.labels, numbers)
         if abs(numbers.sum() - 1) > ROUNDING:
             raise BadRecordError(f"the probabilities sum to {numbers.sum():.4g}, expected 1")
         return np.log(numbers.clip(min=SMALLEST_PROBABILITY))

@@ -13,7 +13,7 @@ from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import first_ten, log
 from pipeline.tinybert.core.settings import Source, Table
 from pipeline.tinybert.data import locations, readers
-from pipeline.tinybert.data.cells import BadRecordError, text_of
+from pipeline.tinybert.data.cells import BadRecordError, text_of, value_in_text
 from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.models.known_logits import KnownLogits
 from pipeline.tinybert.tasks import Task
@@ -136,10 +136,14 @@ def _check_texts(record: dict, row: Row) -> None:
 def _logits(task: Texts, record: dict) -> np.ndarray:
     """(C,): logarithms of the probabilities; the number itself for regression."""
     values: Any = record.get("probabilities")
+    if isinstance(values, str):  # a column of a CSV file
+        values = value_in_text(values)
     if isinstance(values, dict) and values:
         _check_classes(task, [name for name in values if _is_given(values, name)])
     elif _is_given(record, "probabilities"):
-        raise BadRecordError(f"'probabilities' is {values!r}: expected an object with a number for each class")
+        raise BadRecordError(
+            f"'probabilities' is {record['probabilities']!r}: expected an object with a number for each class"
+        )
     else:
         values = record
     names = task.labels

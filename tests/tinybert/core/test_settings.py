@@ -188,6 +188,19 @@ def test_a_value_out_of_range_is_named_with_the_range(key, value, expected, refu
     assert f"{key}: expected {expected}, found {value!r} ({type(value).__name__})" in refusal(params)
 
 
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"encoder": "package:a@1/b", "checkpoint": "package:c@1/d"}, "encoder and checkpoint exclude one another"),
+        ({"seeds": [1, 2, 1]}, "seeds: [1, 2, 1] repeats a seed"),
+    ],
+)
+def test_teachers_that_cannot_be_together_are_refused(changes, expected, refusal):
+    params = copy.deepcopy(PARAMS)
+    params["finetune_teacher"] |= changes
+    assert f"finetune_teacher: {expected}" in refusal(params)
+
+
 def test_a_wrong_entry_of_a_list_is_named_by_its_place(refusal):
     params = copy.deepcopy(PARAMS)
     params["general_student"]["layers"] = [1, "six"]

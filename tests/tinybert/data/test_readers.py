@@ -319,6 +319,12 @@ def test_rows_of_json_in_other_forms_than_a_list(tmp_path, content):
     assert [(record["text"], record["label"]) for record in found] == [tuple(row) for row in ROWS]
 
 
+@pytest.mark.parametrize("form", ["columns", "split"])
+def test_columns_that_pandas_numbers_are_named_by_their_digits(tmp_path, form):
+    path = write_file(tmp_path / "rows.json", pd.DataFrame(ROWS).to_json(orient=form))
+    assert [record for _, record in records(path, text="0", label="1")] == [{"0": a, "1": b} for a, b in ROWS]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

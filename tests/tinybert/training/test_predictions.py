@@ -63,6 +63,8 @@ def test_what_is_saved_is_loaded(read, tmp_path):
 def test_a_csv_file_is_read(read):
     known = read("text,negative,positive\na good film,0.25,0.75\n", name="teacher.csv")
     np.testing.assert_allclose(softmax(known.of(GOOD)), [0.25, 0.75], atol=1e-6)
+    text = """id,probabilities\ntrain-0,"{""negative"": 0.25, ""positive"": 0.75}"\n"""
+    np.testing.assert_allclose(softmax(read(text, name="teacher.csv").of(GOOD)), [0.25, 0.75], atol=1e-6)
 
 
 def test_a_parquet_file_is_read(read):
@@ -115,7 +117,10 @@ def test_numbers_count_more_than_a_label_that_was_copied_from_the_row(read):
     ("rows", "message"),
     [
         ([ROW, {**ROW, "id": "train-1", "positive": 0.7}], "line 2: the probabilities sum to 0.9, expected 1"),
-        ([{**ROW, "negative": -0.1, "positive": 1.1}], "line 1: a probability is not between 0 and 1"),
+        (
+            [{**ROW, "negative": -0.1, "positive": 1.1}],
+            "line 1: 'negative': the probability -0.1 is not between 0 and 1",
+        ),
         ([{**ROW, "positive": "high"}], "line 1: 'positive': expected a number, found 'high'"),
         ([{"id": "train-0", "negative": 1}], "line 1: no number for 'positive': expected one for each of neg"),
         (
