@@ -1,6 +1,6 @@
 """Score teacher, student and baseline (the student fine-tuned without distillation) on all test splits.
 
-If a task has answers that need a threshold, the stage uses the best one on validation. It writes the student's and the
+If a task needs a threshold for "no answer", the stage uses the best one on validation. It writes the student's and the
 teacher's predictions for splits without labels to `data/<task>/submission`, in the format of GLUE's server.
 `predictions.jsonl` has all models' predictions for each test row, by a hash of the row, without texts.
 `resampled/student.jsonl` has the student's scores on resamples, which `review.py` compares.
@@ -48,7 +48,7 @@ def main(name: str) -> None:
     for part in source.more_tests:
         scores[part] = scoring.scores_of(task, parts[part], predictions[part])
     log(scoring.summary(task, scores))
-    on_validation = [score_on_validation(name, by, task.metric) for by in verdicts.STUDENTS]
+    on_validation = [score_on_validation(name, which, task.metric) for which in verdicts.STUDENT_STAGES]
     for doubt in verdicts.all_doubts(name, scores, configuration.teacher_may_know_test(name), on_validation):
         log(f"DOUBTFUL: {doubt}")
 

@@ -18,11 +18,12 @@ from pipeline.tinybert.models.inference import EvaluationSet, pytorch_forward
 from pipeline.tinybert.tasks import Task
 from pipeline.tinybert.training import fine_tuning, own_teacher, predictions, starts
 from pipeline.tinybert.training.fine_tuning import Trained
-from pipeline.tinybert.training.first_training import FirstTraining
 from pipeline.tinybert.training.plan import Result
+from pipeline.tinybert.training.teacher_start import TeacherStart
 
 ENCODER = Path("models/pretrained/encoder")
 STAGE = "finetune_teacher"
+OTHER_VALUES = "try other values of finetune_teacher.learning_rate and min_steps"
 Members = list[tuple[Trained, Any]]  # the teachers and their tokenizers
 
 
@@ -37,11 +38,11 @@ def main(name: str) -> None:
         take_predictions(task, name, recipe.predictions, train, validation_rows, prepared)
         return
     if recipe.checkpoints:
-        members = own(task, name, recipe.checkpoints, validation_rows)
+        members = load_own_teachers(task, name, recipe.checkpoints, validation_rows)
     else:
-        members = fine_tuned(task, train, validation_rows, recipe, configuration.numerics)
-    teacher = members[0][0] if len(members) == 1 else together(task, members, validation_rows)
-    remedy = "checkpoint" if recipe.checkpoints else "learning_rate and min_steps"
+        members = fine_tune_teachers(task, train, validation_rows, recipe, configuration.numerics)
+    teacher = members[0][0] if len(members) == 1 else first_with_score_of_all(task, members, validation_rows)
+    remedy = "use another finetune_teacher.checkpoint" if recipe.checkpoints else OTHER_VALUES
     log_score(task, teacher.result.score, train, validation_rows, name, remedy)
 
     with output(Path("models", name, "teacher")) as out:
@@ -51,10 +52,10 @@ def main(name: str) -> None:
         fine_tuning.write_result(out, task, teacher)
 
 
-def own(task: Task, name: str, checkpoints: list[str], validation_rows: list[Row]) -> Members:
+def load_own_teachers(task: Task, name: str, folders: list[str], validation_rows: list[Row]) -> Members:
     """The user's own teachers, as they are."""
     members: Members = []
-    for location in checkpoints:
+    for location in folders:
         model, tokenizer = own_teacher.load(task, location, locations.own_teacher_folder(name))
         validation = EvaluationSet(task, validation_rows, tokenizer)
         with pytorch_forward(task, model) as forward:
@@ -64,7 +65,7 @@ def own(task: Task, name: str, checkpoints: list[str], validation_rows: list[Row
     return members
 
 
-def fine_tuned(
+def fine_tune_teachers(
     task: Task, train: list[Row], validation_rows: list[Row], recipe: settings.FinetuneTeacher, numerics: Numerics
 ) -> Members:
     """A teacher from each encoder and seed of the settings."""
@@ -76,7 +77,7 @@ def fine_tuned(
         for seed in recipe.seeds or [numerics.seed]:
             of_seed = numerics.model_copy(update={"seed": seed})
             run = f"training{f'-{len(members) + 1}' if members else ''}"
-            first = FirstTraining(encoder, tokenizer, task, train, recipe, of_seed, run)
+            first = TeacherStart(encoder, tokenizer, task, train, recipe, of_seed, run)
             with starts.start(first) as (start, adjusted):
                 new_teacher = partial(task.load_model, start, seed)
                 trained = fine_tuning.fine_tune(new_teacher, train, validation, adjusted, of_seed, STAGE, weights, run)
@@ -84,7 +85,7 @@ def fine_tuned(
     return members
 
 
-def together(task: Task, members: Members, validation_rows: list[Row]) -> Trained:
+def first_with_score_of_all(task: Task, members: Members, validation_rows: list[Row]) -> Trained:
     """The first of several teachers, with the score of their mean logits and the score of each."""
     scores = [member.result.score for member, _ in members]
     with ensembles.opened(task, [(member.model, tokenizer) for member, tokenizer in members]) as ensemble:
@@ -92,18 +93,18 @@ def together(task: Task, members: Members, validation_rows: list[Row]) -> Traine
     score = read.score(ensembles.mean(logits))[task.metric]
     log(f"{len(members)} teachers: {', '.join(f'{own:.4f}' for own in scores)}; their mean logits: {score:.4f}")
     first = members[0][0]
-    return replace(first, result=replace(first.result, score=score), members=scores)
+    return replace(first, result=replace(first.result, score=score), member_scores=scores)
 
 
 def log_score(task: Task, score: float, train: list[Row], validation: list[Row], name: str, remedy: str) -> None:
-    """Log the teacher's score beside a trivial predictor's. ``remedy``: the settings to try if it is no better."""
+    """Log the teacher's score beside a trivial predictor's. ``remedy``: what else to do if it is no better."""
     trivial = task.score(validation, task.trivial_predictions(train, validation))[task.metric]
     log(f"teacher: {task.metric} {score:.4f} on validation, a trivial predictor {trivial:.4f}")
     if score <= trivial:
         log(
             f"teacher: DOUBTFUL: {score:.4f} on {len(validation)} rows of validation is no better than a"
             f" trivial predictor's {trivial:.4f}: if so on test too, there is nothing to distil. Check the labels of"
-            f" tasks.{name}.source, and try other values of finetune_teacher.{remedy}"
+            f" tasks.{name}.source, or {remedy}"
         )
 
 
@@ -128,7 +129,7 @@ def take_predictions(
     else:
         found = task.predictions(logits, None, validation)
         score = task.score(validation, found)[task.metric]
-        log_score(task, score, train, validation, name, "predictions")
+        log_score(task, score, train, validation, name, "correct the file of finetune_teacher.predictions")
         log_doubt(task, validation, found, "predictions")
     with output(Path("models", name, "teacher")) as out:
         known.save(out)

@@ -35,7 +35,7 @@ def main(name: str) -> None:
     facts = {file: read_json(metrics / f"{file}.json") for file in REPORTS}
     trainings = read_trainings(configuration, name)
     scores = facts["scores"]
-    on_validation = [trainings[stage][task.metric] for stage in verdicts.STUDENTS]
+    on_validation = [trainings[stage][task.metric] for stage in verdicts.STUDENT_STAGES]
     doubts = verdicts.all_doubts(name, scores, configuration.teacher_may_know_test(name), on_validation)
     verdict = [verdicts.gain(scores), verdicts.retention(scores), *(f"DOUBTFUL: {doubt}" for doubt in doubts)]
     entry = configuration.task(name)

@@ -46,7 +46,7 @@ def main(name: str, check: bool = False) -> None:
         all_parts = {**parts, **submissions, "unlabelled": unlabelled}
         known = check_teacher(configuration, name, task, all_parts)
         lengths.log_lengths(task, all_parts, tokenizer)
-        sketch = of_other_stages("cost.sketch")
+        sketch = import_undeclared("cost.sketch")
         sketch.Sketch(configuration, name, task, parts, unlabelled, encoder, known).log()
         return
     with output(Path("data", name, "prepared")) as out:
@@ -70,8 +70,8 @@ def rows_for_narrowing(configuration: settings.Settings, name: str, train: list[
     return [train[number] for number in order]
 
 
-def of_other_stages(module: str) -> Any:
-    """A module that is imported by name: the files that this stage writes do not depend on it."""
+def import_undeclared(module: str) -> Any:
+    """A module that is no DVC dependency of this stage: it cannot change the files that the stage writes."""
     return importlib.import_module(f"pipeline.tinybert.{module}")
 
 
@@ -83,8 +83,8 @@ def check_teacher(configuration: settings.Settings, name: str, task: Task, parts
     """
     recipe, within = configuration.quietly("finetune_teacher", name), locations.own_teacher_folder(name)
     if recipe.predictions:
-        return of_other_stages("training.predictions").read(task, recipe.predictions, within, parts)
-    own_teacher = of_other_stages("training.own_teacher")
+        return import_undeclared("training.predictions").read(task, recipe.predictions, within, parts)
+    own_teacher = import_undeclared("training.own_teacher")
     for checkpoint in recipe.checkpoints:
         if not checkpoint.startswith("hub:"):
             own_teacher.load(task, checkpoint, within)

@@ -121,7 +121,7 @@ def resampled(files: dict[str, str], task: str, model: str) -> dict:
 
 def doubts(task: str, metric: str, scores: dict, files: dict[str, str], may_know_test: bool) -> list[str]:
     """What `evaluate` logs as doubtful."""
-    validation = [report_of(files, task, f"{stage}/validation.json").get(metric) for stage in verdicts.STUDENTS]
+    validation = [report_of(files, task, f"{stage}/validation.json").get(metric) for stage in verdicts.STUDENT_STAGES]
     return verdicts.all_doubts(task, scores, may_know_test, validation)
 
 

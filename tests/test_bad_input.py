@@ -411,7 +411,7 @@ def test_a_student_with_too_few_positions_is_an_error(refusal):
     [
         (2, [1, 5], "[1, 5]: expected 2 numbers from 1 to 4, one for each layer of the student"),
         (2, [4], "[4]: expected 2 numbers from 1 to 4, one for each layer of the student"),
-        (3, "uniform", "uniform: 4 teacher layers do not divide by 3 student layers"),
+        (3, "uniform", "uniform: 4 teacher layers are not divisible by 3 student layers"),
         (5, "last", "last: the student has 5 layers, the teacher only 4"),
     ],
 )

@@ -206,9 +206,7 @@ def test_a_teacher_no_better_than_a_trivial_predictor_is_doubtful_and_the_run_go
     assert (
         "teacher: DOUBTFUL: 0.5000 on 16 rows of validation is no better than a trivial predictor's 0.5000" in printed
     )
-    assert (
-        "labels of tasks.tiny.source, and try other values of finetune_teacher.learning_rate and min_steps" in printed
-    )
+    assert "labels of tasks.tiny.source, or try other values of finetune_teacher.learning_rate and min_steps" in printed
     run_stage("evaluate")
     assert "retention undefined: the teacher is no better than a trivial predictor on test" in capsys.readouterr().out
     assert json.loads(Path("metrics/tiny/scores.json").read_text())["retention"] is None

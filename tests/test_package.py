@@ -114,7 +114,7 @@ def test_the_card_says_what_the_model_is_for_and_lists_the_folders_files(release
 def test_what_is_on_the_hub_is_named_for_the_hub(world):
     hub = {"encoder.checkpoint": "hub:owner/encoder@0a1", "tasks.tiny.source.location": "hub:owner/films@0b2"}
     tiny.write_params(world / "params.yaml", **hub, **{"tasks.tiny.metric": "macro_f1"})
-    for stage in verdicts.STUDENTS:
+    for stage in verdicts.STUDENT_STAGES:
         change_report(f"{stage}/validation", macro_f1=0.5)
     data = packaged().data
     assert (data.base_model, data.datasets, data.metrics) == (["owner/encoder"], ["owner/films"], ["f1"])

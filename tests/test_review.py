@@ -185,9 +185,9 @@ def test_fewer_rows_than_could_show_anything_show_no_difference():
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"digest": "bb"}, "another test rows, by their hash: aa before, bb now"),
-        ({"rows": 63}, "another number of test rows: 64 before, 63 now"),
-        ({"metric": "mcc"}, "another metric: accuracy before, mcc now"),
+        ({"digest": "bb"}, "the test rows differ: aa before, bb now"),
+        ({"rows": 63}, "the number of test rows differs: 64 before, 63 now"),
+        ({"metric": "mcc"}, "the metric differs: accuracy before, mcc now"),
         ({"resampled": [float("nan")]}, "scores that are not finite"),
         (None, "no scores in metrics/films/resampled/student.jsonl: run `dvc repro`"),
     ],

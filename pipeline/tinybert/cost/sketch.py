@@ -51,9 +51,9 @@ class Sequences:
     pairs: float = 0
 
     @classmethod
-    def like(cls, lengths: list[int], rows: int, of: int) -> Sequences:
-        """An estimate for ``of`` rows from a sample of ``rows`` rows, whose sequences have these ``lengths``."""
-        scale, own = of / max(rows, 1), np.array(lengths, dtype=float)
+    def estimate(cls, lengths: list[int], sampled: int, total: int) -> Sequences:
+        """An estimate for ``total`` rows from ``sampled`` rows, whose sequences have these ``lengths``."""
+        scale, own = total / max(sampled, 1), np.array(lengths, dtype=float)
         return cls(round(len(own) * scale), float(own.sum() * scale), float(np.square(own).sum() * scale))
 
     def times(self, factor: float) -> Sequences:
@@ -165,7 +165,7 @@ class Sketch:
 
     def sequences(self, rows: list[Row]) -> Sequences:
         sample = _sample(rows)
-        return Sequences.like([len(sequence) for sequence in self.ids(sample)], len(sample), len(rows))
+        return Sequences.estimate([len(sequence) for sequence in self.ids(sample)], len(sample), len(rows))
 
     def ids(self, rows: list[Row]) -> list[list[int]]:
         if not rows:
@@ -250,7 +250,7 @@ class Sketch:
     def texts(self, text: Text, max_length: int, seed: int, key: str) -> Sequences:
         found = sources.texts(text.model_copy(update={"limit": min(SAMPLED, text.limit)}), seed, key)
         ids = self.tokenizer(found, truncation=True, max_length=max_length)["input_ids"]
-        return Sequences.like([len(sequence) for sequence in ids], len(found), len(found))
+        return Sequences.estimate([len(sequence) for sequence in ids], len(found), len(found))
 
     def schedule(self, stage: str, shape: Shape, recipe: Schedule, data: Sequences, what: str) -> Cost:
         """A stage that trains with a head, once for each learning rate, and validates after each epoch."""
@@ -331,7 +331,7 @@ class Sketch:
             words = [word for word in words if word.lower() not in stop_words]
             copies = count_forwards(len(spans), len(words), recipe.masked_at_once)
             lengths += [len(spans) + 2] * copies
-        return Sequences.like(lengths, len(sample), len(texts))
+        return Sequences.estimate(lengths, len(sample), len(texts))
 
     def distill_intermediate(self) -> Cost:
         recipe = self.of("distill_intermediate")
@@ -343,7 +343,9 @@ class Sketch:
             return cost
         precision = self.configuration.precision
         further = sum(self.inference(shape, self.transfer, precision) for shape in self.teachers[1:])
-        return replace(cost, what=f"{cost.what}; those of all rows of further teachers", seconds=cost.seconds + further)
+        return replace(
+            cost, what=f"{cost.what}; the logits of all rows of each further teacher", seconds=cost.seconds + further
+        )
 
     def intermediate(
         self, stage: str, recipe: Any, data: Sequences, of: str, transfer: Sequences | None = None
@@ -411,6 +413,9 @@ class Sketch:
     def advice(self, longest: Cost) -> Iterator[str]:
         """What makes the longest stage shorter."""
         recipe = self.of(longest.stage)
+        if longest.stage == "general_student":
+            yield f"a smaller general_student.distillation.text.limit ({recipe.distillation.text.limit})"
+            return
         rows = self.transfer if longest.stage.startswith("distill") else self.train
         if rows.mean > LONG_TEXT:
             yield f"a smaller max_length ({self.task.max_length}; a text has {rows.mean} word pieces on average)"
@@ -427,7 +432,9 @@ class Sketch:
             yield f"a smaller distill_intermediate.max_rows ({recipe.max_rows or 'all rows'})"
         elif longest.stage == "augment":
             yield f"more augment.masked_at_once ({recipe.masked_at_once})"
-        if getattr(recipe, "epochs", 1) > 1:
+        if longest.steps and longest.steps == getattr(recipe, "min_steps", None):
+            yield f"fewer {longest.stage}.min_steps ({recipe.min_steps})"
+        elif getattr(recipe, "epochs", 1) > 1:
             yield f"fewer {longest.stage}.epochs ({recipe.epochs})"
         if self.machine.device.type == "cpu":
             yield "a GPU"

@@ -297,7 +297,8 @@ def learn_intermediate(
     weights = learnable(settings.losses, student, teacher, tokenizer, reading, layer_map, key)
     if not any(weights.model_dump().values()):
         why = "none is left that this teacher can teach" if any(settings.losses.model_dump().values()) else "all are 0"
-        raise UserError(f"{key}.losses: {why}: the student would learn nothing; set epochs to 0 to skip the stage")
+        advice = "set epochs to 0 to skip the stage" if key == "distill_intermediate" else "give one of them a weight"
+        raise UserError(f"{key}.losses: {why}: the student would learn nothing; {advice}")
     vectors = last_vectors(student, teacher, weights, settings.relation_heads, key)
     checkpoints.set_dropout(student, settings.dropout)
     set_seed(numerics.seed)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def map_layers(layer_map: LayerMap, student: int, teacher: int, key: str) -> list[int]:
-    """Teacher layer of each of the student's layers 1..M (of N), counting from 1.
+    """For each of the student's M layers, the teacher's layer (1 to N) that it learns from.
 
     auto: from the first to the last in equal steps, rounded down, and the last one for a single layer; uniform: m·N/M,
     where that is whole; first: m; last: m + N − M; or a list.
@@ -33,7 +33,7 @@ def map_layers(layer_map: LayerMap, student: int, teacher: int, key: str) -> lis
     if layer_map == "uniform":
         if teacher % student:
             raise UserError(
-                f"{key}: uniform: {teacher} teacher layers do not divide by {student} student layers: choose first,"
+                f"{key}: uniform: {teacher} teacher layers are not divisible by {student} student layers: choose first,"
                 " last or a list, or another number of layers"
             )
         return [layer * teacher // student for layer in range(1, student + 1)]

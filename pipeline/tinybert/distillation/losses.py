@@ -1,6 +1,7 @@
 """The losses of TinyBERT (Jiao et al. 2020, arXiv 1909.10351, section 3.1): pure functions of tensors and a mask.
 
-Shapes: B sequences of S positions, D teacher width, H and H' heads, P positions, C classes.
+Shapes: B sequences of S positions, width D of the states (D' the teacher's, where it may differ), H heads, P positions
+with logits, C classes.
 Each is a mean, in float32, over what the mask keeps, so it does not depend on padding.
 """
 

@@ -17,7 +17,8 @@ from pipeline.tinybert.tasks import Task
 
 @dataclass(frozen=True)
 class Answers:
-    """predictions: test set → a prediction for each row; without the sets of which a file of predictions lacks rows.
+    """predictions: test set → a prediction for each row. A set is missing if a file of predictions lacks some of its
+    rows.
     threshold: that of "no answer", the best on validation; None if the task needs none.
     logits: of test. alone: of several models, the predictions of each for test, with its own threshold.
     """

@@ -34,9 +34,13 @@ def scores(before: dict, after: dict) -> Comparison:
 
     Both were scored on the same resamples, so each pair of scores differs by the models alone.
     """
-    for key, what in (("metric", "metric"), ("rows", "number of test rows"), ("digest", "test rows, by their hash")):
+    for key, what in (
+        ("metric", "the metric differs"),
+        ("rows", "the number of test rows differs"),
+        ("digest", "the test rows differ"),
+    ):
         if before[key] != after[key]:
-            return impossible(f"another {what}: {before[key]} before, {after[key]} now")
+            return impossible(f"{what}: {before[key]} before, {after[key]} now")
     differences = [new - old for old, new in zip(before["resampled"], after["resampled"], strict=True)]
     low, *_, high = statistics.quantiles(differences, n=40, method="inclusive")  # 2.5 % and 97.5 %
     shown = before["rows"] >= FEWEST_ROWS

@@ -33,8 +33,8 @@ def report(
 ) -> dict[str, dict | float | None]:
     """Scores of each model, and comparisons between them.
 
-    predictions: model → a prediction for each row, after the threshold if the task needs one. Without "teacher", what
-    compares with it is None or left out.
+    predictions: model → a prediction for each row, after the threshold if the task needs one. Without "teacher",
+    retention and agreement are None, and ``teacher_gain`` is left out.
     trivial: the predictions of the trivial predictor.
     curves: model → its reliability curve.
     thresholds: model → its threshold, copied to its scores.

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 # With fewer test rows, chance is not excluded even if one model is right and the other wrong on all of them (by the
 # sign test). The bootstrap does not see this: if all rows are alike, so are all resamples.
 FEWEST_ROWS = 6
-STUDENTS = ("distill_prediction", "finetune_student")  # the stages that train student and baseline
+STUDENT_STAGES = ("distill_prediction", "finetune_student")  # the stages that train student and baseline
 FAR = 0.1  # a mean confidence that differs from the accuracy by more than this is doubtful
 TOO_LOW = "train it longer (distill_prediction.min_steps or epochs)"
 TOO_HIGH = "bring more rows or unlabelled text, and do not rely on a high probability"
@@ -49,7 +49,7 @@ def retention(scores: dict) -> str:
 
 
 def all_doubts(name: str, scores: dict, may_know_test: bool, on_validation: Sequence[float | None]) -> list[str]:
-    """`no_gain` and `doubts`. ``on_validation``: the scores of `STUDENTS`; None if they are not known."""
+    """`no_gain` and `doubts`. ``on_validation``: the scores of `STUDENT_STAGES`; None if they are not known."""
     student, baseline = on_validation
     unhelpful = [] if student is None or baseline is None else no_gain(name, scores, student, baseline)
     return [*unhelpful, *doubts(name, scores, may_know_test)]

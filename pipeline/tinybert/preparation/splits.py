@@ -151,7 +151,7 @@ def like(label: str, known: Iterable[str]) -> str:
     """For a message: the known label that a misspelt one may mean."""
     by_folded = {other.casefold(): other for other in known}
     near = difflib.get_close_matches(label.casefold(), by_folded, n=1, cutoff=NEAR)
-    return f"; like '{by_folded[near[0]]}'?" if near else ""
+    return f"; did you mean '{by_folded[near[0]]}'?" if near else ""
 
 
 def check_labels(task: Task, parts: Parts, source: Source, key: str) -> Parts:

@@ -134,7 +134,7 @@ def scale(values: Iterable[float], start: float, end: float) -> tuple[Scale, lis
 
 
 def decades(values: list[float]) -> list[float]:
-    """1, 2 and 5 times powers of ten within the values' range, and one beyond."""
+    """1, 2 and 5 times powers of ten within the values' range; if there are none, its two ends."""
     powers = range(math.floor(math.log10(min(values))), math.ceil(math.log10(max(values))) + 1)
     marks = [float(f"{digit}e{power}") for power in powers for digit in (1, 2, 5)]
     return [mark for mark in marks if min(values) <= mark <= max(values)] or [min(values), max(values)]

@@ -26,9 +26,9 @@ from pipeline.tinybert.models.embeddings import mean_states
 from pipeline.tinybert.models.encoded_rows import EncodedRows
 from pipeline.tinybert.models.inference import encode
 from pipeline.tinybert.training.fine_tuning import rows_in
-from pipeline.tinybert.training.first_training import FirstTraining
 from pipeline.tinybert.training.loop import Batch, Objective, Tensors
 from pipeline.tinybert.training.plan import fitted
+from pipeline.tinybert.training.teacher_start import TeacherStart
 
 if TYPE_CHECKING:
     from pipeline.tinybert.core.settings import FinetuneTeacher
@@ -50,14 +50,18 @@ def wanted(task: Task, train: list[Row], settings: FinetuneTeacher) -> bool:
 
 
 def batch_size(texts: int, largest: int) -> int:
-    """The texts in a batch of all processes, at most ``largest``. Batches are equal: one text alone has no pair."""
+    """The number of texts in a batch of all processes, at most ``largest``. All batches have about this size, because a
+    text alone has no pair.
+    """
     largest = max(2, min(BATCH_SIZE * launch.world_size(), largest))
     return math.ceil(texts / math.ceil(texts / largest))
 
 
 @contextlib.contextmanager
-def start(first: FirstTraining) -> Iterator[Path]:
-    """The folder of the encoder after it has learned the contrast of classes in ``contrast_steps``."""
+def start(first: TeacherStart) -> Iterator[tuple[Path, FinetuneTeacher]]:
+    """The folder of the encoder after it has learned the contrast of classes in ``contrast_steps``, and the settings to
+    train the teacher with.
+    """
     settings = first.settings
     log(
         f"few rows: {settings.contrast_steps} contrastive steps before the labels, on pairs of texts of the same or of"
@@ -72,7 +76,7 @@ def start(first: FirstTraining) -> Iterator[Path]:
         model = checkpoints.load(AutoModel, first.encoder)
         first.learn("contrast", model, ContrastObjective(), data, size, folder / "encoder")
         del model  # the labels are learned inside the block, by a model of their own
-        yield folder / "encoder"
+        yield folder / "encoder", settings
 
 
 class ContrastObjective(Objective):

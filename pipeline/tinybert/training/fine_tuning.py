@@ -78,7 +78,7 @@ class Trained:
     learning_rate: float | None = None
     trials: dict[str, float] = field(default_factory=dict)  # learning rate → its score on validation
     temperature: float = 1.0  # by which the logits were divided
-    members: list[float] = field(default_factory=list)  # the scores of several teachers, whose mean this is
+    member_scores: list[float] = field(default_factory=list)  # of several teachers; result.score: their mean logits'
 
 
 @dataclass(frozen=True)
@@ -166,6 +166,6 @@ def write_result(metrics: Path, task: Task, trained: Trained) -> None:
     if trained.trials:
         values |= {"learning_rate": trained.learning_rate, "trials": trained.trials}
         values |= {"temperature": round(trained.temperature, DIGITS)}
-    if trained.members:
-        values["teachers"] = [round(score, DIGITS) for score in trained.members]
+    if trained.member_scores:
+        values["teachers"] = [round(score, DIGITS) for score in trained.member_scores]
     write_json(metrics / "validation.json", values)

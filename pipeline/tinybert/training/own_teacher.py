@@ -39,7 +39,7 @@ def load(task: Task, location: str, within: Path) -> tuple[PreTrainedModel, Any]
 
 
 def _check_head(task: Task, teacher: PreTrainedModel, report: dict[str, Any], location: str) -> None:
-    """Raise UserError if the checkpoint has another head than ``teacher``, a part of it, or one for another loss."""
+    """Raise UserError if the checkpoint's head is of another class, incomplete, or trained with another loss."""
     expected = type(teacher).__name__
     made_for = teacher.config.architectures or [expected]
     if expected not in made_for:
@@ -51,11 +51,12 @@ def _check_head(task: Task, teacher: PreTrainedModel, report: dict[str, Any], lo
             " kind of task: choose the kind that fits, or correct problem_type if it is wrong"
         )
     others = weights.of_no_known_part(teacher, report["unexpected_keys"])
-    for what, names in (("lacks", report["missing_keys"]), ("has beside", others)):
+    missing = report["missing_keys"]
+    for problem, names in (("lacks weights of", missing), ("has weights that are not those of", others)):
         if names:
             raise UserError(
-                f"{KEY}: {location} {what} the weights of a {expected} {weights.first_few(names)}: save a model of this"
-                " class with save_pretrained"
+                f"{KEY}: {location} {problem} a {expected}: {weights.first_few(names)}: save a model of this class with"
+                " save_pretrained"
             )
 
 
@@ -73,7 +74,7 @@ def _in_the_order_of(task: Task, teacher: PreTrainedModel, location: str) -> Non
     if len(names) != len(task.labels) or set(names) != set(task.labels):
         raise UserError(
             f"{KEY}: {location} has the labels {', '.join(map(str, names))} (id2label in its config.json), the task has"
-            f" {', '.join(task.labels)}: give one of them the names of the other (the task's stand under source.labels)"
+            f" {', '.join(task.labels)}: rename the labels of one of them (the task's are in source.labels)"
         )
     head = model.classifier if isinstance(model.classifier, nn.Linear) else model.classifier.out_proj
     order = [number[name] for name in task.labels]

@@ -25,7 +25,8 @@ Parts = dict[str, list[Row]]  # the splits of the task, and its unlabelled rows
 
 
 def read(task: Task, location: str, within: Path, parts: Parts) -> KnownLogits:
-    """The class logits of each row of the file. Logs how many rows of each part these are, and which fit none.
+    """The class logits of each row of the file. Logs how many rows of each part the file has, and which of its
+    rows fit none.
 
     A row has the ``id`` of a row of the task, or its ``text`` (and ``pair``); and the probability of each class in a
     column of its name, or all of them in an object ``probabilities``, or a ``label``. Regression has a ``score``.
@@ -36,7 +37,7 @@ def read(task: Task, location: str, within: Path, parts: Parts) -> KnownLogits:
     path = locations.local_path(location, KEY, within)
     known = KnownLogits(task)
     of_task = {row["id"]: row for rows in parts.values() for row in rows}
-    by_text = {row["id"] for part in DEDUPLICATED for row in parts.get(part, [])}
+    deduplicated = {row["id"] for part in DEDUPLICATED for row in parts.get(part, [])}
     found_at: dict[str, str] = {}  # key → line
     unknown_ids, only_ids, count = [], 0, 0
     for where, record in readers.records(path, Table.model_validate({"location": location}), KEY):
@@ -49,7 +50,7 @@ def read(task: Task, location: str, within: Path, parts: Parts) -> KnownLogits:
         if row is None:
             unknown_ids.append(where)
             continue
-        is_one_of_several = "id" in row and row["id"] not in by_text
+        is_one_of_several = "id" in row and row["id"] not in deduplicated
         key = known.key_of_row(row) if is_one_of_several else known.key_of_text(row)
         found_at.setdefault(key, where)
         _check_agreement(path, known.by_key.setdefault(key, logits), logits, where, found_at[key])
@@ -63,7 +64,7 @@ def read(task: Task, location: str, within: Path, parts: Parts) -> KnownLogits:
             f"{only_ids} of {count} rows of {path.name} have an id and no text: ids change with the data, so these"
             " predictions belong to other rows if the data has changed since: add the column 'text' to be sure"
         )
-    _know_texts(known, of_task.values())
+    _add_texts(known, of_task.values())
     return known
 
 
@@ -88,9 +89,9 @@ def _check_fit(known: KnownLogits, parts: Parts, path: Path, found_at: dict[str,
     return list(misfits.values())
 
 
-def _know_texts(known: KnownLogits, rows: Iterable[Row]) -> None:
-    """Let texts have the logits of their rows, so that they are found if ids change. Not if several rows with a text
-    have different logits.
+def _add_texts(known: KnownLogits, rows: Iterable[Row]) -> None:
+    """Store the logits of each row under its text, too, so that they are found if ids change; not if rows with the same
+    text have different logits.
     """
     of_text: dict[str, list[np.ndarray]] = {}
     for row in rows:

@@ -27,7 +27,7 @@ from pipeline.tinybert.models.encoded_rows import EncodedRows
 from pipeline.tinybert.models.inference import encode
 from pipeline.tinybert.tasks.regression import Regression
 from pipeline.tinybert.training.fine_tuning import LabelObjective
-from pipeline.tinybert.training.first_training import FirstTraining
+from pipeline.tinybert.training.teacher_start import TeacherStart
 
 if TYPE_CHECKING:
     from pipeline.tinybert.core.settings import FinetuneTeacher
@@ -36,9 +36,8 @@ if TYPE_CHECKING:
 BATCH_SIZE = 16  # at most
 FEWEST_TEXTS = 10  # of two texts, all pairs have the same similarity
 LEAST_EXPLAINED = 0.1  # share of the labels' variance
-LEARNING_RATE = (
-    0.3  # of that in the settings: a teacher that has learned similarity has less to learn, and more to lose
-)
+# A teacher that has learned similarity has less to learn from the labels, and more to lose.
+LEARNING_RATE_FACTOR = 0.3
 
 
 def wanted(task: Task, train: list[Row], settings: FinetuneTeacher) -> bool:
@@ -51,7 +50,7 @@ def batch_size(settings: FinetuneTeacher) -> int:
 
 
 @contextlib.contextmanager
-def start(first: FirstTraining) -> Iterator[tuple[Path, FinetuneTeacher]]:
+def start(first: TeacherStart) -> Iterator[tuple[Path, FinetuneTeacher]]:
     """The folder of the encoder in which the teacher starts, and the settings to train it with.
 
     The rows are pairs. The folder is ``first.encoder``, or, if the similarity of the two texts explains some of the
@@ -78,13 +77,14 @@ def start(first: FirstTraining) -> Iterator[tuple[Path, FinetuneTeacher]]:
         model = similarity.load_model(first.encoder, seed)
         first.learn("similarity", model, LabelObjective(similarity), data, batch_size(settings), folder / "encoder")
         del model  # the labels are learned inside the block, by a model of their own
-        rates = [LEARNING_RATE * rate for rate in settings.learning_rates]
+        rates = [LEARNING_RATE_FACTOR * rate for rate in settings.learning_rates]
         yield folder / "encoder", settings.model_copy(update={"learning_rate": rates})
 
 
 def explained_variance(rows: list[Row], embeddings: dict[str, np.ndarray]) -> float:
     """The share of the labels' variance that the cosine of the two texts explains: the squared correlation with a
-    number, the correlation ratio (eta squared) with classes, adjusted for chance, which explains more of fewer rows.
+    number, the correlation ratio (eta squared) with classes. It is adjusted for chance: the fewer the rows, the more
+    variance chance explains.
     """
     cosines = np.array([embeddings[row["text"]] @ embeddings[row["pair"]] for row in rows])
     labels = np.array([row["label"] for row in rows])

@@ -8,23 +8,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.tinybert.training import contrast, similarity
-from pipeline.tinybert.training.first_training import FirstTraining
+from pipeline.tinybert.training.teacher_start import TeacherStart
 
 if TYPE_CHECKING:
     from pipeline.tinybert.core.settings import FinetuneTeacher
 
 
 @contextlib.contextmanager
-def start(first: FirstTraining) -> Iterator[tuple[Path, FinetuneTeacher]]:
+def start(first: TeacherStart) -> Iterator[tuple[Path, FinetuneTeacher]]:
     """The folder in which the teacher starts, and the settings to train it with.
 
     Pairs start from the similarity of two texts, few texts with a class from `contrast`.
     """
-    if similarity.wanted(first.task, first.train, first.settings):
-        with similarity.start(first) as folder_and_settings:
-            yield folder_and_settings
-    elif contrast.wanted(first.task, first.train, first.settings):
-        with contrast.start(first) as folder:
-            yield folder, first.settings
-    else:
-        yield first.encoder, first.settings
+    for method in (similarity, contrast):
+        if method.wanted(first.task, first.train, first.settings):
+            with method.start(first) as folder_and_settings:
+                yield folder_and_settings
+            return
+    yield first.encoder, first.settings

@@ -91,6 +91,10 @@ def test_a_long_run_is_told_what_makes_it_shorter(raw_world, monkeypatch, capsys
         "LONG: more than an hour, most of it for distill_prediction. To make it shorter: a smaller max_length (32;"
     )
     assert "fewer augment.variants (2 of each of 112 rows)" in line and "fewer distill_prediction.epochs (9)" in line
+    tiny.write_params(Path("params.yaml"), **{"distill_prediction.min_steps": 5000})  # then epochs change nothing
+    sketch_of().log()
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("LONG")]
+    assert "fewer distill_prediction.min_steps (5000)" in line and "distill_prediction.epochs" not in line
 
 
 @pytest.mark.parametrize("kind", sorted(tasks.KINDS))
@@ -115,7 +119,7 @@ def test_general_distillation_reads_its_text_where_its_stage_does(raw_world):
 
 
 def test_a_sample_stands_for_all_rows():
-    assert Sequences.like([2, 4, 6], rows=2, of=20) == Sequences(count=30, pieces=120, pairs=560)
+    assert Sequences.estimate([2, 4, 6], sampled=2, total=20) == Sequences(count=30, pieces=120, pairs=560)
 
 
 def test_time_in_which_other_programs_run_does_not_count(raw_world):

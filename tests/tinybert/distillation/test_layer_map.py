@@ -30,7 +30,7 @@ def test_a_layer_map_gives_a_teacher_layer_for_each_student_layer(layer_map, stu
 @pytest.mark.parametrize(
     ("layer_map", "student", "teacher", "reason"),
     [
-        ("uniform", 4, 6, "6 teacher layers do not divide by 4 student layers"),
+        ("uniform", 4, 6, "6 teacher layers are not divisible by 4 student layers"),
         ("uniform", 6, 3, "the student has 6 layers, the teacher only 3"),
         ("first", 6, 3, "the student has 6 layers, the teacher only 3"),
         ("last", 6, 3, "the student has 6 layers, the teacher only 3"),

@@ -293,8 +293,8 @@ def test_rare_classes_are_named_with_their_lines_and_the_class_that_may_be_meant
     complete([*["Billing", "Refund"] * 80, "biling", "Other", "Other"])
     assert capsys.readouterr().out.endswith(
         "DOUBTFUL: 2 labels have too few rows for each split, and scores say little of them: 'biling' in 1 (rows.csv,"
-        " line 162; like 'Billing'?), none in test and validation; 'Other' in 2 (rows.csv, line 163; rows.csv, line"
-        " 164), none in validation\n"
+        " line 162; did you mean 'Billing'?), none in test and validation; 'Other' in 2 (rows.csv, line 163; rows.csv,"
+        " line 164), none in validation\n"
     )
 
 
@@ -335,7 +335,9 @@ def test_a_label_that_is_not_in_train_is_refused_with_advice_or_its_rows_are_dro
 
 def test_the_label_that_may_be_meant_is_named():
     parts = {"train": rows_of(["Positive", "negative"]), "test": with_lines(rows_of(["positve", "neutral"]))}
-    with pytest.raises(UserError, match="'neutral' .rows.csv, line 3.; 'positve' .rows.csv, line 2; like 'Positive'"):
+    with pytest.raises(
+        UserError, match="'neutral' .rows.csv, line 3.; 'positve' .rows.csv, line 2; did you mean 'Positive'"
+    ):
         splits.check_labels(TASK, parts, Source(location="x", splits={"train": "a", "test": "b"}), KEY)
 
 

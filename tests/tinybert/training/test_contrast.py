@@ -12,7 +12,7 @@ from pipeline.tinybert.core import settings
 from pipeline.tinybert.models import checkpoints
 from pipeline.tinybert.models.embeddings import mean_embeddings
 from pipeline.tinybert.training import contrast, starts
-from pipeline.tinybert.training.first_training import FirstTraining
+from pipeline.tinybert.training.teacher_start import TeacherStart
 
 ENCODER = Path("data/raw/encoder/checkpoint")
 FEW = [{"text": text, "label": label} for text, label in tiny.sentences(24, seed=0)]
@@ -35,7 +35,7 @@ def recipe(**changes) -> settings.FinetuneTeacher:
 def started(rows, task=None, **changes) -> tuple[Path, settings.FinetuneTeacher, np.ndarray]:
     """The folder in which a teacher of these rows starts, its settings, and how it reads the rows: (rows, D)."""
     task, tokenizer = task or tiny.task(["negative", "positive"]), checkpoints.tokenizer(ENCODER)
-    with starts.start(FirstTraining(ENCODER, tokenizer, task, rows, recipe(**changes), tiny.numerics())) as (
+    with starts.start(TeacherStart(ENCODER, tokenizer, task, rows, recipe(**changes), tiny.numerics())) as (
         folder,
         found,
     ):
@@ -115,5 +115,5 @@ def test_no_text_is_left_over_alone(raw_world, monkeypatch, cosines_of_batches, 
 def test_cosines_are_in_float32(raw_world, cosines_of_batches):
     tokenizer, task = checkpoints.tokenizer(ENCODER), tiny.task(["negative", "positive"])
     recipe_of_one_step, numerics = recipe(contrast_steps=1), tiny.numerics(precision="bfloat16")
-    with starts.start(FirstTraining(ENCODER, tokenizer, task, FEW, recipe_of_one_step, numerics)):
+    with starts.start(TeacherStart(ENCODER, tokenizer, task, FEW, recipe_of_one_step, numerics)):
         assert [cosines.dtype for cosines in cosines_of_batches] == [torch.float32]

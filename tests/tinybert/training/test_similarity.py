@@ -10,7 +10,7 @@ from pipeline.tinybert.core import settings
 from pipeline.tinybert.data import neighbours
 from pipeline.tinybert.models import checkpoints
 from pipeline.tinybert.training import similarity, starts
-from pipeline.tinybert.training.first_training import FirstTraining
+from pipeline.tinybert.training.teacher_start import TeacherStart
 
 TEXTS = [f"text {number}" for number in range(50)]
 
@@ -103,7 +103,7 @@ def test_a_teacher_starts_from_similarity_if_it_explains_the_labels_of_pairs(
     recipe = settings.load().of("finetune_teacher", "tiny").model_copy(update={"similarity_steps": steps})
     tokenizer = checkpoints.tokenizer(ENCODER)
     task = tiny.task(["bad", "good"])
-    with starts.start(FirstTraining(ENCODER, tokenizer, task, rows, recipe, tiny.numerics())) as (folder, found):
+    with starts.start(TeacherStart(ENCODER, tokenizer, task, rows, recipe, tiny.numerics())) as (folder, found):
         assert (folder != ENCODER) == starts_there
         assert found.learning_rates == [pytest.approx(0.3 * 4e-3 if starts_there else 4e-3)]
         theirs, ours = (load_file(where / "model.safetensors") for where in (ENCODER, folder))

@@ -1,4 +1,4 @@
-"""Shared code of the trainings before the labels (`similarity`, `contrast`)."""
+"""What a teacher starts from, and a training before the labels (`similarity`, `contrast`)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class FirstTraining:
+class TeacherStart:
     """``encoder``: the folder of the encoder that becomes a teacher for the labels of ``train``. ``name``: of the
     teacher's training, for resuming.
     """
