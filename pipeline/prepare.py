@@ -131,6 +131,8 @@ def read_rows(configuration: settings.Settings, name: str) -> tuple[Task, splits
     splits.check_variety(task, parts, drawn, key)
     for test in ("test", *source.more_tests):
         near_duplicates.log_near_duplicates(task, test, parts[test], parts["train"])
+        if task.is_pair(parts["train"][0]):
+            near_duplicates.log_shared_texts(test, parts[test], parts["train"])
     if configuration.teacher_may_know_test(name):
         log(
             f"test: DOUBTFUL: {TEACHER} is your own teacher, and test is drawn from the rows of the source. If it was"

@@ -55,6 +55,25 @@ def tree() -> dict:
     return {path: path.read_bytes() if path.is_file() else None for path in Path().rglob("*")}
 
 
+def test_a_column_that_names_splits_is_used(run, tmp_path):
+    names = ["train"] * 80 + ["valid"] * 15 + ["test"] * 25
+    path = tmp_path / "reviews.csv"
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        rows = [(*row, name) for row, name in zip(tiny.sentences(120, seed=0), names, strict=True)]
+        csv.writer(file).writerows([("review", "sentiment", "fold"), *rows])
+    said = run("films", "--file", path)
+    assert "split_column: 'fold' names the split of each row" in said and "not read: 'fold'" not in said
+    assert "test: 25 rows: " in said and "validation: 15 rows: " in said
+    assert settings.load().task("films").source.split_column == "fold"
+    with pytest.raises(UserError, match="^--test: column 'fold' of --file names the split of each row, too: leave out"):
+        run("again", "--file", path, "--test", path)
+
+
+def test_a_folder_in_place_of_a_file_is_refused(run, tmp_path):
+    with pytest.raises(UserError, match="^--file: .* is a folder: name a file in it, and others by --validation and"):
+        run("films", "--file", tmp_path)
+
+
 def test_the_entry_is_complete_and_says_what_was_guessed(run, reviews):
     set_general_texts(0, 10000)
     before = PARAMS.read_text()

@@ -137,6 +137,12 @@ class Source(Table):
         description="file in the folder, or split of the hub, for each split; missing ones are split off train",
         examples=[{"train": "train.csv", "test": "test.csv"}],
     )
+    split_column: Name | None = Field(
+        None,
+        description="column with the split of each row, in place of `splits`: train, validation (or val, valid, dev) or"
+        " test; missing ones are split off train",
+        examples=["split"],
+    )
     more_tests: dict[Name, str] = Field(
         {}, description="further test sets to score: name: file or split", examples=[{"mismatched": "mismatched.csv"}]
     )
@@ -153,6 +159,12 @@ class Source(Table):
         for name in ("words", "tags", "scheme"):
             if self.entities is not None and getattr(self, name) is not None:
                 raise ValueError(f"{name}: not read beside `entities`: remove one of them")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _has_one_kind_of_splits(self) -> "Source":
+        if self.split_column is not None and self.splits is not None:
+            raise ValueError("split_column: not read beside `splits`: remove one of them")
         return self
 
     @pydantic.model_validator(mode="after")
@@ -549,7 +561,8 @@ class Settings(Group):
         the source names no test split. Then scores of teacher and student mean nothing.
         """
         own = self.quietly("finetune_teacher", task).checkpoints
-        return bool(own) and "test" not in (self.task(task).source.splits or {})
+        source = self.task(task).source
+        return bool(own) and source.split_column is None and "test" not in (source.splits or {})
 
     def of(self, stage: str, task: str) -> Any:
         """The settings of a stage for a task: the stage's group, with the changes from the task's entry.

@@ -11,6 +11,13 @@ from pipeline.tinybert.data.rows import parse_json
 INVISIBLE = {"Zs", "Zl", "Zp", "Cc", "Cf"}  # Unicode's blanks, control characters and marks of format
 
 
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "validation": ("validation", "val", "valid", "dev", "development"),
+    "test": ("test", "testing"),
+}
+
+
 class BadRecordError(Exception):
     """One record is invalid. The message does not contain its position; the caller adds it.
 
@@ -20,6 +27,12 @@ class BadRecordError(Exception):
     def __init__(self, message: str, kind: str | None = None):
         super().__init__(message)
         self.kind = kind or message
+
+
+def split_named(cell: Any) -> str | None:
+    """The split that a cell names: train, validation or test; None if it names none."""
+    name = str(cell).strip().lower()
+    return next((split for split, names in SPLIT_NAMES.items() if name in names), None)
 
 
 def flat(columns: Iterable[Any]) -> list[Column]:

@@ -21,10 +21,12 @@ CJK = re.compile(r"[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff]")  # written withou
 PARTNERS = ({"premise", "hypothesis"}, {"question", "sentence"}, {"question", "passage"}, {"query", "passage"},
             {"query", "document"}, {"text", "pair"}, {"source", "target"}, {"claim", "evidence"},
             {"question", "answer"}, {"headline", "articlebody"})  # fmt: skip
+TIME = re.compile(r"\s*\d{4}-\d\d-\d\d[T ]\d\d:\d\d.*")
 NUMBERED = re.compile(r"(.*?)[ _-]?(?:1|2|a|b|one|two|first|second)$", re.IGNORECASE)
 WITH_COMMA = "numbers such as '{}': write them with a point and without %"
 LOCAL_NUMBER = re.compile(r"-?\d+(,\d+)? ?%?")
 LISTS = (list, tuple, np.ndarray)
+UNREAD_LIST = re.compile(r"\[.*\]", re.DOTALL)
 
 
 class UnfitError(UserError):
@@ -76,7 +78,9 @@ class Columns:
     def _labels_in_lists(self, column: Any) -> list[str]:
         """The labels of a column of labels in which each cell is a list with one label, as some tools write it."""
         cells = self.cells(column) if str(column).lower() in LABEL and column not in self._written else []
-        return [cell[0] for cell in cells] if all(is_list(cell, str) and len(cell) == 1 for cell in cells) else []
+        if not all(is_list(cell, str) and len(cell) <= 1 for cell in cells):
+            return []
+        return [cell[0] for cell in cells if len(cell)]  # `prepare` names the rows without a label
 
     def numbers(self, column: Any) -> list[float]:
         """A column's distinct values, if all of them are numbers; else nothing."""
@@ -120,9 +124,19 @@ class Columns:
             texts = [cell for cell in cells if isinstance(cell, str)]
             if name not in without and len(texts) >= MOST_CELLS * len(cells):
                 of_several_words = sum(" " in text.strip() or CJK.search(text) is not None for text in texts)
-                if 3 * of_several_words > len(texts):
+                are_times = texts and all(map(TIME.fullmatch, texts))
+                if (3 * of_several_words > len(texts) and not are_times) or (texts and name == "text"):
                     found[name] = np.mean([len(text) for text in texts])
         return sorted(found, key=lambda name: -found[name])
+
+    def check_is_no_unread_list(self, key: str, column: Any) -> None:
+        """Raise UserError if a column holds lists in a form that cannot be read, such as numpy's."""
+        values = list(self.counts.get(column, Counter()).elements())
+        if most(UNREAD_LIST.fullmatch, values):
+            raise UserError(
+                f"{key}: column {quoted(column)} holds lists that cannot be read, such as {values[0][:50]}: write"
+                ' commas between their values, as in ["a", "b"]'
+            )
 
     def of_lists(self) -> list[Any]:
         """Columns of lists that are not all empty."""

@@ -11,7 +11,7 @@ import ruamel.yaml
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import first_ten
 from pipeline.tinybert.core.settings import Settings, Source, Task
-from pipeline.tinybert.data.cells import flat
+from pipeline.tinybert.data.cells import flat, split_named
 from pipeline.tinybert.guessing import files, kinds
 from pipeline.tinybert.guessing.columns import Columns, Guess, is_empty, words
 from pipeline.tinybert.tasks import KINDS
@@ -35,9 +35,18 @@ def guess(given: argparse.Namespace, defaults: Settings) -> tuple[dict[str, Any]
     settings of params.yaml, which the entry does not lower.
     """
     dialect, records = files.read(given.train, "--file", given.delimiter)
-    kind, found = kinds.guess(records, _chosen(given, list(records[0])), given.kind, given.group)
     splits = {split: file for split in SPLITS if (file := getattr(given, split))}
+    chosen = _chosen(given, list(records[0]))
+    if of_splits := _column_of_splits(records, [given.group, *flat(chosen.values())]):
+        if others := [split for split in splits if split != "train"]:
+            raise UserError(
+                f"--{others[0]}: column '{of_splits}' of --file names the split of each row, too: leave out --{others[0]},"
+                " or remove the column and the rows of other splits"
+            )
+        records = [{name: value for name, value in row.items() if name != of_splits} for row in records]
+    kind, found = kinds.guess(records, chosen, given.kind, given.group)
     more = {key: value for key in ("group", "bad_rows") if (value := getattr(given, key))}
+    more |= {"split_column": of_splits} if of_splits else {}
     length, reason = _max_length(found)
     values = {
         "kind": kind,
@@ -47,6 +56,8 @@ def guess(given: argparse.Namespace, defaults: Settings) -> tuple[dict[str, Any]
         "max_length": length if given.max_length is None else given.max_length,
     }
     reasons = [f"kind: {kind}", *(f"{key}: {value!r}" for key, value in dialect.items()), *found.reasons]
+    if of_splits:
+        reasons.append(f"split_column: '{of_splits}' names the split of each row")
     used = {*map(str, flat(found.source.values())), given.group}
     reasons += [*_not_read(records, used, found.reasons), reason]
     for_student, its_reasons = _student(kind, "pair" in found.source, defaults)
@@ -63,6 +74,15 @@ def guess(given: argparse.Namespace, defaults: Settings) -> tuple[dict[str, Any]
             "unlabelled: general text (augment.general_texts); texts like yours are better: give them with --unlabelled"
         )
     return values, reasons
+
+
+def _column_of_splits(records: list[dict], others: list[Any]) -> Any:
+    """The column of which each cell names a split, train among them; None if there is none."""
+    for name in records[0]:
+        found = {split_named(row[name]) for row in records} if name not in others else set()
+        if "train" in found and len(found) > 1 and None not in found:
+            return name
+    return None
 
 
 def _student(kind: str, is_pair: bool, defaults: Settings) -> tuple[dict[str, Any], list[str]]:

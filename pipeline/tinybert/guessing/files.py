@@ -28,6 +28,8 @@ def read(path: Path, option: str, delimiter: str | None = None, least: int = 2) 
     its header the most names, or the first of `DIALECTS` that fits.
     """
     refusal = None
+    if path.is_dir():
+        raise UserError(f"{option}: {path} is a folder: name a file in it, and others by --validation and --test")
     if path.suffix.lower() == ".txt" and least > 1:
         raise UserError(
             f"{option}: {path}: a .txt file has one text on each line: rename it to .conll (a word and its tag on each"

@@ -20,7 +20,9 @@ from pipeline.tinybert.guessing.columns import (
     words,
 )
 from pipeline.tinybert.guessing.texts import texts_of_rows
+from pipeline.tinybert.tasks.entity_offsets import OUTSIDE
 from pipeline.tinybert.tasks.multi_label import OFF, ON
+from pipeline.tinybert.tasks.named_entities import TAG
 
 LABELS = ("labels", "label", "tags", "tag", "categories", "category", "genres", "genre", "topics", "topic", "emotions",
           "emotion", "classes")  # fmt: skip
@@ -68,6 +70,8 @@ def _labels(columns: Columns) -> tuple[Any, str | None, Counter]:
             f"label: column '{chosen}' has no lists, and not several short labels in a cell with one of {which} between"
             " them: give --separator, or --label COLUMN COLUMN for columns of 0 and 1"
         )
+    for name in named(columns.counts, *LABELS) if columns.sure else ():
+        columns.check_is_no_unread_list("label", name)
     raise columns.cannot_guess(
         "label", "no column holds several labels (a list, or a text with separators)", UnfitError
     )
@@ -86,7 +90,14 @@ def _columns_of_0_and_1(columns: Columns) -> list[Any]:
     has_0 = any(len(columns.counts[name]) > 1 for name in binary)
     others = set(columns.with_classes()) - set(binary)
     classes = [] if columns.sure else named(others, *LABEL) if has_0 else others
-    return [] if classes or _lists_of_labels(columns, None) else binary
+    if classes or _lists_of_labels(columns, None):
+        return []
+    if others and not columns.sure:
+        raise UserError(
+            f"--kind: column {quoted(min(others, key=columns.names.index))} holds classes, and"
+            f" {', '.join(map(quoted, binary))} hold 0 and 1: give --kind multi_label, or --label COLUMN"
+        )
+    return binary
 
 
 def _is_binary(counts: Counter) -> bool:
@@ -109,6 +120,12 @@ def _lists_of_labels(columns: Columns, chosen: Any) -> list[Any]:
             raise UserError(
                 f"label: column '{name}' has lists or objects in its lists: for entities with their offsets, give"
                 f" --kind named_entities --entities '{name}'"
+            )
+        values = {str(value) for cell in columns.cells(name) if is_list(cell) for value in cell}
+        if OUTSIDE in values and all(map(TAG.fullmatch, values)):
+            raise UserError(
+                f"label: column '{name}' has a tag for each word, but no column has the words: expected lists, or texts"
+                " with as many words between blanks as there are tags"
             )
     return lists
 

@@ -7,13 +7,24 @@ from typing import Any
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import first_ten
 from pipeline.tinybert.data.cells import BadRecordError
-from pipeline.tinybert.guessing.columns import MOST_CELLS, Columns, Guess, is_list, listed, most, quoted
+from pipeline.tinybert.guessing.columns import (
+    MOST_CELLS,
+    Columns,
+    Guess,
+    is_empty,
+    is_list,
+    listed,
+    most,
+    quoted,
+)
 from pipeline.tinybert.guessing.multi_label import LABELS
 from pipeline.tinybert.tasks.entity_offsets import OUTSIDE, Entity, entities_in
 from pipeline.tinybert.tasks.named_entities import TAG, to_iob2
 
 CHUNKS = {"NP", "VP", "PP", "ADVP", "ADJP", "SBAR", "PRT", "CONJP", "INTJ", "LST", "UCP"}  # phrases, as in CoNLL-2000
 WORDS_SHOWN = 5
+MOST_TYPES = 50  # of entities
+BARE_TYPE = re.compile(r"(?![BIESLU][_.])[^\W\d_][\w.]*")
 WORD_NUMBER = re.compile(r"\d+([-.]\d+)?")  # 5, 5-6 or 5.1, as in CoNLL-U
 
 
@@ -69,7 +80,7 @@ def _entities_of(columns: Columns, column: Any) -> tuple[list[Entity], list[BadR
 
 
 def _tagged_words(columns: Columns) -> Guess:
-    lists = {name: list(filter(is_list, columns.cells(name))) for name in columns.of_lists()}
+    lists = _lists(columns)
     tagged = [name for name, cells in lists.items() if _is_tagged(cells)]
     is_conll = all(isinstance(name, int) for name in columns.names)
     for name, values in columns.counts.items():
@@ -78,13 +89,16 @@ def _tagged_words(columns: Columns) -> Guess:
                 f"tags: column '{name}' has one tag in each row: write a .conll file, with a word and its tag on each"
                 " line and a blank line after each sentence"
             )
+    names: dict[str, str] = {}
     if is_conll and not tagged:
-        found = (str(tag) for row in columns.cells(columns.names[-1]) for tag in row)
-        odd = next((tag for tag in found if not TAG.fullmatch(tag)), OUTSIDE)
-        raise UserError(
-            f"tags: the last column has {'only ' if odd == OUTSIDE else ''}'{odd}': expected O, B-TYPE and I-TYPE, in"
-            " the scheme BIOES also E-TYPE and S-TYPE (or L-TYPE and U-TYPE)"
-        )
+        found = Counter(str(tag) for row in columns.cells(columns.names[-1]) for tag in row)
+        if not (names := _names_of_bare_types(found)):
+            odd = next((tag for tag in found if not TAG.fullmatch(tag)), OUTSIDE)
+            raise UserError(
+                f"tags: the last column has {'only ' if odd == OUTSIDE else ''}'{odd}': expected O, B-TYPE and I-TYPE,"
+                " in the scheme BIOES also E-TYPE and S-TYPE (or L-TYPE and U-TYPE)"
+            )
+        tagged = [columns.names[-1]]
     of_entities = [name for name in tagged if not _types(lists[name]) <= CHUNKS] or tagged
     tags = columns.chosen.get("tags") or columns.one_of(
         "tags",
@@ -99,9 +113,9 @@ def _tagged_words(columns: Columns) -> Guess:
         if name not in lists:
             raise columns.cannot_guess(key, f"column {quoted(name)} does not hold lists")
     rows = [
-        ([str(cell) for cell in row[word]], [str(cell) for cell in row[tags]])
+        (_words_in(row[word]), [names.get(tag, tag) for tag in _words_in(row[tags])])
         for row in columns.records
-        if is_list(row[word]) and is_list(row[tags])
+        if not (is_empty(row[word]) or is_empty(row[tags]))
     ]
     in_entities = [tag for _, row in rows for tag in row if tag != OUTSIDE]
     begins = [tag for tag in in_entities if tag[:1] in ("B", "S", "U")]
@@ -113,7 +127,42 @@ def _tagged_words(columns: Columns) -> Guess:
         f"tags: column {quoted(tags)} ({len(types)} types: {listed(types)})",
         f"scheme: {scheme} ({len(rows) - schemes[scheme]} of {len(rows)} sentences follow it)",
     ]
-    return Guess({"words": word, "tags": tags, "scheme": scheme}, reasons, [" ".join(row) for row, _ in rows], "f1")
+    source = {"words": word, "tags": tags, "scheme": scheme}
+    if names:
+        source["labels"] = {name: tag for tag, name in names.items()}
+        reasons.append("labels: the types stand alone, without B- and I-: words of one type in a row are one entity")
+    return Guess(source, reasons, [" ".join(row) for row, _ in rows], "f1")
+
+
+def _lists(columns: Columns) -> dict[Any, list[list]]:
+    """Column → its lists of words or tags. A text with blanks between tags is one, too, and, if no other column holds
+    words, a text with as many words as there are tags.
+    """
+    lists = {name: list(filter(is_list, columns.cells(name))) for name in columns.of_lists()}
+    texts = {name: [_words_in(cell) for cell in columns.cells(name)] for name in columns.texts()}
+    lists |= {name: cells for name, cells in texts.items() if _is_tagged(cells)}
+    tagged = [name for name, cells in lists.items() if _is_tagged(cells)]
+    if tagged and not any(_is_words(lists[name]) for name in lists if name not in tagged):
+        for name in columns.texts(without=tagged):
+            pairs = [(_words_in(row[name]), _words_in(row[tagged[-1]])) for row in columns.records]
+            if most(lambda pair: len(pair[0]) == len(pair[1]), pairs):
+                lists[name] = texts[name]
+    return lists
+
+
+def _words_in(cell: Any) -> list[str]:
+    """The words or tags of a cell: a list, or a text with blanks between them."""
+    if isinstance(cell, str):
+        return cell.split()
+    return [str(value) for value in cell] if is_list(cell) else []
+
+
+def _names_of_bare_types(tags: Counter) -> dict[str, str]:
+    """Type → tag, for a column that has types such as PER in place of B-PER and I-PER; empty for other columns."""
+    types = sorted(tags.keys() - {OUTSIDE})
+    is_outside_most = tags[OUTSIDE] >= tags.total() / 2
+    fits = is_outside_most and 0 < len(types) <= MOST_TYPES and all(map(BARE_TYPE.fullmatch, types))
+    return {OUTSIDE: OUTSIDE, **{kind: f"I-{kind}" for kind in types}} if fits else {}
 
 
 def _is_tagged(cells: list) -> bool:

@@ -22,6 +22,9 @@ from pipeline.tinybert.guessing.columns import (
     quoted,
 )
 
+NO_LABEL = ("annotator", "annotator_id", "lang", "language", "locale", "source", "origin", "year", "month", "day",
+            "date", "split", "fold", "user", "author", "version")  # fmt: skip
+TEXT = ("text", "sentence", "tweet", "message", "utterance", "comment")
 SCORE = ("score", "similarity", "rating", "label", "stars", "target", "value", "gold")
 MOST_GRADES = 20  # whole numbers with more values than this are scores, not classes
 RARE = 0.2  # share of the rarest class under which accuracy hides it
@@ -32,6 +35,7 @@ def text_classification(columns: Columns) -> Guess:
     if isinstance(label, list):
         raise columns.cannot_guess("label", "several columns, of which only multi_label reads labels")
     counts = columns.counts.get(label, Counter())
+    columns.check_is_no_unread_list("label", label)
     if number := columns.local_number(label):
         raise UserError(f"label: column '{label}' has {WITH_COMMA.format(number)}")
     if len(counts) < 2 or not (columns.sure or label in columns.with_classes()):
@@ -64,22 +68,28 @@ def _column_of_classes(columns: Columns) -> Any:
     if not columns.sure and by_name and not set(by_name) & set(classes) and not columns.numbers(by_name[0]):
         count = len(columns.counts[by_name[0]])
         why = f"column '{by_name[0]}' has {count} different values in {len(columns.records)} rows, too many for classes"
+        if count < 2:
+            why = f"column '{by_name[0]}' has the same value in all rows"
         raise columns.cannot_guess("label", why)
-    return columns.one_of("label", classes, LABEL, "a few different values")
+    label = columns.one_of("label", classes, LABEL, "a few different values")
+    if not columns.sure and str(label).lower() in NO_LABEL:
+        why = f"only column '{label}' holds a few different values, and its name is not that of a label"
+        raise columns.cannot_guess("label", why)
+    return label
 
 
 def regression(columns: Columns) -> Guess:
-    scores = [name for name in columns.names if len(columns.numbers(name)) > 1]
+    scores = [name for name in columns.names if len(columns.most_numbers(name)) > 1]
     if not columns.sure:  # stars from 1 to 5 may be classes
-        scores = [name for name in scores if _is_fine_grained(columns.numbers(name))]
-    ids = [name for name in scores if len(columns.numbers(name)) == len(columns.records)]
-    candidates = [name for name in scores if name not in ids or has_fractions(columns.numbers(name))]
+        scores = [name for name in scores if _is_fine_grained(columns.most_numbers(name))]
+    ids = [name for name in scores if len(columns.most_numbers(name)) == len(columns.records)]
+    candidates = [name for name in scores if name not in ids or has_fractions(columns.most_numbers(name))]
     if not columns.sure:  # a number of any other name may be anything
         candidates = named(candidates, *SCORE)
     label = columns.chosen.get("label") or columns.one_of("label", candidates, SCORE, "different numbers")
     if isinstance(label, list):
         raise columns.cannot_guess("label", "several columns, of which only multi_label reads labels")
-    values = columns.most_numbers(label) if columns.sure else columns.numbers(label) if label in scores else []
+    values = columns.most_numbers(label) if columns.sure or label in scores else []
     if len(values) < 2:
         example = next((value for value in columns.counts.get(label, ()) if not is_number(value)), None)
         found = f": '{example}' is no number" if example else ""
@@ -107,6 +117,9 @@ def texts_of_rows(columns: Columns, without: Iterable[Any]) -> tuple[dict[str, A
         candidates = [name for name in candidates if name not in flat(chosen.values())]
         if not candidates:
             raise columns.cannot_guess("text", "no column holds texts of several words", UnfitError)
+        by_name = [name for name in candidates if str(name).lower() in TEXT]
+        if len(by_name) == 1 and len(candidates) > 1:
+            return _read_texts(columns, {"text": by_name[0], **chosen}, "by its name", without)
         longest, *others = candidates
         if rivals := [name for name in others if 3 * columns.median_length(name) > columns.median_length(longest)]:
             which = ", ".join(map(quoted, [longest, *rivals]))
@@ -115,11 +128,18 @@ def texts_of_rows(columns: Columns, without: Iterable[Any]) -> tuple[dict[str, A
                 f"columns {which} hold texts (--text A B joins them, --text A --pair B reads pairs, --text A one only)",
             )
         source, reason = {"text": longest, **chosen}, "the longest texts" if others else "the only texts"
+    return _read_texts(columns, source, reason, without)
+
+
+def _read_texts(
+    columns: Columns, source: dict[str, Any], reason: str, without: Iterable[Any]
+) -> tuple[dict[str, Any], list[str], list[str]]:
+    """What `texts_of_rows` returns for these keys of the source, which were chosen for a reason."""
     names = flat(source.values())
     median = " and ".join(f"{columns.median_length(name):.0f}" for name in names)
     which = " and ".join(map(quoted, names))
     reasons = [f"{', '.join(source)}: {which} ({reason}; median length {median} words)"]
-    takes_more = "pair" not in chosen and not isinstance(source["text"], list)
+    takes_more = "pair" not in columns.chosen and not isinstance(source["text"], list)
     for name in columns.texts([*without, *names, columns.group]) if takes_more else ():
         reasons.append(
             f"not read: '{name}' (median length {columns.median_length(name):.0f} words): --pair '{name}' reads it as a"

@@ -12,7 +12,7 @@ from pipeline.tinybert.tasks import Task
 
 Records = Iterable[tuple[str, dict]]
 TABLE_SETTINGS = ("location", "config", "delimiter", "quotes", "where", "bad_rows")
-SOURCE_SETTINGS = ("group", "splits", "more_tests", "submissions")
+SOURCE_SETTINGS = ("group", "splits", "split_column", "more_tests", "submissions")
 TEXT_SETTINGS = ("split", "sentences", "limit")
 
 

@@ -10,7 +10,7 @@ from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import SHOWN, first_ten, log
 from pipeline.tinybert.core.settings import Source, Text
 from pipeline.tinybert.data import sources
-from pipeline.tinybert.data.cells import as_seen, flat
+from pipeline.tinybert.data.cells import as_seen, flat, split_named
 from pipeline.tinybert.data.rows import Row
 from pipeline.tinybert.preparation.records import (
     BadRowsError,
@@ -48,27 +48,58 @@ def read(task: Task, source: Source, key: str) -> SourceRows:
     Raises one UserError for the errors of all splits.
     """
     check_source(task, source, key)
-    locations: Mapping[Any, str | None] = source.splits or {"train": None}
-    if "train" not in locations:
-        raise UserError(f"{key}.splits: no 'train' (it has: {', '.join(locations)})")
+    places = _places(source, key)
     errors: list[UserError] = []
 
-    def read_split(name: str, location: str | None, labelled: bool = True) -> list[Row]:
+    def read_split(name: str, of_split: Source, location: str | None, labelled: bool = True) -> list[Row]:
         try:
-            return _read_split(task, source, location, name, key, labelled)
+            return _read_split(task, of_split, location, name, key, labelled)
         except UserError as error:
             errors.append(error)
             return []
 
     rows = SourceRows(
-        {name: read_split(name, locations[name]) for name in SPLITS if name in locations},
-        {name: read_split(name, location) for name, location in source.more_tests.items()},
-        {name: read_split(name, location, labelled=False) for name, location in source.submissions.items()},
+        {name: read_split(name, *places[name]) for name in SPLITS if name in places},
+        {name: read_split(name, source, location) for name, location in source.more_tests.items()},
+        {name: read_split(name, source, location, labelled=False) for name, location in source.submissions.items()},
     )
     if errors:
         advice = advice_on_bad_rows(key) if any(isinstance(error, BadRowsError) for error in errors) else ""
         raise UserError("; ".join(dict.fromkeys(map(str, errors))) + advice)  # one of the source occurs once per split
     return rows
+
+
+def _places(source: Source, key: str) -> dict[str, tuple[Source, str | None]]:
+    """For each split of the source, the settings that select its rows, and its file or its split of the hub."""
+    if source.split_column is not None:
+        names = _names_of_splits(source, source.split_column, key)
+        places: dict[str, tuple[Source, str | None]] = {
+            split: (source.model_copy(update={"where": {**source.where, source.split_column: found}}), None)
+            for split, found in names.items()
+        }
+    else:
+        locations: Mapping[Any, str | None] = source.splits or {"train": None}
+        places = {split: (source, location) for split, location in locations.items()}
+    if "train" not in places:
+        raise UserError(
+            f"{key}.{'splits' if source.splits else 'split_column'}: no 'train' (it has: {', '.join(places)})"
+        )
+    return places
+
+
+def _names_of_splits(source: Source, column: str, key: str) -> dict[str, list[str]]:
+    """For each split, the values of the column that name it."""
+    names: dict[str, list[str]] = {}
+    values: dict[str, str] = {}  # a value → the first row with it
+    for where, record in sources.records(source, None, [column], key):
+        values.setdefault(str(record[column]), where)
+    for value, where in values.items():
+        if (split := split_named(value)) is None:
+            raise UserError(
+                f"{key}.split_column: {where}: column '{column}': expected train, validation or test, found {value!r}"
+            )
+        names.setdefault(split, []).append(value)
+    return names
 
 
 def _read_split(

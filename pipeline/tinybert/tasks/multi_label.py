@@ -42,6 +42,12 @@ class MultiLabel(Texts):
                 f"column '{column}': expected a list of labels or a text with separators (empty: none), found {cell!r}",
                 f"column '{column}': no list of labels",
             )
+        if _is_multi_hot(cell):
+            raise BadRecordError(
+                f"column '{column}': {list(cell)} has a 0 or 1 for each label: write the names of the labels that are"
+                " 1, or a column for each label",
+                f"column '{column}': a 0 or 1 for each label in place of names",
+            )
         names = {str(value): name for name, value in (source.labels or {}).items()}
         found = {str(label).strip() for label in cell} - {""}
         labels = sorted({names.get(label, label) for label in found})
@@ -129,6 +135,12 @@ def _labels_in_text(text: str, separator: str, column: Any) -> list:
             f"column '{column}': not a list that can be read",
         )
     return names
+
+
+def _is_multi_hot(cell: Any) -> bool:
+    """Whether a list has a 0 or 1 for each label, some of them repeated. The names of labels do not repeat."""
+    values = [value for value in cell if not isinstance(value, str) and value in (0, 1)]
+    return len(values) == len(cell) > len(set(values))
 
 
 def _is_no_label(label: Any) -> bool:

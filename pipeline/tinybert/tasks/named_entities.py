@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 IGNORED = -100  # the label that torch's cross-entropy ignores
+LIST = re.compile(r"\[.*\]", re.DOTALL)
 TAG = re.compile(r"O|[BIESLU]-[^\s-](\S*[^\s-])?")
 AS_BIOES = {"U": "S", "L": "E"}  # of BILOU, as spaCy calls BIOES
 FIELD = "text"  # the name of the text that augmentation edits
@@ -304,9 +305,18 @@ def to_iob2(words: list[str], tags: list[str], scheme: str) -> list[str]:
     return converted
 
 
+def words_in_text(cell: str) -> list | None:
+    """The list that a text holds, as pandas writes it to CSV, or the words between its blanks; None for a list that
+    cannot be read.
+    """
+    if (found := list_in_text(cell)) is not None:
+        return found
+    return None if LIST.fullmatch(cell.strip()) else cell.split()
+
+
 def _list(cell: Any, column: Any) -> list[str]:
-    if isinstance(cell, str):  # pandas writes a list into a CSV file as text
-        cell = list_in_text(cell) or cell
+    if isinstance(cell, str):
+        cell = words_in_text(cell) or cell
     if not isinstance(cell, list | tuple | np.ndarray):
         raise BadRecordError(f"column '{column}': expected a list, found {type(cell).__name__}")
     for number, value in enumerate(cell, 1):

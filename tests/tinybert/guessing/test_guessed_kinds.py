@@ -146,6 +146,42 @@ class TestTextClassification:
         as_text = [row | {"label": str(row["label"])} for row in rows]  # which only multi_label reads
         assert guess(as_text)[0] == "multi_label"
 
+    def test_a_row_without_a_class_in_its_list_is_left_to_the_rows(self):
+        rows = records(text=TEXTS, label=[[], *cycle(["drama"], ["comedy"])[1:]])
+        assert guess(rows) == ("text_classification", {"text": "text", "label": "label"})
+
+    def test_lists_that_numpy_wrote_are_no_classes(self):
+        rows = records(text=TEXTS, labels=cycle("['a' 'b']", "['a']", "['b' 'a']"))
+        for kind in (None, "multi_label"):
+            with pytest.raises(
+                UserError, match="label: column 'labels' holds lists that cannot be read, such as .'a' 'b'"
+            ):
+                guess(rows, kind)
+
+    @pytest.mark.parametrize("other", [3 * "a description of the user ", '{"a": "b c d e f g"}', "2024-01-01 12:00:00"])
+    def test_the_column_of_the_name_text_is_the_text(self, other):
+        rows = records(meta=[f"{other}{number}" for number in range(60)], text=TEXTS, label=cycle("a", "b"))
+        assert guess(rows)[1]["text"] == "text"
+        words = records(text=[f"word{number}" for number in range(60)], label=cycle("a", "b"))
+        assert guess(words)[1]["text"] == "text"
+
+    def test_times_are_no_texts(self):
+        times = [f"2024-01-01 12:00:{number}" for number in range(60)]
+        notes = [" ".join(text.split()[:3]) for text in TEXTS]
+        assert guess(records(note=notes, created_at=times, label=cycle("a", "b")))[1]["text"] == "note"
+
+    def test_a_column_that_is_no_label_by_its_name_is_not_chosen(self):
+        rows = records(text=TEXTS, tag=[f"topic {number}" for number in range(60)], annotator=cycle("anna", "ben"))
+        with pytest.raises(
+            UserError, match="label: only column 'annotator' holds a few different values, and its name"
+        ):
+            guess(rows)
+        assert guess(rows, label="annotator")[1]["label"] == "annotator"
+
+    def test_a_label_of_a_single_value_is_said(self):
+        with pytest.raises(UserError, match="label: column 'label' has the same value in all rows: give --label"):
+            guess(records(text=TEXTS, label=cycle("a"), channel=cycle("mail", "chat")))
+
     def test_a_few_cells_that_are_no_texts_are_left_to_the_rows(self):
         rows = records(text=[7, *TEXTS[1:]], label=cycle("a", "b"))
         assert guess(rows)[1] == {"text": "text", "label": "label"}
@@ -169,6 +205,10 @@ class TestRegression:
             UserError, match="label: column 'score' does not hold different numbers: '3,4' is no number"
         ):
             guess(records(text=TEXTS, score=cycle("3,4", "1,2")), "regression", label="score")
+
+    def test_a_few_cells_without_a_number_do_not_hide_scores(self):
+        rows = records(text=TEXTS, score=["N/A", *(number / 7 for number in range(1, 60))])
+        assert guess(rows) == ("regression", {"text": "text", "label": "score"})
 
     def test_numbers_with_fractions_are_scores(self):
         rows = records(sentence1=TEXTS, sentence2=TEXTS, score=cycle("0.5", "3.25", "5"))
@@ -232,6 +272,23 @@ class TestMultiLabel:
         rows = records(text=TEXTS, **columns)
         assert guess(rows) == ("multi_label", {"text": "text", "label": list(columns)})
         assert guess(rows, "multi_label", label=list(columns))[1]["label"] == list(columns)
+
+    def test_flags_beside_classes_are_not_chosen_between(self):
+        flags = {"is_retweet": cycle(0, 1), "has_url": cycle(0, 0, 1), "verified": cycle(1, 0, 0)}
+        rows = records(text=TEXTS, verdict=cycle("hateful", "normal", "offensive"), **flags)
+        with pytest.raises(
+            UserError, match="--kind: column 'verdict' holds classes, and 'is_retweet', 'has_url', 'veri"
+        ):
+            guess(rows)
+        assert guess(rows, label="verdict")[0] == "text_classification"
+        assert guess(rows, "multi_label")[1]["label"] == list(flags)
+
+    def test_tags_of_words_that_are_nowhere_are_no_labels(self):
+        rows = records(text=TEXTS, tags=cycle(["O", "B-PER"], ["O"]))
+        with pytest.raises(
+            UserError, match="label: column 'tags' has a tag for each word, but no column has the words"
+        ):
+            guess(rows)
 
     def test_a_column_with_one_value_is_no_label(self):
         rows = records(text=TEXTS, a=cycle(0, 1), b=cycle(0, 0, 1), c=cycle(1))
@@ -343,6 +400,20 @@ class TestNamedEntities:
         assert "tags: column 'ner_tags' (2 types: PER 30, LOC 30)" in reasons(rows)
         as_text = records(id=range(60), tokens=[*map(str, self.WORDS)], ner_tags=[*map(str, tags)])
         assert guess(as_text) == guess(rows)
+
+    @pytest.mark.parametrize("as_text", [str, " ".join], ids=["a list as text", "blanks between tags"])
+    def test_a_text_with_as_many_words_as_tags_holds_the_words(self, as_text):
+        tags = cycle(["B-PER", "I-PER", "O", "O", "B-LOC"], ["O", "O"])
+        rows = records(number=range(60), sentence=[*map(" ".join, self.WORDS)], tag=[*map(as_text, tags)])
+        expected = "named_entities", {"words": "sentence", "tags": "tag", "scheme": "IOB2"}
+        assert guess(rows) == guess(rows, "named_entities", words="sentence", tags="tag") == expected
+
+    def test_types_without_b_and_i_get_names_of_tags(self):
+        rows = [{1: ["Ada", "Lovelace", "was", "in", "London"], 2: ["PER", "PER", "O", "O", "LOC"]}] * 60
+        rows += [{1: ["It", "rains"], 2: ["O", "O"]}] * 60
+        kind, source = guess(rows)
+        labels = {"O": "O", "I-LOC": "LOC", "I-PER": "PER"}
+        assert (kind, source) == ("named_entities", {"words": 1, "tags": 2, "scheme": "IOB1", "labels": labels})
 
     def test_columns_without_names_are_the_first_and_the_last(self):
         chunks = cycle(["B-NP", "I-NP", "B-VP", "B-PP", "B-NP"], ["B-NP", "B-VP"])

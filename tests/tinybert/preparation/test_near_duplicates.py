@@ -29,6 +29,8 @@ def rows(*texts) -> list[dict]:
         ("真好看。", "真好看!", True),
         ((TEXT, "It is late."), (TEXT, "It is late"), True),
         ((TEXT, "It is late."), (TEXT, "Where is it?"), False),
+        ((TEXT, "It is late."), ("It is late", TEXT), True),
+        (("Yes.", "It is late."), ("It is late", "yes"), True),
         ("这部电影真的非常好看我很喜欢。", "这部电影真的非常好看我很喜欢!", True),
     ],
 )
@@ -39,3 +41,14 @@ def test_texts_are_near_if_they_share_four_fifths_of_their_words(capsys, test, t
         " test, or name a column that tells which rows belong together (`source.group`). These are: line 0 and line 1"
     )
     assert capsys.readouterr().out.strip() == (expected if near else "")
+
+
+def test_pairs_that_have_a_text_in_common_with_train_are_counted_if_they_are_many(capsys):
+    train = rows(*((f"premise {number}", f"hypothesis {number}") for number in range(10)))
+    test = rows(*((f"premise {number}", f"another {number}") for number in range(3)), *[("new", "too")] * 7)
+    near_duplicates.log_shared_texts("test", test, train)
+    assert capsys.readouterr().out.startswith(
+        "test: 3 of 10 pairs have one text in common with a pair of train. If the"
+    )
+    near_duplicates.log_shared_texts("test", [*test[2:], *test[3:]], train)
+    assert not capsys.readouterr().out

@@ -66,6 +66,35 @@ def test_splits_without_train_are_refused(tmp_path):
         read(tmp_path, {"b.jsonl": balanced(2)}, splits={"test": "b.jsonl"})
 
 
+def test_a_column_names_the_split_of_each_row(tmp_path):
+    """Rows that the user keeps for a test must not be trained on."""
+    names = ["train", "Train", " dev", "test", "train"]
+    records = [{**row, "part": name} for row, name in zip(balanced(5), names, strict=True)]
+    parts = read(tmp_path, records, split_column="part")
+    assert {name: texts(rows) for name, rows in parts.items()} == {
+        "train": ["text 0", "text 1", "text 4"],
+        "validation": ["text 2"],
+        "test": ["text 3"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (
+            ["train", "holdout"],
+            "split_column: rows.jsonl, line 2: column 'part': expected train, validation or test, found",
+        ),
+        (["train", None], "split_column: rows.jsonl, line 2: column 'part': expected train, validation or test, found"),
+        (["dev", "test"], r"split_column: no 'train' \(it has: validation, test\)"),
+    ],
+)
+def test_a_column_with_other_names_of_splits_is_refused(tmp_path, names, expected):
+    records = [{**row, "part": name} for row, name in zip(balanced(2), names, strict=True)]
+    with pytest.raises(UserError, match=f"^{KEY}.{expected}"):
+        read(tmp_path, records, split_column="part")
+
+
 @pytest.mark.parametrize(
     ("record", "expected"),
     [

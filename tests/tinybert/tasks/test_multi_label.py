@@ -57,6 +57,13 @@ def test_a_list_written_as_text_that_cannot_be_read_is_refused_with_its_line(cel
         read({"label": cell})
 
 
+@pytest.mark.parametrize("cell", [[0, 1, 0, 0], "[0, 1, 0, 0]", [0.0, 0.0, 1.0], np.array([0, 0, 1])])
+def test_a_0_or_1_for_each_label_is_refused(cell):
+    """The labels would be called 0 and 1."""
+    with pytest.raises(UserError, match="line 2: column 'label': .* has a 0 or 1 for each label: write the names of"):
+        read({"label": cell})
+
+
 def test_each_label_may_have_its_own_column():
     rows = read({"funny": "1", "sad": "0"}, {"funny": 0, "sad": True}, {"funny": "", "sad": 0}, label=["sad", "funny"])
     assert rows == [["funny"], ["sad"], []]

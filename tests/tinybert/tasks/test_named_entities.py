@@ -53,6 +53,11 @@ def test_a_missing_word_is_reported(word, labelled):
         read({"words": ["a", word], "tags": ["O", "O"]}, labelled=labelled)
 
 
+def test_words_and_tags_may_be_texts_with_blanks_between_them():
+    [row] = read({"words": "Lovely  Smith .", "tags": "B-cast I-cast O"})
+    assert (row["words"], row["tags"]) == (["Lovely", "Smith", "."], ["B-cast", "I-cast", "O"])
+
+
 def test_lists_may_be_written_as_text():
     [row] = read({"words": "['a', \"it's\"]", "tags": '["O", "O"]'})
     assert (row["words"], row["tags"]) == (["a", "it's"], ["O", "O"])
@@ -147,7 +152,8 @@ def test_sentences_become_rows_in_iob2():
         ({"words": ["a", "b"], "tags": ["O"]}, "2 words, 1 tags: expected one tag for each word"),
         ({"words": [], "tags": []}, "column 'words': empty: expected at least one word"),
         ({"words": ["a", " "], "tags": ["O", "O"]}, "word 2 is ' '"),
-        ({"words": "a b", "tags": ["O", "O"]}, "column 'words': expected a list, found str"),
+        ({"words": "a b c", "tags": ["O", "O"]}, "3 words, 2 tags: expected one tag for each word"),
+        ({"words": "['a' 'b']", "tags": ["O", "O"]}, "column 'words': expected a list, found str"),
         ({"words": ["a"], "tags": None}, "column 'tags': expected a list"),
     ],
 )
