@@ -40,8 +40,8 @@ def guess(given: argparse.Namespace, defaults: Settings) -> tuple[dict[str, Any]
     if of_splits := _column_of_splits(records, [given.group, *flat(chosen.values())]):
         if others := [split for split in splits if split != "train"]:
             raise UserError(
-                f"--{others[0]}: column '{of_splits}' of --file names the split of each row, too: leave out --{others[0]},"
-                " or remove the column and the rows of other splits"
+                f"--{others[0]}: column '{of_splits}' of --file names the split of each row, too: leave out"
+                f" --{others[0]}, or remove the column and the rows of other splits"
             )
         records = [{name: value for name, value in row.items() if name != of_splits} for row in records]
     kind, found = kinds.guess(records, chosen, given.kind, given.group)
