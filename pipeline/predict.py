@@ -1,9 +1,9 @@
 """The student's predictions for texts: ``python -m pipeline.predict <task> "text" …`` prints one JSON object per text.
 
-Without texts on the command line it reads a file (``--file``) or the standard input. It reads a table (.csv, .tsv,
-.parquet, …) with the settings of the task's source. In a .jsonl file, each line is a JSON object; in any other file and
-on the standard input, each line is a text or a JSON object. ``--context`` is the passage of all questions, ``--pair``
-the second text of all pairs.
+Without texts on the command line it reads a file (``--file``) or the standard input. A table (.csv, .tsv, .parquet, …)
+has the columns of the task's source; the delimiter and the quotes of a CSV file may be others. In a .jsonl file, each
+line is a JSON object; in any other file and on the standard input, each line is a text or a JSON object. ``--context``
+is the passage of all questions, ``--pair`` the second text of all pairs.
 
 There is one answer for each input, in order: its first field, the fields that the task does not read, and the
 prediction. ``--output`` writes a file with all fields of the input and the prediction. If the prediction has a field of
@@ -15,6 +15,8 @@ answered as soon as it is read.
 import argparse
 import contextlib
 import functools
+import io
+import itertools
 import json
 import sys
 from collections.abc import Container, Iterable, Iterator
@@ -195,23 +197,55 @@ def read_inputs(options: argparse.Namespace, columns: Columns, source: settings.
 
 
 def records_of_table(path: Path, columns: Columns, source: settings.Source, more: dict) -> Inputs:
-    """The records of a table, read with the settings of the task's source. ``more``: fields that all records get."""
+    """The records of a table. ``more``: fields that all records get."""
     from pipeline.tinybert.data import readers
 
-    for number, (position, record) in enumerate(readers.records(path, source, "--file")):
+    table = in_own_dialect(path, columns, source, more)
+    for number, (position, record) in enumerate(readers.records(path, table, "--file")):
         known = {**more, **record}
-        missing = [
-            name
-            for field, column in columns.items()
-            for name in flat([column])
-            if number == 0 and not {field, name} & known.keys()
-        ]
-        if missing:
+        if number == 0 and (missing := missing_columns(known, columns)):
             raise UserError(
                 f"--file: {path} has no column '{missing[0]}' (it has: {', '.join(map(str, record))}): name it as in"
-                f" the task's source{readers.delimiter_hint(path, source)}"
+                " the task's source"
             )
         yield f"{path}, {position}", known
+
+
+def missing_columns(record: dict, columns: Columns) -> list:
+    """The columns of the source that a record has neither under their names nor under those of their fields."""
+    return [name for field, column in columns.items() for name in flat([column]) if not {field, name} & record.keys()]
+
+
+def in_own_dialect(path: Path, columns: Columns, source: settings.Source, more: dict) -> settings.Source:
+    """The source with the delimiter and the quotes of a CSV or TSV file, which may not be those of the training file:
+    the first with which all records can be read and have the columns. The source as it is if there are none.
+    """
+    from pipeline.tinybert.data import readers
+
+    if path.suffix.lower() in readers.USUAL_DELIMITER:
+        for quotes, delimiter in itertools.product((None, False), (None, *readers.DELIMITERS)):
+            table = source.model_copy(update={"delimiter": delimiter, "quotes": quotes})
+            with contextlib.suppress(UserError), contextlib.redirect_stdout(io.StringIO()):  # answering logs the same
+                if fits(path, columns, table, more):
+                    return table
+    return source
+
+
+def fits(path: Path, columns: Columns, table: settings.Source, more: dict) -> bool:
+    """Whether all records of a CSV or TSV file have the columns; with ``quotes: false`` also whether each column has a
+    text without quotes around it: quotes around all texts do not belong to them. Raises UserError if a record is
+    invalid.
+    """
+    from pipeline.tinybert.data import readers
+
+    names: set[Any] = set()
+    unquoted: set[Any] = set()
+    for _, record in readers.records(path, table, "--file"):
+        if missing_columns({**more, **record}, columns):
+            return False
+        names |= record.keys()
+        unquoted |= {name for name, cell in record.items() if cell is None or not cell[:1] == cell[-1:] == '"'}
+    return table.quotes is None or names == unquoted
 
 
 def records_of_lines(lines: Iterable[bytes], name: str, first: str | None, more: dict) -> Inputs:

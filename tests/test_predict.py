@@ -335,6 +335,32 @@ def test_a_table_has_the_column_and_the_delimiter_of_the_source(world, monkeypat
         said(monkeypatch, capsys, "tiny", "--file", "asked.csv")
 
 
+@pytest.mark.parametrize("training", [{"quotes": False}, {"delimiter": ";"}, {"delimiter": "\t", "quotes": False}])
+@pytest.mark.parametrize(
+    ("name", "content", "texts"),
+    [
+        ("asked.csv", 'id,text\n1,"good film"\n2,"a bad, bad film"\n', ["good film", "a bad, bad film"]),
+        ("asked.csv", 'id;text\n1;"good film"\n2;a bad, bad film\n', ["good film", "a bad, bad film"]),
+        ("asked.csv", "text\na good film\na bad; bad film\n", ["a good film", "a bad; bad film"]),
+        ("asked.tsv", 'text\tid\n"Good" film\t1\n', ['"Good" film']),
+    ],
+)
+def test_a_file_may_have_another_delimiter_and_other_quotes_than_the_training_file(
+    world, monkeypatch, capsys, training, name, content, texts
+):
+    for setting, value in training.items():
+        params = tiny.set_value(f"tasks.tiny.source.{setting}", value)(Path("params.yaml").read_text())
+        Path("params.yaml").write_text(params)
+    Path(name).write_text(content)
+    assert [answer["text"] for answer in said(monkeypatch, capsys, "tiny", "--file", name)] == texts
+
+
+def test_quotes_around_all_texts_are_no_part_of_them_even_if_one_does_not_close(world, monkeypatch, capsys):
+    Path("asked.csv").write_text('id,text\n1,"good film"\n2,"a "bad" film"\n')
+    with pytest.raises(UserError, match="asked.csv cannot be read as csv: line 3: a quote does not close"):
+        said(monkeypatch, capsys, "tiny", "--file", "asked.csv")
+
+
 @pytest.mark.parametrize("name", ["asked.csv", "asked.jsonl"])
 def test_joined_columns_are_one_text(world, monkeypatch, capsys, name):
     settings = tiny.set_value("tasks.tiny.source.text", ["subject", "body"])
