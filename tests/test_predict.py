@@ -243,6 +243,13 @@ def test_a_line_break_of_any_kind_stays_in_its_cell(tmp_path):
         assert [{name: row[name] for name in ("text", "label")} for row in csv.DictReader(file)] == answers
 
 
+@pytest.mark.parametrize("name", [name for name in READ_BACK if name != "out.jsonl"])
+def test_a_file_without_answers_has_their_columns(tmp_path, name):
+    with answer_files.open_file(tmp_path / name, "text_classification"):
+        pass
+    assert list(READ_BACK[name](tmp_path / name)) == ["label", "probabilities", "error"]
+
+
 def test_a_field_that_the_first_record_lacks_is_a_column_of_parquet(tmp_path):
     with answer_files.open_file(tmp_path / "out.parquet", "text_classification") as write:
         write([{"error": "empty"}, {"label": "a", "note": 3}])

@@ -67,6 +67,8 @@ def _csv(partial: Path, path: Path, fields: dict[str, str]) -> Iterator[Write]:
                 write_row([_cell(answer.get(name)) for name in columns])
 
         yield write
+        if not columns:
+            write([])
 
 
 def _cell(value: Any) -> Any:
