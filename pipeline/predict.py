@@ -37,6 +37,7 @@ from pipeline.tinybert.tasks.task import Task
 
 JSON_LINES = (".jsonl", ".ndjson")
 BY_LINE = (*JSON_LINES, ".txt")  # not tables
+IN_PLACE = {"words": "text"}  # a field → the one that a record may have in its place
 BLOCK = 1024  # inputs of a file that are answered together
 BATCH = {"pytorch": 32, "onnx": 32, "int8": 1}  # int8 activations are scaled over the whole batch
 Columns = dict[str, Any]  # field → the source's column, or a list of columns whose texts are joined
@@ -213,7 +214,12 @@ def records_of_table(path: Path, columns: Columns, source: settings.Source, more
 
 def missing_columns(record: dict, columns: Columns) -> list:
     """The columns of the source that a record has neither under their names nor under those of their fields."""
-    return [name for field, column in columns.items() for name in flat([column]) if not {field, name} & record.keys()]
+    return [
+        name
+        for field, column in columns.items()
+        for name in flat([column])
+        if not {field, name, IN_PLACE.get(field)} & record.keys()
+    ]
 
 
 def in_own_dialect(path: Path, columns: Columns, source: settings.Source, more: dict) -> settings.Source:
@@ -274,7 +280,8 @@ def records_of_lines(lines: Iterable[bytes], name: str, first: str | None, more:
 
 def to_row(task: Task, record: dict | BadRecordError, columns: Columns) -> Row:
     """A row of the task without its label. The keys of a record are fields of the task or columns of its source. Words
-    may be a text, or a list written as text. The row's ``given`` has the fields as the user wrote them, not stripped.
+    may be a text, or a list written as text, or missing if there is a ``text``. The row's ``given`` has the fields as
+    the user wrote them, not stripped.
 
     Raises BadRecordError if the record is invalid.
     """
@@ -284,6 +291,8 @@ def to_row(task: Task, record: dict | BadRecordError, columns: Columns) -> Row:
         field: column if not record.keys().isdisjoint(flat([column])) else field for field, column in columns.items()
     }
     words = record.get(names["words"]) if "words" in names else None
+    if "words" in names and words is None:
+        words = record.get(IN_PLACE["words"])
     if isinstance(words, str):
         field, value = ("words", listed) if (listed := list_in_text(words)) else ("text", words)
         record, names = {field: value}, {field: field}

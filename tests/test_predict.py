@@ -489,6 +489,17 @@ def test_words_may_be_a_text_or_a_list_written_as_text(exported_kind, monkeypatc
     assert [answer["words"] for answer in found] == expected
 
 
+@pytest.mark.parametrize("column", [1, "tokens"])
+@pytest.mark.parametrize("name", TABLES)
+def test_a_text_may_stand_in_the_place_of_words(exported_kind, monkeypatch, capsys, name, column):
+    task = exported_kind("named_entities")
+    expected = said(monkeypatch, capsys, task, TEXTS[0])[0]
+    params = tiny.set_value(f"tasks.{task}.source.words", column)(Path("params.yaml").read_text())
+    Path("params.yaml").write_text(params)
+    TABLES[name](pandas.DataFrame({"id": ["a"], "text": [TEXTS[0]]}), name)
+    assert said(monkeypatch, capsys, task, "--file", name) == [{**expected, "id": "a", "text": TEXTS[0]}]
+
+
 def test_tags_are_answered_in_the_scheme_of_the_source(exported_kind, monkeypatch, capsys):
     name = exported_kind("named_entities")
     file = Path("data", "raw", name, "text.jsonl")
