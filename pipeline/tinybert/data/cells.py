@@ -80,9 +80,16 @@ def list_in_text(text: str) -> list | None:
     return found if isinstance(found, list) else None
 
 
+class _ArraysToLists(ast.NodeTransformer):
+    """Replaces numpy's ``array(['one', 'other'], dtype=object)`` by its list. Nothing is executed."""
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:  # noqa: N802 named by the library
+        return node.args[0] if ast.unparse(node.func) == "array" and len(node.args) == 1 else node
+
+
 def value_in_text(text: str) -> list | dict | None:
     """The list or object that a text holds in JSON, or in Python's form as pandas writes it to CSV; None if there is
-    none.
+    none. numpy's arrays within it become lists.
     """
     text = text.strip()
     if text[:1] + text[-1:] not in ("[]", "{}"):
@@ -92,8 +99,11 @@ def value_in_text(text: str) -> list | dict | None:
     except ValueError:
         pass
     try:
-        found = ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        tree = ast.parse(text, mode="eval")
+        has_arrays = any(isinstance(node, ast.Call) for node in ast.walk(tree))
+        found = ast.literal_eval(_ArraysToLists().visit(tree))
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return None
-    is_whole = isinstance(found, list | dict) and str(found) == text  # numpy writes ['a' 'b'], which reads as ['ab']
+    # A list of numpy's, which has no commas, would be read wrongly: ['a' 'b'] as ['ab']. `array(…)` has commas.
+    is_whole = isinstance(found, list | dict) and (has_arrays or str(found) == text)
     return found if is_whole else None

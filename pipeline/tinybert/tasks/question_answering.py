@@ -71,8 +71,11 @@ class QuestionAnswering(Task):
             return row
         assert isinstance(source, Source)
         before = stripped_before(record[source.passage or self.columns["passage"]])
-        answers, repairs = [], []
-        for text, start in squad.answers_of(record[source.answers or self.columns["answers"]]):
+        column = source.answers or self.columns["answers"]
+        cell, answers, repairs = record[column], [], []
+        if cell is None or cell == "" or (isinstance(cell, float) and cell != cell):  # null, or NaN
+            cell, repairs = [], [f"column '{column}' is empty, which counts as no answer"]
+        for text, start in squad.answers_of(cell):
             actual_start = find_part(text, start - before, row["passage"], "answer", "passage")
             if actual_start != start - before:
                 repairs.append(f"the answer '{text}' begins at {actual_start + before}, not at {start}")

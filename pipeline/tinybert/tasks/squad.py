@@ -15,6 +15,7 @@ from pipeline.tinybert.data.rows import Row
 
 PUNCTUATION = str.maketrans("", "", string.punctuation)
 ARTICLES = re.compile(r"\b(a|an|the)\b")
+NO_ANSWER = ("", -1)  # text and start, as some tools write it
 EXPECTED_ANSWERS = "answers: expected a list of objects with `text` and `answer_start`"
 INVISIBLE = regex.compile(r"\p{Cf}")  # direction marks, zero-width characters, soft hyphens
 
@@ -49,11 +50,14 @@ def _overlap(reference: list[str], predicted: list[str]) -> float:
 
 
 def answers_of(cell: Any) -> list[tuple[str, int]]:
-    """Parse SQuAD's two forms of answers: a list of objects with ``text`` and ``answer_start``, or one object with a
-    list of each; or a text that holds one of them, as pandas writes it to CSV. Returns (text, start) pairs.
+    """Parse SQuAD's forms of answers: a list of objects with ``text`` and ``answer_start``, one such object, or one
+    object with a list of each; or a text that holds one of them, as pandas writes it to CSV. Returns (text, start)
+    pairs.
     """
     if isinstance(cell, str):
         cell = value_in_text(cell)
+    if isinstance(cell, dict) and isinstance(cell.get("text"), str):
+        cell = [cell]
     if isinstance(cell, dict):
         if {"text", "answer_start"} <= cell.keys() and cell["text"] is None and cell["answer_start"] is None:
             return []  # some tools write null for an empty list
@@ -65,6 +69,7 @@ def answers_of(cell: Any) -> list[tuple[str, int]]:
         pairs = [(answer.get("text"), answer.get("answer_start")) for answer in found if complete]
     if not complete:
         raise BadRecordError(EXPECTED_ANSWERS)
+    pairs = [pair for pair in pairs if pair != NO_ANSWER]
     for text, start in pairs:
         if not isinstance(text, str) or not INVISIBLE.sub("", text).strip():
             raise BadRecordError("an answer is an empty text")

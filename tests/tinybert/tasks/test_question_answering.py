@@ -3,6 +3,7 @@ import random
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 import tiny
 import torch
@@ -52,16 +53,47 @@ def test_questions_become_rows_with_their_answers():
     assert (row["question"], row["passage"]) == (QUESTION, PASSAGE)
 
 
-def test_both_squad_forms_of_answers_are_read():
-    other = {"text": ["great"], "answer_start": [49]}
+def test_all_forms_of_squad_answers_are_read():
+    one, other = {"text": "great", "answer_start": 49}, {"text": ["great"], "answer_start": [49]}
     expected = read(record(("great", 49)))[0]["answers"]
-    for cell in (other, json.dumps(other), str([{"text": "great", "answer_start": 49}])):
+    for cell in (one, json.dumps(one), str(one), other, json.dumps(other), str([one])):
         assert read({**record(), "answers": cell})[0]["answers"] == expected
 
 
-def test_an_answer_of_null_is_none():
-    (row,) = read({**record(), "answers": {"text": None, "answer_start": None}}, task=SQUAD_2)
-    assert row["answers"] == []
+@pytest.mark.parametrize("times", [1, 9])  # nine are written in several lines
+def test_answers_of_parquet_that_pandas_wrote_to_csv_are_read(tmp_path, times):
+    cell = {"text": ["great"] * times, "answer_start": np.array([49] * times, dtype=np.int32)}
+    pd.DataFrame([{**record(), "answers": cell}]).to_parquet(tmp_path / "rows.parquet")
+    pd.read_parquet(tmp_path / "rows.parquet").to_csv(tmp_path / "rows.csv", index=False)
+    [written] = pd.read_csv(tmp_path / "rows.csv").to_dict("records")
+    assert "array(['great'" in written["answers"]
+    assert read(written)[0]["answers"] == [{"text": "great", "start": 49}]
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        {"text": None, "answer_start": None},
+        {"text": [""], "answer_start": [-1]},
+        {"text": "", "answer_start": -1},
+        str({"text": [""], "answer_start": [-1]}),
+        "{'text': array([], dtype=object), 'answer_start': array([], dtype=int32)}",
+    ],
+)
+def test_a_missing_answer_is_none(cell):
+    assert read({**record(), "answers": cell}, task=SQUAD_2)[0]["answers"] == []
+    with pytest.raises(UserError, match="no answer: every question needs one"):
+        read({**record(), "answers": cell})
+
+
+@pytest.mark.parametrize("cell", [None, float("nan"), ""])
+def test_an_empty_cell_is_no_answer_and_is_listed(capsys, cell):
+    rows = read(record(("great", 49)), record(), {**record(), "answers": cell}, task=SQUAD_2)
+    assert rows[2]["answers"] == []
+    listed = f"{KEY}: 1 rows repaired: rows.json, question 3: column 'answers' is empty, which counts as no answer"
+    assert capsys.readouterr().out.splitlines() == [listed]
+    with pytest.raises(UserError, match="no answer: every question needs one"):
+        read({**record(), "answers": cell})
 
 
 def test_offsets_follow_a_passage_that_is_stripped_of_white_space():
@@ -99,7 +131,10 @@ def test_a_wrong_offset_is_repaired_if_the_answer_occurs_once_nearby(capsys):
         ({**record(("great", 49)), "question": " "}, "column 'question': empty question"),
         ({**record(), "answers": ["great"]}, "answers: expected a list of objects with `text` and `answer_start`"),
         ({**record(), "answers": [{"text": "great"}]}, "answer_start of 'great' is None: expected a whole number"),
-        ({**record(), "answers": {"text": "great", "answer_start": 0}}, "answers: expected a list of objects"),
+        ({**record(), "answers": {"text": "great"}}, "answer_start of 'great' is None: expected a whole number"),
+        ({**record(), "answers": {"text": [""], "answer_start": [0]}}, "an answer is an empty text"),
+        ({**record(), "answers": "['great' 'film']"}, "answers: expected a list of objects with"),
+        ({**record(), "answers": "{'text': print(['great']), 'answer_start': [4]}"}, "answers: expected a list of obj"),
         ({**record(), "answers": {"text": ["great"], "answer_start": []}}, "answers: expected a list of objects"),
         ({**record(), "answers": {"text": ["great"], "answer_start": [None]}}, "answer_start of 'great' is None"),
         ({**record(), "answers": "great"}, "answers: expected a list of objects with `text` and `answer_start`"),
