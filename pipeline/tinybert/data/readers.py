@@ -178,6 +178,15 @@ def wider_header(path: Path, source: Table) -> tuple[str, int] | None:
     return None if best == used else (best, widths[best])
 
 
+def with_delimiter_of_header(path: Path, source: Table) -> Table:
+    """The source with the delimiter that gives the header of a CSV or TSV file the most names."""
+    try:
+        wider = wider_header(path, source) if path.suffix.lower() in USUAL_DELIMITER and path.is_file() else None
+    except (UnicodeDecodeError, csv.Error):  # `records` says why
+        return source
+    return source.model_copy(update={"delimiter": wider[0]}) if wider else source
+
+
 def delimiter_hint(path: Path, source: Table) -> str:
     """What to set if the header of a file looks like columns with another delimiter; else nothing."""
     suffix = path.suffix.lower()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,13 @@ from pipeline.tinybert.tasks.texts import FIELDS, Texts
 
 KEY = "finetune_teacher.predictions"
 DEDUPLICATED = ("train", "validation", "unlabelled")
+LEAST_ROWS = 20  # of a split in which a teacher that makes no mistake is doubtful
 Parts = dict[str, list[Row]]  # the splits of the task, and its unlabelled rows
 
 
 def read(task: Task, location: str, within: Path, parts: Parts) -> KnownLogits:
     """The class logits of each row of the file. Logs how many rows of each part the file has, and which of its
-    rows fit none.
+    rows fit none or have no prediction.
 
     A row has the ``id`` of a row of the task, or its ``text`` (and ``pair``); and the probability of each class in a
     column of its name, or all of them in an object ``probabilities``, or a ``label``. Regression has a ``score``.
@@ -39,13 +40,14 @@ def read(task: Task, location: str, within: Path, parts: Parts) -> KnownLogits:
     of_task = {row["id"]: row for rows in parts.values() for row in rows}
     deduplicated = {row["id"] for part in DEDUPLICATED for row in parts.get(part, [])}
     found_at: dict[str, str] = {}  # key → line
-    unknown_ids, only_ids, count = [], 0, 0
-    for where, record in readers.records(path, Table.model_validate({"location": location}), KEY):
-        try:
-            row, logits = _row(task, record, of_task), _logits(task, record)
-        except BadRecordError as error:
-            raise UserError(f"{KEY}: {path.name}, {where}: {error}") from None
+    unknown_ids, blank, only_ids, count = [], [], 0, 0
+    columns: dict[str, None] = {}  # of all rows, in their order
+    for where, record, row, logits in _parsed(task, path, of_task):
         count += 1
+        columns |= dict.fromkeys(record)
+        if logits is None:
+            blank.append(where)
+            continue
         only_ids += not _is_given(record, "text")
         if row is None:
             unknown_ids.append(where)
@@ -54,8 +56,7 @@ def read(task: Task, location: str, within: Path, parts: Parts) -> KnownLogits:
         key = known.key_of_row(row) if is_one_of_several else known.key_of_text(row)
         found_at.setdefault(key, where)
         _check_agreement(path, known.by_key.setdefault(key, logits), logits, where, found_at[key])
-    if not count:
-        raise UserError(f"{KEY}: {path.name} has no rows")
+    _log_blank(task, path, blank, count)
     misfits = [*unknown_ids, *_check_fit(known, parts, path, found_at)]
     if misfits:
         log(f"{len(misfits)} of {count} rows of {path.name} fit no row of {', '.join(parts)}: {first_ten(misfits)}")
@@ -64,8 +65,32 @@ def read(task: Task, location: str, within: Path, parts: Parts) -> KnownLogits:
             f"{only_ids} of {count} rows of {path.name} have an id and no text: ids change with the data, so these"
             " predictions belong to other rows if the data has changed since: add the column 'text' to be sure"
         )
+    _log_own_labels(task, known, parts, path, columns)
     _add_texts(known, of_task.values())
     return known
+
+
+def _parsed(
+    task: Texts, path: Path, of_task: dict[str, Row]
+) -> Iterator[tuple[str, dict, Row | None, np.ndarray | None]]:
+    """For each record of the file: its line, the record, its row and its class logits; None for what it lacks."""
+    table = readers.with_delimiter_of_header(path, Table.model_validate({"location": "-"}))
+    for where, record in readers.records(path, table, KEY):
+        try:
+            row, logits = _row(task, record, of_task), _logits(task, record)
+        except BadRecordError as error:
+            raise UserError(f"{KEY}: {path.name}, {where}: {error}") from None
+        yield where, record, row, logits
+
+
+def _log_blank(task: Texts, path: Path, blank: list[str], count: int) -> None:
+    """Log which of ``count`` rows have no prediction. Raises UserError if none has one."""
+    if not count:
+        raise UserError(f"{KEY}: {path.name} has no rows")
+    if len(blank) == count:
+        raise UserError(f"{KEY}: {path.name}, {blank[0]}: {_no_number(task, task.labels[0])}")
+    if blank:
+        log(f"{len(blank)} of {count} rows of {path.name} have no prediction and count as missing: {first_ten(blank)}")
 
 
 def _check_fit(known: KnownLogits, parts: Parts, path: Path, found_at: dict[str, str]) -> list[str]:
@@ -87,6 +112,25 @@ def _check_fit(known: KnownLogits, parts: Parts, path: Path, found_at: dict[str,
     found = ", ".join(f"{counts[part]} of {len(rows)} rows of {part}" for part, rows in parts.items())
     log(f"{path.name} has predictions for {found}")
     return list(misfits.values())
+
+
+def _log_own_labels(task: Texts, known: KnownLogits, parts: Parts, path: Path, columns: Iterable[str]) -> None:
+    """Log if the file has the label of each row itself, as if a teacher made no mistake: files of answers often keep
+    the labels that they began with.
+    """
+    own = []
+    for part in ("train", "test") if task.has_probabilities else ():
+        answered = [(row, logits) for row in parts.get(part, []) if (logits := known.of(row)) is not None]
+        if len(answered) >= LEAST_ROWS and all(
+            np.array_equal(logits, _logits_of_labels(task, task.labels_in(row))) for row, logits in answered
+        ):
+            own.append(f"all {len(answered)} rows of {part}")
+    if own:
+        unread = [str(name) for name in columns if name not in {"id", *FIELDS, "probabilities", "label", *task.labels}]
+        log(
+            f"DOUBTFUL: {path.name} has the task's own labels for {' and '.join(own)}: give the teacher's answers in"
+            " the column 'label'" + (f" (columns that are not read: {', '.join(unread)})" if unread else "")
+        )
 
 
 def _add_texts(known: KnownLogits, rows: Iterable[Row]) -> None:
@@ -134,8 +178,10 @@ def _check_texts(record: dict, row: Row) -> None:
             )
 
 
-def _logits(task: Texts, record: dict) -> np.ndarray:
-    """(C,): logarithms of the probabilities; the number itself for regression."""
+def _logits(task: Texts, record: dict) -> np.ndarray | None:
+    """(C,): logarithms of the probabilities; the number itself for regression. None if the record has neither numbers
+    nor a label.
+    """
     values: Any = record.get("probabilities")
     if isinstance(values, str):  # a column of a CSV file
         values = value_in_text(values)
@@ -149,20 +195,36 @@ def _logits(task: Texts, record: dict) -> np.ndarray:
         values = record
     names = task.labels
     missing = [name for name in names if not _is_given(values, name)]
-    if task.has_probabilities and missing == names and record.get("label") is not None:
-        return task.logits_of_probabilities(_of_label(task, record))
+    if missing == names:
+        return _of_label(task, record) if task.has_probabilities and _has_label(task, record) else None
     if missing:
-        one = f"one for each of {', '.join(names)}, or a 'label'" if task.has_probabilities else "one"
-        raise BadRecordError(f"no number for '{missing[0]}': expected {one}")
+        raise BadRecordError(_no_number(task, missing[0]))
     return task.logits_of_probabilities(np.array([_number(values[name], name) for name in names]))
 
 
+def _no_number(task: Texts, name: str) -> str:
+    one = f"one for each of {', '.join(task.labels)}, or a 'label'" if task.has_probabilities else "one"
+    return f"no number for '{name}': expected {one}"
+
+
+def _has_label(task: Texts, record: dict) -> bool:
+    """Whether the record has a label. With several labels for a row, a blank text means that none applies."""
+    label = record.get("label")
+    is_blank = isinstance(label, str) and not label.strip()
+    return label is not None and label == label and not (task.has_one_class and is_blank)
+
+
 def _of_label(task: Texts, record: dict) -> np.ndarray:
-    """(C,): probability 1 for the record's label or labels, 0 for the others."""
+    """(C,): the class logits for the record's label or labels."""
     source = Source.model_validate({"location": "-", "label": "label"})
     labels = task.labels_in({"label": task.label(record, source)})
     _check_classes(task, labels)
-    return np.array([float(name in labels) for name in task.labels])
+    return _logits_of_labels(task, labels)
+
+
+def _logits_of_labels(task: Texts, labels: list[str]) -> np.ndarray:
+    """(C,): those of probability 1 for these labels, 0 for the others."""
+    return task.logits_of_probabilities(np.array([float(name in labels) for name in task.labels]))
 
 
 def _check_classes(task: Texts, names: list[str]) -> None:

@@ -25,15 +25,15 @@ OTHER = {"negative": 0.4, "positive": 0.6}
 
 @pytest.fixture
 def read(in_empty_folder, files_anywhere):
-    """``read(rows, task, name)``: what is known from a file with these rows (dicts, or its text)."""
+    """``read(rows, task, name, parts)``: what is known from a file with these rows (dicts, or its text)."""
 
-    def make(rows, task=TASK, name: str = "teacher.jsonl") -> KnownLogits:
+    def make(rows, task=TASK, name: str = "teacher.jsonl", parts=PARTS) -> KnownLogits:
         if name.endswith(".parquet"):
             pd.DataFrame(rows).to_parquet(name)
         else:
             text = rows if isinstance(rows, str) else "".join(json.dumps(row) + "\n" for row in rows)
             Path(name).write_text(text, encoding="utf-8")
-        return predictions.read(task, name, Path(), PARTS)
+        return predictions.read(task, name, Path(), parts)
 
     return make
 
@@ -128,7 +128,10 @@ def test_numbers_count_more_than_a_label_that_was_copied_from_the_row(read):
             "line 1: no number for 'negative': expected one for each of negative, positive, or a 'la",
         ),
         ([{"id": "train-0", "label": "mixed"}], "line 1: 'mixed' is no class of the task: expected negative, positive"),
-        ([{"id": "train-0", "label": ""}], "line 1: column 'label': no label"),
+        (
+            [{"id": "train-0", "label": ""}, {"id": "train-1", "label": None}],
+            "line 1: no number for 'negative': expected one for each of negative, positive, or a 'la",
+        ),
         (
             [{"id": "a", "probabilities": {"negative": 0.5, "positive": 0.5, "mixed": 0}}],
             "line 1: 'mixed' is no class of the task: expected negative, positive",
@@ -155,6 +158,55 @@ def test_numbers_count_more_than_a_label_that_was_copied_from_the_row(read):
 def test_a_file_that_cannot_be_a_teacher_s_is_refused_by_line(read, rows, message):
     with pytest.raises(UserError, match=f"^finetune_teacher.predictions: (teacher.jsonl, )?{message}"):
         read(rows)
+
+
+@pytest.mark.parametrize("label", ["", " "])
+def test_rows_without_a_prediction_are_missing_and_counted(read, capsys, label):
+    known = read(f"id,text,label\ntrain-0,a good film,positive\ntrain-1,a bad film,{label}\n", name="teacher.csv")
+    assert known.of(GOOD) is not None and known.of(BAD) is None
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "1 of 2 rows of teacher.csv have no prediction and count as missing: line 3"
+    assert said[1].startswith("teacher.csv has predictions for 1 of 2 rows of train")
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t", "|"])
+def test_a_csv_file_may_have_another_delimiter(read, delimiter):
+    text = "text,note,label\na good film,a.b,positive\n".replace(",", delimiter).replace(".", ",")
+    np.testing.assert_allclose(softmax(read(text, name="teacher.csv").of(GOOD)), [0, 1], atol=1e-5)
+
+
+def labelled(count: int) -> dict[str, list[dict]]:
+    """``count`` rows of train and of test, each with its own label."""
+    return {
+        part: [
+            {"id": f"{part}-{number}", "text": f"{part} film {number}", "label": TASK.labels[number % 2]}
+            for number in range(count)
+        ]
+        for part in ("train", "test")
+    }
+
+
+@pytest.mark.parametrize(
+    ("count", "wrong", "expected"),
+    [
+        (20, (), "all 20 rows of train and all 20 rows of test"),
+        (20, ("train",), "all 20 rows of test"),
+        (20, ("train", "test"), None),  # a teacher that makes mistakes
+        (19, (), None),
+    ],
+)
+def test_labels_of_the_task_s_own_rows_in_the_teacher_s_place_are_doubted(read, capsys, count, wrong, expected):
+    parts = labelled(count)
+    rows = [{**row, "prediction": "x"} for of_part in parts.values() for row in of_part]
+    for part in wrong:
+        next(row for row in rows if row["id"] == f"{part}-0")["label"] = "positive"
+    read(rows, parts=parts)
+    doubts = [line for line in capsys.readouterr().out.splitlines() if line.startswith("DOUBTFUL: ")]
+    line = (
+        f"DOUBTFUL: teacher.jsonl has the task's own labels for {expected}: give the teacher's answers in the column"
+        " 'label' (columns that are not read: prediction)"
+    )
+    assert doubts == ([line] if expected else [])
 
 
 def test_a_label_that_no_row_of_the_task_has_is_refused_in_a_list_and_is_no_number(read):
