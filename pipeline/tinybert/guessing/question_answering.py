@@ -4,7 +4,7 @@ from typing import Any
 
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.data.cells import flat
-from pipeline.tinybert.guessing.columns import Columns, Guess, is_list, most, named, quoted
+from pipeline.tinybert.guessing.columns import Columns, Guess, is_empty, is_list, most, named, quoted
 
 LONGEST_WINDOW = 384  # word pieces of a passage that are read at once; longer ones are read in several windows
 
@@ -30,7 +30,9 @@ def question_answering(columns: Columns) -> Guess:
     if passage is None:
         raise columns.cannot_guess("passage", "no column holds passages")
     rows = columns.records
-    without = sum(_is_answers(row[answers]) and not _has_answer(row[answers]) for row in rows)
+    without = sum(
+        is_empty(row[answers]) or (_is_answers(row[answers]) and not _has_answer(row[answers])) for row in rows
+    )
     which = ", ".join(map(quoted, flat([question, passage, answers])))
     reasons = [
         f"question, passage, answers: columns {which} ({len(rows)} questions)",
@@ -42,7 +44,8 @@ def question_answering(columns: Columns) -> Guess:
 
 
 def _holds_answers(cells: list) -> bool:
-    """Whether most cells are answers, and most of those that are not empty lists."""
+    """Whether most cells are answers: of those that are not empty, and of those that are no empty lists either."""
+    cells = [cell for cell in cells if not is_empty(cell)]
     not_empty = [cell for cell in cells if not (is_list(cell) and len(cell) == 0)]
     return most(_is_answers, cells) and most(_is_answers, not_empty) and any(map(_has_answer, cells))
 
@@ -55,4 +58,4 @@ def _is_answers(cell: Any) -> bool:
 
 def _has_answer(cell: Any) -> bool:
     found = cell["text"] if isinstance(cell, dict) and _is_answers(cell) else cell
-    return isinstance(found, str) or (is_list(found) and len(found) > 0)
+    return found != "" and (isinstance(found, str) or (is_list(found) and len(found) > 0 and list(found) != [""]))

@@ -506,7 +506,10 @@ class TestQuestionAnswering:
         some = {"text": ["The"], "answer_start": [0]}
         cells = [None, *cycle(some, {"text": None, "answer_start": None})[1:]]
         rows = records(question=[f"is it film {number}" for number in range(60)], context=TEXTS, answers=cells)
-        assert "unanswerable: true (30 questions have no answer)" in reasons(rows)
+        assert "unanswerable: true (31 questions have no answer)" in reasons(rows)
+        empty = [None, {"text": [""], "answer_start": [-1]}, {"text": "", "answer_start": -1}, some]
+        many = records(question=[row["question"] for row in rows], context=TEXTS, answers=cycle(*empty))
+        assert "unanswerable: true (45 questions have no answer)" in reasons(many)
         as_text = [row | {"answers": str(row["answers"])} for row in rows]
         assert guess(as_text)[0] == "question_answering"
 
