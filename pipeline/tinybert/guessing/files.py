@@ -1,7 +1,6 @@
 """The user's files: how to read them, and their places in data/raw/<task>."""
 
 import contextlib
-import csv
 import filecmp
 import io
 import re
@@ -55,14 +54,11 @@ def read(path: Path, option: str, delimiter: str | None = None, least: int = 2) 
     raise refusal or UserError(f"{option}: {path}: expected rows and at least {least} columns")
 
 
-def _with_a_wider_header(path: Path) -> dict[str, str] | None:
+def _with_a_wider_header(path: Path) -> dict[str, str | None] | None:
     """The delimiter with which the header of a CSV or TSV file has more names than with the usual one."""
-    is_readable = path.suffix.lower() in readers.USUAL_DELIMITER and path.is_file()
-    try:
-        wider = readers.wider_header(path, Table.model_validate({"location": str(path)})) if is_readable else None
-    except (UnicodeDecodeError, csv.Error):  # `read` says why
-        return None
-    return {"delimiter": wider[0]} if wider else None
+    usual = Table.model_validate({"location": str(path)})
+    wider = readers.with_delimiter_of_header(path, usual)
+    return None if wider is usual else {"delimiter": wider.delimiter}
 
 
 def _are_quoted(records: list[dict]) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pipeline.tinybert.core.errors import UserError
-from pipeline.tinybert.guessing.columns import WITH_COMMA, Columns, Guess, UnfitError, is_number, quoted, words
+from pipeline.tinybert.guessing.columns import WITH_COMMA, Columns, Guess, UnfitError, is_number, named, quoted, words
 from pipeline.tinybert.guessing.multi_label import multi_label
 from pipeline.tinybert.guessing.named_entities import named_entities
 from pipeline.tinybert.guessing.question_answering import question_answering
@@ -12,6 +12,9 @@ from pipeline.tinybert.guessing.texts import regression, text_classification
 from pipeline.tinybert.tasks import KINDS
 
 WORDS_OF_A_TEXT = 3  # the name of a column has fewer, if it is not a text
+NAMES_OF_TEXTS = ("text", "sentence", "review", "message", "tweet", "comment", "content", "body", "title", "headline",
+                  "description", "document", "utterance", "question", "query", "post", "email", "sms", "abstract",
+                  "summary", "phrase", "passage", "premise", "answer", "feedback")  # fmt: skip
 GUESSES: dict[str, Callable[[Columns], Guess]] = {
     "question_answering": question_answering,
     "named_entities": named_entities,
@@ -65,7 +68,8 @@ def _with_header(guess: Guess, columns: Columns) -> Guess:
     is_number_of_rows = bool(numbers) and min(numbers) <= float(label) <= max(numbers)
     if label.strip() not in columns.counts.get(label, ()) and not is_number_of_rows:
         return guess
-    if words(text) >= WORDS_OF_A_TEXT or text.rstrip().endswith((".", "!", "?")):
+    is_usual = is_number(text) or bool(named([text], *NAMES_OF_TEXTS))
+    if words(text) >= WORDS_OF_A_TEXT or text.rstrip().endswith((".", "!", "?")) or not is_usual:
         raise UserError(
             f"--file: the first line looks like a row ('{text[:40]}', '{label}'), not like the names of the columns:"
             " write a line with names above it, such as text,label, or give --label if it has the names"

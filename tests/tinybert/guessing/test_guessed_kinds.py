@@ -90,7 +90,9 @@ class TestTextClassification:
         rows = records(text=TEXTS, label=labels)
         assert kinds.guess(rows, {}, None)[1].metric == metric
 
-    @pytest.mark.parametrize("names", [("ham", "go until jurong point"), ("good", "Great!"), ("1", "a film to see")])
+    @pytest.mark.parametrize(
+        "names", [("ham", "go until jurong point"), ("good", "Great!"), ("1", "a film to see"), ("1", "great")]
+    )
     def test_a_first_row_in_the_place_of_the_header_is_refused(self, names):
         label, text = names
         rows = records(**{label: cycle(label, "other"), text: TEXTS})
