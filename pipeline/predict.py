@@ -232,22 +232,29 @@ def in_own_dialect(path: Path, columns: Columns, source: settings.Source, more: 
         for quotes, delimiter in itertools.product((None, False), (None, *readers.DELIMITERS)):
             table = source.model_copy(update={"delimiter": delimiter, "quotes": quotes})
             with contextlib.suppress(UserError), contextlib.redirect_stdout(io.StringIO()):  # answering logs the same
-                if fits(path, columns, table, more):
+                if fits(path, columns, table, source.quotes is False, more):
                     return table
     return source
 
 
-def fits(path: Path, columns: Columns, table: settings.Source, more: dict) -> bool:
-    """Whether all records of a CSV or TSV file have the columns; with ``quotes: false`` also whether each column has a
-    text without quotes around it: quotes around all texts do not belong to them. Raises UserError if a record is
-    invalid.
+def fits(path: Path, columns: Columns, table: settings.Source, are_text: bool, more: dict) -> bool:
+    """Whether all records of a CSV or TSV file have the columns, and quotes are read as they are meant.
+
+    ``are_text``: whether quotes are text in the training file. Then they enclose no line breaks here. Otherwise they
+    are text only if no field begins with a quote that it does not close, and each column has a text without quotes
+    around it. Raises UserError if a record is invalid.
     """
     from pipeline.tinybert.data import readers
 
     names: set[Any] = set()
     unquoted: set[Any] = set()
     for _, record in readers.records(path, table, "--file"):
+        cells = [cell for cell in record.values() if cell]
         if missing_columns({**more, **record}, columns):
+            return False
+        if are_text and table.quotes is None and any("\n" in cell for cell in cells):
+            return False
+        if not are_text and table.quotes is False and any(cell[0] == '"' and cell.count('"') % 2 for cell in cells):
             return False
         names |= record.keys()
         unquoted |= {name for name, cell in record.items() if cell is None or not cell[:1] == cell[-1:] == '"'}

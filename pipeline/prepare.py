@@ -21,6 +21,7 @@ import numpy as np
 
 from pipeline.tinybert import tasks
 from pipeline.tinybert.core import settings, stage
+from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import log
 from pipeline.tinybert.core.output import output, write_json
 from pipeline.tinybert.data import locations, rows, sources
@@ -133,6 +134,12 @@ def read_rows(configuration: settings.Settings, name: str) -> tuple[Task, splits
         near_duplicates.log_near_duplicates(task, test, parts[test], parts["train"])
         if task.is_pair(parts["train"][0]):
             near_duplicates.log_shared_texts(test, parts[test], parts["train"])
+    is_own_teacher = bool(configuration.quietly("finetune_teacher", name).checkpoints)
+    if task_settings.source.split_column is not None and "test" in drawn and is_own_teacher:
+        raise UserError(
+            f"{TEACHER}: your own teacher may have been trained on the rows from which test would be drawn: give rows"
+            f" that it has not seen the value test in the column '{task_settings.source.split_column}'"
+        )
     if configuration.teacher_may_know_test(name):
         log(
             f"test: DOUBTFUL: {TEACHER} is your own teacher, and test is drawn from the rows of the source. If it was"

@@ -65,8 +65,11 @@ def test_a_column_that_names_splits_is_used(run, tmp_path):
     assert "split_column: 'fold' names the split of each row" in said and "not read: 'fold'" not in said
     assert "test: 25 rows: " in said and "validation: 15 rows: " in said
     assert settings.load().task("films").source.split_column == "fold"
-    with pytest.raises(UserError, match="^--test: column 'fold' of --file names the split of each row, too: leave out"):
+    with pytest.raises(UserError, match="^--test: column 'fold' of --file names the split of each row, too: put all"):
         run("again", "--file", path, "--test", path)
+    path.write_text(path.read_text().replace(",valid\n", ",other\n", 1))
+    with pytest.raises(UserError, match="^--file: column 'fold' names the split of most rows, and 'other' is none"):
+        run("again", "--file", path)
 
 
 def test_a_folder_in_place_of_a_file_is_refused(run, tmp_path):

@@ -362,6 +362,20 @@ def test_a_file_may_have_another_delimiter_and_other_quotes_than_the_training_fi
     assert [answer["text"] for answer in said(monkeypatch, capsys, "tiny", "--file", name)] == texts
 
 
+def test_quotes_that_are_text_enclose_no_line_breaks(world, monkeypatch, capsys):
+    params = tiny.set_value("tasks.tiny.source.quotes", False)(Path("params.yaml").read_text())
+    Path("params.yaml").write_text(params)
+    Path("asked.tsv").write_text('text\tid\n"Great\t1\nplain\t2\nmovie"\t3\nx\t4\n')
+    found = [answer["text"] for answer in said(monkeypatch, capsys, "tiny", "--file", "asked.tsv")]
+    assert found == ['"Great', "plain", 'movie"', "x"]
+
+
+def test_a_quote_that_does_not_close_is_not_read_as_text(world, monkeypatch, capsys):
+    Path("asked.csv").write_text('id,text\n1,"first line\nsecond, line"\n2,fine\n3,"a "bad" quote"\n')
+    with pytest.raises(UserError, match="asked.csv cannot be read as csv: line"):
+        said(monkeypatch, capsys, "tiny", "--file", "asked.csv")
+
+
 def test_quotes_around_all_texts_are_no_part_of_them_even_if_one_does_not_close(world, monkeypatch, capsys):
     Path("asked.csv").write_text('id,text\n1,"good film"\n2,"a "bad" film"\n')
     with pytest.raises(UserError, match="asked.csv cannot be read as csv: line 3: a quote does not close"):

@@ -133,6 +133,21 @@ def test_rows_for_narrowing_are_limited(run_check, monkeypatch):
     assert len({row["id"] for row in rows.read("data/tiny/narrowing.jsonl")}) == 20
 
 
+def test_test_rows_are_not_drawn_from_rows_that_the_own_teacher_may_have_seen_if_a_column_names_splits(run_check):
+    run_check(train=records(60))
+    tiny.write_params(Path("params.yaml"), **{TEACHER: "hub:owner/name@" + "0" * 40})
+    source = {"location": f"{RAW}/train.jsonl", "split_column": "fold"}
+    tiny.write_params(Path("params.yaml"), **{SOURCE: source})
+    for other in ("dev", "test"):
+        labelled = [{**record, "fold": "train" if number % 5 else other} for number, record in enumerate(records(60))]
+        Path(RAW, "train.jsonl").write_text("".join(json.dumps(record) + "\n" for record in labelled))
+        if other == "test":
+            prepare.main("tiny")
+        else:
+            with pytest.raises(UserError, match=f"^{TEACHER}: your own teacher may have been trained .* column 'fold'$"):
+                prepare.main("tiny")
+
+
 def own_teacher() -> dict[str, str]:
     prepare.main("tiny")
     return json.loads(Path("data/tiny/own_teacher.json").read_text())

@@ -165,6 +165,8 @@ class Source(Table):
     def _has_one_kind_of_splits(self) -> "Source":
         if self.split_column is not None and self.splits is not None:
             raise ValueError("split_column: not read beside `splits`: remove one of them")
+        if self.split_column is not None and (self.more_tests or self.submissions):
+            raise ValueError("split_column: more_tests and submissions need files of their own: use `splits`")
         return self
 
     @pydantic.model_validator(mode="after")

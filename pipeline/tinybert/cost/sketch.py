@@ -415,6 +415,7 @@ class Sketch:
         recipe = self.of(longest.stage)
         if longest.stage == "general_student":
             yield f"a smaller general_student.distillation.text.limit ({recipe.distillation.text.limit})"
+            yield from ["a GPU"] if self.machine.device.type == "cpu" else []
             return
         rows = self.transfer if longest.stage.startswith("distill") else self.train
         if rows.mean > LONG_TEXT:

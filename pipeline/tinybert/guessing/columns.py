@@ -17,11 +17,13 @@ MOST_CLASSES = 200
 ROWS_OF_A_CLASS = 3  # on average, at least
 MOST_CELLS = 0.9  # this share of the cells decides what a column holds; `prepare` names the rows of the others
 LABEL = ("label", "class", "category", "target", "sentiment", "intent", "topic", "gold", "stars", "rating")
+NO_LABEL = ("annotator", "annotator_id", "lang", "language", "locale", "source", "origin", "year", "month", "day",
+            "date", "split", "fold", "user", "author", "version")  # fmt: skip
 CJK = re.compile(r"[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff]")  # written without spaces between words
 PARTNERS = ({"premise", "hypothesis"}, {"question", "sentence"}, {"question", "passage"}, {"query", "passage"},
             {"query", "document"}, {"text", "pair"}, {"source", "target"}, {"claim", "evidence"},
             {"question", "answer"}, {"headline", "articlebody"})  # fmt: skip
-TIME = re.compile(r"\s*\d{4}-\d\d-\d\d[T ]\d\d:\d\d.*")
+TIME = re.compile(r"\s*\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d?([.,]\d+)?)?\s*(Z|UTC|[+-]\d\d:?\d\d)?\s*")
 NUMBERED = re.compile(r"(.*?)[ _-]?(?:1|2|a|b|one|two|first|second)$", re.IGNORECASE)
 WITH_COMMA = "numbers such as '{}': write them with a point and without %"
 LOCAL_NUMBER = re.compile(r"-?\d+(,\d+)? ?%?")
@@ -78,7 +80,7 @@ class Columns:
     def _labels_in_lists(self, column: Any) -> list[str]:
         """The labels of a column of labels in which each cell is a list with one label, as some tools write it."""
         cells = self.cells(column) if str(column).lower() in LABEL and column not in self._written else []
-        if not all(is_list(cell, str) and len(cell) <= 1 for cell in cells):
+        if not all(is_list(cell, str) and len(cell) <= 1 for cell in cells) or not most(len, cells):
             return []
         return [cell[0] for cell in cells if len(cell)]  # `prepare` names the rows without a label
 

@@ -13,7 +13,7 @@ from pipeline.tinybert.core.log import first_ten
 from pipeline.tinybert.core.settings import Settings, Source, Task
 from pipeline.tinybert.data.cells import flat, split_named
 from pipeline.tinybert.guessing import files, kinds
-from pipeline.tinybert.guessing.columns import Columns, Guess, is_empty, words
+from pipeline.tinybert.guessing.columns import Columns, Guess, is_empty, most, words
 from pipeline.tinybert.tasks import KINDS
 
 COLUMNS = ("text", "pair", "label", "words", "tags", "entities", "question", "passage", "answers", "group")
@@ -40,8 +40,8 @@ def guess(given: argparse.Namespace, defaults: Settings) -> tuple[dict[str, Any]
     if of_splits := _column_of_splits(records, [given.group, *flat(chosen.values())]):
         if others := [split for split in splits if split != "train"]:
             raise UserError(
-                f"--{others[0]}: column '{of_splits}' of --file names the split of each row, too: leave out"
-                f" --{others[0]}, or remove the column and the rows of other splits"
+                f"--{others[0]}: column '{of_splits}' of --file names the split of each row, too: put all rows into one"
+                " file with this column, or remove the column and the rows of other splits"
             )
         records = [{name: value for name, value in row.items() if name != of_splits} for row in records]
     kind, found = kinds.guess(records, chosen, given.kind, given.group)
@@ -77,11 +77,20 @@ def guess(given: argparse.Namespace, defaults: Settings) -> tuple[dict[str, Any]
 
 
 def _column_of_splits(records: list[dict], others: list[Any]) -> Any:
-    """The column of which each cell names a split, train among them; None if there is none."""
+    """The column whose cells name splits, train and others; None if there is none. Raises UserError if some of its
+    cells name none: rows of test must not be trained on.
+    """
     for name in records[0]:
-        found = {split_named(row[name]) for row in records} if name not in others else set()
-        if "train" in found and len(found) > 1 and None not in found:
-            return name
+        cells = [row[name] for row in records] if name not in others else []
+        if {"train", "test"} <= set(map(split_named, cells)) or {"train", "validation"} <= set(map(split_named, cells)):
+            odd = next((cell for cell in cells if split_named(cell) is None), None)
+            if all(map(split_named, cells)):
+                return name
+            if most(split_named, cells):
+                raise UserError(
+                    f"--file: column '{name}' names the split of most rows, and {odd!r} is none: expected train,"
+                    " validation or test: correct the value, or remove these rows"
+                )
     return None
 
 

@@ -69,7 +69,8 @@ def _with_header(guess: Guess, columns: Columns) -> Guess:
     if label.strip() not in columns.counts.get(label, ()) and not is_number_of_rows:
         return guess
     is_usual = is_number(text) or bool(named([text], *NAMES_OF_TEXTS))
-    if words(text) >= WORDS_OF_A_TEXT or text.rstrip().endswith((".", "!", "?")) or not is_usual:
+    is_row = words(text) >= WORDS_OF_A_TEXT or text.rstrip().endswith((".", "!", "?"))
+    if is_row or (is_number(label) and not is_usual):
         raise UserError(
             f"--file: the first line looks like a row ('{text[:40]}', '{label}'), not like the names of the columns:"
             " write a line with names above it, such as text,label, or give --label if it has the names"

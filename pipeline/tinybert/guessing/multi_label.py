@@ -9,6 +9,7 @@ from pipeline.tinybert.guessing.columns import (
     LABEL,
     LISTS,
     MOST_CLASSES,
+    NO_LABEL,
     ROWS_OF_A_CLASS,
     Columns,
     Guess,
@@ -92,6 +93,7 @@ def _columns_of_0_and_1(columns: Columns) -> list[Any]:
     classes = [] if columns.sure else named(others, *LABEL) if has_0 else others
     if classes or _lists_of_labels(columns, None):
         return []
+    others = {name for name in others if str(name).lower() not in NO_LABEL}
     if others and not columns.sure:
         raise UserError(
             f"--kind: column {quoted(min(others, key=columns.names.index))} holds classes, and"

@@ -57,5 +57,7 @@ def _is_answers(cell: Any) -> bool:
 
 
 def _has_answer(cell: Any) -> bool:
+    if is_list(cell, dict):
+        return any(answer.get("text") != "" for answer in cell)
     found = cell["text"] if isinstance(cell, dict) and _is_answers(cell) else cell
     return found != "" and (isinstance(found, str) or (is_list(found) and len(found) > 0 and list(found) != [""]))

@@ -10,6 +10,7 @@ from pipeline.tinybert.core.log import first_ten
 from pipeline.tinybert.data.cells import flat
 from pipeline.tinybert.guessing.columns import (
     LABEL,
+    NO_LABEL,
     WITH_COMMA,
     Columns,
     Guess,
@@ -22,8 +23,6 @@ from pipeline.tinybert.guessing.columns import (
     quoted,
 )
 
-NO_LABEL = ("annotator", "annotator_id", "lang", "language", "locale", "source", "origin", "year", "month", "day",
-            "date", "split", "fold", "user", "author", "version")  # fmt: skip
 TEXT = ("text", "sentence", "tweet", "message", "utterance", "comment")
 SCORE = ("score", "similarity", "rating", "label", "stars", "target", "value", "gold")
 MOST_GRADES = 20  # whole numbers with more values than this are scores, not classes
@@ -118,7 +117,8 @@ def texts_of_rows(columns: Columns, without: Iterable[Any]) -> tuple[dict[str, A
         if not candidates:
             raise columns.cannot_guess("text", "no column holds texts of several words", UnfitError)
         by_name = [name for name in candidates if str(name).lower() in TEXT]
-        if len(by_name) == 1 and len(candidates) > 1:
+        is_long = by_name and 3 * columns.median_length(by_name[0]) > columns.median_length(candidates[0])
+        if len(by_name) == 1 and len(candidates) > 1 and (by_name == ["text"] or is_long):
             return _read_texts(columns, {"text": by_name[0], **chosen}, "by its name", without)
         longest, *others = candidates
         if rivals := [name for name in others if 3 * columns.median_length(name) > columns.median_length(longest)]:

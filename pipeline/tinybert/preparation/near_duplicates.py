@@ -68,9 +68,9 @@ def log_near_duplicates(task: Task, test: str, rows: list[Row], train: list[Row]
 
 def log_shared_texts(test: str, rows: list[Row], train: list[Row]) -> None:
     """Log how many pairs of a test set share a text with a pair of train, if they are many."""
-    known = {(field, row[field]) for row in train for field in FIELDS}
-    shared = sum(any((field, row[field]) in known for field in FIELDS) for row in rows)
-    if shared >= MANY_SHARED * len(rows):
+    known = {row[field] for row in train for field in FIELDS}
+    shared = sum(any(row[field] in known for field in FIELDS) for row in rows)
+    if rows and shared >= MANY_SHARED * len(rows):
         log(
             f"{test}: {shared} of {len(rows)} pairs have one text in common with a pair of train. If the model will"
             " read new texts only, scores are too high: name a column that tells which rows belong together"

@@ -96,7 +96,8 @@ def _names_of_splits(source: Source, column: str, key: str) -> dict[str, list[st
     for value, where in values.items():
         if (split := split_named(value)) is None:
             raise UserError(
-                f"{key}.split_column: {where}: column '{column}': expected train, validation or test, found {value!r}"
+                f"{key}.split_column: {where}: column '{column}': expected train, validation or test, found {value!r}:"
+                f" correct the value, or leave such rows out: where: {{{column}: [train, …]}}"
             )
         names.setdefault(split, []).append(value)
     return names

@@ -151,6 +151,7 @@ class TestTextClassification:
     def test_a_row_without_a_class_in_its_list_is_left_to_the_rows(self):
         rows = records(text=TEXTS, label=[[], *cycle(["drama"], ["comedy"])[1:]])
         assert guess(rows) == ("text_classification", {"text": "text", "label": "label"})
+        assert guess(records(text=TEXTS, label=cycle([], ["drama"], ["comedy"])))[0] == "multi_label"
 
     def test_lists_that_numpy_wrote_are_no_classes(self):
         rows = records(text=TEXTS, labels=cycle("['a' 'b']", "['a']", "['b' 'a']"))
@@ -164,6 +165,8 @@ class TestTextClassification:
     def test_the_column_of_the_name_text_is_the_text(self, other):
         rows = records(meta=[f"{other}{number}" for number in range(60)], text=TEXTS, label=cycle("a", "b"))
         assert guess(rows)[1]["text"] == "text"
+        rows = records(description=[3 * text for text in TEXTS], message=cycle("auto reply"), label=cycle("a", "b"))
+        assert guess(rows)[1]["text"] == "description"
         words = records(text=[f"word{number}" for number in range(60)], label=cycle("a", "b"))
         assert guess(words)[1]["text"] == "text"
 
@@ -171,6 +174,7 @@ class TestTextClassification:
         times = [f"2024-01-01 12:00:{number}" for number in range(60)]
         notes = [" ".join(text.split()[:3]) for text in TEXTS]
         assert guess(records(note=notes, created_at=times, label=cycle("a", "b")))[1]["text"] == "note"
+        assert guess(records(log=[f"{time} error" for time in times], label=cycle("a", "b")))[1]["text"] == "log"
 
     def test_a_column_that_is_no_label_by_its_name_is_not_chosen(self):
         rows = records(text=TEXTS, tag=[f"topic {number}" for number in range(60)], annotator=cycle("anna", "ben"))
@@ -283,6 +287,7 @@ class TestMultiLabel:
         ):
             guess(rows)
         assert guess(rows, label="verdict")[0] == "text_classification"
+        assert guess(records(text=TEXTS, lang=cycle("en", "de"), **flags))[1]["label"] == list(flags)
         assert guess(rows, "multi_label")[1]["label"] == list(flags)
 
     def test_tags_of_words_that_are_nowhere_are_no_labels(self):
@@ -509,7 +514,12 @@ class TestQuestionAnswering:
         cells = [None, *cycle(some, {"text": None, "answer_start": None})[1:]]
         rows = records(question=[f"is it film {number}" for number in range(60)], context=TEXTS, answers=cells)
         assert "unanswerable: true (31 questions have no answer)" in reasons(rows)
-        empty = [None, {"text": [""], "answer_start": [-1]}, {"text": "", "answer_start": -1}, some]
+        empty = [
+            [{"text": "", "answer_start": -1}],
+            {"text": [""], "answer_start": [-1]},
+            {"text": "", "answer_start": -1},
+            some,
+        ]
         many = records(question=[row["question"] for row in rows], context=TEXTS, answers=cycle(*empty))
         assert "unanswerable: true (45 questions have no answer)" in reasons(many)
         as_text = [row | {"answers": str(row["answers"])} for row in rows]
