@@ -144,7 +144,9 @@ def test_test_rows_are_not_drawn_from_rows_that_the_own_teacher_may_have_seen_if
         if other == "test":
             prepare.main("tiny")
         else:
-            with pytest.raises(UserError, match=f"^{TEACHER}: your own teacher may have been trained .* column 'fold'$"):
+            with pytest.raises(
+                UserError, match=f"^{TEACHER}: your own teacher may have been trained .* column 'fold'$"
+            ):
                 prepare.main("tiny")
 
 

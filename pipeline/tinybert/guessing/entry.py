@@ -22,7 +22,7 @@ LENGTHS = (32, 64, 128, 256, 384, 512)
 WORD_PIECES_OF_A_WORD = 1.5
 UNLABELLED_ROWS = 50_000
 # Layers of the student, with a narrow feed-forward part, where the default's are too few. With 500 questions of SQuAD,
-# three full layers kept half of the teacher's F1, and six narrow ones, which need about as many operations, 94 %.
+# three full layers kept half of the teacher's F1, and six narrow ones, which need about as many operations, all.
 NARROW_LAYERS, FEED_FORWARD_SHARE = 6, 0.5  # share of the hidden width
 MORE_STEPS = 3000  # of `distill_prediction` for entities: they gain from more steps than the default of 1,500
 LONG = 3  # unlabelled texts are cut into sentences if they are this many times as long as the task's own

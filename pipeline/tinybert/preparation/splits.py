@@ -252,8 +252,8 @@ def check_variety(task: Task, parts: Parts, drawn: Collection[str], key: str) ->
         problem = f"all {len(rows)} rows of {split} have {found}, so scores on them say nothing"
         if split == "validation" and split not in drawn:
             raise UserError(
-                f"{key}: {problem}, and cannot select a model: add rows with other labels, or remove `validation` from"
-                " `splits`, so that it is split off train"
+                f"{key}: {problem}, and cannot select a model: add rows with other labels, or name no validation split,"
+                " so that it is split off train"
             )
         advice = ": bring more rows with other labels" if split in drawn else ""
         log(f"DOUBTFUL: {key}: {problem}{advice}")
