@@ -342,7 +342,7 @@ def test_a_table_has_the_column_and_the_delimiter_of_the_source(world, monkeypat
         said(monkeypatch, capsys, "tiny", "--file", "asked.csv")
 
 
-@pytest.mark.parametrize("training", [{"quotes": False}, {"delimiter": ";"}, {"delimiter": "\t", "quotes": False}])
+@pytest.mark.parametrize("training", [{"quotes": False}, {"delimiter": ";"}])
 @pytest.mark.parametrize(
     ("name", "content", "texts"),
     [
