@@ -415,8 +415,13 @@ class Sketch:
         recipe = self.of(longest.stage)
         if longest.stage == "general_student":
             yield f"a smaller general_student.distillation.text.limit ({recipe.distillation.text.limit})"
-            yield from ["a GPU"] if self.machine.device.type == "cpu" else []
-            return
+        else:
+            yield from self.advice_on_rows(longest, recipe)
+        if self.machine.device.type == "cpu":
+            yield "a GPU"
+
+    def advice_on_rows(self, longest: Cost, recipe: Any) -> Iterator[str]:
+        """What makes a stage that reads the task's rows shorter."""
         rows = self.transfer if longest.stage.startswith("distill") else self.train
         if rows.mean > LONG_TEXT:
             yield f"a smaller max_length ({self.task.max_length}; a text has {rows.mean} word pieces on average)"
@@ -437,8 +442,6 @@ class Sketch:
             yield f"fewer {longest.stage}.min_steps ({recipe.min_steps})"
         elif getattr(recipe, "epochs", 1) > 1:
             yield f"fewer {longest.stage}.epochs ({recipe.epochs})"
-        if self.machine.device.type == "cpu":
-            yield "a GPU"
 
 
 def _config(folder: Path) -> Any:

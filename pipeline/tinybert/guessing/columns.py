@@ -17,6 +17,7 @@ MOST_CLASSES = 200
 ROWS_OF_A_CLASS = 3  # on average, at least
 MOST_CELLS = 0.9  # this share of the cells decides what a column holds; `prepare` names the rows of the others
 LABEL = ("label", "class", "category", "target", "sentiment", "intent", "topic", "gold", "stars", "rating")
+# What describes a row, and is no label unless --label names it.
 NO_LABEL = ("annotator", "annotator_id", "lang", "language", "locale", "source", "origin", "year", "month", "day",
             "date", "split", "fold", "user", "author", "version")  # fmt: skip
 CJK = re.compile(r"[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff]")  # written without spaces between words

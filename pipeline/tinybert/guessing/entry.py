@@ -13,7 +13,7 @@ from pipeline.tinybert.core.log import first_ten
 from pipeline.tinybert.core.settings import Settings, Source, Task
 from pipeline.tinybert.data.cells import flat, split_named
 from pipeline.tinybert.guessing import files, kinds
-from pipeline.tinybert.guessing.columns import Columns, Guess, is_empty, most, words
+from pipeline.tinybert.guessing.columns import Columns, Guess, is_empty, words
 from pipeline.tinybert.tasks import KINDS
 
 COLUMNS = ("text", "pair", "label", "words", "tags", "entities", "question", "passage", "answers", "group")
@@ -77,20 +77,21 @@ def guess(given: argparse.Namespace, defaults: Settings) -> tuple[dict[str, Any]
 
 
 def _column_of_splits(records: list[dict], others: list[Any]) -> Any:
-    """The column whose cells name splits, train and others; None if there is none. Raises UserError if some of its
-    cells name none: rows of test must not be trained on.
+    """The column whose cells name splits, train and others; None if there is none. Raises UserError if fewer than half
+    of its cells name none: rows of test must not be trained on.
     """
     for name in records[0]:
         cells = [row[name] for row in records] if name not in others else []
-        if {"train", "test"} <= set(map(split_named, cells)) or {"train", "validation"} <= set(map(split_named, cells)):
-            odd = next((cell for cell in cells if split_named(cell) is None), None)
-            if all(map(split_named, cells)):
-                return name
-            if most(split_named, cells):
-                raise UserError(
-                    f"--file: column '{name}' names the split of most rows, and {odd!r} is none: expected train,"
-                    " validation or test: correct the value, or remove these rows"
-                )
+        odd = [cell for cell in cells if split_named(cell) is None]
+        if len(set(map(split_named, cells)) - {None}) < 2 or "train" not in map(split_named, cells):
+            continue
+        if not odd:
+            return name
+        if 2 * len(odd) < len(cells):
+            raise UserError(
+                f"--file: column '{name}' names the split of most rows, and {odd[0]!r} is none: expected train,"
+                " validation or test: correct the value, or remove these rows"
+            )
     return None
 
 

@@ -12,6 +12,7 @@ from pipeline.tinybert.guessing.texts import regression, text_classification
 from pipeline.tinybert.tasks import KINDS
 
 WORDS_OF_A_TEXT = 3  # the name of a column has fewer, if it is not a text
+# A first line with one of these and a number is a header, and not a row.
 NAMES_OF_TEXTS = ("text", "sentence", "review", "message", "tweet", "comment", "content", "body", "title", "headline",
                   "description", "document", "utterance", "question", "query", "post", "email", "sms", "abstract",
                   "summary", "phrase", "passage", "premise", "answer", "feedback")  # fmt: skip

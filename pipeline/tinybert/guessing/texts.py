@@ -23,6 +23,7 @@ from pipeline.tinybert.guessing.columns import (
     quoted,
 )
 
+# A column of such a name is the text, even if others hold texts, too.
 TEXT = ("text", "sentence", "tweet", "message", "utterance", "comment")
 SCORE = ("score", "similarity", "rating", "label", "stars", "target", "value", "gold")
 MOST_GRADES = 20  # whole numbers with more values than this are scores, not classes

@@ -201,6 +201,22 @@ def test_teachers_that_cannot_be_together_are_refused(changes, expected, refusal
     assert f"finetune_teacher: {expected}" in refusal(params)
 
 
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"splits": {"train": "a.csv"}}, "split_column: not read beside `splits`"),
+        (
+            {"splits": None, "more_tests": {"b": "b.csv"}},
+            "split_column: more_tests and submissions need files of their",
+        ),
+    ],
+)
+def test_a_column_of_splits_excludes_files_of_splits(changes, expected, refusal):
+    params = copy.deepcopy(PARAMS)
+    params["tasks"][TASK]["source"] |= {"split_column": "fold", **changes}
+    assert f"{OWN}.source: {expected}" in refusal(params)
+
+
 def test_a_wrong_entry_of_a_list_is_named_by_its_place(refusal):
     params = copy.deepcopy(PARAMS)
     params["general_student"]["layers"] = [1, "six"]
