@@ -399,7 +399,7 @@ def test_many_columns_of_classes_take_seconds():
         {name: row % 2 if number % 2 else "ab"[row % 3 == 0] for number, name in enumerate(names)} for row in range(60)
     ]
     begin = time.process_time()
-    assert names[1] in Columns(records, {}, sure=False).with_classes()
+    assert names[1] in Columns(records, {}, kind_is_given=False).class_columns()
     assert time.process_time() - begin < 5
 
 

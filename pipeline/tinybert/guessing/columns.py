@@ -13,9 +13,9 @@ import numpy as np
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.data.cells import value_in_text
 
-MOST_CLASSES = 200
+MAX_CLASSES = 200
 ROWS_OF_A_CLASS = 3  # on average, at least
-MOST_CELLS = 0.9  # this share of the cells decides what a column holds; `prepare` names the rows of the others
+MIN_SHARE_OF_CELLS = 0.9  # this share of the cells decides what a column holds; `prepare` names the rows of the others
 LABEL = ("label", "class", "category", "target", "sentiment", "intent", "topic", "gold", "stars", "rating")
 # What describes a row, and is no label unless --label names it.
 NO_LABEL = ("annotator", "annotator_id", "lang", "language", "locale", "source", "origin", "year", "month", "day",
@@ -27,9 +27,9 @@ PARTNERS = ({"premise", "hypothesis"}, {"question", "sentence"}, {"question", "p
 TIME = re.compile(r"\s*\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d?([.,]\d+)?)?\s*(Z|UTC|[+-]\d\d:?\d\d)?\s*")
 NUMBERED = re.compile(r"(.*?)[ _-]?(?:1|2|a|b|one|two|first|second)$", re.IGNORECASE)
 WITH_COMMA = "numbers such as '{}': write them with a point and without %"
-LOCAL_NUMBER = re.compile(r"-?\d+(,\d+)? ?%?")
+LOCALISED_NUMBER = re.compile(r"-?\d+(,\d+)? ?%?")
 LISTS = (list, tuple, np.ndarray)
-UNREAD_LIST = re.compile(r"\[.*\]", re.DOTALL)
+UNREADABLE_LIST = re.compile(r"\[.*\]", re.DOTALL)
 
 
 class UnfitError(UserError):
@@ -51,14 +51,14 @@ class Guess:
 class Columns:
     """The columns of records that all have the same keys.
 
-    chosen: source key → column(s), as the user gave them. ``sure``: the user gave the kind too.
+    chosen: source key → column(s), as the user gave them. ``kind_is_given``: the user gave the kind too.
     """
 
-    def __init__(self, records: list[dict], chosen: dict[str, Any], sure: bool, group: Any = None):
-        lists = written_lists(records)
+    def __init__(self, records: list[dict], chosen: dict[str, Any], kind_is_given: bool, group: Any = None):
+        lists = parse_lists_in_text(records)
         self._written = lists.keys()
         self.records = [row | {name: lists[name][number] for name in lists} for number, row in enumerate(records)]
-        self.names, self.chosen, self.sure, self.group = list(records[0]), chosen, sure, group
+        self.names, self.chosen, self.kind_is_given, self.group = list(records[0]), chosen, kind_is_given, group
 
     def cells(self, column: Any) -> list:
         """The cells of a column that are not empty."""
@@ -81,7 +81,7 @@ class Columns:
     def _labels_in_lists(self, column: Any) -> list[str]:
         """The labels of a column of labels in which each cell is a list with one label, as some tools write it."""
         cells = self.cells(column) if str(column).lower() in LABEL and column not in self._written else []
-        if not all(is_list(cell, str) and len(cell) <= 1 for cell in cells) or not most(len, cells):
+        if not all(is_list(cell, str) and len(cell) <= 1 for cell in cells) or not nearly_all(len, cells):
             return []
         return [cell[0] for cell in cells if len(cell)]  # `prepare` names the rows without a label
 
@@ -90,69 +90,71 @@ class Columns:
         values = self.counts.get(column, ())
         return [float(value) for value in values] if all(map(is_number, values)) else []
 
-    def most_numbers(self, column: Any) -> list[float]:
+    def numbers_of_mostly_numeric(self, column: Any) -> list[float]:
         """A column's distinct numbers, if most cells are numbers; else nothing."""
         counts = self.counts.get(column, Counter())
         numbers = [float(value) for value in counts if is_number(value)]
-        return numbers if most(is_number, list(counts.elements())) else []
+        return numbers if nearly_all(is_number, list(counts.elements())) else []
 
-    def local_number(self, column: Any) -> str | None:
+    def localised_number(self, column: Any) -> str | None:
         """A number with a comma for the point, or with %, if the column holds nothing but such and whole numbers."""
         counts = self.counts.get(column, Counter())
         written = [value for value in counts if not is_number(value)]
-        return written[0] if written and all(map(LOCAL_NUMBER.fullmatch, counts)) else None
+        return written[0] if written and all(map(LOCALISED_NUMBER.fullmatch, counts)) else None
 
-    def with_classes(self) -> list[Any]:
-        """Columns of few distinct values, each in several rows. A column that only numbers another's is left out."""
+    def class_columns(self) -> list[Any]:
+        """Columns of few distinct values, each in several rows. A numeric column that merely encodes a text column
+        (0 = neg, 1 = pos) is left out.
+        """
         found = []
         for name, counts in self.counts.items():
             if not has_fractions(self.numbers(name)) and 2 <= len(counts) <= min(
-                MOST_CLASSES, len(self.records) / ROWS_OF_A_CLASS
+                MAX_CLASSES, len(self.records) / ROWS_OF_A_CLASS
             ):
                 found.append(name)
         numbers = [name for name in found if self.numbers(name)]
-        of_texts = {self._pattern(name) for name in found if name not in numbers}
-        return [name for name in found if name not in numbers or self._pattern(name) not in of_texts]
+        of_texts = {self._partition_of_rows(name) for name in found if name not in numbers}
+        return [name for name in found if name not in numbers or self._partition_of_rows(name) not in of_texts]
 
-    def _pattern(self, column: Any) -> tuple[int, ...]:
-        """Which rows of a column are equal: equal patterns if the column holds one value for each value of another."""
+    def _partition_of_rows(self, column: Any) -> tuple[int, ...]:
+        """For each row, the number of its value by first occurrence. Equal for columns that encode each other."""
         numbers: dict[str, int] = {}
         return tuple(numbers.setdefault(str(row[column]), len(numbers)) for row in self.records)
 
-    def texts(self, without: Iterable[Any] = ()) -> list[Any]:
+    def text_columns(self, without: Iterable[Any] = ()) -> list[Any]:
         """Columns of texts of several words, the longest texts first."""
         found = {}
         for name in self.counts:
             cells = self.cells(name)
             texts = [cell for cell in cells if isinstance(cell, str)]
-            if name not in without and len(texts) >= MOST_CELLS * len(cells):
+            if name not in without and len(texts) >= MIN_SHARE_OF_CELLS * len(cells):
                 of_several_words = sum(" " in text.strip() or CJK.search(text) is not None for text in texts)
                 are_times = texts and all(map(TIME.fullmatch, texts))
                 if (3 * of_several_words > len(texts) and not are_times) or (texts and name == "text"):
                     found[name] = np.mean([len(text) for text in texts])
         return sorted(found, key=lambda name: -found[name])
 
-    def check_is_no_unread_list(self, key: str, column: Any) -> None:
+    def refuse_unreadable_lists(self, key: str, column: Any) -> None:
         """Raise UserError if a column holds lists in a form that cannot be read, such as numpy's."""
         values = list(self.counts.get(column, Counter()).elements())
-        if most(UNREAD_LIST.fullmatch, values):
+        if nearly_all(UNREADABLE_LIST.fullmatch, values):
             raise UserError(
                 f"{key}: column {quoted(column)} holds lists that cannot be read, such as {values[0][:50]}: write"
                 ' commas between their values, as in ["a", "b"]'
             )
 
-    def of_lists(self) -> list[Any]:
+    def list_columns(self) -> list[Any]:
         """Columns of lists that are not all empty."""
         return [
             name
             for name in self.names
-            if most(is_list, self.cells(name)) and any(is_list(cell) and len(cell) for cell in self.cells(name))
+            if nearly_all(is_list, self.cells(name)) and any(is_list(cell) and len(cell) for cell in self.cells(name))
         ]
 
     def median_length(self, column: Any) -> float:
         return float(np.median([words(str(cell)) for cell in self.cells(column)]))
 
-    def one_of(self, key: str, candidates: list, names: Iterable[str], what: str) -> Any:
+    def pick_column(self, key: str, candidates: list, names: Iterable[str], what: str) -> Any:
         """The only candidate, or the only one with such a name; else UserError."""
         best = named(candidates, *names) or candidates
         if len(best) == 1:
@@ -165,14 +167,14 @@ class Columns:
         return kind(f"{key}: {why}: give --{key} COLUMN (the columns are {', '.join(map(str, self.names))})")
 
 
-def written_lists(records: list[dict]) -> dict[Any, list]:
+def parse_lists_in_text(records: list[dict]) -> dict[Any, list]:
     """Column → its cells, of the columns that hold lists, or answers, written as text. Other cells stay as they are."""
     found = {}
     for name in records[0]:
         cells = [row[name] for row in records]
         read = [_list_or_answers(cell) for cell in cells]
         of_written = [value for cell, value in zip(cells, read, strict=True) if not is_empty(cell)]
-        if most(lambda value: value is not None, of_written):
+        if nearly_all(lambda value: value is not None, of_written):
             found[name] = [cell if value is None else value for cell, value in zip(cells, read, strict=True)]
     return found
 
@@ -187,9 +189,9 @@ def is_empty(cell: Any) -> bool:
     return cell is None or (isinstance(cell, Real) and cell != cell) or (isinstance(cell, str) and not cell.strip())
 
 
-def most(fits: Callable[[Any], object], cells: list) -> bool:
+def nearly_all(fits: Callable[[Any], object], cells: list) -> bool:
     """Whether there are cells and nine of ten of them fit: a few bad rows do not hide what a column holds."""
-    return bool(cells) and sum(bool(fits(cell)) for cell in cells) >= MOST_CELLS * len(cells)
+    return bool(cells) and sum(bool(fits(cell)) for cell in cells) >= MIN_SHARE_OF_CELLS * len(cells)
 
 
 def is_list(cell: Any, kind: type | tuple = object) -> bool:
@@ -233,6 +235,6 @@ def quoted(column: Any) -> str:
     return str(column) if isinstance(column, int) else f"'{column}'"
 
 
-def listed(counts: Counter, most: int = 5) -> str:
-    more = f", and {len(counts) - most} more" if len(counts) > most else ""
-    return ", ".join(f"{value} {count}" for value, count in counts.most_common(most)) + more
+def listed(counts: Counter, limit: int = 5) -> str:
+    more = f", and {len(counts) - limit} more" if len(counts) > limit else ""
+    return ", ".join(f"{value} {count}" for value, count in counts.most_common(limit)) + more

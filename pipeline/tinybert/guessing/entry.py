@@ -157,11 +157,11 @@ def _unlabelled(given: argparse.Namespace, kind: str, guess: Guess) -> tuple[dic
     dialect, records = files.read(given.unlabelled, "--unlabelled", given.delimiter, least=1)
     inputs = KINDS[kind].fields(Source(location="-", **guess.source), labelled=False)
     wanted = {field: guess.source[field] for field in inputs if field in guess.source}
-    columns, sentences = Columns(records, {}, sure=True), False
+    columns, sentences = Columns(records, {}, kind_is_given=True), False
     if missing := [name for name in flat(wanted.values()) if name not in columns.names]:
-        if len(wanted) > 1 or not columns.texts():
+        if len(wanted) > 1 or not columns.text_columns():
             raise UserError(f"--unlabelled: {given.unlabelled} has no column '{missing[0]}', which the rows have")
-        wanted = {"text": columns.texts()[0]}
+        wanted = {"text": columns.text_columns()[0]}
     if list(wanted) == ["text"]:
         median = np.median([words(text) for text in guess.texts])
         sentences = sum(map(columns.median_length, flat([wanted["text"]]))) > LONG * median

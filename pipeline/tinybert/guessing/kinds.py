@@ -33,9 +33,9 @@ def guess(records: list[dict], chosen: dict[str, Any], kind: str | None, group: 
     `source.group`, which is read besides.
     """
     if kind:
-        columns = Columns(records, chosen, sure=True, group=group)
+        columns = Columns(records, chosen, kind_is_given=True, group=group)
         return kind, _with_header(GUESSES[kind](columns), columns)
-    columns, found, undecided = Columns(records, chosen, sure=False, group=group), {}, []
+    columns, found, undecided = Columns(records, chosen, kind_is_given=False, group=group), {}, []
     for name in GUESSES:
         try:
             if set(chosen) <= {*KINDS[name].columns, *KINDS[name].source_settings}:
@@ -54,7 +54,7 @@ def guess(records: list[dict], chosen: dict[str, Any], kind: str | None, group: 
     if undecided and not found:
         raise undecided[0]
     for name in columns.names if not found else ():
-        if number := columns.local_number(name):
+        if number := columns.localised_number(name):
             raise UserError(f"--file: column {quoted(name)} has {WITH_COMMA.format(number)}")
     fits = " and ".join(found) or f"no kind of task (the columns are {', '.join(map(str, columns.names))})"
     raise UserError(f"--kind: the file fits {fits}: give --kind with one of {', '.join(found or GUESSES)}")

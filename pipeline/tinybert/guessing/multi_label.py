@@ -8,7 +8,7 @@ from pipeline.tinybert.data.cells import flat
 from pipeline.tinybert.guessing.columns import (
     LABEL,
     LISTS,
-    MOST_CLASSES,
+    MAX_CLASSES,
     NO_LABEL,
     ROWS_OF_A_CLASS,
     Columns,
@@ -34,8 +34,9 @@ WORDS_OF_A_LABEL = 4
 
 def multi_label(columns: Columns) -> Guess:
     label, separator, counts = _labels(columns)
-    rivals = [name for name in columns.with_classes() if str(name).lower() in LABEL and name not in flat([label])]
-    if rivals and not columns.sure and "label" not in columns.chosen and str(label).lower() not in ("label", "labels"):
+    rivals = [name for name in columns.class_columns() if str(name).lower() in LABEL and name not in flat([label])]
+    is_clear = columns.kind_is_given or "label" in columns.chosen or str(label).lower() in ("label", "labels")
+    if rivals and not is_clear:
         raise UserError(
             f"--kind: column {quoted(rivals[0])} holds classes, and several labels are in"
             f" {', '.join(map(quoted, flat([label])))}: give --kind text_classification or --kind multi_label"
@@ -55,7 +56,7 @@ def _labels(columns: Columns) -> tuple[Any, str | None, Counter]:
     if several := chosen if isinstance(chosen, list) else [] if chosen else _columns_of_0_and_1(columns):
         return several, None, Counter({name: _count_on(columns.counts.get(name, Counter())) for name in several})
     if lists := _lists_of_labels(columns, chosen):
-        label = columns.one_of("label", lists, LABELS, "lists")
+        label = columns.pick_column("label", lists, LABELS, "lists")
         return label, None, Counter(str(value) for cell in columns.cells(label) if is_list(cell) for value in cell)
     given = columns.chosen.get("separator")
     for name in [chosen] if chosen else named(columns.counts, *LABELS):
@@ -63,7 +64,7 @@ def _labels(columns: Columns) -> tuple[Any, str | None, Counter]:
         if chosen and given and cells:
             return name, given, _labels_between(cells, given)
         for separator in [given] if given else SEPARATORS:
-            if _is_separator(separator, cells, columns.sure or bool(given)):
+            if _is_separator(separator, cells, columns.kind_is_given or bool(given)):
                 return name, separator, _labels_between(cells, separator)
     if chosen:
         which = ", ".join(SEPARATORS)
@@ -71,8 +72,8 @@ def _labels(columns: Columns) -> tuple[Any, str | None, Counter]:
             f"label: column '{chosen}' has no lists, and not several short labels in a cell with one of {which} between"
             " them: give --separator, or --label COLUMN COLUMN for columns of 0 and 1"
         )
-    for name in named(columns.counts, *LABELS) if columns.sure else ():
-        columns.check_is_no_unread_list("label", name)
+    for name in named(columns.counts, *LABELS) if columns.kind_is_given else ():
+        columns.refuse_unreadable_lists("label", name)
     raise columns.cannot_guess(
         "label", "no column holds several labels (a list, or a text with separators)", UnfitError
     )
@@ -86,15 +87,15 @@ def _columns_of_0_and_1(columns: Columns) -> list[Any]:
         for name, counts in columns.counts.items()
         if _is_binary(counts) and (len(counts) > 1 or 0 < _count_on(counts) < rows)
     ]
-    if len(binary) < (2 if columns.sure else 3) or {str(name).lower() for name in binary} & {*LABEL}:
+    if len(binary) < (2 if columns.kind_is_given else 3) or {str(name).lower() for name in binary} & {*LABEL}:
         return []
     has_0 = any(len(columns.counts[name]) > 1 for name in binary)
-    others = set(columns.with_classes()) - set(binary)
-    classes = [] if columns.sure else named(others, *LABEL) if has_0 else others
+    others = set(columns.class_columns()) - set(binary)
+    classes = [] if columns.kind_is_given else named(others, *LABEL) if has_0 else others
     if classes or _lists_of_labels(columns, None):
         return []
     others = {name for name in others if str(name).lower() not in NO_LABEL}
-    if others and not columns.sure:
+    if others and not columns.kind_is_given:
         raise UserError(
             f"--kind: column {quoted(min(others, key=columns.names.index))} holds classes, and"
             f" {', '.join(map(quoted, binary))} hold 0 and 1: give --kind multi_label, or --label COLUMN"
@@ -112,10 +113,10 @@ def _count_on(counts: Counter) -> int:
 
 def _lists_of_labels(columns: Columns, chosen: Any) -> list[Any]:
     """The columns of lists that may be the labels. Raises UserError for entities with their offsets."""
-    lists = columns.of_lists()
+    lists = columns.list_columns()
     if chosen is not None:
         lists = [name for name in lists if name == chosen]
-    elif not columns.sure:  # the words of a text may be a list too, and lists of one label are classes
+    elif not columns.kind_is_given:  # the words of a text may be a list too, and lists of one label are classes
         lists = [name for name in named(lists, *LABELS) if not (name in columns.counts and str(name).lower() in LABEL)]
     for name in lists:
         if any(isinstance(value, (*LISTS, dict)) for cell in columns.cells(name) if is_list(cell) for value in cell):
@@ -147,7 +148,7 @@ def _is_separator(separator: str, cells: Counter, is_sure: bool) -> bool:
     """
     labels = _labels_between(cells, separator)
     several = sum(count for cell, count in cells.items() if separator in cell)
-    is_few = len(labels) <= min(MOST_CLASSES, labels.total() / ROWS_OF_A_CLASS)
+    is_few = len(labels) <= min(MAX_CLASSES, labels.total() / ROWS_OF_A_CLASS)
     is_short = all(words(label) <= WORDS_OF_A_LABEL for label in labels)
     is_in_use = 0 < several >= SHARE_WITH_SEPARATOR * cells.total()
     return is_in_use and is_few and is_short and (is_sure or len(labels) <= len(cells))

@@ -8,13 +8,13 @@ from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import first_ten
 from pipeline.tinybert.data.cells import BadRecordError
 from pipeline.tinybert.guessing.columns import (
-    MOST_CELLS,
+    MIN_SHARE_OF_CELLS,
     Columns,
     Guess,
     is_empty,
     is_list,
     listed,
-    most,
+    nearly_all,
     quoted,
 )
 from pipeline.tinybert.guessing.multi_label import LABELS
@@ -39,13 +39,13 @@ def named_entities(columns: Columns) -> Guess:
 
 
 def _entities_by_offsets(columns: Columns, candidates: list) -> Guess:
-    entities = columns.chosen.get("entities") or columns.one_of("entities", candidates, LABELS, "entities")
+    entities = columns.chosen.get("entities") or columns.pick_column("entities", candidates, LABELS, "entities")
     found, errors = _entities_of(columns, entities)  # `prepare` names the rows with an error
     if not found:
         why = str(errors[0]) if errors else f"column {quoted(entities)} holds no entity"
         raise columns.cannot_guess("entities", why)
-    texts = columns.texts([entities])
-    text = columns.chosen.get("text") or columns.one_of("text", texts, ("text",), "texts")
+    texts = columns.text_columns([entities])
+    text = columns.chosen.get("text") or columns.pick_column("text", texts, ("text",), "texts")
     if isinstance(text, list):
         raise columns.cannot_guess("text", "the entities count the characters of one column")
     types = Counter(entity.type for entity in found)
@@ -53,7 +53,7 @@ def _entities_by_offsets(columns: Columns, candidates: list) -> Guess:
         f"text: column {quoted(text)} (median length {columns.median_length(text):.0f} words)",
         f"entities: column {quoted(entities)} ({len(found)} entities by their characters: {listed(types)})",
     ]
-    if others := [name for name in columns.with_classes() if name not in (text, columns.group, "answer")]:
+    if others := [name for name in columns.class_columns() if name not in (text, columns.group, "answer")]:
         reasons.append(f"not read: {first_ten(list(map(quoted, others)), ', ')}: --kind reads classes instead")
     return Guess({"text": text, "entities": entities}, reasons, [str(row[text]) for row in columns.records], "f1")
 
@@ -64,8 +64,8 @@ def _has_entities(columns: Columns, column: Any) -> bool:
     """
     found, errors = _entities_of(columns, column)
     count = sum(not (is_list(cell) and len(cell) == 0) for cell in columns.cells(column))
-    fits = count - len(errors) >= MOST_CELLS * count
-    return bool(found) and fits and (columns.sure or not any(entity.type.isdecimal() for entity in found))
+    fits = count - len(errors) >= MIN_SHARE_OF_CELLS * count
+    return bool(found) and fits and (columns.kind_is_given or not any(entity.type.isdecimal() for entity in found))
 
 
 def _entities_of(columns: Columns, column: Any) -> tuple[list[Entity], list[BadRecordError]]:
@@ -100,7 +100,7 @@ def _tagged_words(columns: Columns) -> Guess:
             )
         tagged = [columns.names[-1]]
     of_entities = [name for name in tagged if not _types(lists[name]) <= CHUNKS] or tagged
-    tags = columns.chosen.get("tags") or columns.one_of(
+    tags = columns.chosen.get("tags") or columns.pick_column(
         "tags",
         of_entities[-1:] if is_conll else of_entities,
         ("ner",),
@@ -108,7 +108,9 @@ def _tagged_words(columns: Columns) -> Guess:
     )
     others = [name for name, cells in lists.items() if name not in (*tagged, tags) and _is_words(cells)]
     given = columns.chosen.get("words")
-    word = given or columns.one_of("words", others[:1] if is_conll else others, ("words", "tokens"), "lists of words")
+    word = given or columns.pick_column(
+        "words", others[:1] if is_conll else others, ("words", "tokens"), "lists of words"
+    )
     for key, name in (("words", word), ("tags", tags)):
         if name not in lists:
             raise columns.cannot_guess(key, f"column {quoted(name)} does not hold lists")
@@ -138,14 +140,14 @@ def _lists(columns: Columns) -> dict[Any, list[list]]:
     """Column → its lists of words or tags. A text with blanks between tags is one, too, and, if no other column holds
     words, a text with as many words as there are tags.
     """
-    lists = {name: list(filter(is_list, columns.cells(name))) for name in columns.of_lists()}
-    texts = {name: [_words_in(cell) for cell in columns.cells(name)] for name in columns.texts()}
+    lists = {name: list(filter(is_list, columns.cells(name))) for name in columns.list_columns()}
+    texts = {name: [_words_in(cell) for cell in columns.cells(name)] for name in columns.text_columns()}
     lists |= {name: cells for name, cells in texts.items() if _is_tagged(cells)}
     tagged = [name for name, cells in lists.items() if _is_tagged(cells)]
     if tagged and not any(_is_words(lists[name]) for name in lists if name not in tagged):
-        for name in columns.texts(without=tagged):
+        for name in columns.text_columns(without=tagged):
             pairs = [(_words_in(row[name]), _words_in(row[tagged[-1]])) for row in columns.records]
-            if most(lambda pair: len(pair[0]) == len(pair[1]), pairs):
+            if nearly_all(lambda pair: len(pair[0]) == len(pair[1]), pairs):
                 lists[name] = texts[name]
     return lists
 
@@ -178,7 +180,11 @@ def _is_words(cells: list) -> bool:
     """Whether lists hold words: not numbers of words, and not the same in all of a list, such as a sentence's name."""
     values = [value for cell in cells for value in cell]
     is_same = all(len(set(map(str, cell))) == 1 for cell in cells) and len(values) > len(cells)
-    return all(isinstance(value, str) for value in values) and not most(WORD_NUMBER.fullmatch, values) and not is_same
+    return (
+        all(isinstance(value, str) for value in values)
+        and not nearly_all(WORD_NUMBER.fullmatch, values)
+        and not is_same
+    )
 
 
 def _is_valid(row: list[str], tags: list[str], scheme: str) -> bool:

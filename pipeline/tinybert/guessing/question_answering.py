@@ -4,25 +4,25 @@ from typing import Any
 
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.data.cells import flat
-from pipeline.tinybert.guessing.columns import Columns, Guess, is_empty, is_list, most, named, quoted
+from pipeline.tinybert.guessing.columns import Columns, Guess, is_empty, is_list, named, nearly_all, quoted
 
 LONGEST_WINDOW = 384  # word pieces of a passage that are read at once; longer ones are read in several windows
 
 
 def question_answering(columns: Columns) -> Guess:
     with_answers = [name for name in columns.names if _holds_answers([row[name] for row in columns.records])]
-    texts = columns.texts()
+    texts = columns.text_columns()
     if not with_answers and named(texts, "question") and named(texts, "context", "passage"):
         raise UserError(
             "answers: the file has questions and passages, but no column with answers and their answer_start: expected"
             " {text: […], answer_start: […]}"
         )
-    answers = columns.chosen.get("answers") or columns.one_of(
+    answers = columns.chosen.get("answers") or columns.pick_column(
         "answers", with_answers, ("answers", "answer"), "answers with their answer_start"
     )
     if answers not in with_answers:
         raise columns.cannot_guess("answers", f"column '{answers}' does not hold answers with their answer_start")
-    question: Any = columns.chosen.get("question") or columns.one_of(
+    question: Any = columns.chosen.get("question") or columns.pick_column(
         "question", named(texts, "question", "query"), (), "questions"
     )
     passages = [name for name in texts if name not in flat([question])]
@@ -47,7 +47,7 @@ def _holds_answers(cells: list) -> bool:
     """Whether most cells are answers: of those that are not empty, and of those that are no empty lists either."""
     cells = [cell for cell in cells if not is_empty(cell)]
     not_empty = [cell for cell in cells if not (is_list(cell) and len(cell) == 0)]
-    return most(_is_answers, cells) and most(_is_answers, not_empty) and any(map(_has_answer, cells))
+    return nearly_all(_is_answers, cells) and nearly_all(_is_answers, not_empty) and any(map(_has_answer, cells))
 
 
 def _is_answers(cell: Any) -> bool:

@@ -35,13 +35,13 @@ def text_classification(columns: Columns) -> Guess:
     if isinstance(label, list):
         raise columns.cannot_guess("label", "several columns, of which only multi_label reads labels")
     counts = columns.counts.get(label, Counter())
-    columns.check_is_no_unread_list("label", label)
-    if number := columns.local_number(label):
+    columns.refuse_unreadable_lists("label", label)
+    if number := columns.localised_number(label):
         raise UserError(f"label: column '{label}' has {WITH_COMMA.format(number)}")
-    if len(counts) < 2 or not (columns.sure or label in columns.with_classes()):
+    if len(counts) < 2 or not (columns.kind_is_given or label in columns.class_columns()):
         raise columns.cannot_guess("label", f"column '{label}' does not hold a few different values")
     source, reasons, texts = texts_of_rows(columns, [label])
-    others = [name for name in columns.with_classes() if name not in (label, columns.group, *flat(source.values()))]
+    others = [name for name in columns.class_columns() if name not in (label, columns.group, *flat(source.values()))]
     reasons.append(f"label: column '{label}' ({_why(columns, label, others)}{len(counts)} values: {listed(counts)})")
     if others:
         which = first_ten(list(map(quoted, others)), ", ")
@@ -63,33 +63,33 @@ def _why(columns: Columns, label: Any, others: list) -> str:
 
 
 def _column_of_classes(columns: Columns) -> Any:
-    classes = columns.with_classes()
+    classes = columns.class_columns()
     by_name = [name for name in columns.counts if str(name).lower() in LABEL]
-    if not columns.sure and by_name and not set(by_name) & set(classes) and not columns.numbers(by_name[0]):
+    if not columns.kind_is_given and by_name and not set(by_name) & set(classes) and not columns.numbers(by_name[0]):
         count = len(columns.counts[by_name[0]])
         why = f"column '{by_name[0]}' has {count} different values in {len(columns.records)} rows, too many for classes"
         if count < 2:
             why = f"column '{by_name[0]}' has the same value in all rows"
         raise columns.cannot_guess("label", why)
-    label = columns.one_of("label", classes, LABEL, "a few different values")
-    if not columns.sure and str(label).lower() in NO_LABEL:
+    label = columns.pick_column("label", classes, LABEL, "a few different values")
+    if not columns.kind_is_given and str(label).lower() in NO_LABEL:
         why = f"only column '{label}' holds a few different values, and its name is not that of a label"
         raise columns.cannot_guess("label", why)
     return label
 
 
 def regression(columns: Columns) -> Guess:
-    scores = [name for name in columns.names if len(columns.most_numbers(name)) > 1]
-    if not columns.sure:  # stars from 1 to 5 may be classes
-        scores = [name for name in scores if _is_fine_grained(columns.most_numbers(name))]
-    ids = [name for name in scores if len(columns.most_numbers(name)) == len(columns.records)]
-    candidates = [name for name in scores if name not in ids or has_fractions(columns.most_numbers(name))]
-    if not columns.sure:  # a number of any other name may be anything
+    scores = [name for name in columns.names if len(columns.numbers_of_mostly_numeric(name)) > 1]
+    if not columns.kind_is_given:  # stars from 1 to 5 may be classes
+        scores = [name for name in scores if _is_fine_grained(columns.numbers_of_mostly_numeric(name))]
+    ids = [name for name in scores if len(columns.numbers_of_mostly_numeric(name)) == len(columns.records)]
+    candidates = [name for name in scores if name not in ids or has_fractions(columns.numbers_of_mostly_numeric(name))]
+    if not columns.kind_is_given:  # a number of any other name may be anything
         candidates = named(candidates, *SCORE)
-    label = columns.chosen.get("label") or columns.one_of("label", candidates, SCORE, "different numbers")
+    label = columns.chosen.get("label") or columns.pick_column("label", candidates, SCORE, "different numbers")
     if isinstance(label, list):
         raise columns.cannot_guess("label", "several columns, of which only multi_label reads labels")
-    values = columns.most_numbers(label) if columns.sure or label in scores else []
+    values = columns.numbers_of_mostly_numeric(label) if columns.kind_is_given or label in scores else []
     if len(values) < 2:
         example = next((value for value in columns.counts.get(label, ()) if not is_number(value)), None)
         found = f": '{example}' is no number" if example else ""
@@ -105,7 +105,7 @@ def _is_fine_grained(numbers: list[float]) -> bool:
 
 def texts_of_rows(columns: Columns, without: Iterable[Any]) -> tuple[dict[str, Any], list[str], list[str]]:
     """Source keys `text` and, for a pair, `pair`; the reasons; the text(s) of each row."""
-    candidates = columns.texts(without)
+    candidates = columns.text_columns(without)
     chosen: dict[str, Any] = {key: columns.chosen[key] for key in ("text", "pair") if key in columns.chosen}
     in_order = [name for name in columns.names if name in candidates]
     pairs = [pair for pair in combinations(in_order, 2) if are_partners(*pair)]
@@ -141,7 +141,7 @@ def _read_texts(
     which = " and ".join(map(quoted, names))
     reasons = [f"{', '.join(source)}: {which} ({reason}; median length {median} words)"]
     takes_more = "pair" not in columns.chosen and not isinstance(source["text"], list)
-    for name in columns.texts([*without, *names, columns.group]) if takes_more else ():
+    for name in columns.text_columns([*without, *names, columns.group]) if takes_more else ():
         reasons.append(
             f"not read: '{name}' (median length {columns.median_length(name):.0f} words): --pair '{name}' reads it as a"
             f" second text, --text '{name}' '{names[0]}' joins both"
