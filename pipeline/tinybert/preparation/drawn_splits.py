@@ -12,7 +12,7 @@ from sklearn.model_selection import train_test_split
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.core.log import first_ten, log
 from pipeline.tinybert.data.rows import Row
-from pipeline.tinybert.preparation.splits import SPLITS, Parts, group_of, like, right_column
+from pipeline.tinybert.preparation.splits import SPLITS, Parts, group_of, spelling_hint, wrong_column_hint
 from pipeline.tinybert.tasks import Task
 
 LEAST_ROWS = 10  # fewer rows cannot be split usefully
@@ -42,12 +42,15 @@ def split_off_missing(task: Task, parts: Parts, test: float, validation: float, 
     if sum(shares.values()) >= 1:
         raise UserError(f"prepare.test + prepare.validation = {sum(shares.values())}: nothing is left for train")
     by_group = group_of(task, rows[0]) is not None
-    in_proportion, nearest = (_whole_groups, _nearest_groups) if by_group else (_stratified, _some_of_each_class)
+    draw_strictly, draw_approximately = (
+        (_whole_groups, _nearest_groups) if by_group else (_stratified, _some_of_each_class)
+    )
     drawn: Parts = {}
     total = len(rows)
-    for others, (name, share) in zip(range(len(shares), 0, -1), shares.items(), strict=True):
+    for position, (name, share) in enumerate(shares.items()):
+        splits_left = len(shares) - position  # splits, train included, that the remaining rows must still fill
         size = round(share * total)
-        found = in_proportion(task, rows, size, seed, others)
+        found = draw_strictly(task, rows, size, seed, splits_left)
         if found and name == "validation" and not by_group and _is_without_labels(task, *found):
             found = None  # it could not select a model
         if found is None:
@@ -57,7 +60,7 @@ def split_off_missing(task: Task, parts: Parts, test: float, validation: float, 
                     " name a file for each in `splits`"
                 )
             size = max(size, min(HANDFUL, len(rows) // 4))
-            found = nearest(task, rows, size, seed, others, name, key)
+            found = draw_approximately(task, rows, size, seed, splits_left, name, key)
         rows, drawn[name] = found
         log(f"{name}: {len(drawn[name])} rows split off train")
     return _in_order({**parts, **drawn, "train": rows})
@@ -76,10 +79,10 @@ def _number(row: Row) -> int:
     return int(row["id"].rpartition("-")[2])
 
 
-# Split by label. ``others``: the number of splits, with train, that the remaining rows are for.
+# Split by label. ``splits_left``: the number of splits, with train, that the remaining rows are for.
 
 
-def _stratified(task: Task, rows: list[Row], size: int, seed: int, others: int) -> Drawn | None:
+def _stratified(task: Task, rows: list[Row], size: int, seed: int, splits_left: int) -> Drawn | None:
     """A random split in which the classes of ``Task.stratum`` keep their proportions. None if a side could miss one."""
     strata = [task.stratum(row) for row in rows]
     counts = Counter(strata)
@@ -90,16 +93,18 @@ def _stratified(task: Task, rows: list[Row], size: int, seed: int, others: int) 
     return rest, split_off
 
 
-def _some_of_each_class(task: Task, rows: list[Row], size: int, seed: int, others: int, name: str, key: str) -> Drawn:
+def _some_of_each_class(
+    task: Task, rows: list[Row], size: int, seed: int, splits_left: int, name: str, key: str
+) -> Drawn:
     """A random split with at least one row of each class that has enough rows to leave one for each other split. Kinds
     without ``Task.stratum`` have two classes: rows with and without labels.
     """
     labels = [task.labels_in(row) for row in rows]
-    if question := right_column(labels):
+    if question := wrong_column_hint(labels):
         raise UserError(f"{key}: too few rows of each label to split off {name}{question}")
     strata = [task.stratum(row) or str(bool(found)) for row, found in zip(rows, labels, strict=True)]
     wanted = {
-        stratum: min(max(round(count * size / len(rows)), 1), count - min(others, count - 1))
+        stratum: min(max(round(count * size / len(rows)), 1), count - min(splits_left, count - 1))
         for stratum, count in Counter(strata).most_common(MOST_TIMES * size)
         if count > 1
     }
@@ -147,7 +152,7 @@ def _fitting(groups: list[list[int]], size: int) -> list[list[int]]:
     return chosen
 
 
-def _whole_groups(task: Task, rows: list[Row], size: int, seed: int, others: int) -> Drawn | None:
+def _whole_groups(task: Task, rows: list[Row], size: int, seed: int, splits_left: int) -> Drawn | None:
     """Split off whole groups of together at most ``size`` rows. None if they have less than half of ``size`` rows, or
     leave too few groups for the other splits.
     """
@@ -155,18 +160,18 @@ def _whole_groups(task: Task, rows: list[Row], size: int, seed: int, others: int
     chosen = _fitting(groups, size)
     split_off = {number for group in chosen for number in group}
     too_few = len(split_off) < size / 2 or not split_off
-    return None if too_few or len(groups) - len(chosen) < others else _divided(rows, split_off)
+    return None if too_few or len(groups) - len(chosen) < splits_left else _divided(rows, split_off)
 
 
-def _nearest_groups(task: Task, rows: list[Row], size: int, seed: int, others: int, name: str, key: str) -> Drawn:
+def _nearest_groups(task: Task, rows: list[Row], size: int, seed: int, splits_left: int, name: str, key: str) -> Drawn:
     """Split off the whole groups that come nearest to ``size`` rows: those that fit, or a single one."""
     groups = _shuffled_groups(task, rows, seed)
-    if len(groups) <= others:
+    if len(groups) <= splits_left:
         raise UserError(
             f"{key}: {len(groups)} groups in {len(rows)} rows: too few to split off {name}, as groups stay whole: bring"
             " more groups, or name a file for it in `splits`"
         )
-    choices = [_fitting(groups, size)[: len(groups) - others], *([group] for group in groups)]
+    choices = [_fitting(groups, size)[: len(groups) - splits_left], *([group] for group in groups)]
     numbers = [{number for group in chosen for number in group} for chosen in choices if chosen]
     split_off = min(numbers, key=lambda found: abs(len(found) - size))
     log(
@@ -189,7 +194,7 @@ def cover_labels(task: Task, parts: Parts, drawn: list[str], key: str) -> Parts:
     needed = sorted(
         {label for rows in parts.values() for label in labels_of(task, rows)} - labels_of(task, parts["train"])
     )
-    if needed and (question := right_column([task.labels_in(row) for row in parts["train"]])):
+    if needed and (question := wrong_column_hint([task.labels_in(row) for row in parts["train"]])):
         raise UserError(f"{key}: rows of other splits have labels that no row of train has{question}")
     moved = 0
     for label in needed:
@@ -253,5 +258,5 @@ def _log_rare_labels(task: Task, parts: Parts, drawn: list[str]) -> None:
 
 
 def _shown(label: str, where: list[str], frequent: set[str], lacking: list[str]) -> str:
-    lines = f" ({'; '.join(where)}{like(label, frequent)})" if len(where) <= SHOWN_LINES else ""
+    lines = f" ({'; '.join(where)}{spelling_hint(label, frequent)})" if len(where) <= SHOWN_LINES else ""
     return f"'{label}' in {len(where)}{lines}, none in {' and '.join(lacking)}"

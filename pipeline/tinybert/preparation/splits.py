@@ -168,7 +168,7 @@ def group_of(task: Task, row: Row) -> str | None:
     return row.get("group", task.group(row))
 
 
-def right_column(labels: list[list[str]]) -> str:
+def wrong_column_hint(labels: list[list[str]]) -> str:
     """For a message: asks whether the column is right if nearly each row has a label of its own; otherwise empty.
 
     ``labels``: the labels of each row.
@@ -179,7 +179,7 @@ def right_column(labels: list[list[str]]) -> str:
     return f". There are {len(different)} different labels in {len(labels)} rows: is `label` the right column?"
 
 
-def like(label: str, known: Iterable[str]) -> str:
+def spelling_hint(label: str, known: Iterable[str]) -> str:
     """For a message: the known label that a misspelt one may mean."""
     by_folded = {other.casefold(): other for other in known}
     near = difflib.get_close_matches(label.casefold(), by_folded, n=1, cutoff=NEAR)
@@ -192,28 +192,29 @@ def check_labels(task: Task, parts: Parts, source: Source, key: str) -> Parts:
     checked = {}
     for split, rows in parts.items():
         checked[split] = [row for row in rows if train.issuperset(task.labels_in(row))]
+        if len(checked[split]) == len(rows):
+            continue
         unknown: dict[str, list[str]] = {}  # label → positions of its rows
-        for row in rows if len(checked[split]) < len(rows) else ():
+        for row in rows:
             for label in sorted(set(task.labels_in(row)) - train):
                 unknown.setdefault(label, []).append(row["where"])
-        if unknown:
-            refusal = (
-                f"{key}: {split} has labels that no row of train has: "
-                + first_ten(
-                    [f"'{label}' ({first_ten(at)}{like(label, train)})" for label, at in sorted(unknown.items())]
-                )
-                + f"; train has {first_ten(sorted(train), ', ')}"
+        refusal = (
+            f"{key}: {split} has labels that no row of train has: "
+            + first_ten(
+                [f"'{label}' ({first_ten(at)}{spelling_hint(label, train)})" for label, at in sorted(unknown.items())]
             )
-            if source.bad_rows != "drop":
-                raise UserError(
-                    f"{refusal}: correct the labels, add rows with them to train, or remove these rows:"
-                    f" {key}.bad_rows: drop leaves them out"
-                    + right_column([task.labels_in(row) for row in parts["train"]])
-                )
-            for label, at in sorted(unknown.items())[:SHOWN]:
-                log(f"  '{label}', which no row of train has: {first_ten(at)}")
-            kinds = Counter({f"label '{label}', which no row of train has": len(at) for label, at in unknown.items()})
-            log_dropped(split, len(rows) - len(checked[split]), len(checked[split]), kinds, refusal)
+            + f"; train has {first_ten(sorted(train), ', ')}"
+        )
+        if source.bad_rows != "drop":
+            raise UserError(
+                f"{refusal}: correct the labels, add rows with them to train, or remove these rows:"
+                f" {key}.bad_rows: drop leaves them out"
+                + wrong_column_hint([task.labels_in(row) for row in parts["train"]])
+            )
+        for label, at in sorted(unknown.items())[:SHOWN]:
+            log(f"  '{label}', which no row of train has: {first_ten(at)}")
+        kinds = Counter({f"label '{label}', which no row of train has": len(at) for label, at in unknown.items()})
+        log_dropped(split, len(rows) - len(checked[split]), len(checked[split]), kinds, refusal)
     return checked
 
 
