@@ -23,19 +23,23 @@ GUESSES: dict[str, Callable[[Columns], Guess]] = {
     "regression": regression,
     "text_classification": text_classification,
 }  # kinds that a file shows clearly come first
-PLAIN = ("regression", "text_classification")  # a file may fit both
+AMBIGUOUS_KINDS = ("regression", "text_classification")  # a file may fit both
 
 
 def guess(records: list[dict], chosen: dict[str, Any], kind: str | None, group: Any = None) -> tuple[str, Guess]:
-    """The kind of task, and a guess for it.
+    """The kind of task, and a guess for it. Without a given kind, the first of question_answering, named_entities,
+    multi_label that fits wins. Otherwise exactly one of regression and text_classification must fit.
 
     chosen: source key → the user's value, which the guess keeps. kind: None: it is guessed too. group: the column of
     `source.group`, which is read besides.
     """
+    columns = Columns(records, chosen, kind_is_given=kind is not None, group=group)
     if kind:
-        columns = Columns(records, chosen, kind_is_given=True, group=group)
-        return kind, _with_header(GUESSES[kind](columns), columns)
-    columns, found, undecided = Columns(records, chosen, kind_is_given=False, group=group), {}, []
+        fit = GUESSES[kind](columns)
+        _check_header(fit, columns)
+        return kind, fit
+    found: dict[str, Guess] = {}
+    errors = []
     for name in GUESSES:
         try:
             if set(chosen) <= {*KINDS[name].columns, *KINDS[name].source_settings}:
@@ -43,32 +47,36 @@ def guess(records: list[dict], chosen: dict[str, Any], kind: str | None, group: 
         except UnfitError:
             continue
         except UserError as error:
-            if name not in PLAIN:
+            if name not in AMBIGUOUS_KINDS:
                 raise
-            undecided.append(error)
-        if found and name not in PLAIN:
+            errors.append(error)
+        if found and name not in AMBIGUOUS_KINDS:
             break
     if len(found) == 1:
         name, fit = found.popitem()
-        return name, _with_header(fit, columns)
-    if undecided and not found:
-        raise undecided[0]
-    for name in columns.names if not found else ():
-        if number := columns.localised_number(name):
-            raise UserError(f"--file: column {quoted(name)} has {WITH_COMMA.format(number)}")
+        _check_header(fit, columns)
+        return name, fit
+    if not found:
+        if errors:
+            raise errors[0]
+        for name in columns.names:
+            if number := columns.localised_number(name):
+                raise UserError(f"--file: column {quoted(name)} has {WITH_COMMA.format(number)}")
     fits = " and ".join(found) or f"no kind of task (the columns are {', '.join(map(str, columns.names))})"
     raise UserError(f"--kind: the file fits {fits}: give --kind with one of {', '.join(found or GUESSES)}")
 
 
-def _with_header(guess: Guess, columns: Columns) -> Guess:
-    """The guess. Raises UserError if the names of its columns look like a row, whose label is that of other rows."""
+def _check_header(guess: Guess, columns: Columns) -> None:
+    """Raise UserError if the file seems to have no header: its column names look like a row (the name of the label
+    column is also one of its values).
+    """
     label, text = guess.source.get("label"), str(guess.source.get("text"))
     if "label" in columns.chosen or not isinstance(label, str):
-        return guess
+        return
     numbers = columns.numbers(label) if is_number(label) else []
     is_number_of_rows = bool(numbers) and min(numbers) <= float(label) <= max(numbers)
     if label.strip() not in columns.counts.get(label, ()) and not is_number_of_rows:
-        return guess
+        return
     is_usual = is_number(text) or bool(named([text], *NAMES_OF_TEXTS))
     is_row = words(text) >= WORDS_OF_A_TEXT or text.rstrip().endswith((".", "!", "?"))
     if is_row or (is_number(label) and not is_usual):
@@ -76,4 +84,3 @@ def _with_header(guess: Guess, columns: Columns) -> Guess:
             f"--file: the first line looks like a row ('{text[:40]}', '{label}'), not like the names of the columns:"
             " write a line with names above it, such as text,label, or give --label if it has the names"
         )
-    return guess

@@ -141,9 +141,10 @@ def _read_texts(
     which = " and ".join(map(quoted, names))
     reasons = [f"{', '.join(source)}: {which} ({reason}; median length {median} words)"]
     takes_more = "pair" not in columns.chosen and not isinstance(source["text"], list)
-    for name in columns.text_columns([*without, *names, columns.group]) if takes_more else ():
-        reasons.append(
+    if takes_more:
+        reasons += [
             f"not read: '{name}' (median length {columns.median_length(name):.0f} words): --pair '{name}' reads it as a"
             f" second text, --text '{name}' '{names[0]}' joins both"
-        )
+            for name in columns.text_columns([*without, *names, columns.group])
+        ]
     return source, reasons, [" ".join(str(row[name]) for name in names) for row in columns.records]
