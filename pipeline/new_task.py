@@ -25,8 +25,8 @@ def main() -> None:
     if name in configuration.tasks and not given.replace:
         raise UserError(f"{name}: params.yaml has this task already: choose another name, or give --replace")
     values, reasons = entry.guess(given, configuration)
-    for line in reasons:
-        log(line)
+    for reason in reasons:
+        log(f"{reason.key}: {reason.text}")
     with files.placed(name, [file for file in (given.train, given.validation, given.test, given.unlabelled) if file]):
         text = PARAMS.read_bytes().decode("utf-8")
         text = entry.with_entry(entry.without_entry(text, name) if name in configuration.tasks else text, name, values)

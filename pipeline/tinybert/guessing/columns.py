@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from numbers import Real
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,12 +36,20 @@ class UnfitError(UserError):
     """The file has nothing that this kind of task needs."""
 
 
+class Reason(NamedTuple):
+    """The reason for a choice, which the user reads as "key: text". ``columns``: those that it says are not read."""
+
+    key: str
+    text: str
+    columns: tuple[Any, ...] = ()
+
+
 @dataclass
 class Guess:
     """What a file suggests for a task's entry, and a reason for each choice. ``texts``: what the model reads."""
 
     source: dict[str, Any]
-    reasons: list[str]
+    reasons: list[Reason]
     texts: list[str]
     metric: str
     options: dict[str, Any] | None = None

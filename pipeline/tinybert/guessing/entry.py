@@ -13,7 +13,7 @@ from pipeline.tinybert.core.log import first_ten
 from pipeline.tinybert.core.settings import Settings, Source, Task
 from pipeline.tinybert.data.cells import flat, split_named
 from pipeline.tinybert.guessing import files, kinds
-from pipeline.tinybert.guessing.columns import Columns, Guess, is_empty, words
+from pipeline.tinybert.guessing.columns import Columns, Guess, Reason, is_empty, words
 from pipeline.tinybert.tasks import KINDS
 
 COLUMNS = ("text", "pair", "label", "words", "tags", "entities", "question", "passage", "answers", "group")
@@ -30,24 +30,16 @@ PRODIGYS_ANSWERS = {"accept", "reject", "ignore"}
 RUN = re.compile(r"^run:[ \t]*(\[[^\]]*\]|(?:#.*)?(?:(?:\r?\n[ \t]*(?:#.*)?)*\r?\n[ \t]*-.*)+)", re.MULTILINE)
 
 
-def guess(given: argparse.Namespace, defaults: Settings) -> tuple[dict[str, Any], list[str]]:
-    """The entry's values from the options of `new_task`, and a line with the reason for each choice. ``defaults``: the
-    settings of params.yaml, which the entry does not lower.
+def guess(given: argparse.Namespace, defaults: Settings) -> tuple[dict[str, Any], list[Reason]]:
+    """The entry's values from the options of `new_task`, and the reason for each choice. ``defaults``: the settings of
+    params.yaml, which the entry does not lower.
     """
-    dialect, records = files.read(given.train, "--file", given.delimiter)
+    dialect, records, chosen, split_column = _read_without_split_column(given)
     splits = {split: file for split in SPLITS if (file := getattr(given, split))}
-    chosen = _chosen(given, list(records[0]))
-    if of_splits := _column_of_splits(records, [given.group, *flat(chosen.values())]):
-        if others := [split for split in splits if split != "train"]:
-            raise UserError(
-                f"--{others[0]}: column '{of_splits}' of --file names the split of each row, too: put all rows into one"
-                " file with this column, or remove the column and the rows of other splits"
-            )
-        records = [{name: value for name, value in row.items() if name != of_splits} for row in records]
     kind, found = kinds.guess(records, chosen, given.kind, given.group)
     more = {key: value for key in ("group", "bad_rows") if (value := getattr(given, key))}
-    more |= {"split_column": of_splits} if of_splits else {}
-    length, reason = _max_length(found)
+    more |= {"split_column": split_column} if split_column else {}
+    length, reason_of_length = _max_length(found)
     values = {
         "kind": kind,
         "options": found.options,
@@ -55,25 +47,45 @@ def guess(given: argparse.Namespace, defaults: Settings) -> tuple[dict[str, Any]
         "metric": given.metric or found.metric,
         "max_length": length if given.max_length is None else given.max_length,
     }
-    reasons = [f"kind: {kind}", *(f"{key}: {value!r}" for key, value in dialect.items()), *found.reasons]
-    if of_splits:
-        reasons.append(f"split_column: '{of_splits}' names the split of each row")
+    reasons = [Reason("kind", kind), *(Reason(key, repr(value)) for key, value in dialect.items()), *found.reasons]
+    if split_column:
+        reasons.append(Reason("split_column", f"'{split_column}' names the split of each row"))
     used = {*map(str, flat(found.source.values())), given.group}
-    reasons += [*_not_read(records, used, found.reasons), reason]
+    reasons += [*_not_read(records, used, found.reasons), reason_of_length]
     for_student, its_reasons = _student(kind, "pair" in found.source, defaults)
     values |= for_student
-    reasons += its_reasons
-    options = {key: value for key in ("metric", "max_length") if (value := getattr(given, key)) is not None}
-    reasons = [line for line in reasons if line.partition(":")[0] not in options]
-    reasons += [f"{key}: {value} (as given)" for key, value in options.items()]
+    reasons = _options_as_given(given, [*reasons, *its_reasons])
     if given.unlabelled:
         values["unlabelled"], reason = _unlabelled(given, kind, found)
         reasons.append(reason)
     elif KINDS[kind].reads_texts and "pair" not in found.source:
-        reasons.append(
-            "unlabelled: general text (augment.general_texts); texts like yours are better: give them with --unlabelled"
-        )
+        text = "general text (augment.general_texts); texts like yours are better: give them with --unlabelled"
+        reasons.append(Reason("unlabelled", text))
     return values, reasons
+
+
+def _read_without_split_column(given: argparse.Namespace) -> tuple[dict[str, Any], list[dict], dict[str, Any], Any]:
+    """How to read the file; its records, without the column that names their splits; the columns that the user chose;
+    the name of the column of splits, or None.
+    """
+    dialect, records = files.read(given.train, "--file", given.delimiter)
+    chosen = _chosen(given, list(records[0]))
+    split_column = _column_of_splits(records, [given.group, *flat(chosen.values())])
+    if split_column:
+        if others := [split for split in SPLITS if split != "train" and getattr(given, split)]:
+            raise UserError(
+                f"--{others[0]}: column '{split_column}' of --file names the split of each row, too: put all rows into"
+                " one file with this column, or remove the column and the rows of other splits"
+            )
+        records = [{name: value for name, value in row.items() if name != split_column} for row in records]
+    return dialect, records, chosen, split_column
+
+
+def _options_as_given(given: argparse.Namespace, reasons: list[Reason]) -> list[Reason]:
+    """The reasons. Those of a metric and of a maximum length that the user gave say only this."""
+    options = {key: value for key in ("metric", "max_length") if (value := getattr(given, key)) is not None}
+    kept = [reason for reason in reasons if reason.key not in options]
+    return [*kept, *(Reason(key, f"{value} (as given)") for key, value in options.items())]
 
 
 def _column_of_splits(records: list[dict], others: list[Any]) -> Any:
@@ -95,7 +107,7 @@ def _column_of_splits(records: list[dict], others: list[Any]) -> Any:
     return None
 
 
-def _student(kind: str, is_pair: bool, defaults: Settings) -> tuple[dict[str, Any], list[str]]:
+def _student(kind: str, is_pair: bool, defaults: Settings) -> tuple[dict[str, Any], list[Reason]]:
     """Groups for a student's shape and training where the defaults are too little for its kind, and the reasons."""
     shape, steps = defaults.general_student.shape, defaults.distill_prediction.min_steps
     values: dict[str, Any] = {}
@@ -104,12 +116,12 @@ def _student(kind: str, is_pair: bool, defaults: Settings) -> tuple[dict[str, An
     if compares_words and shape.layers < NARROW_LAYERS and defaults.general_student.start != "checkpoint":
         narrow = {"layers": NARROW_LAYERS, "feed_forward": int(FEED_FORWARD_SHARE * shape.hidden)}
         values = {"general_student": {"shape": narrow}}
-        reasons = [
-            f"general_student: {NARROW_LAYERS} narrow layers: fewer layers lose most on pairs, entities, questions"
-        ]
+        text = f"{NARROW_LAYERS} narrow layers: fewer layers lose most on pairs, entities, questions"
+        reasons = [Reason("general_student", text)]
     if kind == "named_entities" and steps is not None and steps < MORE_STEPS:
         values["distill_prediction"] = {"min_steps": MORE_STEPS}
-        reasons.append(f"distill_prediction: at least {MORE_STEPS} steps: entities need more than other kinds")
+        text = f"at least {MORE_STEPS} steps: entities need more than other kinds"
+        reasons.append(Reason("distill_prediction", text))
     return values, reasons
 
 
@@ -127,33 +139,29 @@ def _chosen(given: argparse.Namespace, columns: list) -> dict[str, Any]:
     return found
 
 
-def _not_read(records: list[dict], used: set[str], reasons: list[str]) -> list[str]:
-    """Lines on the columns that the task does not use and that ``reasons`` do not name."""
+def _not_read(records: list[dict], used: set[str], reasons: list[Reason]) -> list[Reason]:
+    """Reasons on the columns that the task does not use and that ``reasons`` do not name."""
     unused = [name for name in records[0] if str(name) not in used]
     verdicts = {str(row["answer"]) for row in records if not is_empty(row["answer"])} if "answer" in unused else set()
-    lines = []
+    found = []
     if verdicts <= PRODIGYS_ANSWERS and verdicts - {"accept"}:
-        lines.append(
-            "DOUBTFUL: 'answer' has rows that were rejected or ignored: set `where: {answer: accept}` in the task's"
-            " source"
-        )
-    named = " ".join(reasons)
-    if others := [name for name in unused if f"'{name}'" not in named]:
-        lines.append(f"not read: {first_ten(list(map(repr, others)), ', ')}")
-    return lines
+        text = "'answer' has rows that were rejected or ignored: set `where: {answer: accept}` in the task's source"
+        found.append(Reason("DOUBTFUL", text))
+    named = {name for reason in reasons for name in reason.columns}
+    if others := [name for name in unused if name not in named]:
+        found.append(Reason("not read", first_ten(list(map(repr, others)), ", ")))
+    return found
 
 
-def _max_length(guess: Guess) -> tuple[int, str]:
+def _max_length(guess: Guess) -> tuple[int, Reason]:
     most = float(np.percentile([words(text) for text in guess.texts], 95))
     pieces = WORD_PIECES_OF_A_WORD * most
     length = next((length for length in LENGTHS if pieces <= length <= guess.longest), guess.longest)
-    return (
-        length,
-        f"max_length: {length} (95 % of the texts have at most {most:.0f} words, about {pieces:.0f} word pieces)",
-    )
+    text = f"{length} (95 % of the texts have at most {most:.0f} words, about {pieces:.0f} word pieces)"
+    return length, Reason("max_length", text)
 
 
-def _unlabelled(given: argparse.Namespace, kind: str, guess: Guess) -> tuple[dict[str, Any], str]:
+def _unlabelled(given: argparse.Namespace, kind: str, guess: Guess) -> tuple[dict[str, Any], Reason]:
     dialect, records = files.read(given.unlabelled, "--unlabelled", given.delimiter, least=1)
     inputs = KINDS[kind].fields(Source(location="-", **guess.source), labelled=False)
     wanted = {field: guess.source[field] for field in inputs if field in guess.source}
@@ -168,10 +176,8 @@ def _unlabelled(given: argparse.Namespace, kind: str, guess: Guess) -> tuple[dic
     where = files.location(given.name, {"train": given.unlabelled})
     values = {**where, **dialect, **wanted, **({"sentences": True} if sentences else {}), "limit": UNLABELLED_ROWS}
     of_sentences = ", cut into sentences as the texts are long" if sentences else ""
-    return (
-        values,
-        f"unlabelled: columns {', '.join(map(str, flat(wanted.values())))} ({len(records)} rows{of_sentences})",
-    )
+    text = f"columns {', '.join(map(str, flat(wanted.values())))} ({len(records)} rows{of_sentences})"
+    return values, Reason("unlabelled", text)
 
 
 def with_entry(params: str, name: str, values: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ from pipeline.tinybert.guessing.columns import (
     ROWS_OF_A_CLASS,
     Columns,
     Guess,
+    Reason,
     UnfitError,
     is_list,
     listed,
@@ -45,7 +46,7 @@ def multi_label(columns: Columns) -> Guess:
     source, reasons, texts = texts_of_rows(columns, several)
     form = f"{len(several)} columns of 0 and 1: {', '.join(several)}" if several is label else f"column '{label}'"
     between = f", '{separator}' between them" if separator else ""
-    reasons.append(f"label: {form} ({len(counts)} labels{between}: {listed(counts)})")
+    reasons.append(Reason("label", f"{form} ({len(counts)} labels{between}: {listed(counts)})"))
     source |= {"label": label, **({"separator": separator} if separator else {})}
     return Guess(source, reasons, texts, "micro_f1")
 

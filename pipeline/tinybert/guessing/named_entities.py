@@ -5,12 +5,13 @@ from collections import Counter
 from typing import Any
 
 from pipeline.tinybert.core.errors import UserError
-from pipeline.tinybert.core.log import first_ten
+from pipeline.tinybert.core.log import SHOWN, first_ten
 from pipeline.tinybert.data.cells import BadRecordError
 from pipeline.tinybert.guessing.columns import (
     MIN_SHARE_OF_CELLS,
     Columns,
     Guess,
+    Reason,
     is_empty,
     is_list,
     listed,
@@ -50,11 +51,12 @@ def _entities_by_offsets(columns: Columns, candidates: list) -> Guess:
         raise columns.cannot_guess("text", "the entities count the characters of one column")
     types = Counter(entity.type for entity in found)
     reasons = [
-        f"text: column {quoted(text)} (median length {columns.median_length(text):.0f} words)",
-        f"entities: column {quoted(entities)} ({len(found)} entities by their characters: {listed(types)})",
+        Reason("text", f"column {quoted(text)} (median length {columns.median_length(text):.0f} words)"),
+        Reason("entities", f"column {quoted(entities)} ({len(found)} entities by their characters: {listed(types)})"),
     ]
     if others := [name for name in columns.class_columns() if name not in (text, columns.group, "answer")]:
-        reasons.append(f"not read: {first_ten(list(map(quoted, others)), ', ')}: --kind reads classes instead")
+        which = first_ten(list(map(quoted, others)), ", ")
+        reasons.append(Reason("not read", f"{which}: --kind reads classes instead", tuple(others[:SHOWN])))
     return Guess({"text": text, "entities": entities}, reasons, [str(row[text]) for row in columns.records], "f1")
 
 
@@ -125,14 +127,15 @@ def _tagged_words(columns: Columns) -> Guess:
     schemes = {scheme: sum(not _is_valid(*row, scheme) for row in rows) for scheme in ("IOB2", "IOB1", "BIOES")}
     scheme = columns.chosen.get("scheme") or min(schemes, key=schemes.__getitem__)
     reasons = [
-        f"words: column {quoted(word)} ({' '.join(rows[0][0][:WORDS_SHOWN])} …)",
-        f"tags: column {quoted(tags)} ({len(types)} types: {listed(types)})",
-        f"scheme: {scheme} ({len(rows) - schemes[scheme]} of {len(rows)} sentences follow it)",
+        Reason("words", f"column {quoted(word)} ({' '.join(rows[0][0][:WORDS_SHOWN])} …)"),
+        Reason("tags", f"column {quoted(tags)} ({len(types)} types: {listed(types)})"),
+        Reason("scheme", f"{scheme} ({len(rows) - schemes[scheme]} of {len(rows)} sentences follow it)"),
     ]
     source = {"words": word, "tags": tags, "scheme": scheme}
     if names:
         source["labels"] = {name: tag for tag, name in names.items()}
-        reasons.append("labels: the types stand alone, without B- and I-: words of one type in a row are one entity")
+        text = "the types stand alone, without B- and I-: words of one type in a row are one entity"
+        reasons.append(Reason("labels", text))
     return Guess(source, reasons, [" ".join(row) for row, _ in rows], "f1")
 
 

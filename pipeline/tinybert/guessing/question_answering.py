@@ -4,7 +4,7 @@ from typing import Any
 
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.data.cells import flat
-from pipeline.tinybert.guessing.columns import Columns, Guess, is_empty, is_list, named, nearly_all, quoted
+from pipeline.tinybert.guessing.columns import Columns, Guess, Reason, is_empty, is_list, named, nearly_all, quoted
 
 LONGEST_WINDOW = 384  # word pieces of a passage that are read at once; longer ones are read in several windows
 
@@ -35,8 +35,8 @@ def question_answering(columns: Columns) -> Guess:
     )
     which = ", ".join(map(quoted, flat([question, passage, answers])))
     reasons = [
-        f"question, passage, answers: columns {which} ({len(rows)} questions)",
-        f"unanswerable: {'true' if without else 'false'} ({without} questions have no answer)",
+        Reason("question, passage, answers", f"columns {which} ({len(rows)} questions)"),
+        Reason("unanswerable", f"{'true' if without else 'false'} ({without} questions have no answer)"),
     ]
     source = {"question": question, "passage": passage, "answers": answers}
     both = [" ".join(str(row[name]) for name in flat([question, passage])) for row in rows]

@@ -6,7 +6,7 @@ from itertools import combinations
 from typing import Any
 
 from pipeline.tinybert.core.errors import UserError
-from pipeline.tinybert.core.log import first_ten
+from pipeline.tinybert.core.log import SHOWN, first_ten
 from pipeline.tinybert.data.cells import flat
 from pipeline.tinybert.guessing.columns import (
     LABEL,
@@ -14,6 +14,7 @@ from pipeline.tinybert.guessing.columns import (
     WITH_COMMA,
     Columns,
     Guess,
+    Reason,
     UnfitError,
     are_partners,
     has_fractions,
@@ -42,18 +43,21 @@ def text_classification(columns: Columns) -> Guess:
         raise columns.cannot_guess("label", f"column '{label}' does not hold a few different values")
     source, reasons, texts = texts_of_rows(columns, [label])
     others = [name for name in columns.class_columns() if name not in (label, columns.group, *flat(source.values()))]
-    reasons.append(f"label: column '{label}' ({_why(columns, label, others)}{len(counts)} values: {listed(counts)})")
+    why = f"{_why(columns, label, others)}{len(counts)} values: {listed(counts)}"
+    reasons.append(Reason("label", f"column '{label}' ({why})"))
     if others:
         which = first_ten(list(map(quoted, others)), ", ")
-        reasons.append(f"not read: {which}: classes, too: --label names the column that is the label")
+        text = f"{which}: classes, too: --label names the column that is the label"
+        reasons.append(Reason("not read", text, tuple(others[:SHOWN])))
     if columns.numbers(label):
-        reasons.append("labels: the classes have numbers as names; `source.labels` in params.yaml can give others")
+        text = "the classes have numbers as names; `source.labels` in params.yaml can give others"
+        reasons.append(Reason("labels", text))
         if len(counts) > 2:
-            reasons.append("kind: if the numbers are a scale, --kind regression learns their order")
+            reasons.append(Reason("kind", "if the numbers are a scale, --kind regression learns their order"))
     rarest, count = counts.most_common()[-1]
     share = count / counts.total()
     metric = "macro_f1" if share < min(RARE, 1 / len(counts) / 2) else "accuracy"
-    reasons.append(f"metric: {metric} (the rarest class, {rarest}, has {100 * share:.0f} % of the rows)")
+    reasons.append(Reason("metric", f"{metric} (the rarest class, {rarest}, has {100 * share:.0f} % of the rows)"))
     return Guess({**source, "label": label}, reasons, texts, metric)
 
 
@@ -95,7 +99,7 @@ def regression(columns: Columns) -> Guess:
         found = f": '{example}' is no number" if example else ""
         raise columns.cannot_guess("label", f"column '{label}' does not hold different numbers{found}")
     source, reasons, texts = texts_of_rows(columns, [label])
-    reasons.append(f"label: column '{label}' (numbers from {min(values):g} to {max(values):g})")
+    reasons.append(Reason("label", f"column '{label}' (numbers from {min(values):g} to {max(values):g})"))
     return Guess({**source, "label": label}, reasons, texts, "pearson_spearman")
 
 
@@ -103,7 +107,7 @@ def _is_fine_grained(numbers: list[float]) -> bool:
     return len(numbers) > MOST_GRADES or has_fractions(numbers)
 
 
-def texts_of_rows(columns: Columns, without: Iterable[Any]) -> tuple[dict[str, Any], list[str], list[str]]:
+def texts_of_rows(columns: Columns, without: Iterable[Any]) -> tuple[dict[str, Any], list[Reason], list[str]]:
     """Source keys `text` and, for a pair, `pair`; the reasons; the text(s) of each row."""
     candidates = columns.text_columns(without)
     chosen: dict[str, Any] = {key: columns.chosen[key] for key in ("text", "pair") if key in columns.chosen}
@@ -134,17 +138,18 @@ def texts_of_rows(columns: Columns, without: Iterable[Any]) -> tuple[dict[str, A
 
 def _read_texts(
     columns: Columns, source: dict[str, Any], reason: str, without: Iterable[Any]
-) -> tuple[dict[str, Any], list[str], list[str]]:
+) -> tuple[dict[str, Any], list[Reason], list[str]]:
     """What `texts_of_rows` returns for these keys of the source, which were chosen for a reason."""
     names = flat(source.values())
     median = " and ".join(f"{columns.median_length(name):.0f}" for name in names)
     which = " and ".join(map(quoted, names))
-    reasons = [f"{', '.join(source)}: {which} ({reason}; median length {median} words)"]
+    reasons = [Reason(", ".join(source), f"{which} ({reason}; median length {median} words)")]
     takes_more = "pair" not in columns.chosen and not isinstance(source["text"], list)
     if takes_more:
-        reasons += [
-            f"not read: '{name}' (median length {columns.median_length(name):.0f} words): --pair '{name}' reads it as a"
-            f" second text, --text '{name}' '{names[0]}' joins both"
-            for name in columns.text_columns([*without, *names, columns.group])
-        ]
+        for name in columns.text_columns([*without, *names, columns.group]):
+            text = (
+                f"'{name}' (median length {columns.median_length(name):.0f} words): --pair '{name}' reads it as a"
+                f" second text, --text '{name}' '{names[0]}' joins both"
+            )
+            reasons.append(Reason("not read", text, (name,)))
     return source, reasons, [" ".join(str(row[name]) for name in names) for row in columns.records]

@@ -21,7 +21,7 @@ def guess(rows: list[dict], kind: str | None = None, **chosen) -> tuple[str, dic
 
 
 def reasons(rows: list[dict], kind: str | None = None) -> str:
-    return "\n".join(kinds.guess(rows, {}, kind)[1].reasons)
+    return "\n".join(f"{key}: {text}" for key, text, _ in kinds.guess(rows, {}, kind)[1].reasons)
 
 
 def cycle(*values) -> list:
@@ -62,8 +62,8 @@ class TestTextClassification:
     def test_the_column_of_groups_is_not_called_unread(self):
         rows = records(text=TEXTS, label=cycle("a", "b"), film=cycle("x y", "z"), country=cycle("fr", "us"))
         found = kinds.guess(rows, {}, None, group="film")[1].reasons
-        assert [line for line in found if line.startswith("not read")] == [
-            "not read: 'country': classes, too: --label names the column that is the label"
+        assert [(reason.text, reason.columns) for reason in found if reason.key == "not read"] == [
+            ("'country': classes, too: --label names the column that is the label", ("country",))
         ]
 
     def test_two_columns_of_classes_are_not_chosen_between(self):
