@@ -82,24 +82,66 @@ def _entities_of(columns: Columns, column: Any) -> tuple[list[Entity], list[BadR
 
 
 def _tagged_words(columns: Columns) -> Guess:
+    _refuse_one_tag_per_row(columns)
     lists = _lists(columns)
-    tagged = [name for name, cells in lists.items() if _is_tagged(cells)]
-    is_conll = all(isinstance(name, int) for name in columns.names)
+    tag_of_type = _tag_of_bare_type(columns, lists)
+    tag_column, word_column = _choose_tag_and_word_columns(columns, lists)
+    rows = [
+        (_words_in(row[word_column]), [tag_of_type.get(tag, tag) for tag in _words_in(row[tag_column])])
+        for row in columns.records
+        if not (is_empty(row[word_column]) or is_empty(row[tag_column]))
+    ]
+    in_entities = [tag for _, tags in rows for tag in tags if tag != OUTSIDE]
+    entity_starts = [tag for tag in in_entities if tag[:1] in ("B", "S", "U")]
+    types = Counter(tag[2:] for tag in entity_starts or in_entities)
+    scheme, valid_count = _best_scheme(rows, columns.chosen.get("scheme"))
+    reasons = [
+        Reason("words", f"column {quoted(word_column)} ({' '.join(rows[0][0][:WORDS_SHOWN])} …)"),
+        Reason("tags", f"column {quoted(tag_column)} ({len(types)} types: {listed(types)})"),
+        Reason("scheme", f"{scheme} ({valid_count} of {len(rows)} sentences follow it)"),
+    ]
+    source = {"words": word_column, "tags": tag_column, "scheme": scheme}
+    if tag_of_type:
+        source["labels"] = {tag: kind for kind, tag in tag_of_type.items()}
+        text = "the types stand alone, without B- and I-: words of one type in a row are one entity"
+        reasons.append(Reason("labels", text))
+    return Guess(source, reasons, [" ".join(words) for words, _ in rows], "f1")
+
+
+def _refuse_one_tag_per_row(columns: Columns) -> None:
     for name, values in columns.counts.items():
         if OUTSIDE in values and len(values) > 1 and all(map(TAG.fullmatch, values)):
             raise UserError(
                 f"tags: column '{name}' has one tag in each row: write a .conll file, with a word and its tag on each"
                 " line and a blank line after each sentence"
             )
-    names: dict[str, str] = {}
-    if is_conll and not tagged:
-        found = Counter(str(tag) for row in columns.cells(columns.names[-1]) for tag in row)
-        if not (names := _names_of_bare_types(found)):
-            odd = next((tag for tag in found if not TAG.fullmatch(tag)), OUTSIDE)
-            raise UserError(
-                f"tags: the last column has {'only ' if odd == OUTSIDE else ''}'{odd}': expected O, B-TYPE and I-TYPE,"
-                " in the scheme BIOES also E-TYPE and S-TYPE (or L-TYPE and U-TYPE)"
-            )
+
+
+def _tag_of_bare_type(columns: Columns, lists: dict[Any, list[list]]) -> dict[str, str]:
+    """Type → tag, for a CoNLL file whose last column has types such as PER in place of B-PER and I-PER; empty for files
+    with tags. Raises UserError if the last column of a CoNLL file has neither.
+    """
+    if not _is_conll(columns) or any(map(_is_tagged, lists.values())):
+        return {}
+    tags = Counter(str(tag) for row in columns.cells(columns.names[-1]) for tag in row)
+    types = sorted(tags.keys() - {OUTSIDE})
+    is_outside_most = tags[OUTSIDE] >= tags.total() / 2
+    if is_outside_most and 0 < len(types) <= MOST_TYPES and all(map(BARE_TYPE.fullmatch, types)):
+        return {OUTSIDE: OUTSIDE, **{kind: f"I-{kind}" for kind in types}}
+    odd = next((tag for tag in tags if not TAG.fullmatch(tag)), OUTSIDE)
+    raise UserError(
+        f"tags: the last column has {'only ' if odd == OUTSIDE else ''}'{odd}': expected O, B-TYPE and I-TYPE,"
+        " in the scheme BIOES also E-TYPE and S-TYPE (or L-TYPE and U-TYPE)"
+    )
+
+
+def _choose_tag_and_word_columns(columns: Columns, lists: dict[Any, list[list]]) -> tuple[Any, Any]:
+    """The columns that the user chose or, of a CoNLL file, the last with tags of entities and the first with words. Of
+    other files, the only ones.
+    """
+    is_conll = _is_conll(columns)
+    tagged = [name for name, cells in lists.items() if _is_tagged(cells)]
+    if is_conll and not tagged:  # types without B- and I-
         tagged = [columns.names[-1]]
     of_entities = [name for name in tagged if not _types(lists[name]) <= CHUNKS] or tagged
     tags = columns.chosen.get("tags") or columns.pick_column(
@@ -109,34 +151,24 @@ def _tagged_words(columns: Columns) -> Guess:
         "lists of tags (O, B-TYPE, I-TYPE; numbers need an entry by hand, with `labels`)",
     )
     others = [name for name, cells in lists.items() if name not in (*tagged, tags) and _is_words(cells)]
-    given = columns.chosen.get("words")
-    word = given or columns.pick_column(
+    words = columns.chosen.get("words") or columns.pick_column(
         "words", others[:1] if is_conll else others, ("words", "tokens"), "lists of words"
     )
-    for key, name in (("words", word), ("tags", tags)):
+    for key, name in (("words", words), ("tags", tags)):
         if name not in lists:
             raise columns.cannot_guess(key, f"column {quoted(name)} does not hold lists")
-    rows = [
-        (_words_in(row[word]), [names.get(tag, tag) for tag in _words_in(row[tags])])
-        for row in columns.records
-        if not (is_empty(row[word]) or is_empty(row[tags]))
-    ]
-    in_entities = [tag for _, row in rows for tag in row if tag != OUTSIDE]
-    begins = [tag for tag in in_entities if tag[:1] in ("B", "S", "U")]
-    types = Counter(tag[2:] for tag in begins or in_entities)
-    schemes = {scheme: sum(not _is_valid(*row, scheme) for row in rows) for scheme in ("IOB2", "IOB1", "BIOES")}
-    scheme = columns.chosen.get("scheme") or min(schemes, key=schemes.__getitem__)
-    reasons = [
-        Reason("words", f"column {quoted(word)} ({' '.join(rows[0][0][:WORDS_SHOWN])} …)"),
-        Reason("tags", f"column {quoted(tags)} ({len(types)} types: {listed(types)})"),
-        Reason("scheme", f"{scheme} ({len(rows) - schemes[scheme]} of {len(rows)} sentences follow it)"),
-    ]
-    source = {"words": word, "tags": tags, "scheme": scheme}
-    if names:
-        source["labels"] = {name: tag for tag, name in names.items()}
-        text = "the types stand alone, without B- and I-: words of one type in a row are one entity"
-        reasons.append(Reason("labels", text))
-    return Guess(source, reasons, [" ".join(row) for row, _ in rows], "f1")
+    return tags, words
+
+
+def _best_scheme(rows: list[tuple[list[str], list[str]]], chosen: str | None) -> tuple[str, int]:
+    """The scheme that most sentences follow, unless one is chosen, and how many follow it."""
+    schemes = [chosen] if chosen else ["IOB2", "IOB1", "BIOES"]
+    valid_counts = {scheme: sum(_is_valid(*row, scheme) for row in rows) for scheme in schemes}
+    return max(valid_counts.items(), key=lambda item: item[1])
+
+
+def _is_conll(columns: Columns) -> bool:
+    return all(isinstance(name, int) for name in columns.names)
 
 
 def _lists(columns: Columns) -> dict[Any, list[list]]:
@@ -160,14 +192,6 @@ def _words_in(cell: Any) -> list[str]:
     if isinstance(cell, str):
         return cell.split()
     return [str(value) for value in cell] if is_list(cell) else []
-
-
-def _names_of_bare_types(tags: Counter) -> dict[str, str]:
-    """Type → tag, for a column that has types such as PER in place of B-PER and I-PER; empty for other columns."""
-    types = sorted(tags.keys() - {OUTSIDE})
-    is_outside_most = tags[OUTSIDE] >= tags.total() / 2
-    fits = is_outside_most and 0 < len(types) <= MOST_TYPES and all(map(BARE_TYPE.fullmatch, types))
-    return {OUTSIDE: OUTSIDE, **{kind: f"I-{kind}" for kind in types}} if fits else {}
 
 
 def _is_tagged(cells: list) -> bool:
