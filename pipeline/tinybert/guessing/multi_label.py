@@ -31,6 +31,8 @@ LABELS = ("labels", "label", "tags", "tag", "categories", "category", "genres", 
 SEPARATORS = ("|", ";", ",", "/")
 SHARE_WITH_SEPARATOR = 0.05  # of the rows, at least
 WORDS_OF_A_LABEL = 4
+# The column(s) of labels, the separator between labels in a cell (or None), and how often each label occurs.
+Labels = tuple[Any, str | None, Counter]
 
 
 def multi_label(columns: Columns) -> Guess:
@@ -42,24 +44,60 @@ def multi_label(columns: Columns) -> Guess:
             f"--kind: column {quoted(rivals[0])} holds classes, and several labels are in"
             f" {', '.join(map(quoted, flat([label])))}: give --kind text_classification or --kind multi_label"
         )
-    several = label if isinstance(label, list) else [label]
-    source, reasons, texts = texts_of_rows(columns, several)
-    form = f"{len(several)} columns of 0 and 1: {', '.join(several)}" if several is label else f"column '{label}'"
+    label_columns = label if isinstance(label, list) else [label]
+    source, reasons, texts = texts_of_rows(columns, label_columns)
+    if isinstance(label, list):
+        form = f"{len(label_columns)} columns of 0 and 1: {', '.join(label_columns)}"
+    else:
+        form = f"column '{label}'"
     between = f", '{separator}' between them" if separator else ""
     reasons.append(Reason("label", f"{form} ({len(counts)} labels{between}: {listed(counts)})"))
     source |= {"label": label, **({"separator": separator} if separator else {})}
     return Guess(source, reasons, texts, "micro_f1")
 
 
-def _labels(columns: Columns) -> tuple[Any, str | None, Counter]:
-    """The column(s) of labels, the separator between labels in a cell (or None), and how often each label occurs."""
+def _labels(columns: Columns) -> Labels:
+    """The labels in the first form that fits. Raises UserError if none does."""
+    if found := _binary_columns(columns) or _list_column(columns) or _separated_column(columns):
+        return found
+    if chosen := columns.chosen.get("label"):
+        which = ", ".join(SEPARATORS)
+        raise UnfitError(
+            f"label: column '{chosen}' has no lists, and not several short labels in a cell with one of {which} between"
+            " them: give --separator, or --label COLUMN COLUMN for columns of 0 and 1"
+        )
+    if columns.kind_is_given:
+        for name in named(columns.counts, *LABELS):
+            columns.refuse_unreadable_lists("label", name)
+    raise columns.cannot_guess(
+        "label", "no column holds several labels (a list, or a text with separators)", UnfitError
+    )
+
+
+def _binary_columns(columns: Columns) -> Labels | None:
+    """Columns of 0 and 1 with one label each: those that the user chose or, without a choice, those that look so."""
     chosen = columns.chosen.get("label")
-    if several := chosen if isinstance(chosen, list) else [] if chosen else _columns_of_0_and_1(columns):
-        return several, None, Counter({name: _count_on(columns.counts.get(name, Counter())) for name in several})
-    if lists := _lists_of_labels(columns, chosen):
-        label = columns.pick_column("label", lists, LABELS, "lists")
-        return label, None, Counter(str(value) for cell in columns.cells(label) if is_list(cell) for value in cell)
-    given = columns.chosen.get("separator")
+    if chosen and not isinstance(chosen, list):
+        return None
+    label_columns = chosen or _columns_of_0_and_1(columns)
+    if not label_columns:
+        return None
+    counts = {name: _count_on(columns.counts.get(name, Counter())) for name in label_columns}
+    return label_columns, None, Counter(counts)
+
+
+def _list_column(columns: Columns) -> Labels | None:
+    """A column of lists."""
+    lists = _lists_of_labels(columns, columns.chosen.get("label"))
+    if not lists:
+        return None
+    label = columns.pick_column("label", lists, LABELS, "lists")
+    return label, None, Counter(str(value) for cell in columns.cells(label) if is_list(cell) for value in cell)
+
+
+def _separated_column(columns: Columns) -> Labels | None:
+    """A column with a separator between the labels of a cell."""
+    chosen, given = columns.chosen.get("label"), columns.chosen.get("separator")
     for name in [chosen] if chosen else named(columns.counts, *LABELS):
         cells = columns.counts.get(name, Counter())
         if chosen and given and cells:
@@ -67,17 +105,7 @@ def _labels(columns: Columns) -> tuple[Any, str | None, Counter]:
         for separator in [given] if given else SEPARATORS:
             if _is_separator(separator, cells, columns.kind_is_given or bool(given)):
                 return name, separator, _labels_between(cells, separator)
-    if chosen:
-        which = ", ".join(SEPARATORS)
-        raise UnfitError(
-            f"label: column '{chosen}' has no lists, and not several short labels in a cell with one of {which} between"
-            " them: give --separator, or --label COLUMN COLUMN for columns of 0 and 1"
-        )
-    for name in named(columns.counts, *LABELS) if columns.kind_is_given else ():
-        columns.refuse_unreadable_lists("label", name)
-    raise columns.cannot_guess(
-        "label", "no column holds several labels (a list, or a text with separators)", UnfitError
-    )
+    return None
 
 
 def _columns_of_0_and_1(columns: Columns) -> list[Any]:
@@ -90,15 +118,20 @@ def _columns_of_0_and_1(columns: Columns) -> list[Any]:
     ]
     if len(binary) < (2 if columns.kind_is_given else 3) or {str(name).lower() for name in binary} & {*LABEL}:
         return []
-    has_0 = any(len(columns.counts[name]) > 1 for name in binary)
-    others = set(columns.class_columns()) - set(binary)
-    classes = [] if columns.kind_is_given else named(others, *LABEL) if has_0 else others
-    if classes or _lists_of_labels(columns, None):
+    has_zeros = any(len(columns.counts[name]) > 1 for name in binary)
+    class_columns = [name for name in columns.class_columns() if name not in binary]
+    if columns.kind_is_given:
+        rivals = []
+    elif has_zeros:
+        rivals = named(class_columns, *LABEL)
+    else:
+        rivals = class_columns
+    if rivals or _lists_of_labels(columns, None):
         return []
-    others = {name for name in others if str(name).lower() not in NO_LABEL}
-    if others and not columns.kind_is_given:
+    unexplained = [name for name in class_columns if str(name).lower() not in NO_LABEL]
+    if unexplained and not columns.kind_is_given:
         raise UserError(
-            f"--kind: column {quoted(min(others, key=columns.names.index))} holds classes, and"
+            f"--kind: column {quoted(unexplained[0])} holds classes, and"
             f" {', '.join(map(quoted, binary))} hold 0 and 1: give --kind multi_label, or --label COLUMN"
         )
     return binary
