@@ -27,7 +27,8 @@ def main() -> None:
     values, reasons = entry.guess(given, configuration)
     for reason in reasons:
         log(f"{reason.key}: {reason.text}")
-    with files.placed(name, [file for file in (given.train, given.validation, given.test, given.unlabelled) if file]):
+    given_files = [file for file in (given.train, given.validation, given.test, given.unlabelled) if file]
+    with files.copied_or_rolled_back(name, given_files):
         text = PARAMS.read_bytes().decode("utf-8")
         text = entry.with_entry(entry.without_entry(text, name) if name in configuration.tasks else text, name, values)
         with output(PARAMS) as out:

@@ -162,7 +162,7 @@ def _max_length(guess: Guess) -> tuple[int, Reason]:
 
 
 def _unlabelled(given: argparse.Namespace, kind: str, guess: Guess) -> tuple[dict[str, Any], Reason]:
-    dialect, records = files.read(given.unlabelled, "--unlabelled", given.delimiter, least=1)
+    dialect, records = files.read(given.unlabelled, "--unlabelled", given.delimiter, min_columns=1)
     inputs = KINDS[kind].fields(Source(location="-", **guess.source), labelled=False)
     wanted = {field: guess.source[field] for field in inputs if field in guess.source}
     columns, sentences = Columns(records, {}, kind_is_given=True), False

@@ -22,39 +22,47 @@ QUOTED = re.compile(r'".*"', re.DOTALL)
 README = "Files of the task `{}` in params.yaml. Commit small ones to git; for large ones run `dvc add`.\n"
 
 
-def read(path: Path, option: str, delimiter: str | None = None, least: int = 2) -> tuple[dict[str, Any], list[dict]]:
-    """The settings with which a file has at least ``least`` columns, and its records. They are the delimiter that gives
-    its header the most names, or the first of `DIALECTS` that fits.
+def read(
+    path: Path, option: str, delimiter: str | None = None, min_columns: int = 2
+) -> tuple[dict[str, Any], list[dict]]:
+    """Detect how to read a file. Tries the delimiter that splits the header into the most columns, then `DIALECTS` in
+    order; if ``delimiter`` is given, only this. Returns the first settings that give rows of at least ``min_columns``
+    columns, and the rows.
     """
-    refusal = None
     if path.is_dir():
         raise UserError(f"{option}: {path} is a folder: name a file in it, and others by --validation and --test")
-    if path.suffix.lower() == ".txt" and least > 1:
+    if path.suffix.lower() == ".txt" and min_columns > 1:
         raise UserError(
             f"{option}: {path}: a .txt file has one text on each line: rename it to .conll (a word and its tag on each"
             " line), .tsv or .csv (columns, with their names in the first line)"
         )
-    wide = _with_a_wider_header(path)
-    dialects = [{"delimiter": delimiter}] if delimiter else [*filter(None, [wide]), *DIALECTS]
+    by_header = _delimiter_by_header(path)
+    dialects = [{"delimiter": delimiter}] if delimiter else [*filter(None, [by_header]), *DIALECTS]
+    first_error = None
     for dialect in dialects:
         try:
             with contextlib.redirect_stdout(io.StringIO()):  # checking the entry logs the same again
                 table = Table(location=str(path), **dialect)
                 records = readers.read_file(path, table, option).to_dict("records")
         except UserError as error:
-            refusal = refusal or error
+            first_error = first_error or error
             continue
-        if not records or len(records[0]) < least:
-            continue
-        if len(records[0]) == 1 and set(str(*records[0])) & {*readers.DELIMITERS}:  # the names of several columns
-            continue
-        is_cut = dialect is wide and any(None in row.values() for row in records)
-        if not is_cut and not (dialect.get("quotes") is False and _are_quoted(records)):
+        has_short_rows = dialect is by_header and any(None in row.values() for row in records)
+        if _is_usable(records, dialect, min_columns) and not has_short_rows:
             return dialect, records
-    raise refusal or UserError(f"{option}: {path}: expected rows and at least {least} columns")
+    raise first_error or UserError(f"{option}: {path}: expected rows and at least {min_columns} columns")
 
 
-def _with_a_wider_header(path: Path) -> dict[str, str | None] | None:
+def _is_usable(records: list[dict], dialect: dict[str, Any], min_columns: int) -> bool:
+    """Whether a dialect gives rows of enough columns."""
+    if not records or len(records[0]) < min_columns:
+        return False
+    if len(records[0]) == 1 and set(str(*records[0])) & {*readers.DELIMITERS}:  # the names of several columns
+        return False
+    return not (dialect.get("quotes") is False and _are_quoted(records))
+
+
+def _delimiter_by_header(path: Path) -> dict[str, str | None] | None:
     """The delimiter with which the header of a CSV or TSV file has more names than with the usual one."""
     usual = Table.model_validate({"location": str(path)})
     wider = readers.with_delimiter_of_header(path, usual)
@@ -76,7 +84,7 @@ def location(name: str, files: dict[str, Path]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def placed(name: str, files: list[Path]) -> Iterator[None]:
+def copied_or_rolled_back(name: str, files: list[Path]) -> Iterator[None]:
     """Copy files into the task's folder, unless they are there. On an error, remove them and restore params.yaml."""
     folder, params = Path("data", "raw", name), PARAMS.read_bytes()
     before = set(folder.rglob("*")) if folder.exists() else None
