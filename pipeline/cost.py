@@ -12,9 +12,9 @@ from pipeline.tinybert.data import locations
 
 def main(name: str) -> None:
     configuration = settings.load()
-    task, parts, submissions, unlabelled = prepare.read_rows(configuration, name)
+    task, parts, submissions, unlabelled = prepare.load_rows(configuration, name)
     encoder = locations.checkpoint_folder(configuration.encoder.checkpoint, prepare.ENCODER)
-    known = prepare.check_teacher(configuration, name, task, {**parts, **submissions, "unlabelled": unlabelled})
+    known = prepare.open_own_teacher(configuration, name, task, {**parts, **submissions, "unlabelled": unlabelled})
     Sketch(configuration, name, task, parts, unlabelled, encoder, known).log()
 
 

@@ -33,7 +33,7 @@ def main() -> None:
         text = entry.with_entry(entry.without_entry(text, name) if name in configuration.tasks else text, name, values)
         with output(PARAMS) as out:
             out.write_bytes((entry.with_run(text, name) if given.run else text).encode("utf-8"))
-        prepare.read_rows(settings.load(), name)
+        prepare.load_rows(settings.load(), name)
     log(f"params.yaml: tasks.{name} is written. Next:")
     log(f"  python -m pipeline.prepare {name} --check")
     log("  dvc repro" if given.run else f"  set `run: [{name}]` in params.yaml, then `dvc repro`")

@@ -15,7 +15,7 @@ teacher, and writes nothing.
 import importlib
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,16 +36,25 @@ ROWS_FOR_NARROWING = 512
 ENCODER, TEACHER = "encoder.checkpoint", "finetune_teacher.checkpoint"  # the settings
 
 
+class TaskRows(NamedTuple):
+    """A task with its labels, and its rows. ``parts``: the splits with labels; ``submissions``: those without."""
+
+    task: Task
+    parts: splits.Parts
+    submissions: splits.Parts
+    unlabelled: list[Row]
+
+
 def main(name: str, check: bool = False) -> None:
     configuration = settings.load()
     if check:
         configuration = with_few_sentences(configuration, name)
-    task, parts, submissions, unlabelled = read_rows(configuration, name)
+    task, parts, submissions, unlabelled = load_rows(configuration, name)
     if check:
         encoder = locations.checkpoint_folder(configuration.encoder.checkpoint, ENCODER)
         tokenizer = checkpoints.encoder_tokenizer(encoder, ENCODER)
         all_parts = {**parts, **submissions, "unlabelled": unlabelled}
-        known = check_teacher(configuration, name, task, all_parts)
+        known = open_own_teacher(configuration, name, task, all_parts)
         lengths.log_lengths(task, all_parts, tokenizer)
         sketch = import_undeclared("cost.sketch")
         sketch.Sketch(configuration, name, task, parts, unlabelled, encoder, known).log()
@@ -76,7 +85,7 @@ def import_undeclared(module: str) -> Any:
     return importlib.import_module(f"pipeline.tinybert.{module}")
 
 
-def check_teacher(configuration: settings.Settings, name: str, task: Task, parts: splits.Parts) -> Any:
+def open_own_teacher(configuration: settings.Settings, name: str, task: Task, parts: splits.Parts) -> Any:
     """Open the user's own teacher as `finetune_teacher` does. Raises the same UserErrors.
 
     Returns the predictions of a file (KnownLogits); None if the teacher is a model. A checkpoint on the hub is not
@@ -108,46 +117,77 @@ def with_few_sentences(configuration: settings.Settings, name: str) -> settings.
     return configuration.model_copy(update={"tasks": {**configuration.tasks, name: few}})
 
 
-def read_rows(configuration: settings.Settings, name: str) -> tuple[Task, splits.Parts, splits.Parts, list[Row]]:
-    """A task with its labels, its rows by split, the splits without labels, and the unlabelled rows.
-
-    Logs statistics. Raises UserError if a row is invalid.
-    """
-    task_settings, prepare = configuration.task(name), configuration.prepare
+def load_rows(configuration: settings.Settings, name: str) -> TaskRows:
+    """Read, split and check the rows of a task. Logs statistics. Raises UserError if a row is invalid."""
+    source, seed = configuration.task(name).source, configuration.prepare.seed
+    source_key = f"tasks.{name}.source"
     locations.check_task_folder(name)
-    task = tasks.create(task_settings, name)
+    task = tasks.create(configuration.task(name), name)
+    found, parts, drawn = read_and_split(task, source, configuration.prepare, source_key)
+    parts = check_labels(task, parts, drawn, source, source_key)
+    check_test(task, parts, ["test", *found.more_tests])
+    check_teacher_has_not_seen_test(configuration, name, drawn, source_key)
+    unlabelled_key, text = sources.unlabelled(configuration, name, task.reads_texts)
+    unlabelled = splits.read_unlabelled(task, source, text, parts, seed, unlabelled_key)
+    log_summary(task, parts, unlabelled)
+    log_further_texts(configuration, name, text, unlabelled_key)
+    return TaskRows(task, parts, found.submissions, unlabelled)
 
-    key = f"tasks.{name}.source"
-    source = splits.read(task, task_settings.source, key)
-    for split, part in {**source.parts, **source.more_tests, **source.submissions}.items():
+
+def read_and_split(
+    task: Task, source: settings.Source, prepare: settings.Prepare, key: str
+) -> tuple[splits.SourceRows, splits.Parts, list[str]]:
+    """The rows of the source; those of its labelled splits without duplicates, with the splits that it lacks drawn from
+    train; the names of the drawn splits.
+    """
+    found = splits.read(task, source, key)
+    for split, part in {**found.parts, **found.more_tests, **found.submissions}.items():
         log(f"{split}: {len(part)} rows read")
-    parts = splits.drop_duplicates(task, source.parts, source.more_tests)
-    splits.log_shared_groups(task, {**parts, **source.more_tests})
+    parts = splits.drop_duplicates(task, found.parts, found.more_tests)
+    splits.log_shared_groups(task, {**parts, **found.more_tests})
     drawn = drawn_splits.missing(parts)
     parts = drawn_splits.split_off_missing(task, parts, prepare.test, prepare.validation, prepare.seed, key)
-    parts = drawn_splits.cover_labels(task, {**parts, **source.more_tests}, drawn, key)
-    parts = splits.check_labels(task, parts, task_settings.source, key)
-    task.labels = task.label_names(parts["train"], task_settings.source, key)
+    return found, drawn_splits.cover_labels(task, {**parts, **found.more_tests}, drawn, key), drawn
+
+
+def check_labels(task: Task, parts: splits.Parts, drawn: list[str], source: settings.Source, key: str) -> splits.Parts:
+    """The parts without the rows that `splits.check_labels` drops. The task gets the labels of train."""
+    parts = splits.check_labels(task, parts, source, key)
+    task.labels = task.label_names(parts["train"], source, key)
     splits.log_labels_written_differently(task.labels, key)
     splits.check_variety(task, parts, drawn, key)
-    for test in ("test", *source.more_tests):
+    return parts
+
+
+def check_test(task: Task, parts: splits.Parts, tests: list[str]) -> None:
+    """Log which texts of the test sets are also in train, or nearly so."""
+    for test in tests:
         near_duplicates.log_near_duplicates(task, test, parts[test], parts["train"])
         if task.is_pair(parts["train"][0]):
             near_duplicates.log_shared_texts(test, parts[test], parts["train"])
-    is_own_teacher = bool(configuration.quietly("finetune_teacher", name).checkpoints)
-    if task_settings.source.split_column is not None and "test" in drawn and is_own_teacher:
+
+
+def check_teacher_has_not_seen_test(
+    configuration: settings.Settings, name: str, drawn: list[str], source_key: str
+) -> None:
+    """Log a doubt, or raise UserError, if the teacher is the user's own and test is drawn from the source's rows."""
+    if "test" not in drawn or not configuration.quietly("finetune_teacher", name).checkpoints:
+        return
+    split_column = configuration.task(name).source.split_column
+    if split_column is not None:
         raise UserError(
             f"{TEACHER}: your own teacher may have been trained on the rows from which test would be drawn: give rows"
-            f" that it has not seen the value test in the column '{task_settings.source.split_column}'"
+            f" that it has not seen the value test in the column '{split_column}'"
         )
-    if configuration.teacher_may_know_test(name):
-        log(
-            f"test: DOUBTFUL: {TEACHER} is your own teacher, and test is drawn from the rows of the source. If it was"
-            " trained on these rows, its scores and its student's mean nothing. Name rows that it has not seen:"
-            f" {key}.splits: {{train: …, test: …}}"
-        )
-    key, text = sources.unlabelled(configuration, name, task.reads_texts)
-    unlabelled = splits.read_unlabelled(task, task_settings.source, text, parts, prepare.seed, key)
+    log(
+        f"test: DOUBTFUL: {TEACHER} is your own teacher, and test is drawn from the rows of the source. If it was"
+        " trained on these rows, its scores and its student's mean nothing. Name rows that it has not seen:"
+        f" {source_key}.splits: {{train: …, test: …}}"
+    )
+
+
+def log_summary(task: Task, parts: splits.Parts, unlabelled: list[Row]) -> None:
+    """Log the rows of each split and the unlabelled ones, and whether test is too small for precise scores."""
     for split, part in parts.items():
         log(f"{split}: {len(part)} rows: {task.summary(part)}")
     if len(parts["test"]) < SMALL_TEST:
@@ -157,14 +197,20 @@ def read_rows(configuration: settings.Settings, name: str) -> tuple[Task, splits
             " name a test file with more if you can"
         )
     log(f"unlabelled: {len(unlabelled)} rows")
+
+
+def log_further_texts(
+    configuration: settings.Settings, name: str, text: settings.Text | None, unlabelled_key: str
+) -> None:
+    """Log what the student is trained on besides the task's own rows: new pairs, general texts."""
+    task_settings = configuration.task(name)
     if (pairs := configuration.quietly("augment", name).new_pairs) and task_settings.source.pair is not None:
         log(f"new pairs: `augment` makes up to {pairs} from the texts of train (augment.new_pairs)")
     if text and task_settings.unlabelled is None:
         log(
-            f"unlabelled: general texts ({key}, {text.location}): texts like the task's are better. For another"
-            f" language, change {key}, or set augment.general_texts: 0"
+            f"unlabelled: general texts ({unlabelled_key}, {text.location}): texts like the task's are better. For"
+            f" another language, change {unlabelled_key}, or set augment.general_texts: 0"
         )
-    return task, parts, source.submissions, unlabelled
 
 
 if __name__ == "__main__":

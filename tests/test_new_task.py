@@ -133,7 +133,7 @@ def test_a_file_of_each_kind_becomes_a_task_that_prepare_takes(run, tmp_path, ki
     assert shape == expected
     steps = configuration.of("distill_prediction", f"my-{kind}").min_steps
     assert steps == (3000 if kind == "named_entities" else configuration.distill_prediction.min_steps)
-    task, parts, _, unlabelled = prepare.read_rows(configuration, f"my-{kind}")
+    task, parts, _, unlabelled = prepare.load_rows(configuration, f"my-{kind}")
     assert {name: len(rows) > 0 for name, rows in parts.items()} == dict.fromkeys(("train", "validation", "test"), True)
     assert len(unlabelled) > 30 and not {"label", "tags", "answers"} & unlabelled[0].keys()
 
@@ -257,8 +257,7 @@ def test_unlabelled_texts_may_be_the_lines_of_a_text_file(run, reviews):
     lines = reviews.with_name("more.txt")
     lines.write_text("".join(f"{text}\n" for text, _ in tiny.sentences(90, seed=9)))
     assert "unlabelled: columns text (90 rows)" in run("films", "--file", reviews, "--unlabelled", lines)
-    *_, unlabelled = prepare.read_rows(settings.load(), "films")
-    assert len(list(unlabelled)) > 80
+    assert len(prepare.load_rows(settings.load(), "films").unlabelled) > 80
 
 
 def test_an_entry_is_written_anew_on_request(run, reviews):
@@ -445,5 +444,5 @@ def test_entities_from_an_annotation_tool_become_words_and_tags(run, tmp_path):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     said = run("people", "--file", path)
     assert "entities: column 'label' (90 entities by their characters: word 90)" in said
-    [first, *_] = prepare.read_rows(settings.load(), "people")[1]["train"]
+    [first, *_] = prepare.load_rows(settings.load(), "people").parts["train"]
     assert set(first["tags"]) <= {"O", "B-word", "I-word"} and len(first["words"]) == len(first["tags"])

@@ -29,8 +29,8 @@ def raw_world(raw_world, monkeypatch):
 
 def sketch_of(name: str = "tiny") -> Sketch:
     configuration = settings.load()
-    task, parts, _, unlabelled = prepare.read_rows(configuration, name)
-    known = prepare.check_teacher(configuration, name, task, {**parts, "unlabelled": unlabelled})
+    task, parts, _, unlabelled = prepare.load_rows(configuration, name)
+    known = prepare.open_own_teacher(configuration, name, task, {**parts, "unlabelled": unlabelled})
     return Sketch(configuration, name, task, parts, unlabelled, ENCODER, known)
 
 
