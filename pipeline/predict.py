@@ -37,7 +37,7 @@ from pipeline.tinybert.tasks.task import Task
 
 JSON_LINES = (".jsonl", ".ndjson")
 BY_LINE = (*JSON_LINES, ".txt")  # not tables
-IN_PLACE = {"words": "text"}  # a field → the one that a record may have in its place
+FALLBACK_FIELD = {"words": "text"}  # a field → the one that a record may have in its place
 BLOCK = 1024  # inputs of a file that are answered together
 BATCH = {"pytorch": 32, "onnx": 32, "int8": 1}  # int8 activations are scaled over the whole batch
 Columns = dict[str, Any]  # field → the source's column, or a list of columns whose texts are joined
@@ -64,8 +64,8 @@ def main() -> None:
         if options.output:
             write = around.enter_context(answer_files.open_file(options.output, serving["kind"]))
         bad, total, first_bad = 0, 0, ""
-        streams = str(options.file or "-") == "-" and not options.output  # someone waits for each answer
-        for block in blocks(inputs, 1 if streams else BLOCK):
+        answers_each_line = str(options.file or "-") == "-" and not options.output  # someone waits for each answer
+        for block in blocks(inputs, 1 if answers_each_line else BLOCK):
             answers = answer_block(task, columns, model, block, BATCH[options.model], file)
             errors = [answer["error"] for _, answer in answers if "error" in answer]
             bad, total, first_bad = bad + len(errors), total + len(block), first_bad or "".join(errors[:1])
@@ -76,7 +76,7 @@ def main() -> None:
                 continue
             for record, (row, answer) in zip(records, answers, strict=True):
                 shown = {**first_field(row, columns), **with_fields(record, answer, serving["kind"], hidden)}
-                print(json.dumps(shown, ensure_ascii=False, default=str), file=stdout, flush=streams)
+                print(json.dumps(shown, ensure_ascii=False, default=str), file=stdout, flush=answers_each_line)
         longer = f"texts are longer than the model reads (max_length: {task.max_length}) and are cut"
         log_count(model.truncated, total, longer)
     if not total:
@@ -177,33 +177,33 @@ def open_model(task: Task, file: Path, serving: dict) -> Iterator[Model]:
 
 def read_inputs(options: argparse.Namespace, columns: Columns, source: settings.Source) -> Inputs:
     """The texts of the command line, of a file or of the standard input, as records: field or column → value."""
-    first, *second = columns
-    if options.other is not None and not second:
+    text_field, *other_fields = columns
+    if options.other is not None and not other_fields:
         raise UserError("--context, --pair: this task reads one text only: remove the option")
-    more = dict.fromkeys(second, options.other) if options.other is not None else {}
+    shared_fields = dict.fromkeys(other_fields, options.other) if options.other is not None else {}
     if options.texts:
-        return ((f"text {number}", {first: text, **more}) for number, text in enumerate(options.texts, 1))
+        return ((f"text {number}", {text_field: text, **shared_fields}) for number, text in enumerate(options.texts, 1))
     if options.file is None or str(options.file) == "-":
-        return records_of_lines(sys.stdin.buffer, "standard input", first, more)
+        return records_of_lines(sys.stdin.buffer, "standard input", text_field, shared_fields)
     from pipeline.tinybert.data import readers  # slow to import
 
     suffix = options.file.suffix.lower()
     if suffix in readers.READERS and suffix not in BY_LINE:
-        return records_of_table(options.file, columns, source, more)
+        return records_of_table(options.file, columns, source, shared_fields)
     try:
         lines = options.file.open("rb")
     except OSError as error:
         raise UserError(f"--file: {options.file} cannot be read: {error.strerror}") from None
-    return records_of_lines(lines, str(options.file), None if suffix in JSON_LINES else first, more)
+    return records_of_lines(lines, str(options.file), None if suffix in JSON_LINES else text_field, shared_fields)
 
 
-def records_of_table(path: Path, columns: Columns, source: settings.Source, more: dict) -> Inputs:
-    """The records of a table. ``more``: fields that all records get."""
+def records_of_table(path: Path, columns: Columns, source: settings.Source, shared_fields: dict) -> Inputs:
+    """The records of a table. ``shared_fields``: fields that all records get."""
     from pipeline.tinybert.data import readers
 
-    table = in_own_dialect(path, columns, source, more)
+    table = with_detected_dialect(path, columns, source, shared_fields)
     for number, (position, record) in enumerate(readers.records(path, table, "--file")):
-        known = {**more, **record}
+        known = {**shared_fields, **record}
         if number == 0 and (missing := missing_columns(known, columns)):
             raise UserError(
                 f"--file: {path} has no column '{missing[0]}' (it has: {', '.join(map(str, record))}): name it as in"
@@ -218,11 +218,13 @@ def missing_columns(record: dict, columns: Columns) -> list:
         name
         for field, column in columns.items()
         for name in flat([column])
-        if not {field, name, IN_PLACE.get(field)} & record.keys()
+        if not {field, name, FALLBACK_FIELD.get(field)} & record.keys()
     ]
 
 
-def in_own_dialect(path: Path, columns: Columns, source: settings.Source, more: dict) -> settings.Source:
+def with_detected_dialect(
+    path: Path, columns: Columns, source: settings.Source, shared_fields: dict
+) -> settings.Source:
     """The source with the delimiter and the quotes of a CSV or TSV file, which may not be those of the training file:
     the first with which all records can be read and have the columns. The source as it is if there are none.
     """
@@ -232,38 +234,44 @@ def in_own_dialect(path: Path, columns: Columns, source: settings.Source, more: 
         for quotes, delimiter in itertools.product((None, False), (None, *readers.DELIMITERS)):
             table = source.model_copy(update={"delimiter": delimiter, "quotes": quotes})
             with contextlib.suppress(UserError), contextlib.redirect_stdout(io.StringIO()):  # answering logs the same
-                if fits(path, columns, table, source.quotes is False, more):
+                if is_plausible_dialect(path, columns, table, source.quotes is False, shared_fields):
                     return table
     return source
 
 
-def fits(path: Path, columns: Columns, table: settings.Source, are_text: bool, more: dict) -> bool:
-    """Whether all records of a CSV or TSV file have the columns, and quotes are read as they are meant.
+def is_plausible_dialect(
+    path: Path, columns: Columns, table: settings.Source, training_quotes_are_literal: bool, shared_fields: dict
+) -> bool:
+    """Whether the file can be read with this delimiter and quoting. Every record must have the task's columns.
 
-    ``are_text``: whether quotes are text in the training file. Then they enclose no line breaks here. Otherwise they
-    are text only if no field begins with a quote that it does not close, and each column has a text without quotes
-    around it. Raises UserError if a record is invalid.
+    Quoting on (``quotes: None``): if quotes are literal in the training file, no cell may span several lines.
+    Quoting off (``quotes: False``): each column needs a cell that is not wholly in quotes; unless quotes are literal in
+    the training file, no cell may begin with a quote and hold an odd number of quotes.
+    Raises UserError if a record is invalid.
     """
     from pipeline.tinybert.data import readers
 
-    names: set[Any] = set()
-    unquoted: set[Any] = set()
+    all_columns: set[Any] = set()
+    columns_with_unquoted_cell: set[Any] = set()
     for _, record in readers.records(path, table, "--file"):
         cells = [cell for cell in record.values() if cell]
-        if missing_columns({**more, **record}, columns):
+        if missing_columns({**shared_fields, **record}, columns):
             return False
-        if are_text and table.quotes is None and any("\n" in cell for cell in cells):
+        if training_quotes_are_literal:
+            if table.quotes is None and any("\n" in cell for cell in cells):
+                return False
+        elif table.quotes is False and any(cell[0] == '"' and cell.count('"') % 2 for cell in cells):
             return False
-        if not are_text and table.quotes is False and any(cell[0] == '"' and cell.count('"') % 2 for cell in cells):
-            return False
-        names |= record.keys()
-        unquoted |= {name for name, cell in record.items() if cell is None or not cell[:1] == cell[-1:] == '"'}
-    return table.quotes is None or names == unquoted
+        all_columns |= record.keys()
+        columns_with_unquoted_cell |= {
+            name for name, cell in record.items() if cell is None or not cell[:1] == cell[-1:] == '"'
+        }
+    return table.quotes is None or all_columns == columns_with_unquoted_cell
 
 
-def records_of_lines(lines: Iterable[bytes], name: str, first: str | None, more: dict) -> Inputs:
-    """The record of each line that is not blank: a JSON object, or the text of the field ``first`` if this is not None.
-    ``more``: fields that all records get.
+def records_of_lines(lines: Iterable[bytes], name: str, text_field: str | None, shared_fields: dict) -> Inputs:
+    """The record of each line that is not blank: a JSON object, or the text of the field ``text_field`` (None: every
+    line must be a JSON object). ``shared_fields``: fields that all records get.
     """
     for number, line in enumerate(lines, 1):
         if number == 1 and b"\0" in line:
@@ -272,8 +280,8 @@ def records_of_lines(lines: Iterable[bytes], name: str, first: str | None, more:
             text = line.decode("utf-8-sig").strip()
             if "\0" in text:
                 raise BadRecordError("a NUL character, which no text has")
-            record: Any = parse_json(text) if text.startswith("{") else {first: text}
-            if text and first is None and not text.startswith("{"):
+            record: Any = parse_json(text) if text.startswith("{") else {text_field: text}
+            if text and text_field is None and not text.startswith("{"):
                 record = BadRecordError(f"expected a JSON object, found {text[:50]!r}")
         except BadRecordError as error:
             record = error
@@ -281,8 +289,8 @@ def records_of_lines(lines: Iterable[bytes], name: str, first: str | None, more:
             record = BadRecordError("not UTF-8: save it as UTF-8")
         except ValueError as error:
             record = BadRecordError(f"not valid JSON: {error}: a line that begins with {{ is a JSON object")
-        if record != {first: ""}:  # a blank line
-            yield f"{name}, line {number}", {**more, **record} if isinstance(record, dict) else record
+        if record != {text_field: ""}:  # a blank line
+            yield f"{name}, line {number}", {**shared_fields, **record} if isinstance(record, dict) else record
 
 
 def to_row(task: Task, record: dict | BadRecordError, columns: Columns) -> Row:
@@ -294,29 +302,45 @@ def to_row(task: Task, record: dict | BadRecordError, columns: Columns) -> Row:
     """
     if isinstance(record, BadRecordError):
         raise record
-    names = {
+    source_of_field = {
         field: column if not record.keys().isdisjoint(flat([column])) else field for field, column in columns.items()
     }
-    words = record.get(names["words"]) if "words" in names else None
-    if "words" in names and words is None:
-        words = record.get(IN_PLACE["words"])
-    if isinstance(words, str):
-        field, value = ("words", listed) if (listed := list_in_text(words)) else ("text", words)
-        record, names = {field: value}, {field: field}
-    if missing := [name for name in names.values() if not isinstance(name, list) and name not in record]:
+    record, source_of_field = words_or_text(record, source_of_field)
+    single_columns = {field: name for field, name in source_of_field.items() if not isinstance(name, list)}
+    if missing := [name for name in single_columns.values() if name not in record]:
         raise BadRecordError(f"no {missing[0]}: expected {' and '.join(columns)}")
-    row = task.parse_record(record, table_of(json.dumps(names)), labelled=False)
+    row = task.parse_record(record, table_of(json.dumps(source_of_field)), labelled=False)
+    check_unicode(row)
+    return {**row, "given": {field: record[name] for field, name in single_columns.items()}}
+
+
+def words_or_text(record: dict, source_of_field: Columns) -> tuple[dict, Columns]:
+    """The record and the source of each field. If the words are a text, or missing beside a ``text``, the record has
+    only this: as ``words`` if it is a list written as text, otherwise as ``text``.
+    """
+    if "words" not in source_of_field:
+        return record, source_of_field
+    words = record.get(source_of_field["words"])
+    if words is None:
+        words = record.get(FALLBACK_FIELD["words"])
+    if not isinstance(words, str):
+        return record, source_of_field
+    if listed := list_in_text(words):
+        return {"words": listed}, {"words": "words"}
+    return {"text": words}, {"text": "text"}
+
+
+def check_unicode(row: Row) -> None:
     try:
         json.dumps(row, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError:
         raise BadRecordError("a character is not valid Unicode (half of a surrogate pair, or not UTF-8)") from None
-    return {**row, "given": {field: record[name] for field, name in names.items() if not isinstance(name, list)}}
 
 
 @functools.cache
-def table_of(names: str) -> settings.Table:
+def table_of(source_of_field: str) -> settings.Table:
     """A source with these columns (JSON: field → column). Its validation takes longer than an answer: cached."""
-    return settings.Table.model_validate({"location": "-", **json.loads(names)})
+    return settings.Table.model_validate({"location": "-", **json.loads(source_of_field)})
 
 
 def first_field(row: Row | None, columns: Columns) -> dict:
@@ -326,8 +350,8 @@ def first_field(row: Row | None, columns: Columns) -> dict:
 
 
 def with_fields(record: dict, answer: dict, kind: str, hidden: Container[Any] = ()) -> dict:
-    """The fields of a record that are not ``hidden``, and its answer. A field with the name of one of the answer's is
-    renamed, also in a record without an answer: the label of such a record would look like one.
+    """The fields of a record that are not ``hidden``, and its answer. A field that has the name of an answer field is
+    renamed to input_…, also where the answer is an error: otherwise an input label would look like a prediction.
     """
     taken = {*ANSWERS[kind], *answer_files.ERROR}
     fields = {str(name): value for name, value in record.items() if name not in hidden}  # a CoNLL file numbers columns
