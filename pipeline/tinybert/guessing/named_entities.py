@@ -91,14 +91,12 @@ def _tagged_words(columns: Columns) -> Guess:
         for row in columns.records
         if not (is_empty(row[word_column]) or is_empty(row[tag_column]))
     ]
-    in_entities = [tag for _, tags in rows for tag in tags if tag != OUTSIDE]
-    entity_starts = [tag for tag in in_entities if tag[:1] in ("B", "S", "U")]
-    types = Counter(tag[2:] for tag in entity_starts or in_entities)
-    scheme, valid_count = _best_scheme(rows, columns.chosen.get("scheme"))
+    scheme, valid_rows = _best_scheme(rows, columns.chosen.get("scheme"))
+    types = Counter(tag[2:] for tags in valid_rows for tag in tags if tag.startswith("B-"))
     reasons = [
         Reason("words", f"column {quoted(word_column)} ({' '.join(rows[0][0][:WORDS_SHOWN])} …)"),
         Reason("tags", f"column {quoted(tag_column)} ({len(types)} types: {listed(types)})"),
-        Reason("scheme", f"{scheme} ({valid_count} of {len(rows)} sentences follow it)"),
+        Reason("scheme", f"{scheme} ({len(valid_rows)} of {len(rows)} sentences follow it)"),
     ]
     source = {"words": word_column, "tags": tag_column, "scheme": scheme}
     if tag_of_type:
@@ -110,7 +108,7 @@ def _tagged_words(columns: Columns) -> Guess:
 
 def _refuse_one_tag_per_row(columns: Columns) -> None:
     for name, values in columns.counts.items():
-        if OUTSIDE in values and len(values) > 1 and all(map(TAG.fullmatch, values)):
+        if OUTSIDE in values and len(values) > 1 and nearly_all(TAG.fullmatch, list(values)):
             raise UserError(
                 f"tags: column '{name}' has one tag in each row: write a .conll file, with a word and its tag on each"
                 " line and a blank line after each sentence"
@@ -160,11 +158,11 @@ def _choose_tag_and_word_columns(columns: Columns, lists: dict[Any, list[list]])
     return tags, words
 
 
-def _best_scheme(rows: list[tuple[list[str], list[str]]], chosen: str | None) -> tuple[str, int]:
-    """The scheme that most sentences follow, unless one is chosen, and how many follow it."""
+def _best_scheme(rows: list[tuple[list[str], list[str]]], chosen: str | None) -> tuple[str, list[list[str]]]:
+    """The scheme that most sentences follow, unless one is chosen, and the tags in IOB2 of those that follow it."""
     schemes = [chosen] if chosen else ["IOB2", "IOB1", "BIOES"]
-    valid_counts = {scheme: sum(_is_valid(*row, scheme) for row in rows) for scheme in schemes}
-    return max(valid_counts.items(), key=lambda item: item[1])
+    valid_rows = {scheme: list(filter(None, (_iob2(*row, scheme) for row in rows))) for scheme in schemes}
+    return max(valid_rows.items(), key=lambda item: len(item[1]))
 
 
 def _is_conll(columns: Columns) -> bool:
@@ -195,12 +193,13 @@ def _words_in(cell: Any) -> list[str]:
 
 
 def _is_tagged(cells: list) -> bool:
-    tags = {str(tag) for cell in cells for tag in cell} - {OUTSIDE}
-    return bool(tags) and all(map(TAG.fullmatch, tags))
+    """Whether nearly all values are tags, and not all are O; `prepare` names the rows with others."""
+    return nearly_all(TAG.fullmatch, [str(tag) for cell in cells for tag in cell if tag != OUTSIDE])
 
 
 def _types(cells: list) -> set[str]:
-    return {str(tag)[2:] for cell in cells for tag in cell if tag != OUTSIDE}
+    tags = (str(tag) for cell in cells for tag in cell if tag != OUTSIDE)
+    return {tag[2:] for tag in tags if TAG.fullmatch(tag)}
 
 
 def _is_words(cells: list) -> bool:
@@ -214,9 +213,9 @@ def _is_words(cells: list) -> bool:
     )
 
 
-def _is_valid(row: list[str], tags: list[str], scheme: str) -> bool:
+def _iob2(words: list[str], tags: list[str], scheme: str) -> list[str] | None:
+    """The tags in IOB2; None if they do not follow the scheme."""
     try:
-        to_iob2(row, tags, scheme)
+        return to_iob2(words, tags, scheme)
     except (BadRecordError, ValueError):
-        return False
-    return True
+        return None

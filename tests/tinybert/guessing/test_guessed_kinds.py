@@ -474,7 +474,14 @@ class TestNamedEntities:
 
     def test_inside_tags_alone_show_their_types(self):
         rows = records(words=self.WORDS, tags=cycle(["I-PER", "I-PER", "O", "O", "I-LOC"], ["O", "O"]))
-        assert "(2 types: PER 60, LOC 30)" in reasons(rows)
+        assert "(2 types: PER 30, LOC 30)" in reasons(rows)
+
+    def test_a_wrong_tag_is_left_to_the_rows(self):
+        tags = [["I-PER", "I-PER", "O", "0", "I-LOC"], *cycle(["O", "O"], ["I-PER", "I-PER", "O", "O", "I-LOC"])[1:]]
+        words = [["It", "rains"] if len(row) == 2 else ["Ada", "Lovelace", "was", "in", "London"] for row in tags]
+        rows = [dict(enumerate(row, 1)) for row in zip(words, tags, strict=True)]
+        assert guess(rows)[1] == {"words": 1, "tags": 2, "scheme": "IOB1"}
+        assert f"{len(rows) - 1} of {len(rows)} sentences follow it" in reasons(rows)
 
     def test_a_list_that_is_always_empty_has_no_tags(self):
         assert guess(records(text=TEXTS, labels=cycle(["a"], ["b"]), comments=cycle([])))[0] == "multi_label"
