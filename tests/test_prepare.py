@@ -25,7 +25,7 @@ def run_check(tmp_path, monkeypatch, capsys):
     """``run_check(train=[…], …)``: the lines that `prepare --check` logs for these splits. It writes nothing. The
     machine's speed is not measured.
     """
-    monkeypatch.setattr(Machine, "speed", lambda *settings: Speed(batch=0, piece=1e-6, pair=0))
+    monkeypatch.setattr(Machine, "speed", lambda *settings: Speed(per_batch=0, per_piece=1e-6, per_squared_length=0))
     (tmp_path / "params.yaml").write_text((tiny.ROOT / "params.yaml").read_text())
     tiny.write_world(tmp_path)
     monkeypatch.chdir(tmp_path)

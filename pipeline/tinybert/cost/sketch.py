@@ -34,9 +34,9 @@ SAMPLED = 500  # rows or texts whose lengths stand for all
 MORE_PIECES = 4  # all rows and variants have about this many times as many distinct word pieces as the sample
 START = 4.0  # seconds for a stage's imports and files
 EXPORT = 6.0  # seconds more to write ONNX files
-HEAD_AND_DRAW = 1.2  # `augment` takes this many times as long as the layers of its model
+AUGMENT_OVERHEAD = 1.2  # `augment` takes this many times as long as the layers of its model
 # Running teacher and student in PyTorch, ONNX and int8 takes this many times as long as the teacher in PyTorch.
-LATENCY_FORMS = 3
+LATENCY_FACTOR = 3
 LONG = 3600  # seconds from which advice is given
 LONG_TEXT = 100  # word pieces
 LARGE_SHARE = 0.3  # of the transfer set
@@ -48,7 +48,7 @@ class Sequences:
 
     count: int = 0
     pieces: float = 0
-    pairs: float = 0
+    squared_lengths: float = 0
 
     @classmethod
     def estimate(cls, lengths: list[int], sampled: int, total: int) -> Sequences:
@@ -57,19 +57,20 @@ class Sequences:
         return cls(round(len(own) * scale), float(own.sum() * scale), float(np.square(own).sum() * scale))
 
     def times(self, factor: float) -> Sequences:
-        return Sequences(round(self.count * factor), self.pieces * factor, self.pairs * factor)
+        return Sequences(round(self.count * factor), self.pieces * factor, self.squared_lengths * factor)
 
-    def upto(self, count: int | None) -> Sequences:
+    def at_most(self, count: int | None) -> Sequences:
         """A sample of this size, if it is smaller."""
         return self if count is None or count >= self.count else self.times(count / self.count)
 
     def cut(self, longest: float) -> Sequences:
-        """As if all were as long as the mean, and cut at ``longest`` word pieces."""
+        """An estimate after truncation at ``longest`` word pieces, as if all sequences had the mean length."""
         share = min(1.0, longest / max(self.mean, 1))
-        return Sequences(self.count, self.pieces * share, self.pairs * share**2)
+        return Sequences(self.count, self.pieces * share, self.squared_lengths * share**2)
 
     def __add__(self, other: Sequences) -> Sequences:
-        return Sequences(self.count + other.count, self.pieces + other.pieces, self.pairs + other.pairs)
+        squared_lengths = self.squared_lengths + other.squared_lengths
+        return Sequences(self.count + other.count, self.pieces + other.pieces, squared_lengths)
 
     @property
     def mean(self) -> int:
@@ -109,17 +110,17 @@ class Sketch:
         self.config = _config(encoder)
         self.shape = checkpoints.shape_of(self.config)
         self.teachers = self.teacher_shapes()
-        self.student = self.of("general_student").shape
+        self.student = self.settings_of("general_student").shape
         self.machine = Machine(self.config, configuration.precision)
 
-    def of(self, stage: str) -> Any:
+    def settings_of(self, stage: str) -> Any:
         return self.configuration.quietly(stage, self.name)
 
     def teacher_shapes(self) -> list[Shape]:
         """Of each model that is a teacher; none if it is a file of predictions. A checkpoint on the hub, which a check
         does not download, counts as large as the encoder.
         """
-        recipe = self.of("finetune_teacher")
+        recipe = self.settings_of("finetune_teacher")
         if recipe.predictions:
             return []
         if recipe.checkpoints:
@@ -151,7 +152,7 @@ class Sketch:
 
     @cached_property
     def variants(self) -> int:
-        recipe = word_replacement.with_variants(self.of("augment"), len(self.parts["train"]))
+        recipe = word_replacement.with_variants(self.settings_of("augment"), len(self.parts["train"]))
         return cast(int, recipe.variants)
 
     @cached_property
@@ -161,7 +162,8 @@ class Sketch:
     @cached_property
     def new_pairs(self) -> Sequences:
         train = self.parts["train"]
-        return self.train.times(self.of("augment").new_pairs / len(train) if self.task.is_pair(train[0]) else 0)
+        number = self.settings_of("augment").new_pairs if self.task.is_pair(train[0]) else 0
+        return self.train.times(number / len(train))
 
     def sequences(self, rows: list[Row]) -> Sequences:
         sample = _sample(rows)
@@ -200,7 +202,8 @@ class Sketch:
         precision = precision or ("float32" if mode != "train" else self.configuration.precision)
         vocabulary = vocabulary or self.vocabulary_in_use
         speed = self.machine.speed(shape, _rounded(sequences.mean), mode, precision, vocabulary, dropout)
-        return speed.seconds(batches, shape.layers if layers is None else layers, sequences.pieces, sequences.pairs)
+        layers = shape.layers if layers is None else layers
+        return speed.seconds(batches, layers, sequences.pieces, sequences.squared_lengths)
 
     def layers_of(self, shape: Shape) -> float:
         """The number of layers that are computed. If the head reads only the first position, the last layer counts in
@@ -219,7 +222,7 @@ class Sketch:
         """In the order of the pipeline."""
         if not Path("models/pretrained/encoder").exists():
             yield self.encoder()
-        if self.of("general_student").start == "distillation":
+        if self.settings_of("general_student").start == "distillation":
             yield self.general_student()
         yield self.finetune_teacher()
         yield self.augment()
@@ -242,7 +245,7 @@ class Sketch:
         )
 
     def general_student(self) -> Cost:
-        recipe = self.of("general_student").distillation
+        recipe = self.settings_of("general_student").distillation
         key = "general_student.distillation.text"
         data = self.texts(recipe.text, recipe.max_length, self.configuration.seed, key)
         return self.intermediate("general_student", recipe, data.times(recipe.text.limit / data.count), "texts")
@@ -252,7 +255,7 @@ class Sketch:
         ids = self.tokenizer(found, truncation=True, max_length=max_length)["input_ids"]
         return Sequences.estimate([len(sequence) for sequence in ids], len(found), len(found))
 
-    def schedule(self, stage: str, shape: Shape, recipe: Schedule, data: Sequences, what: str) -> Cost:
+    def training_cost(self, stage: str, shape: Shape, recipe: Schedule, data: Sequences, what: str) -> Cost:
         """A stage that trains with a head, once for each learning rate, and validates after each epoch."""
         fit = fitted(data.count, recipe.epochs, recipe.batch_size, recipe.accumulation, recipe.min_steps)
         trials = len(recipe.learning_rates)
@@ -264,7 +267,7 @@ class Sketch:
         return Cost(stage, text, steps, START + training + validating)
 
     def finetune_teacher(self) -> Cost:
-        stage, recipe = "finetune_teacher", self.of("finetune_teacher")
+        stage, recipe = "finetune_teacher", self.settings_of("finetune_teacher")
         if recipe.predictions:
             return Cost(stage, "a file of predictions", 0, START)
         if recipe.checkpoints:
@@ -283,22 +286,22 @@ class Sketch:
 
     def finetune(self, stage: str, shape: Shape) -> Cost:
         """The cost of training on labels. A teacher's includes what it learns before, see `training.starts`."""
-        recipe, train = self.of(stage), self.parts["train"]
+        recipe, train = self.settings_of(stage), self.parts["train"]
         rows = f"{self.train.count} rows"
         if stage == "finetune_student":
-            return self.schedule(stage, shape, recipe, self.train, rows)
+            return self.training_cost(stage, shape, recipe, self.train, rows)
         if similarity.wanted(self.task, train, recipe):
-            steps, of, texts = recipe.similarity_steps, "similarity", self.train
+            steps, subject, texts = recipe.similarity_steps, "similarity", self.train
             size = similarity.batch_size(recipe)
         elif contrast.wanted(self.task, train, recipe):
-            steps, of = recipe.contrast_steps, "the contrast of classes"
+            steps, subject = recipe.contrast_steps, "the contrast of classes"
             size = contrast.batch_size(self.train.count, recipe.batch_size)
             texts = self.train.cut(contrast.LONGEST)
         else:
-            return self.schedule(stage, shape, recipe, self.train, rows)
+            return self.training_cost(stage, shape, recipe, self.train, rows)
         read = texts.times(steps * size / texts.count)
         seconds = self.seconds("train", shape, read, steps, self.layers_of(shape), dropout=recipe.dropout)
-        cost = self.schedule(stage, shape, recipe, self.train, f"{steps} steps on {of}, then {rows}")
+        cost = self.training_cost(stage, shape, recipe, self.train, f"{steps} steps on {subject}, then {rows}")
         return replace(cost, steps=cost.steps + steps, seconds=cost.seconds + seconds)
 
     def augment(self) -> Cost:
@@ -309,11 +312,11 @@ class Sketch:
         layers = self.shape.layers - 2 * wide / (4 * hidden + 2 * wide)  # the last one: of masked positions only
         seconds = self.seconds("infer", self.shape, forwards, forwards.count / BATCH, layers)
         what = f"{len(self.parts['train'])} rows, {self.variants} variants each, {forwards.count} forward passes"
-        return Cost("augment", what, 0, START + HEAD_AND_DRAW * seconds)
+        return Cost("augment", what, 0, START + AUGMENT_OVERHEAD * seconds)
 
     def forwards(self) -> Sequences:
         """Inputs of the masked language model: copies of each text in which some words are masked."""
-        recipe = self.of("augment")
+        recipe = self.settings_of("augment")
         group = self.configuration.word_vectors
         stop_words = set(word_vectors.stop_words(group.stop_words, "word_vectors.stop_words"))
         longest = min(self.tokenizer.model_max_length - 2, self.task.pieces_read or math.inf)
@@ -334,10 +337,10 @@ class Sketch:
         return Sequences.estimate(lengths, len(sample), len(texts))
 
     def distill_intermediate(self) -> Cost:
-        recipe = self.of("distill_intermediate")
+        recipe = self.settings_of("distill_intermediate")
         if not self.teachers:
             return Cost("distill_intermediate", "skipped: a file of predictions", 0, START)
-        data = self.transfer.upto(recipe.max_rows) if recipe.epochs else Sequences()
+        data = self.transfer.at_most(recipe.max_rows) if recipe.epochs else Sequences()
         cost = self.intermediate("distill_intermediate", recipe, data, "rows", self.transfer)
         if len(self.teachers) == 1:
             return cost
@@ -348,7 +351,7 @@ class Sketch:
         )
 
     def intermediate(
-        self, stage: str, recipe: Any, data: Sequences, of: str, transfer: Sequences | None = None
+        self, stage: str, recipe: Any, data: Sequences, unit: str, transfer: Sequences | None = None
     ) -> Cost:
         """The teacher's forward and the student's step; then the teacher's logits of the rest of ``transfer``."""
         teacher = self.teachers[0] if stage == "distill_intermediate" else self.shape
@@ -359,14 +362,14 @@ class Sketch:
             read = data.times(epochs)
             seconds += self.seconds("infer", teacher, read, steps, precision=precision)
             seconds += self.seconds("train", self.student, read, steps, dropout=recipe.dropout)
-            text.append(f"{data.count} {of}, {epochs_text(epochs)}")
+            text.append(f"{data.count} {unit}, {epochs_text(epochs)}")
         if transfer and (rest := transfer.count - data.count) > 0:
-            seconds += self.inference(teacher, transfer.upto(rest), precision)
+            seconds += self.inference(teacher, transfer.at_most(rest), precision)
             text.append(f"the teacher's logits of {rest} {'more ' if data.count else ''}rows")
         return Cost(stage, "; ".join(text), steps, seconds)
 
     def distill_prediction(self) -> Cost:
-        recipe, data = self.of("distill_prediction"), self.transfer
+        recipe, data = self.settings_of("distill_prediction"), self.transfer
         if recipe.targets == "labels":
             data = self.train.times(1 + self.variants * recipe.augmented)
         elif self.known:  # hardly any variant or new pair is in a file of predictions
@@ -374,7 +377,7 @@ class Sketch:
             data = self.sequences([row for row in rows if self.known.of(row) is not None])
         elif not recipe.augmented:
             data = self.train + self.sequences(self.unlabelled)
-        return self.schedule("distill_prediction", self.student, recipe, data, f"{data.count} rows")
+        return self.training_cost("distill_prediction", self.student, recipe, data, f"{data.count} rows")
 
     def after_training(self) -> Iterator[Cost]:
         of_teachers = sum(self.inference(shape, self.test) for shape in self.teachers)
@@ -384,11 +387,11 @@ class Sketch:
         yield self.benchmark()
 
     def benchmark(self) -> Cost:
-        recipe, threads, seconds = self.of("benchmark"), {1, torch.get_num_threads()}, START
+        recipe, threads, seconds = self.settings_of("benchmark"), {1, torch.get_num_threads()}, START
         first, models = (self.teachers[0], 6) if self.teachers else (self.student, 3)
         for size, count in product({1, *recipe.batch_sizes}, threads):
             batch = self.test.times(size / self.test.count)
-            on_all = LATENCY_FORMS * self.inference(first, batch, mode="validate")
+            on_all = LATENCY_FACTOR * self.inference(first, batch, mode="validate")
             of_a_round = on_all * max(threads) / count
             situation = latency.WARM_UP * of_a_round + max(recipe.seconds, latency.LEAST_RUNS * of_a_round)
             seconds += 2 * situation  # for a typical length, and for a long one
@@ -412,7 +415,7 @@ class Sketch:
 
     def advice(self, longest: Cost) -> Iterator[str]:
         """What makes the longest stage shorter."""
-        recipe = self.of(longest.stage)
+        recipe = self.settings_of(longest.stage)
         if longest.stage == "general_student":
             yield f"a smaller general_student.distillation.text.limit ({recipe.distillation.text.limit})"
         else:

@@ -24,7 +24,7 @@ ENCODER = Path("data/raw/encoder/checkpoint")
 @pytest.fixture
 def raw_world(raw_world, monkeypatch):
     """A piece takes a layer a millionth of a second, a batch and a step nothing."""
-    monkeypatch.setattr(Machine, "speed", lambda *settings: Speed(batch=0, piece=1e-6, pair=0))
+    monkeypatch.setattr(Machine, "speed", lambda *settings: Speed(per_batch=0, per_piece=1e-6, per_squared_length=0))
 
 
 def sketch_of(name: str = "tiny") -> Sketch:
@@ -62,7 +62,7 @@ def test_few_rows_take_the_steps_of_the_floor(raw_world):
 
 def test_the_forwards_of_augment_are_those_that_it_makes(world):
     made, folder = sketch_of(), Path("models/pretrained/masked_language_model")
-    recipe = word_replacement.with_variants(made.of("augment"), 112)
+    recipe = word_replacement.with_variants(made.settings_of("augment"), 112)
     task = tasks.load(settings.load(), "tiny")
     vectors = word_vectors.load("data/word_vectors")
     augmenter = Augmenter(task, tiny.masked_language_model(), checkpoints.tokenizer(folder), *vectors, recipe)
@@ -82,7 +82,7 @@ def test_the_logits_of_rows_beyond_max_rows_and_the_variants_are_counted(raw_wor
 def test_a_long_run_is_told_what_makes_it_shorter(raw_world, monkeypatch, capsys):
     sketch_of().log()
     assert "LONG" not in capsys.readouterr().out
-    monkeypatch.setattr(Machine, "speed", lambda *settings: Speed(batch=0, piece=1, pair=0))
+    monkeypatch.setattr(Machine, "speed", lambda *settings: Speed(per_batch=0, per_piece=1, per_squared_length=0))
     monkeypatch.setattr(sketch, "LONG_TEXT", 10)
     tiny.write_params(Path("params.yaml"), **{"distill_prediction.epochs": 9})
     sketch_of().log()
@@ -119,7 +119,7 @@ def test_general_distillation_reads_its_text_where_its_stage_does(raw_world):
 
 
 def test_a_sample_stands_for_all_rows():
-    assert Sequences.estimate([2, 4, 6], sampled=2, total=20) == Sequences(count=30, pieces=120, pairs=560)
+    assert Sequences.estimate([2, 4, 6], sampled=2, total=20) == Sequences(count=30, pieces=120, squared_lengths=560)
 
 
 def test_time_in_which_other_programs_run_does_not_count(raw_world):
@@ -132,7 +132,7 @@ def test_a_step_costs_more_than_a_forward(tmp_path):
     machine = Machine(tiny.config(hidden=64, feed_forward=256), "float32")
     shape = settings.Shape(layers=4, hidden=64, heads=2, feed_forward=256)
     train, infer = (machine.speed(shape, 16, mode, "float32", 100) for mode in ("train", "infer"))
-    work = {"batches": 1, "layers": 4, "pieces": 1000, "pairs": 16000}
+    work = {"batches": 1, "layers": 4, "pieces": 1000, "squared_lengths": 16000}
     assert train.seconds(**work) > infer.seconds(**work) > 0
 
 
@@ -142,7 +142,7 @@ def test_a_step_costs_more_if_it_trains_more_embeddings(tmp_path):
     machine = Machine(config, "float32")
     shape = settings.Shape(layers=2, hidden=64, heads=2, feed_forward=256)
     few, many = (machine.speed(shape, 16, "train", "float32", vocabulary) for vocabulary in (100, 100_000))
-    assert many.batch > 2 * few.batch
+    assert many.per_batch > 2 * few.per_batch
 
 
 def test_a_tasks_stages_train_the_embeddings_of_its_rows_and_the_encoder_all(raw_world, monkeypatch):
@@ -150,7 +150,7 @@ def test_a_tasks_stages_train_the_embeddings_of_its_rows_and_the_encoder_all(raw
 
     def speed(self, shape, length, mode, precision, vocabulary, dropout=None) -> Speed:
         asked.append(vocabulary)
-        return Speed(batch=1, piece=0, pair=0)
+        return Speed(per_batch=1, per_piece=0, per_squared_length=0)
 
     monkeypatch.setattr(Machine, "speed", speed)
     made = sketch_of()
