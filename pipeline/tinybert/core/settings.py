@@ -500,12 +500,12 @@ class Package(Group):
     licenses: Licenses = Field(description="licences of the parts, in the model card")
 
 
-OWN = "overrides of the group of this name, for this task only; blank: none"
-Changes = dict[str, Any] | None
+OVERRIDES_HELP = "overrides of the group of this name, for this task only; blank: none"
+Overrides = dict[str, Any] | None
 
 
 class Task(Group):
-    """What a task is, and which settings of the stages it changes for itself."""
+    """What a task is, and its overrides of the stages' settings."""
 
     kind: str = Field(description="kind of task")
     options: dict[str, Any] | None = Field(description="settings of the kind; blank: their defaults")
@@ -515,16 +515,16 @@ class Task(Group):
     )
     metric: str = Field(description="score that selects models and is reported")
     max_length: Length = Field(description="longest text in word pieces; longer ones are cut")
-    general_student: Changes = Field(description=OWN)
-    finetune_teacher: Changes = Field(description=OWN)
-    augment: Changes = Field(description=OWN)
-    distill_intermediate: Changes = Field(description=OWN)
-    distill_prediction: Changes = Field(description=OWN)
-    finetune_student: Changes = Field(description=OWN)
-    evaluate: Changes = Field(description=OWN)
-    export: Changes = Field(description=OWN)
-    benchmark: Changes = Field(description=OWN)
-    package: Changes = Field(description=OWN)
+    general_student: Overrides = Field(description=OVERRIDES_HELP)
+    finetune_teacher: Overrides = Field(description=OVERRIDES_HELP)
+    augment: Overrides = Field(description=OVERRIDES_HELP)
+    distill_intermediate: Overrides = Field(description=OVERRIDES_HELP)
+    distill_prediction: Overrides = Field(description=OVERRIDES_HELP)
+    finetune_student: Overrides = Field(description=OVERRIDES_HELP)
+    evaluate: Overrides = Field(description=OVERRIDES_HELP)
+    export: Overrides = Field(description=OVERRIDES_HELP)
+    benchmark: Overrides = Field(description=OVERRIDES_HELP)
+    package: Overrides = Field(description=OVERRIDES_HELP)
 
 
 class Settings(Group):
@@ -562,39 +562,39 @@ class Settings(Group):
         """Whether the task's test rows may be among those of its teacher's training: the teacher is the user's own, and
         the source names no test split. Then scores of teacher and student mean nothing.
         """
-        own = self.quietly("finetune_teacher", task).checkpoints
+        checkpoints = self.quietly("finetune_teacher", task).checkpoints
         source = self.task(task).source
-        return bool(own) and source.split_column is None and "test" not in (source.splits or {})
+        return bool(checkpoints) and source.split_column is None and "test" not in (source.splits or {})
 
     def of(self, stage: str, task: str) -> Any:
-        """The settings of a stage for a task: the stage's group, with the changes from the task's entry.
+        """A stage's effective settings for a task: its group with the task's overrides.
 
-        Logs each change, because it hides the value that ``dvc exp run -S`` may have given to the group.
+        Logs each override, because it hides the value that ``dvc exp run -S`` may have given to the group.
         """
         group = getattr(self, stage)
-        for key, ours, theirs in _differences(group.model_dump(), self.changes(stage, task)):
-            log(f"{stage} {task}: {key} = {ours} (tasks.{task}.{stage}), in place of {theirs} ({stage})")
+        for key, task_value, group_value in _differences(group.model_dump(), self.overrides(stage, task)):
+            log(f"{stage} {task}: {key} = {task_value} (tasks.{task}.{stage}), in place of {group_value} ({stage})")
         return self.quietly(stage, task)
 
     def quietly(self, stage: str, task: str) -> Any:
         """The same as ``of``, without logging."""
-        return self._changed(stage, self.changes(stage, task))
+        return self._with_overrides(stage, self.overrides(stage, task))
 
-    def _changed(self, stage: str, changes: dict[str, Any]) -> Any:
+    def _with_overrides(self, stage: str, overrides: dict[str, Any]) -> Any:
         group = getattr(self, stage)
-        return type(group).model_validate(_merge(group.model_dump(exclude={"presets"}), changes))
+        return type(group).model_validate(_merge(group.model_dump(exclude={"presets"}), overrides))
 
-    def changes(self, stage: str, task: str) -> dict[str, Any]:
-        """What a task's entry changes in a stage's group: the preset that it names, and over it its own values."""
-        own, presets = dict(getattr(self.task(task), stage) or {}), getattr(getattr(self, stage), "presets", None)
-        if presets is None or "preset" not in own:
-            return own
-        name = own.pop("preset")
+    def overrides(self, stage: str, task: str) -> dict[str, Any]:
+        """A task's overrides of a stage's group: the preset that its entry names, and over it the entry's values."""
+        overrides, presets = dict(getattr(self.task(task), stage) or {}), getattr(getattr(self, stage), "presets", None)
+        if presets is None or "preset" not in overrides:
+            return overrides
+        name = overrides.pop("preset")
         if not isinstance(name, str) or name not in presets:
             raise UserError(
                 f"tasks.{task}.{stage}.preset: expected one of {', '.join(presets)} ({stage}.presets), found {name!r}"
             )
-        return _merge(presets[name], own)
+        return _merge(presets[name], overrides)
 
 
 STAGES_A_TASK_MAY_CHANGE = tuple(
@@ -632,7 +632,7 @@ def load(path: Path = PARAMS) -> Settings:
     except pydantic.ValidationError as error:
         raise UserError(f"{path}: {explain(error, Settings, (), _places)}") from None
     for name, values in settings.general_student.presets.items():
-        _check_changes(path, settings, "general_student", values, ("general_student", "presets", name))
+        _check_overrides(path, settings, "general_student", values, ("general_student", "presets", name))
     for name in settings.tasks:
         _check_task(path, settings, name)
     for name in settings.run:
@@ -655,30 +655,31 @@ def _check_task(path: Path, settings: Settings, name: str) -> None:
     check_task_name(name, f"{path}: tasks.{name}")
     for stage in STAGES_A_TASK_MAY_CHANGE:
         try:
-            changes = settings.changes(stage, name)
+            overrides = settings.overrides(stage, name)
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
-        _check_changes(path, settings, stage, changes, ("tasks", name, stage))
+        _check_overrides(path, settings, stage, overrides, ("tasks", name, stage))
 
 
-def _check_changes(path: Path, settings: Settings, stage: str, changes: dict, keys: tuple[str, ...]) -> None:
+def _check_overrides(path: Path, settings: Settings, stage: str, overrides: dict, keys: tuple[str, ...]) -> None:
     try:
-        settings._changed(stage, changes)
+        settings._with_overrides(stage, overrides)
     except pydantic.ValidationError as error:
         raise UserError(f"{path}: {explain(error, type(getattr(settings, stage)), keys, _places)}") from None
 
 
-def _merge(group: dict, own: dict) -> dict:
+def _merge(group: dict, overrides: dict) -> dict:
     merged = dict(group)
-    for key, value in own.items():
+    for key, value in overrides.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
         merged[key] = _merge(merged[key], value) if both else value
     return merged
 
 
-def _differences(group: dict, own: dict, prefix: str = "") -> list[tuple[str, Any, Any]]:
+def _differences(group: dict, overrides: dict, prefix: str = "") -> list[tuple[str, Any, Any]]:
+    """The dotted key, the task's value and the group's value of each setting that the overrides change."""
     found = []
-    for key, value in own.items():
+    for key, value in overrides.items():
         if isinstance(value, dict) and isinstance(group.get(key), dict):
             found += _differences(group[key], value, f"{prefix}{key}.")
         elif value != group.get(key):
