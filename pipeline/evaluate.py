@@ -30,31 +30,18 @@ def main(name: str) -> None:
     parts = {part: list(rows.read(prepared / f"{part}.jsonl")) for part in ("train", "validation", *tests)}
     test = parts["test"]
 
-    found = {which: answers.of(task, Path("models", name, which), parts, tests) for which in MODELS}
+    answers_of = {which: answers.predict_tests(task, Path("models", name, which), parts, tests) for which in MODELS}
     predictions = {
-        part: {which: of_model.predictions[part] for which, of_model in found.items() if part in of_model.predictions}
+        part: {which: found.predictions[part] for which, found in answers_of.items() if part in found.predictions}
         for part in tests
     }
-    thresholds = {which: of_model.threshold for which, of_model in found.items() if task.needs_threshold}
-    curves = {
-        which: scoring.reliability(*task.calibration(test, predicted, found[which].logits))
-        for which, predicted in predictions["test"].items()
-    }
-    trivial = task.trivial_predictions(parts["train"], test)
-    scores = scoring.report(task, test, predictions["test"], trivial, recipe, curves, thresholds)
-    if alone := {f"teacher_{number}": own for number, own in enumerate(found["teacher"].alone, 1)}:
-        scores["teachers"] = of_each = scoring.scores_of(task, test, alone)
-        log(f"teachers alone: {', '.join(f'{of_one[task.metric]:.4f}' for of_one in of_each.values())}")
-    for part in source.more_tests:
-        scores[part] = scoring.scores_of(task, parts[part], predictions[part])
+    scores, curves = score_models(task, source, recipe, parts, predictions, answers_of)
     log(scoring.summary(task, scores))
-    on_validation = [score_on_validation(name, which, task.metric) for which in verdicts.STUDENT_STAGES]
-    for doubt in verdicts.all_doubts(name, scores, configuration.teacher_may_know_test(name), on_validation):
-        log(f"DOUBTFUL: {doubt}")
+    log_doubts(configuration, name, task, scores)
 
     with output(Path("metrics", name, "scores.json")) as out:
         write_json(out, scores)
-    mistakes = task.surest_mistakes(test, predictions["test"]["student"], found["student"].logits)
+    mistakes = task.surest_mistakes(test, predictions["test"]["student"], answers_of["student"].logits)
     with output(Path("data", name, "predictions.jsonl")) as out:
         rows.write(out, scoring.without_texts(task, test, predictions["test"], mistakes))
     with output(Path("metrics", name, "resampled", "student.jsonl")) as out:
@@ -64,12 +51,59 @@ def main(name: str) -> None:
         with output(Path("metrics", name, file)) as out:
             write_csv(out, columns, records)
     with output(Path("data", name, "submission")) as out:
-        for file, which in product(source.submissions, ("teacher", "student")):
-            if which not in predictions[file]:
-                continue
-            values = task.submission_values(predictions[file][which], source, parts["train"])
-            (out / which).mkdir(exist_ok=True)
-            write_csv(out / which / file, ["index", "prediction"], enumerate(values), delimiter="\t")
+        write_submissions(out, task, source, parts["train"], predictions)
+
+
+def score_models(
+    task: Task,
+    source: settings.Source,
+    recipe: settings.Evaluate,
+    parts: dict[str, list[rows.Row]],
+    predictions: dict[str, dict[str, list]],
+    answers_of: dict[str, answers.Answers],
+) -> tuple[dict, dict[str, list[scoring.Bin]]]:
+    """What scores.json holds, and each model's reliability curve on test.
+
+    ``predictions``: test set → model → a prediction for each row. ``answers_of``: model → its answers.
+    """
+    test = parts["test"]
+    thresholds = {which: found.threshold for which, found in answers_of.items() if task.needs_threshold}
+    curves = {
+        which: scoring.reliability(*task.calibration(test, predicted, answers_of[which].logits))
+        for which, predicted in predictions["test"].items()
+    }
+    trivial = task.trivial_predictions(parts["train"], test)
+    scores: dict = scoring.report(task, test, predictions["test"], trivial, recipe, curves, thresholds)
+    members = enumerate(answers_of["teacher"].member_predictions, 1)
+    if of_teachers := {f"teacher_{number}": predicted for number, predicted in members}:
+        scores["teachers"] = scores_of_teachers = scoring.scores_of(task, test, of_teachers)
+        log(f"teachers alone: {', '.join(f'{found[task.metric]:.4f}' for found in scores_of_teachers.values())}")
+    for part in source.more_tests:
+        scores[part] = scoring.scores_of(task, parts[part], predictions[part])
+    return scores, curves
+
+
+def log_doubts(configuration: settings.Settings, name: str, task: Task, scores: dict) -> None:
+    """Log why the scores are doubtful, and advice if distillation has not helped."""
+    on_validation = [score_on_validation(name, which, task.metric) for which in verdicts.STUDENT_STAGES]
+    for doubt in verdicts.all_doubts(name, scores, configuration.teacher_may_know_test(name), on_validation):
+        log(f"DOUBTFUL: {doubt}")
+
+
+def write_submissions(
+    out: Path,
+    task: Task,
+    source: settings.Source,
+    train: list[rows.Row],
+    predictions: dict[str, dict[str, list]],
+) -> None:
+    """Write a file of predictions for each split without labels and each of teacher and student."""
+    for file, which in product(source.submissions, ("teacher", "student")):
+        if which not in predictions[file]:
+            continue
+        values = task.submission_values(predictions[file][which], source, train)
+        (out / which).mkdir(exist_ok=True)
+        write_csv(out / which / file, ["index", "prediction"], enumerate(values), delimiter="\t")
 
 
 def score_on_validation(name: str, stage: str, metric: str) -> float:

@@ -20,16 +20,16 @@ class Answers:
     """predictions: test set → a prediction for each row. A set is missing if a file of predictions lacks some of its
     rows.
     threshold: that of "no answer", the best on validation; None if the task needs none.
-    logits: of test. alone: of several models, the predictions of each for test, with its own threshold.
+    logits: of test. member_predictions: of several models, the predictions of each for test, with its own threshold.
     """
 
     predictions: dict[str, list]
     threshold: float | None
     logits: list[np.ndarray]
-    alone: list[list]
+    member_predictions: list[list]
 
 
-def of(task: Task, folder: Path, parts: dict[str, list[Row]], tests: Iterable[str]) -> Answers:
+def predict_tests(task: Task, folder: Path, parts: dict[str, list[Row]], tests: Iterable[str]) -> Answers:
     """The answers of what is in ``folder``. ``parts``: the rows of ``tests``, and of validation. Raises UserError if an
     output is not finite.
     """
@@ -41,16 +41,16 @@ def of(task: Task, folder: Path, parts: dict[str, list[Row]], tests: Iterable[st
         (to_inference(task.load_model(member), "float32", launch.device()), checkpoints.tokenizer(member))
         for member in ensembles.folders(folder)
     ]
-    predictions, logits, alone = {}, [], []
+    predictions, logits, member_predictions = {}, [], []
     threshold: float | None = None
-    own_thresholds: list[float | None] = [None for _ in models]
+    member_thresholds: list[float | None] = [None for _ in models]
     with ensembles.opened(task, models) as ensemble:
         if task.needs_threshold:
             validation = parts["validation"]
             read, members = ensemble.logits(validation, f"{folder.name} on validation")
             threshold = task.best_threshold(validation, read.predictions(_mean(members, folder)))
             if len(members) > 1:
-                own_thresholds = [task.best_threshold(validation, read.predictions(own)) for own in members]
+                member_thresholds = [task.best_threshold(validation, read.predictions(member)) for member in members]
         for part in tests:
             read, members = ensemble.logits(parts[part], f"{folder.name} on {part}")
             found = _mean(members, folder)
@@ -58,9 +58,11 @@ def of(task: Task, folder: Path, parts: dict[str, list[Row]], tests: Iterable[st
             if part == "test":
                 logits = found
                 if len(members) > 1:
-                    each = zip(members, own_thresholds, strict=True)
-                    alone = [task.apply_threshold(read.predictions(own), limit) for own, limit in each]
-    return Answers(predictions, threshold, logits, alone)
+                    each = zip(members, member_thresholds, strict=True)
+                    member_predictions = [
+                        task.apply_threshold(read.predictions(member), limit) for member, limit in each
+                    ]
+    return Answers(predictions, threshold, logits, member_predictions)
 
 
 def _mean(members: list[ensembles.Logits], folder: Path) -> ensembles.Logits:

@@ -42,6 +42,6 @@ def test_each_of_several_models_has_the_threshold_that_is_best_on_validation(tmp
     monkeypatch.setattr(ensembles, "folders", lambda folder: [folder, folder / "2"])
     monkeypatch.setattr(checkpoints, "tokenizer", lambda folder: None)
     monkeypatch.setattr(answers, "to_inference", lambda model, precision, device: model)
-    found = answers.of(Thresholds(), tmp_path, PARTS, ["test"])
+    found = answers.predict_tests(Thresholds(), tmp_path, PARTS, ["test"])
     assert found.threshold == 2.5 and found.predictions["test"] == [(8.5, 2.5)]
-    assert found.alone == [[(9.0, 1.0)], [(8.0, 4.0)]]
+    assert found.member_predictions == [[(9.0, 1.0)], [(8.0, 4.0)]]
