@@ -224,7 +224,7 @@ def compare_test_set(path: str, before: dict | None, now: dict | None) -> Compar
         )
     if not all(math.isfinite(value) for value in now["resampled"]):
         return comparison.impossible(f"{path}: scores that are not finite: a model is damaged")
-    return comparison.scores(before, now)
+    return comparison.compare_scores(before, now)
 
 
 def passes(tolerance: float) -> str:
@@ -290,7 +290,7 @@ def time_change(before: dict, now: dict) -> str:
     shown = change(number(before.get("p50")), number(now.get("p50")))
     if not (before and now):
         return shown
-    ratio, low, high = comparison.times(before, now)
+    ratio, low, high = comparison.compare_times(before, now)
     return f"{shown} (×{ratio:.2f}, {low:.2f} to {high:.2f})"
 
 

@@ -177,9 +177,9 @@ def test_a_project_in_a_folder_of_its_repository_is_compared_with_its_own_files(
 def test_fewer_rows_than_could_show_anything_show_no_difference():
     line = {"metric": "accuracy", "rows": 5, "digest": "aa"}
     before, after = ({**line, "score": score, "resampled": [score] * 10} for score in (1, 0))
-    assert comparison.scores(before, after).verdict == comparison.SAME
+    assert comparison.compare_scores(before, after).verdict == comparison.SAME
     six = ({**found, "rows": 6} for found in (before, after))
-    assert comparison.scores(*six).verdict == comparison.WORSE
+    assert comparison.compare_scores(*six).verdict == comparison.WORSE
 
 
 @pytest.mark.parametrize(

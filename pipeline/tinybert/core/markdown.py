@@ -1,4 +1,4 @@
-"""Markdown. The review runs with DVC's libraries only, so this module imports no library."""
+"""Markdown. The review runs with DVC's libraries only, so this module imports only the standard library."""
 
 
 def table(columns: list[str], lines: list[list[str]]) -> str:

@@ -1,6 +1,6 @@
 """Compare the same task's models of two runs: scores on the same resamples of the test rows, and times.
 
-The review runs with DVC's libraries only, so this module imports no library.
+The review runs with DVC's libraries only, so this module imports only the standard library.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Comparison:
         return self.verdict == IMPOSSIBLE or (self.verdict == WORSE and -self.value > tolerance)
 
 
-def scores(before: dict, after: dict) -> Comparison:
+def compare_scores(before: dict, after: dict) -> Comparison:
     """Compare two lines of ``resampled/*.jsonl`` (see `scoring.comparable`) by a paired bootstrap.
 
     Both were scored on the same resamples, so each pair of scores differs by the models alone.
@@ -52,7 +52,7 @@ def impossible(reason: str) -> Comparison:
     return Comparison(IMPOSSIBLE, reason=reason)
 
 
-def times(before: dict, after: dict) -> tuple[float, float, float]:
+def compare_times(before: dict, after: dict) -> tuple[float, float, float]:
     """The time after divided by the time before, and the lowest and highest ratio that the spread within both runs
     allows: from the median of one to the 95th percentile of the other.
     """

@@ -1,4 +1,4 @@
-"""The results of all tasks at a glance. It imports no library, as `verdicts`."""
+"""The results of all tasks at a glance. This module imports only the standard library."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The scores of scores.json in words. The log of `evaluate`, the model card and the review use the same words.
 
-The review runs with DVC's libraries only, so this module imports no library.
+The review runs with DVC's libraries only, so this module imports only the standard library.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 # sign test). The bootstrap does not see this: if all rows are alike, so are all resamples.
 FEWEST_ROWS = 6
 STUDENT_STAGES = ("distill_prediction", "finetune_student")  # the stages that train student and baseline
-FAR = 0.1  # a mean confidence that differs from the accuracy by more than this is doubtful
-TOO_LOW = "train it longer (distill_prediction.min_steps or epochs)"
-TOO_HIGH = "bring more rows or unlabelled text, and do not rely on a high probability"
+MAX_OVERCONFIDENCE = 0.1  # a mean confidence that differs from the accuracy by more than this is doubtful
+ADVICE_IF_UNDERCONFIDENT = "train it longer (distill_prediction.min_steps or epochs)"
+ADVICE_IF_OVERCONFIDENT = "bring more rows or unlabelled text, and do not rely on a high probability"
 
 
 def gain(scores: dict) -> str:
@@ -49,9 +49,12 @@ def retention(scores: dict) -> str:
 
 
 def all_doubts(name: str, scores: dict, may_know_test: bool, on_validation: Sequence[float | None]) -> list[str]:
-    """`no_gain` and `doubts`. ``on_validation``: the scores of `STUDENT_STAGES`; None if they are not known."""
+    """Reasons to doubt the scores, and advice if distillation has not helped.
+
+    ``on_validation``: the scores of `STUDENT_STAGES`; None if they are not known.
+    """
     student, baseline = on_validation
-    unhelpful = [] if student is None or baseline is None else no_gain(name, scores, student, baseline)
+    unhelpful = [] if student is None or baseline is None else advice_if_no_gain(name, scores, student, baseline)
     return [*unhelpful, *doubts(name, scores, may_know_test)]
 
 
@@ -69,15 +72,15 @@ def doubts(name: str, scores: dict, may_know_test: bool) -> Iterator[str]:
         return
     student = scores["student"]
     over = student.get("overconfidence", 0)  # regression has no probabilities
-    if abs(over) > FAR:
+    if abs(over) > MAX_OVERCONFIDENCE:
         confidence, right = 100 * student["confidence"], 100 * (student["confidence"] - over)
         yield (
             f"the student's probabilities are too {'high' if over > 0 else 'low'}: {confidence:.1f} % on average, while"
-            f" {right:.1f} % are right: {TOO_HIGH if over > 0 else TOO_LOW}"
+            f" {right:.1f} % are right: {ADVICE_IF_OVERCONFIDENT if over > 0 else ADVICE_IF_UNDERCONFIDENT}"
         )
 
 
-def no_gain(name: str, scores: dict, student: float, baseline: float) -> Iterator[str]:
+def advice_if_no_gain(name: str, scores: dict, student: float, baseline: float) -> Iterator[str]:
     """Advice if distillation has not helped: on test, or on validation if the interval on test contains 0.
 
     ``student`` and ``baseline``: their scores on validation.

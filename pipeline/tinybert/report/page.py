@@ -139,7 +139,7 @@ def verdict(first: Run, run: Run) -> str:
 
 def compared(before: dict, after: dict) -> str:
     """Whether the second of two models is better or worse, by their scores on the same resamples."""
-    found = comparison.scores(before, after)
+    found = comparison.compare_scores(before, after)
     if found.reason:
         return f"{found.verdict}: {found.reason}"
     return f"{found.verdict} ({100 * found.value:+z.1f}, {100 * found.low:z.1f} to {100 * found.high:z.1f})"

@@ -277,12 +277,12 @@ def test_scores_on_resamples_are_paired_by_the_test_rows_alone(task):
     right, wrong = ["positive"] * 50, ["positive"] * 40 + ["negative"] * 10
     lines = [next(scoring.comparable(task, {"test": (rows, predictions)})) for predictions in (right, wrong)]
     assert lines[0]["digest"] == lines[1]["digest"] and [line["score"] for line in lines] == [1, 0.8]
-    found = comparison.scores(*lines)
+    found = comparison.compare_scores(*lines)
     assert (found.verdict, round(found.value, 4)) == (comparison.WORSE, -0.2) and found.low < -0.2 < found.high < 0
-    assert comparison.scores(*lines[::-1]).verdict == comparison.BETTER
-    assert comparison.scores(lines[0], lines[0]).verdict == comparison.SAME
+    assert comparison.compare_scores(*lines[::-1]).verdict == comparison.BETTER
+    assert comparison.compare_scores(lines[0], lines[0]).verdict == comparison.SAME
     other = next(scoring.comparable(task, {"test": ([{**row, "label": "negative"} for row in rows], right)}))
-    assert comparison.scores(lines[0], other).reason.startswith("the test rows differ: ")
+    assert comparison.compare_scores(lines[0], other).reason.startswith("the test rows differ: ")
 
 
 def test_kept_predictions_hold_a_hash_of_each_row_and_no_text(task):

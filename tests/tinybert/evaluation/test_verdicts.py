@@ -52,7 +52,7 @@ def test_a_retention_that_says_nothing_is_called_so():
     ],
 )
 def test_a_student_that_gained_nothing_comes_with_what_to_try(gain, on_validation, advised):
-    lines = list(verdicts.no_gain("films", scores(*gain), *on_validation))
+    lines = list(verdicts.advice_if_no_gain("films", scores(*gain), *on_validation))
     assert len(lines) == advised
     for line in lines:
         assert f"student {on_validation[0]:.4f}, baseline 0.7000): models/films/student_alone has the same" in line
@@ -86,7 +86,9 @@ def test_a_handful_of_test_rows_shows_neither_gain_nor_loss(value):
     few = scores(value, value, value, retention=1.0, confidence=0.7, overconfidence=0.7) | {"test_rows": 5}
     assert verdicts.gain(few).startswith("no difference that 5 test rows could show")
     assert "means little" in verdicts.retention(few)
-    assert not list(verdicts.no_gain("films", few, 0.7, 0.7)) and list(verdicts.no_gain("films", few, 0.6, 0.7))
+    assert not list(verdicts.advice_if_no_gain("films", few, 0.7, 0.7)) and list(
+        verdicts.advice_if_no_gain("films", few, 0.6, 0.7)
+    )
     assert list(verdicts.doubts("films", few, may_know_test=False)) == [
         "test has too few rows (5) for its scores to mean anything: bring more"
     ]
