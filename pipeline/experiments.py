@@ -15,8 +15,8 @@ from collections.abc import Iterator
 
 from pipeline.tinybert.core import settings, stage
 from pipeline.tinybert.core.errors import UserError
-from pipeline.tinybert.report.measured import is_of_present_models, lock_of
-from pipeline.tinybert.report.settings_table import flattened
+from pipeline.tinybert.report.freshness import is_up_to_date, lock_of
+from pipeline.tinybert.report.settings_table import flattened, keys_that_differ
 
 SCORES = {  # column → the report and the keys of its value; METRIC stands for the task's metric
     "student": ("scores", "student.METRIC"),
@@ -47,12 +47,11 @@ def table(shown: list[dict], task: str, metric: str) -> list[list[str]]:
     """A row of titles, then one for each commit and experiment in the output of ``dvc exp show --json``."""
     revisions = list(revisions_of(shown))
     of_each = [parameters(revision) for *_, revision in revisions]
-    keys = sorted({key for values in of_each for key in values})
-    differ = [key for key in keys if len({str(values.get(key)) for values in of_each if values}) > 1]
+    differ = keys_that_differ(of_each)
     lines = [["experiment", *differ, *SCORES]]
     for (name, commit, revision), values in zip(revisions, of_each, strict=True):
         own, lock = [str(values.get(key, "")) for key in differ], lock_of(None if commit == HERE else commit)
-        scores = (score(revision, task, metric, *place) if is_of_present_models(lock, task, place[0]) else ""
+        scores = (score(revision, task, metric, *place) if is_up_to_date(lock, task, place[0]) else ""
                   for place in SCORES.values())  # fmt: skip
         lines.append([name, *own, *scores])
     return lines

@@ -19,9 +19,9 @@ from pipeline.tinybert.core.output import output, parse_json
 from pipeline.tinybert.data import rows
 from pipeline.tinybert.evaluation import verdicts
 from pipeline.tinybert.report import page
-from pipeline.tinybert.report.measured import is_of_present_models, lock_of
+from pipeline.tinybert.report.freshness import is_up_to_date, lock_of
 from pipeline.tinybert.report.page import Run
-from pipeline.tinybert.report.settings_table import flattened
+from pipeline.tinybert.report.settings_table import flattened, keys_that_differ
 
 HERE = "this folder"
 REPORTS = ("scores", "export", "benchmark")
@@ -41,7 +41,7 @@ def main() -> None:
     if not found:
         raise UserError(f"no metrics/<task>/scores.json of {', '.join(configuration.run)} (`run`): run `dvc repro`")
     with output(arguments.out) as out:
-        out.write_text(page.of(found, settings_that_differ(versions)), encoding="utf-8", newline="\n")
+        out.write_text(page.render(found, settings_that_differ(versions)), encoding="utf-8", newline="\n")
     log(f"{arguments.out}: open it in a browser ({arguments.out.stat().st_size / 1e3:.0f} kB)")
 
 
@@ -63,15 +63,15 @@ def git(*command: str) -> str | None:
 def files_of(commit: str | None, folder: Path) -> Iterator[tuple[str, str]]:
     """(path below ``folder``, text) of each file of a task's metrics, at a commit or (None) in this folder."""
     if commit is None:
-        paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and is_read(path)]
+        paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and has_result_suffix(path)]
         yield from ((path.relative_to(folder).as_posix(), path.read_text(encoding="utf-8")) for path in paths)
     else:
         listed = git("ls-tree", "-rz", "--name-only", commit, f"{folder.as_posix()}/") or ""
-        for name in filter(is_read, listed.split("\0")):
+        for name in filter(has_result_suffix, listed.split("\0")):
             yield Path(name).relative_to(folder).as_posix(), git("show", f"{commit}:./{name}") or ""
 
 
-def is_read(path: str | Path) -> bool:
+def has_result_suffix(path: str | Path) -> bool:
     return Path(path).suffix in (".json", ".jsonl", ".csv", ".tsv")
 
 
@@ -81,7 +81,7 @@ def read_run(name: str, commit: str | None, task: str, configuration: settings.S
     files = dict(files_of(commit, Path("metrics", task)))
     reports = {report: report_of(files, task, f"{report}.json") for report in REPORTS}
     lock = lock_of(commit)
-    stale = [report for report in REPORTS if reports[report] and not is_of_present_models(lock, task, report)]
+    stale = [report for report in REPORTS if reports[report] and not is_up_to_date(lock, task, report)]
     reports |= {report: {} for report in stale if report != "scores"}
     if metric not in reports["scores"].get("student", {}):
         return None
@@ -143,9 +143,9 @@ def settings_that_differ(versions: dict[str, str | None]) -> list[list[str]]:
              else git("show", f"{commit}:./params.yaml") or "" for name, commit in versions.items()}  # fmt: skip
     yaml = ruamel.yaml.YAML(typ="safe", pure=True)
     flat = {name: dict(flattened(yaml.load(text) or {})) for name, text in texts.items()}
-    keys = sorted({key for values in flat.values() for key in values})
-    lines = [[key, *(str(values.get(key, "–")) for values in flat.values())] for key in keys]
-    return [["setting", *versions], *(line for line in lines if len(set(line[1:])) > 1)]
+    keys = keys_that_differ(list(flat.values()))
+    lines = ([key, *(str(values.get(key, "–")) for values in flat.values())] for key in keys)
+    return [["setting", *versions], *lines]
 
 
 if __name__ == "__main__":

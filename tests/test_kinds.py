@@ -61,7 +61,7 @@ def test_every_stage_runs_and_the_student_learns_from_the_teacher(world, teacher
     kept = list(rows.read(Path("data", kind, "predictions.jsonl")))
     assert len(kept) == scores["test_rows"] and all({"id", "mistake", *MODELS} == row.keys() for row in kept)
     run = report.read_run("here", None, kind, settings.load())
-    assert run.resampled["rows"] == len(run.examples) == len(kept) and "rows with a mistake" in page.of([run], [[]])
+    assert run.resampled["rows"] == len(run.examples) == len(kept) and "rows with a mistake" in page.render([run], [[]])
     if pipeline := KINDS[kind]:
         assert transformers.pipeline(pipeline, model=str(Path("models", kind, "student")))("a good film")
 

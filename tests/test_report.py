@@ -130,7 +130,7 @@ def test_experiments_stand_beside_this_folder_with_a_verdict_and_their_settings(
 
 def test_each_of_several_runs_has_a_colour_and_lengths_are_in_order():
     names = ["this folder", "student-2-layers", "student-4-layers", "student int8"]
-    assert [charts.css(name, place) for place, name in enumerate(names)] == ["m-0", "m-1", "m-2", "m-student"]
+    assert [charts.css_class(name, place) for place, name in enumerate(names)] == ["m-0", "m-1", "m-2", "m-student"]
     runs = [page.Run("here", "films", "f1", {}, tables={"scores_by_length.csv": [
         {"metric": "f1", "length": length} for length in lengths]})
         for lengths in (["4-7", "16-31"], ["none", "1", "2-3", "16-31"])]  # fmt: skip

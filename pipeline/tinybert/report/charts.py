@@ -32,15 +32,16 @@ def lines(
     x_marks = [(x(at), name) for at, name in enumerate(names_of_x)] or [(x(tick), number(tick)) for tick in x_ticks]
     parts = axes(x_marks, [(y(tick), number(tick)) for tick in y_ticks], x_label, y_label)
     if diagonal:
-        low, high = (limit(limit(side) for side in zip(*points, strict=True)) for limit in (min, max))
+        values = [value for point in points for value in point]
+        low, high = min(values), max(values)
         parts.append(line((x(low), y(low)), (x(high), y(high)), "grid dashed"))
     for place, (name, of_one) in enumerate(series.items()):
         of_one = of_one[:: math.ceil(len(of_one) / MOST_POINTS) or 1]
         path = " ".join(f"{x(at):.1f},{y(value):.1f}" for at, value in of_one)
-        parts.append(f'<polyline class="line {css(name, place)}" points="{path}"/>')
+        parts.append(f'<polyline class="line {css_class(name, place)}" points="{path}"/>')
         for at, value in of_one if dots else ():
             tip = f"{name}: {names_of_x[int(at)] if names_of_x else number(at)}, {number(value)}"
-            parts.append(dot(x(at), y(value), css(name, place), tip))
+            parts.append(dot(x(at), y(value), css_class(name, place), tip))
     return svg(parts, legend(series))
 
 
@@ -54,8 +55,8 @@ def intervals(rows: list[tuple[str, float, float, float]], x_label: str) -> str:
         y = 20 + 40 * at
         parts += [
             text(left - 10, y + 4, name, "end"),
-            line((x(low), y), (x(high), y), f"line {css(name, at)}"),
-            dot(x(value), y, css(name, at), f"{name}: {number(value)} ({number(low)} to {number(high)})", 5),
+            line((x(low), y), (x(high), y), f"line {css_class(name, at)}"),
+            dot(x(value), y, css_class(name, at), f"{name}: {number(value)} ({number(low)} to {number(high)})", 5),
             text(x(value), y - 9, f"{100 * value:.1f}", "middle"),
         ]
     return svg(parts, height=height)
@@ -67,7 +68,7 @@ def scatter(points: list[tuple[str, float, float]], x_label: str, y_label: str) 
     y, y_ticks = scale([point[2] for point in points], HEIGHT - BOTTOM - 20, TOP + 12)
     x_marks = [(x(math.log10(at)), number(at)) for at in decades([point[1] for point in points])]
     parts = axes(x_marks, [(y(tick), number(tick)) for tick in y_ticks], x_label, y_label)
-    colours = {name: css(name, place) for place, (name, *_) in enumerate(points)}
+    colours = {name: css_class(name, place) for place, (name, *_) in enumerate(points)}
     for number_of_point, (name, at, value) in enumerate(sorted(points, key=lambda point: point[1])):
         place, above = x(math.log10(at)), number_of_point % 2 == 0  # names of neighbours must not overlap
         anchor = "start" if place < WIDTH / 3 else "end" if place > WIDTH * 2 / 3 else "middle"
@@ -83,7 +84,7 @@ def confusion(pairs: Iterable[tuple[str, str]]) -> str:
     sizes: Counter[str] = Counter()
     for pair, count in counts.items():
         sizes.update(dict.fromkeys(pair, count))
-    names = sorted((name for name, _ in sizes.most_common(MOST_CLASSES)), key=in_order)
+    names = sorted((name for name, _ in sizes.most_common(MOST_CLASSES)), key=numeric_first)
     left = min(150, 30 + CHARACTER * max(map(len, names)))
     cell = min(70, (WIDTH - left - RIGHT) / len(names))
     height = 34 + cell * len(names) + 20
@@ -107,7 +108,7 @@ def confusion(pairs: Iterable[tuple[str, str]]) -> str:
     return svg(parts, height=height)
 
 
-def in_order(name: str) -> tuple[float, str]:
+def numeric_first(name: str) -> tuple[float, str]:
     """Numbers by their value, before names."""
     try:
         return float(name), name
@@ -117,7 +118,7 @@ def in_order(name: str) -> tuple[float, str]:
 
 def legend(names: Iterable[str]) -> str:
     keys = "".join(
-        f'<span><i class="key {css(name, place)}"></i>{escape(name)}</span>' for place, name in enumerate(names)
+        f'<span><i class="key {css_class(name, place)}"></i>{escape(name)}</span>' for place, name in enumerate(names)
     )
     return f'<figcaption class="legend">{keys}</figcaption>'
 
@@ -179,7 +180,7 @@ def svg(parts: list[str], caption: str = "", height: float = HEIGHT) -> str:
     return f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img">{"".join(parts)}</svg>{caption}'
 
 
-def css(name: str, place: int) -> str:
+def css_class(name: str, place: int) -> str:
     """The class that gives the colour: that of the model, perhaps in a format ("student int8"), else of its place."""
     model, _, form = name.partition(" ")
     is_model = model in ("teacher", "baseline", "student") and form in FORMS

@@ -43,34 +43,34 @@ class Run:
     examples: list[tuple[dict, dict]] = field(default_factory=list)  # (row, its predictions)
 
 
-def of(runs: list[Run], settings_that_differ: list[list[str]]) -> str:
+def render(runs: list[Run], settings_that_differ: list[list[str]]) -> str:
     """The page. The first run of each task is shown in full; the students of the others beside its own."""
     by_task = [list(of_task) for _, of_task in groupby(sorted(runs, key=lambda run: run.task), lambda run: run.task)]
-    body = ["<h1>Distillation results</h1>", *(results(of_task) for of_task in by_task)]
+    body = ["<h1>Distillation results</h1>", *(task_section(of_task) for of_task in by_task)]
     if len(settings_that_differ) > 1:
         body += ["<h2>Settings that differ</h2>", table(*settings_that_differ)]
     for first, *_ in by_task:
-        body += [f"<h2>{escape(first.task)} in detail</h2>", figures(first), curves(first), examples(first)]
+        body += [f"<h2>{escape(first.task)} in detail</h2>", detail_charts(first), curves(first), examples(first)]
     return PAGE.format(style=STYLE, body="\n".join(body))
 
 
-def results(runs: list[Run]) -> str:
+def task_section(runs: list[Run]) -> str:
     first, *others = runs
     lines = [COLUMNS + (["verdict"] if others else [])]
     for run in runs:
-        lines.append([run.name, *numbers(run), *([verdict(first, run)] if others else [])])
+        lines.append([run.name, *result_cells(run), *([verdict(first, run)] if others else [])])
     what = f"{first.metric} in percent, on {first.scores['test_rows']} test rows"
     title = f"<h2>{escape(first.task)} <small>{escape(what)}</small></h2>"
     chart = ""
     if others:
         students = ((run.name, run.scores["student"]) for run in runs)
         values = [(name, *(student[key] for key in (first.metric, "low", "high"))) for name, student in students]
-        chart = grid([("The student in each run", charts.intervals(values, first.metric)), *beside(runs)])
-    words = "".join(f"<p>{escape(sentence[0].upper() + sentence[1:])}.</p>" for sentence in in_words(first))
+        chart = grid([("The student in each run", charts.intervals(values, first.metric)), *comparison_charts(runs)])
+    words = "".join(f"<p>{escape(sentence[0].upper() + sentence[1:])}.</p>" for sentence in findings(first))
     return f"{title}{words}{table(*lines)}{chart}"
 
 
-def beside(runs: list[Run]) -> Iterator[tuple[str, str]]:
+def comparison_charts(runs: list[Run]) -> Iterator[tuple[str, str]]:
     """Charts of the students of several runs."""
     metric = runs[0].metric
     latencies = [
@@ -93,7 +93,7 @@ def lengths_of(runs: list[Run]) -> list[str]:
     """The names of the bins of text lengths, the shortest first."""
     rows = (row for run in runs for row in run.tables.get("scores_by_length.csv", []) if row["metric"] == run.metric)
     found = {row["length"] for row in rows}  # such as none, 1, 2-3
-    return sorted(found, key=lambda length: charts.in_order(length.replace("none", "0").partition("-")[0]))
+    return sorted(found, key=lambda length: charts.numeric_first(length.replace("none", "0").partition("-")[0]))
 
 
 def by_length(run: Run, model: str, lengths: list[str]) -> list[charts.Point]:
@@ -105,7 +105,7 @@ def curve(rows: list[dict], name: str) -> list[charts.Point]:
     return [(float(row["step"]), float(row[name])) for row in rows]
 
 
-def in_words(run: Run) -> Iterator[str]:
+def findings(run: Run) -> Iterator[str]:
     """What a task's results are worth."""
     yield f"{verdicts.gain(run.scores)}; {verdicts.retention(run.scores)}"
     yield from (f"DOUBTFUL: {doubt}" for doubt in run.doubts)
@@ -113,7 +113,7 @@ def in_words(run: Run) -> Iterator[str]:
         yield f"the int8 model, compared with the student in PyTorch: {compared(run.resampled, run.int8_resampled)}"
 
 
-def numbers(run: Run) -> list[str]:
+def result_cells(run: Run) -> list[str]:
     student, int8 = run.scores["student"], run.benchmark.get("student", {}).get("int8", {})
     shown = [int8.get("megabytes"), int8.get("p50"), int8.get("times_faster")]
     return [
@@ -145,7 +145,7 @@ def compared(before: dict, after: dict) -> str:
     return f"{found.verdict} ({100 * found.value:+z.1f}, {100 * found.low:z.1f} to {100 * found.high:z.1f})"
 
 
-def figures(run: Run) -> str:
+def detail_charts(run: Run) -> str:
     tables, made = run.tables, []
     if rows := tables.get("scores.csv"):
         values = [(MODELS[row["model"]], float(row["score"]), float(row["low"]), float(row["high"])) for row in rows]
