@@ -59,8 +59,8 @@ _sums: contextvars.ContextVar[Sums | None] = contextvars.ContextVar("sums", defa
 
 
 @contextlib.contextmanager
-def without_counts() -> Iterator[Sums]:
-    """Inside the block, ``log_count`` only adds to the sums that this yields. For samples, whose counts mean little."""
+def _collected_counts() -> Iterator[Sums]:
+    """Inside the block, ``log_count`` only adds to the sums that this yields."""
     sums: Sums = {}
     token = _sums.set(sums)
     try:
@@ -70,9 +70,16 @@ def without_counts() -> Iterator[Sums]:
 
 
 @contextlib.contextmanager
+def without_counts() -> Iterator[None]:
+    """Inside the block, ``log_count`` logs nothing: counts of a sample mean little."""
+    with _collected_counts():
+        yield
+
+
+@contextlib.contextmanager
 def summed_counts() -> Iterator[None]:
     """For work in several batches: inside the block, ``log_count`` sums its counts; they are logged at the end."""
-    with without_counts() as sums:
+    with _collected_counts() as sums:
         yield
     for what, (count, total) in sums.items():
         log_count(count, total, what)
