@@ -27,39 +27,56 @@ class Group(pydantic.BaseModel):
 
 
 def explain(
-    error: pydantic.ValidationError, root: type[Group], prefix: tuple[str, ...], places: Callable[[str], list[str]]
+    error: pydantic.ValidationError, root: type[Group], prefix: tuple[str, ...], find_key: Callable[[str], list[str]]
 ) -> str:
     """All errors in one line: each key, what was expected and what was found.
 
-    ``prefix`` is the place of ``root`` in params.yaml. ``places``: key → where params.yaml has a setting of this name.
+    ``prefix`` is the place of ``root`` in params.yaml. ``find_key``: returns where params.yaml has a setting of this
+    name.
     """
     schema = root.model_json_schema()
     lines: dict[str, str] = {}
     for item in error.errors():
         keys = [key for key in item["loc"] if not (isinstance(key, str) and _is_union_branch(key))]
-        name = ".".join(str(key) for key in (*prefix, *keys))
+        is_key = item["loc"][-1:] == ("[key]",)  # the wrong value is a key of the file
         if item["type"] == "extra_forbidden":
-            known = _known_keys(schema, keys[:-1])
-            elsewhere = places(str(keys[-1]))
-            lines[name] = (
-                f"{name}: unknown setting{suggestion(keys[-1], known)} (known here: {', '.join(known) or 'none'})"
-                + (f": it belongs at {' or '.join(elsewhere)}" if 0 < len(elsewhere) <= MOST_PLACES else "")
-            )
+            problem = _unknown_key(schema, keys, find_key)
         elif item["type"] == "missing":
-            may_be_blank = {"type": "null"} in _forms(schema, keys)
-            lines[name] = f"{name}: missing" + (f" ({BLANK})" if may_be_blank else "")
-        elif item["type"] == "invalid_key" or (item["type"] == "string_type" and item["loc"][-1] == "[key]"):
-            order = ", or write the name of the label first and its value in the file second" * ("labels" in keys)
-            found = f"{_shortened(keys[-1])} ({type(keys[-1]).__name__})"
-            lines[name] = f"{name}: expected a name, found {found}: quote it{order}"
+            problem = _missing_key(schema, keys)
+        elif item["type"] == "invalid_key" or (item["type"] == "string_type" and is_key):
+            problem = _bad_key(keys)
         elif item["type"] == "value_error":
-            lines[name] = f"{name}: {item['ctx']['error']}"
+            problem = str(item["ctx"]["error"])
         else:
-            is_name = item["loc"][-1] == "[key]"  # the wrong value is a key of the file
-            expected = in_words(schema, keys[:-1], "propertyNames") if is_name else in_words(schema, keys)
-            found = f"{_shortened(item['input'])} ({type(item['input']).__name__})"
-            lines[name] = f"{name}: expected {expected}, found {found}{_advice(schema, keys, item['input'])}"
+            problem = _bad_value(schema, keys, item["input"], is_key)
+        name = ".".join(str(key) for key in (*prefix, *keys))
+        lines[name] = f"{name}: {problem}"
     return "; ".join(lines.values())
+
+
+def _unknown_key(schema: dict, keys: list[Any], find_key: Callable[[str], list[str]]) -> str:
+    known, places = _known_keys(schema, keys[:-1]), find_key(str(keys[-1]))
+    problem = f"unknown setting{suggestion(keys[-1], known)} (known here: {', '.join(known) or 'none'})"
+    return f"{problem}: it belongs at {' or '.join(places)}" if 0 < len(places) <= MOST_PLACES else problem
+
+
+def _missing_key(schema: dict, keys: list[Any]) -> str:
+    may_be_blank = {"type": "null"} in _alternatives(schema, keys)
+    return f"missing ({BLANK})" if may_be_blank else "missing"
+
+
+def _bad_key(keys: list[Any]) -> str:
+    """What is wrong with a key that is no text, such as the number 0 among `labels`."""
+    problem = f"expected a name, found {_shortened(keys[-1])} ({type(keys[-1]).__name__}): quote it"
+    if "labels" in keys:
+        return f"{problem}, or write the name of the label first and its value in the file second"
+    return problem
+
+
+def _bad_value(schema: dict, keys: list[Any], found: Any, is_key: bool) -> str:
+    """``is_key``: the value is the last key itself, such as the name of a split."""
+    expected = in_words(schema, keys[:-1], "propertyNames") if is_key else in_words(schema, keys)
+    return f"expected {expected}, found {_shortened(found)} ({type(found).__name__}){_advice(schema, keys, found)}"
 
 
 def _shortened(value: Any) -> str:
@@ -72,12 +89,13 @@ def _shortened(value: Any) -> str:
 
 def _advice(schema: dict, keys: list[Any], found: Any) -> str:
     """How to write a value that has the wrong form: a list with one entry, or as in the setting's example."""
-    forms = _forms(schema, keys)
-    if isinstance(found, str | int | float) and all(form.get("type") in ("array", "null") for form in forms):
+    alternatives = _alternatives(schema, keys)
+    if isinstance(found, str | int | float) and all(form.get("type") in ("array", "null") for form in alternatives):
         return f": write [{found}]"
-    fields = [form.get("properties", {}).get(keys[-1], {}) for form in _forms(schema, keys[:-1])] if keys else []
+    groups = _alternatives(schema, keys[:-1]) if keys else []
+    fields = [group.get("properties", {}).get(keys[-1], {}) for group in groups]
     example = next((str(field["examples"][0]) for field in fields if "examples" in field), "").replace("'", "")
-    is_group = any("additionalProperties" in form for form in forms)
+    is_group = any("additionalProperties" in form for form in alternatives)
     return f": write, for example, {example}" if example and is_group and not isinstance(found, dict) else ""
 
 
@@ -91,10 +109,10 @@ def in_words(schema: dict, keys: Iterable[Any] = (), part: str | None = None) ->
 
     schema: JSON schema of a group. part: the part of the value's schema to describe, instead of all of it.
     """
-    forms = _forms(schema, keys)
+    alternatives = _alternatives(schema, keys)
     if part is not None:
-        forms = [_resolved(schema, form[part]) for form in forms if part in form]
-    shown = [form for form in forms if form != {"type": "integer"} or {"type": "number"} not in forms]
+        alternatives = [_resolved(schema, form[part]) for form in alternatives if part in form]
+    shown = [form for form in alternatives if form != {"type": "integer"} or {"type": "number"} not in alternatives]
     return " or ".join(_form_in_words(schema, form) for form in shown)
 
 
@@ -104,7 +122,8 @@ def _form_in_words(schema: dict, form: dict) -> str:
         *others, last = [f"'{value}'" for value in form.get("enum", [form.get("const")])]
         return f"{', '.join(others)} or {last}" if others else last
     if kind == "array":
-        limits = ["at least one"] * ("minItems" in form) + [f"each {limit}" for limit in _limits(form["items"])]
+        limits = ["at least one"] if "minItems" in form else []
+        limits += [f"each {limit}" for limit in _limits(form["items"])]
         return f"a list of {PLURALS.get(form['items'].get('type'), 'values')}{_in_brackets(limits)}"
     if "properties" in form:
         return f"a group of settings ({', '.join(form['properties'])})"
@@ -133,17 +152,17 @@ def _in_brackets(limits: list[str]) -> str:
 
 
 def _known_keys(schema: dict, keys: Iterable[Any]) -> list[str]:
-    return [name for form in _forms(schema, keys) for name in form.get("properties", {})]
+    return [name for form in _alternatives(schema, keys) for name in form.get("properties", {})]
 
 
-def _forms(schema: dict, keys: Iterable[Any]) -> list[dict]:
-    """The schemas of the forms that the value under ``keys`` may have, references resolved."""
-    forms = [_resolved(schema, form) for form in schema.get("anyOf", [schema])]
+def _alternatives(schema: dict, keys: Iterable[Any]) -> list[dict]:
+    """The schemas that the value under ``keys`` may have (`anyOf`), references resolved."""
+    alternatives = [_resolved(schema, form) for form in schema.get("anyOf", [schema])]
     for key in keys:
-        inner = [_inner(form, key) for form in forms]
+        inner = [_inner(form, key) for form in alternatives]
         found = [form for form in inner if form is not None]
-        forms = [_resolved(schema, form) for under in found for form in under.get("anyOf", [under])]
-    return forms
+        alternatives = [_resolved(schema, form) for under in found for form in under.get("anyOf", [under])]
+    return alternatives
 
 
 def _inner(form: dict, key: Any) -> dict | None:

@@ -53,7 +53,7 @@ Epochs = Annotated[int, Field(ge=1, le=100_000)]
 Steps = Annotated[int, Field(ge=1, le=100_000_000)]
 Count = Annotated[int, Field(ge=1, le=1_000_000_000)]  # of rows, texts or words
 NewTexts = Annotated[int, Field(ge=0, le=10_000_000)]
-OfAWord = Annotated[int, Field(ge=1, le=10_000)]
+PerWord = Annotated[int, Field(ge=1, le=10_000)]
 Layer = Annotated[int, Field(ge=1, le=1_000)]
 Size = Annotated[int, Field(ge=1, le=100_000)]  # of a batch, a layer or a table
 Weight = Annotated[float, Field(ge=0, le=1_000_000)]
@@ -61,7 +61,7 @@ Name = Annotated[str, Field(min_length=1)]
 HubName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")]  # NAME or OWNER/NAME
 Character = Annotated[str, Field(min_length=1, max_length=1)]
 Column = Name | Size  # the number of the column, from 1, if columns have no names
-Texts = Name | Annotated[list[Name], Field(min_length=1)]  # a column, or columns whose texts are joined
+ColumnOrColumns = Name | Annotated[list[Name], Field(min_length=1)]  # a column, or columns whose texts are joined
 Value = str | int | float | bool
 LayerMap = Literal["auto", "uniform", "first", "last"] | list[Layer]
 
@@ -90,17 +90,19 @@ class Table(Group):
         description="drop: leave out invalid rows (an empty text, no label, …), list and count them; blank: stop",
         examples=["drop"],
     )
-    text: Texts | None = Field(
+    text: ColumnOrColumns | None = Field(
         None,
         description="column of the text, or columns to join by line breaks; named_entities reads it in unlabelled"
         " rows and beside `entities`",
         examples=[["subject", "body"]],
     )
-    pair: Texts | None = Field(
+    pair: ColumnOrColumns | None = Field(
         None, description="column of the second text of a pair, or columns to join", examples=["sentence2"]
     )
     words: Column | None = Field(None, description="column of the list of words; CoNLL: its number", examples=[1])
-    question: Texts | None = Field(None, description="column of the question, or columns to join", examples=["query"])
+    question: ColumnOrColumns | None = Field(
+        None, description="column of the question, or columns to join", examples=["query"]
+    )
     passage: Name | None = Field(None, description="column of the passage that holds the answer", examples=["context"])
 
 
@@ -153,7 +155,7 @@ class Source(Table):
     )
 
     @pydantic.model_validator(mode="after")
-    def _entities_have_one_text(self) -> "Source":
+    def _check_entities(self) -> "Source":
         if self.entities is not None and isinstance(self.text, list):
             raise ValueError("text: expected one column, as the offsets of `entities` count its characters")
         for name in ("words", "tags", "scheme"):
@@ -162,7 +164,7 @@ class Source(Table):
         return self
 
     @pydantic.model_validator(mode="after")
-    def _has_one_kind_of_splits(self) -> "Source":
+    def _check_splits(self) -> "Source":
         if self.split_column is not None and self.splits is not None:
             raise ValueError("split_column: not read beside `splits`: remove one of them")
         if self.split_column is not None and (self.more_tests or self.submissions):
@@ -170,7 +172,7 @@ class Source(Table):
         return self
 
     @pydantic.model_validator(mode="after")
-    def _names_are_free(self) -> "Source":
+    def _check_names(self) -> "Source":
         twice = self.more_tests.keys() & self.submissions
         for name in (*self.more_tests, *self.submissions):
             if name in RESERVED_NAMES or name in twice or "/" in name or name.startswith("."):
@@ -199,8 +201,8 @@ class Numerics(Group):
 
 
 MIN_STEPS = (
-    "least optimizer steps: few rows get smaller batches (of 8 rows or more), then more epochs, of which the last may"
-    " end early; blank: no minimum"
+    "minimum number of optimizer steps; if the epochs give fewer, the batch shrinks (to 8 rows at least), then epochs"
+    " are added, the last of which may end early; blank: no minimum"
 )
 
 
@@ -343,8 +345,8 @@ def _as_list(value: str | list[str] | None) -> list[str]:
 
 class FinetuneTeacher(Schedule):
     encoder: str | Annotated[list[str], Field(min_length=1)] | None = Field(
-        description="the teacher's own encoder, also of another family, in the form of encoder.checkpoint (a folder"
-        " below data/raw/finetune_teacher); a list: a teacher from each; blank: the encoder"
+        description="encoder to fine-tune in place of encoder.checkpoint, in the same form (a folder lies below"
+        " data/raw/finetune_teacher); its family may differ; a list: one teacher per encoder; blank: encoder.checkpoint"
     )
     seeds: Annotated[list[Seed], Field(min_length=1)] | None = Field(
         description="one teacher for each seed: the student learns the mean of their logits; blank: one teacher, with"
@@ -357,9 +359,9 @@ class FinetuneTeacher(Schedule):
     similarity_steps: int = Field(
         ge=0,
         le=100_000_000,
-        description="steps before the labels that teach the encoder's own similarity of two texts; only for pairs, and"
-        " only if this similarity explains 10 % of the variance of the labels; the labels are then learned at 0.3 of"
-        " the learning rate; 0: none",
+        description="steps in which the teacher first learns the cosine similarity of the encoder's embeddings of two"
+        " texts; for pairs, if this similarity explains at least 10 % of the labels' variance; the learning rate on the"
+        " labels is then multiplied by 0.3; 0: off",
     )
     contrast_steps: int = Field(
         ge=0,
@@ -376,7 +378,7 @@ class FinetuneTeacher(Schedule):
     )
 
     @pydantic.model_validator(mode="after")
-    def _is_one(self) -> "FinetuneTeacher":
+    def _check_sources_and_seeds(self) -> "FinetuneTeacher":
         named = [name for name in ("encoder", "checkpoint", "predictions") if getattr(self, name)]
         if len(named) > 1:
             raise ValueError(f"{' and '.join(named)} exclude one another: leave all but one of them blank")
@@ -409,11 +411,10 @@ class Augment(Group):
     variants: Annotated[int, Field(ge=0, le=10_000)] | Literal["auto"] = Field(
         description="N: augmented variants of each row; auto: as many as make 18,000 rows, between 1 and 20"
     )
-    candidates: OfAWord = Field(description="K: candidates for each word")
+    candidates: PerWord = Field(description="K: candidates for each word")
     probability: float = Field(ge=0, le=1, description="p: probability that a word is replaced")
-    masked_at_once: OfAWord = Field(
-        description="words masked in one forward pass of the masked language model; in a text of 80 or more word"
-        " pieces, this many for each 9 word pieces"
+    masked_at_once: PerWord = Field(
+        description="words masked per forward pass; in texts of 80 or more word pieces: per 9 word pieces"
     )
     batch_size: Size = Field(description="texts in a forward pass; changes the speed, not the result")
 
@@ -607,10 +608,10 @@ def checked(group: type[Group], values: dict[str, Any], key: str) -> Any:
     try:
         return group.model_validate(values)
     except pydantic.ValidationError as error:
-        raise UserError(explain(error, group, tuple(key.split(".")), _places)) from None
+        raise UserError(explain(error, group, tuple(key.split(".")), _find_key)) from None
 
 
-def _places(key: str) -> list[str]:
+def _find_key(key: str) -> list[str]:
     """Where params.yaml has a setting of this name."""
 
     def within(kind: Any, prefix: str) -> Iterator[str]:
@@ -630,7 +631,7 @@ def load(path: Path = PARAMS) -> Settings:
     try:
         settings = Settings.model_validate(raw)
     except pydantic.ValidationError as error:
-        raise UserError(f"{path}: {explain(error, Settings, (), _places)}") from None
+        raise UserError(f"{path}: {explain(error, Settings, (), _find_key)}") from None
     for name, values in settings.general_student.presets.items():
         _check_overrides(path, settings, "general_student", values, ("general_student", "presets", name))
     for name in settings.tasks:
@@ -665,7 +666,7 @@ def _check_overrides(path: Path, settings: Settings, stage: str, overrides: dict
     try:
         settings._with_overrides(stage, overrides)
     except pydantic.ValidationError as error:
-        raise UserError(f"{path}: {explain(error, type(getattr(settings, stage)), keys, _places)}") from None
+        raise UserError(f"{path}: {explain(error, type(getattr(settings, stage)), keys, _find_key)}") from None
 
 
 def _merge(group: dict, overrides: dict) -> dict:
