@@ -31,21 +31,21 @@ COMMAND, PROCESSES = "TINYBERT_LAUNCH", "TINYBERT_PROCESSES"
 LONGEST_WAIT = timedelta(days=7)  # for the first process, which encodes and writes while the others wait
 SECONDS_FOR_THE_FIRST = 3
 SECONDS_TO_STOP = 10
-# An environment variable that keeps the launcher's children from starting another launcher. Its value is the launcher's
-# process id if the launcher runs in this process.
-IS_CHILD, ANY_LAUNCHER = "TINYBERT_CHILD", "any"
+# Set for the launcher's children, so that they start no further launcher. Value: the process id of torchrun, or
+# "unknown" for another launcher.
+LAUNCHER_PID, UNKNOWN_PID = "TINYBERT_LAUNCHER_PID", "unknown"
 
 
 def run(main: Callable[..., None], *names: str, **options) -> None:
     """`stage.run`, on as many processes as the environment asks for."""
     if "WORLD_SIZE" in os.environ:  # a launcher has started this process
-        _stop_with_the_parent()
+        _exit_when_launcher_dies()
         with _errors_in_one_line():
             stage.run(main, *names, **options)
         if distributed.is_initialized():
             distributed.destroy_process_group()
-    elif IS_CHILD not in os.environ and (command := _launcher()):
-        os.environ[IS_CHILD] = ANY_LAUNCHER  # a launcher may start one process without WORLD_SIZE
+    elif LAUNCHER_PID not in os.environ and (command := _launcher()):
+        os.environ[LAUNCHER_PID] = UNKNOWN_PID  # a launcher may start one process without WORLD_SIZE
         _launch(*command)
     else:
         stage.run(main, *names, **options)
@@ -180,7 +180,7 @@ def _torchrun(arguments: list[str]) -> None:
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    os.environ[IS_CHILD] = str(os.getpid())
+    os.environ[LAUNCHER_PID] = str(os.getpid())
     logging.disable(logging.CRITICAL)  # of torchrun; its processes have their own
     try:
         torchrun.run(torchrun.parse_args(arguments))
@@ -196,10 +196,10 @@ def _torchrun(arguments: list[str]) -> None:
         raise SystemExit(1) from None
 
 
-def _stop_with_the_parent() -> None:
+def _exit_when_launcher_dies() -> None:
     """End this process if its launcher was killed and could not end it."""
-    launcher = os.environ.get(IS_CHILD, ANY_LAUNCHER)
-    parent = os.getppid() if launcher == ANY_LAUNCHER else int(launcher)
+    launcher = os.environ.get(LAUNCHER_PID, UNKNOWN_PID)
+    parent = os.getppid() if launcher == UNKNOWN_PID else int(launcher)
 
     def watch() -> None:
         while os.getppid() == parent:
