@@ -36,20 +36,20 @@ class _Stage:
     """The running stage, and its folder of checkpoints."""
 
     def __init__(self, name: str, arguments: list[str]):
-        self.name, self.arguments, self.asked = name, arguments, False
-        self.if_it_fails = contextlib.ExitStack()
+        self.name, self.arguments, self.is_opened = name, arguments, False
+        self.on_failure = contextlib.ExitStack()
         self.lock: filelock.BaseFileLock | None = None
         self.path: Path | None = None
 
     def folder(self) -> Path | None:
         """The folder, created at the first call. None if another process runs the same stage on the same inputs."""
-        if not self.asked:
-            self.asked = True
-            self.path = launch.first(self._locked)
+        if not self.is_opened:
+            self.is_opened = True
+            self.path = launch.first(self._create_and_lock)
         return self.path
 
-    def _locked(self) -> Path | None:
-        runs = _beside_the_cache() / "-".join([self.name, *self.arguments])
+    def _create_and_lock(self) -> Path | None:
+        runs = _checkpoint_root() / "-".join([self.name, *self.arguments])
         path = runs / fingerprint(self.name, self.arguments)
         _delete_old_runs(runs)
         path.mkdir(parents=True, exist_ok=True)
@@ -59,6 +59,7 @@ class _Stage:
         except filelock.Timeout:
             log(f"{path}: another process runs the same stage; this one writes no checkpoints")
             return None
+        # Checkpoints of an earlier run with the same fingerprint
         if any(entry.name != LOCK for entry in path.iterdir()):
             log(f"resumes from {path}, left by an interrupted run")
         elif others := sum(entry != path for entry in runs.iterdir()):
@@ -88,7 +89,7 @@ def stage_folder(name: str, arguments: list[str]) -> Iterator[None]:
     finally:
         _stage.reset(token)
         if not done:
-            stage.if_it_fails.close()
+            stage.on_failure.close()
         stage.close(done)
 
 
@@ -109,7 +110,7 @@ def restore_if_the_stage_fails(folder: Path) -> None:
             path.write_bytes(content)
 
     if stage := _stage.get():
-        stage.if_it_fails.callback(restore)
+        stage.on_failure.callback(restore)
 
 
 @contextlib.contextmanager
@@ -126,10 +127,10 @@ def folder(name: str) -> Iterator[Path]:
         yield run / name
     else:
         Path("models").mkdir(exist_ok=True)
-        with contextlib.ExitStack() as until_the_end:
+        with contextlib.ExitStack() as cleanup:
             temporary = None
             if launch.rank() == 0:
-                temporary = until_the_end.enter_context(
+                temporary = cleanup.enter_context(
                     tempfile.TemporaryDirectory(dir="models", prefix=".scratch-", ignore_cleanup_errors=True)
                 )
             yield Path(launch.broadcast_object(temporary))
@@ -148,7 +149,7 @@ def fingerprint(stage: str, arguments: list[str]) -> str:
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:20]
 
 
-def _beside_the_cache() -> Path:
+def _checkpoint_root() -> Path:
     """A folder in the `.dvc/tmp` of the repository whose cache this workspace uses; if the cache is outside any
     repository, in this workspace's `.dvc/tmp`.
     """

@@ -55,6 +55,26 @@ def run(main: Callable[..., None], *names: str, flags: tuple[str, ...] = (), wit
     """
     imports_are_done()
     stage_name = Path(sys.argv[0]).stem
+    arguments, chosen = _parse_arguments(stage_name, names, flags)
+    title = " ".join([stage_name, *arguments])
+    log(f"{title}: starts")
+    keep_freed_memory()
+    start = time.perf_counter()
+    with contextlib.ExitStack() as around:
+        if not chosen:  # a flag asks for a run that writes nothing
+            around.enter_context(_lock_stage(title))
+            around.enter_context(_fail_if_inputs_change(stage_name, arguments))
+        if within:
+            around.enter_context(within(stage_name, arguments))
+        around.enter_context(_explain_missing_inputs(arguments))
+        main(*arguments, **chosen)
+    log(f"{title}: done in {time.perf_counter() - start:.0f} s, peak memory {peak_memory_gib():.2f} GiB")
+
+
+def _parse_arguments(
+    stage_name: str, names: tuple[str, ...], flags: tuple[str, ...]
+) -> tuple[list[str], dict[str, bool]]:
+    """The command line's values of ``names``, and ``{flag: True}`` for each flag given."""
     chosen = {flag: True for flag in flags if f"--{flag}" in sys.argv[1:]}
     # DVC writes ``--task NAME`` and quotes the name for the shell; ``NAME`` alone is the same.
     leave_out = {f"--{word}" for word in (*names, *chosen)}
@@ -65,24 +85,12 @@ def run(main: Callable[..., None], *names: str, flags: tuple[str, ...] = (), wit
         parts += [f"[--{flag}]" for flag in flags]
         found = f"no option {unknown[0]}" if unknown else f"{len(arguments)} arguments given, {len(names)} expected"
         raise UserError(f"{found}: {' '.join(parts)}")
-    title = " ".join([stage_name, *arguments])
-    log(f"{title}: starts")
-    keep_freed_memory()
-    start = time.perf_counter()
-    with contextlib.ExitStack() as around:
-        if not chosen:  # a flag asks for a run that writes nothing
-            around.enter_context(_alone(title))
-            around.enter_context(_unchanged(stage_name, arguments))
-        if within:
-            around.enter_context(within(stage_name, arguments))
-        around.enter_context(_missing_inputs_named(arguments))
-        main(*arguments, **chosen)
-    log(f"{title}: done in {time.perf_counter() - start:.0f} s, peak memory {peak_memory_gib():.2f} GiB")
+    return arguments, chosen
 
 
 @contextlib.contextmanager
-def _alone(title: str) -> Iterator[None]:
-    """UserError if another process runs the same stage in this folder: both would write the same files."""
+def _lock_stage(title: str) -> Iterator[None]:
+    """Raise UserError if another process runs the same stage in this folder: both would write the same files."""
     import filelock
 
     if rank() > 0 or not Path(".dvc").is_dir():
@@ -104,9 +112,10 @@ def _alone(title: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _unchanged(stage_name: str, arguments: list[str]) -> Iterator[None]:
-    """UserError if the stage's settings, inputs or code in the block's end are others than at its begin. DVC reads them
-    after a stage has run, so it would record the new ones for a result of the old ones.
+def _fail_if_inputs_change(stage_name: str, arguments: list[str]) -> Iterator[None]:
+    """Raise UserError if settings, inputs or code of the stage change while the block runs.
+
+    DVC hashes them after the stage, so it would record the new ones for a result of the old ones.
     """
     if rank() > 0 or not dvc_yaml.inputs(stage_name, arguments):
         yield
@@ -124,7 +133,7 @@ def _unchanged(stage_name: str, arguments: list[str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _missing_inputs_named(arguments: list[str]) -> Iterator[None]:
+def _explain_missing_inputs(arguments: list[str]) -> Iterator[None]:
     """If reading a file fails and an input listed in dvc.yaml is missing, raise a UserError that says what to run."""
     try:
         yield
