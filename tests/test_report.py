@@ -14,6 +14,7 @@ from pipeline import report
 from pipeline.tinybert.core.errors import UserError
 from pipeline.tinybert.data import rows
 from pipeline.tinybert.report import charts, page
+from pipeline.tinybert.report.settings_table import keys_that_differ
 
 
 def write(monkeypatch, *arguments: str) -> str:
@@ -126,6 +127,10 @@ def test_experiments_stand_beside_this_folder_with_a_verdict_and_their_settings(
     assert re.search(r">seed</td><td[^>]*>7</td><td[^>]*>1</td><td[^>]*>1</td>", text)
     with pytest.raises(UserError, match="nothing: expected a commit, a branch or an experiment"):
         write(monkeypatch, "nothing")
+
+
+def test_a_blank_setting_equals_a_missing_one_and_a_run_without_settings_does_not_count():
+    assert keys_that_differ([{"a": 1, "b": None, "c": 2}, {}, {"c": 2, "a": 3}]) == ["a"]
 
 
 def test_each_of_several_runs_has_a_colour_and_lengths_are_in_order():
