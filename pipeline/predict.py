@@ -315,8 +315,8 @@ def to_row(task: Task, record: dict | BadRecordError, columns: Columns) -> Row:
 
 
 def words_or_text(record: dict, source_of_field: Columns) -> tuple[dict, Columns]:
-    """The record and the source of each field. If the words are a text, or missing beside a ``text``, the record has
-    only this: as ``words`` if it is a list written as text, otherwise as ``text``.
+    """Replace words that are given as one text, in the field of the words or in ``text``: by ``words`` if the text is a
+    written list, otherwise by ``text``. Other records stay as they are.
     """
     if "words" not in source_of_field:
         return record, source_of_field

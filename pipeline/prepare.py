@@ -124,8 +124,8 @@ def load_rows(configuration: settings.Settings, name: str) -> TaskRows:
     locations.check_task_folder(name)
     task = tasks.create(configuration.task(name), name)
     found, parts, drawn = read_and_split(task, source, configuration.prepare, source_key)
-    parts = check_labels(task, parts, drawn, source, source_key)
-    check_test(task, parts, ["test", *found.more_tests])
+    parts = check_and_set_labels(task, parts, drawn, source, source_key)
+    log_texts_shared_with_train(task, parts, ["test", *found.more_tests])
     check_teacher_has_not_seen_test(configuration, name, drawn, source_key)
     unlabelled_key, text = sources.unlabelled(configuration, name, task.reads_texts)
     unlabelled = splits.read_unlabelled(task, source, text, parts, seed, unlabelled_key)
@@ -137,8 +137,9 @@ def load_rows(configuration: settings.Settings, name: str) -> TaskRows:
 def read_and_split(
     task: Task, source: settings.Source, prepare: settings.Prepare, key: str
 ) -> tuple[splits.SourceRows, splits.Parts, list[str]]:
-    """The rows of the source; those of its labelled splits without duplicates, with the splits that it lacks drawn from
-    train; the names of the drawn splits.
+    """Read the source, drop duplicates, and draw the missing splits from train.
+
+    Returns the rows as read, the labelled splits, and the names of the drawn ones.
     """
     found = splits.read(task, source, key)
     for split, part in {**found.parts, **found.more_tests, **found.submissions}.items():
@@ -150,7 +151,9 @@ def read_and_split(
     return found, drawn_splits.cover_labels(task, {**parts, **found.more_tests}, drawn, key), drawn
 
 
-def check_labels(task: Task, parts: splits.Parts, drawn: list[str], source: settings.Source, key: str) -> splits.Parts:
+def check_and_set_labels(
+    task: Task, parts: splits.Parts, drawn: list[str], source: settings.Source, key: str
+) -> splits.Parts:
     """The parts without the rows that `splits.check_labels` drops. The task gets the labels of train."""
     parts = splits.check_labels(task, parts, source, key)
     task.labels = task.label_names(parts["train"], source, key)
@@ -159,7 +162,7 @@ def check_labels(task: Task, parts: splits.Parts, drawn: list[str], source: sett
     return parts
 
 
-def check_test(task: Task, parts: splits.Parts, tests: list[str]) -> None:
+def log_texts_shared_with_train(task: Task, parts: splits.Parts, tests: list[str]) -> None:
     """Log which texts of the test sets are also in train, or nearly so."""
     for test in tests:
         near_duplicates.log_near_duplicates(task, test, parts[test], parts["train"])

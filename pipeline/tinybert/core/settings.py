@@ -201,7 +201,7 @@ class Numerics(Group):
 
 
 MIN_STEPS = (
-    "minimum number of optimizer steps; if the epochs give fewer, the batch shrinks (to 8 rows at least), then epochs"
+    "minimum number of optimizer steps; if the epochs give fewer, the batch shrinks (down to 8 rows), then epochs"
     " are added, the last of which may end early; blank: no minimum"
 )
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 # sign test). The bootstrap does not see this: if all rows are alike, so are all resamples.
 FEWEST_ROWS = 6
 STUDENT_STAGES = ("distill_prediction", "finetune_student")  # the stages that train student and baseline
-MAX_OVERCONFIDENCE = 0.1  # a mean confidence that differs from the accuracy by more than this is doubtful
+MAX_CALIBRATION_GAP = 0.1  # a mean confidence that differs from the accuracy by more than this is doubtful
 ADVICE_IF_UNDERCONFIDENT = "train it longer (distill_prediction.min_steps or epochs)"
 ADVICE_IF_OVERCONFIDENT = "bring more rows or unlabelled text, and do not rely on a high probability"
 
@@ -72,7 +72,7 @@ def doubts(name: str, scores: dict, may_know_test: bool) -> Iterator[str]:
         return
     student = scores["student"]
     over = student.get("overconfidence", 0)  # regression has no probabilities
-    if abs(over) > MAX_OVERCONFIDENCE:
+    if abs(over) > MAX_CALIBRATION_GAP:
         confidence, right = 100 * student["confidence"], 100 * (student["confidence"] - over)
         yield (
             f"the student's probabilities are too {'high' if over > 0 else 'low'}: {confidence:.1f} % on average, while"

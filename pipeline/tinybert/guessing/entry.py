@@ -82,7 +82,7 @@ def _read_without_split_column(given: argparse.Namespace) -> tuple[dict[str, Any
 
 
 def _options_as_given(given: argparse.Namespace, reasons: list[Reason]) -> list[Reason]:
-    """The reasons. Those of a metric and of a maximum length that the user gave say only this."""
+    """Replace the reasons for a metric or maximum length that the user gave by 'as given'."""
     options = {key: value for key in ("metric", "max_length") if (value := getattr(given, key)) is not None}
     kept = [reason for reason in reasons if reason.key not in options]
     return [*kept, *(Reason(key, f"{value} (as given)") for key, value in options.items())]

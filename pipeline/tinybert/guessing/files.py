@@ -26,8 +26,8 @@ def read(
     path: Path, option: str, delimiter: str | None = None, min_columns: int = 2
 ) -> tuple[dict[str, Any], list[dict]]:
     """Detect how to read a file. Tries the delimiter that splits the header into the most columns, then `DIALECTS` in
-    order; if ``delimiter`` is given, only this. Returns the first settings that give rows of at least ``min_columns``
-    columns, and the rows.
+    order; if ``delimiter`` is given, only this. Returns the first usable settings, and the rows. Raises UserError if
+    there are none.
     """
     if path.is_dir():
         raise UserError(f"{option}: {path} is a folder: name a file in it, and others by --validation and --test")
@@ -54,7 +54,9 @@ def read(
 
 
 def _is_usable(records: list[dict], dialect: dict[str, Any], min_columns: int) -> bool:
-    """Whether a dialect gives rows of enough columns."""
+    """Whether a dialect gives enough columns, and neither delimiters stay in the only column's name nor quotes around
+    all texts of a column.
+    """
     if not records or len(records[0]) < min_columns:
         return False
     if len(records[0]) == 1 and set(str(*records[0])) & {*readers.DELIMITERS}:  # the names of several columns

@@ -68,7 +68,7 @@ def guess(records: list[dict], chosen: dict[str, Any], kind: str | None, group: 
 
 def _check_header(guess: Guess, columns: Columns) -> None:
     """Raise UserError if the file seems to have no header: its column names look like a row (the name of the label
-    column is also one of its values).
+    column is one of its values, or a number within their range).
     """
     label, text = guess.source.get("label"), str(guess.source.get("text"))
     if "label" in columns.chosen or not isinstance(label, str):

@@ -92,7 +92,9 @@ def _tagged_words(columns: Columns) -> Guess:
         if not (is_empty(row[word_column]) or is_empty(row[tag_column]))
     ]
     scheme, valid_rows = _best_scheme(rows, columns.chosen.get("scheme"))
-    types = Counter(tag[2:] for tags in valid_rows for tag in tags if tag.startswith("B-"))
+    entities = [tag for tags in valid_rows for tag in tags if tag.startswith("B-")]
+    all_tags = [tag for _, tags in rows for tag in tags if tag != OUTSIDE]
+    types = Counter(tag[2:] for tag in entities or all_tags)
     reasons = [
         Reason("words", f"column {quoted(word_column)} ({' '.join(rows[0][0][:WORDS_SHOWN])} …)"),
         Reason("tags", f"column {quoted(tag_column)} ({len(types)} types: {listed(types)})"),
@@ -108,7 +110,8 @@ def _tagged_words(columns: Columns) -> Guess:
 
 def _refuse_one_tag_per_row(columns: Columns) -> None:
     for name, values in columns.counts.items():
-        if OUTSIDE in values and len(values) > 1 and nearly_all(TAG.fullmatch, list(values)):
+        others = [value for value in values.elements() if value != OUTSIDE]
+        if OUTSIDE in values and nearly_all(TAG.fullmatch, others):
             raise UserError(
                 f"tags: column '{name}' has one tag in each row: write a .conll file, with a word and its tag on each"
                 " line and a blank line after each sentence"
@@ -116,8 +119,8 @@ def _refuse_one_tag_per_row(columns: Columns) -> None:
 
 
 def _tag_of_bare_type(columns: Columns, lists: dict[Any, list[list]]) -> dict[str, str]:
-    """Type → tag, for a CoNLL file whose last column has types such as PER in place of B-PER and I-PER; empty for files
-    with tags. Raises UserError if the last column of a CoNLL file has neither.
+    """Type → tag, for a CoNLL file whose last column has types such as PER in place of B-PER and I-PER; empty for other
+    files, and if a column has tags. Raises UserError if the last column of a CoNLL file has neither.
     """
     if not _is_conll(columns) or any(map(_is_tagged, lists.values())):
         return {}
@@ -161,7 +164,8 @@ def _choose_tag_and_word_columns(columns: Columns, lists: dict[Any, list[list]])
 def _best_scheme(rows: list[tuple[list[str], list[str]]], chosen: str | None) -> tuple[str, list[list[str]]]:
     """The scheme that most sentences follow, unless one is chosen, and the tags in IOB2 of those that follow it."""
     schemes = [chosen] if chosen else ["IOB2", "IOB1", "BIOES"]
-    valid_rows = {scheme: list(filter(None, (_iob2(*row, scheme) for row in rows))) for scheme in schemes}
+    converted = {scheme: [_iob2(*row, scheme) for row in rows] for scheme in schemes}
+    valid_rows = {scheme: [tags for tags in found if tags is not None] for scheme, found in converted.items()}
     return max(valid_rows.items(), key=lambda item: len(item[1]))
 
 
@@ -193,8 +197,8 @@ def _words_in(cell: Any) -> list[str]:
 
 
 def _is_tagged(cells: list) -> bool:
-    """Whether nearly all values are tags, and not all are O; `prepare` names the rows with others."""
-    return nearly_all(TAG.fullmatch, [str(tag) for cell in cells for tag in cell if tag != OUTSIDE])
+    """Whether there are values besides O, and nearly all of these are tags; `prepare` names the rows with others."""
+    return nearly_all(TAG.fullmatch, [text for cell in cells for tag in cell if (text := str(tag)) != OUTSIDE])
 
 
 def _types(cells: list) -> set[str]:

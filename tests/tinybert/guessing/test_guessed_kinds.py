@@ -491,6 +491,11 @@ class TestNamedEntities:
         with pytest.raises(UserError, match="tags: column 'tag' has one tag in each row: write a .conll file"):
             guess(rows)
 
+    def test_a_wrong_tag_does_not_turn_tags_into_classes(self):
+        rows = records(sentence=TEXTS, word=cycle("Ada", "was"), tag=["0", *cycle("B-PER", "O")[1:]])
+        with pytest.raises(UserError, match="tags: column 'tag' has one tag in each row: write a .conll file"):
+            guess(rows)
+
     @pytest.mark.parametrize(("tags", "odd"), [(["B_PER", "O"], "'B_PER'"), (["O", "O"], "only 'O'")])
     def test_the_first_odd_tag_of_a_conll_file_is_named(self, tags, odd):
         rows = [{1: ["Ada", "was"], 2: tags}] * 60
